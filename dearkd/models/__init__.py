@@ -1,0 +1,1 @@
+"""Students, teachers and what ties them: tensors in, tensors out."""
