@@ -1,0 +1,88 @@
+"""Files of a run that must survive a kill: written beside, synced, then renamed into place."""
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import nn
+
+__all__ = [
+    "load_checkpoint",
+    "read_metadata",
+    "save_checkpoint",
+    "save_model",
+    "write_atomically",
+]
+
+
+def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` on a temporary neighbour of ``path`` and renames it when it is on the disk.
+
+    A reader sees the old file or the new one, never a part; on an error the old one stays.
+
+    Raises:
+        OSError: Disk full or read-only, after the temporary file is removed.
+    """
+    temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
+    """Writes the weights as safetensors, with ``metadata`` as JSON under the key ``dearkd``."""
+    tensors = {
+        name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
+    }
+    header = {"format": "pt", "dearkd": json.dumps(metadata)}
+    write_atomically(path, lambda target: save_file(tensors, target, metadata=header))
+
+
+def read_metadata(path: Path) -> dict[str, Any]:
+    """What ``save_model`` wrote beside the weights; empty for a file of another origin.
+
+    Raises:
+        ValueError: If the file is not safetensors.
+    """
+    try:
+        with safe_open(path, framework="pt") as file:
+            return json.loads((file.metadata() or {}).get("dearkd", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes tensors and plain values, in a form that ``weights_only`` loading accepts."""
+
+    def write(target: Path) -> None:
+        try:
+            torch.save(state, target)
+        except RuntimeError as error:  # torch's zip writer hides ENOSPC behind its own error
+            raise OSError(f"could not write {path}: {str(error).splitlines()[0]}") from error
+
+    write_atomically(path, write)
+
+
+def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+    """What ``save_checkpoint`` wrote, without running any code from the file.
+
+    Raises:
+        FileNotFoundError: If there is none.
+        ValueError: If the file is damaged.
+    """
+    if not path.is_file():
+        raise FileNotFoundError(f"no checkpoint at {path}; start the run without --resume")
+    try:
+        return torch.load(path, map_location=device, weights_only=True)
+    except Exception as error:
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error

@@ -1,0 +1,286 @@
+"""What a run is: one frozen dataclass, from YAML and ``--set a.b=c``, checked before building.
+
+Fields that are ``None`` mean "choose for this data"; ``dearkd.build.resolve`` fills them in and
+the run folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
+https://arxiv.org/abs/2012.12877, table 9) and DearKD's (Chen et al.,
+https://arxiv.org/abs/2204.12997) unless a line says ``Departure``.
+"""
+
+import dataclasses
+import difflib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from omegaconf import DictConfig, OmegaConf
+from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+
+__all__ = [
+    "DataConfig",
+    "DistillConfig",
+    "Method",
+    "OptimConfig",
+    "Pair",
+    "TeacherConfig",
+    "TrainConfig",
+    "load_config",
+    "to_yaml",
+]
+
+Method = Literal["dearkd", "deit-hard", "deit-soft", "ce"]
+Precision = Literal["auto", "fp32", "bf16"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """Images to train on and how a view of one is drawn."""
+
+    train: str = "digits"
+    """Folder, parquet folder, timm data set name, or ``digits`` (embedded)."""
+    evaluation: str | None = None
+    """Where to evaluate; None: the training set's own val/test split, if it has one."""
+    fraction: float = 1.0
+    """Share of each class that is kept, the same images for one seed."""
+    keep_steps: bool = False
+    """With ``fraction`` < 1: as many steps an epoch as the whole set would give."""
+    img_size: int | None = None
+    """Pixels a side. None: the student's own size (16 for the 8 x 8 digits)."""
+    batch_size: int | None = None
+    """Views an optimizer step, over all processes; even. None: 1024 at 224, else 128, digits 64."""
+    micro_batch: int | None = None
+    """Views a forward pass on one process; None: the batch in one pass."""
+    augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
+    """Views: DeiT's recipe (auto from 96 px), pad-crop and flip below, shifts for digits."""
+    mixup: float | None = None
+    """Beta parameter of mixup, 0 = off. None: 0.8 with ``deit``, else 0."""
+    cutmix: float | None = None
+    """Beta parameter of cutmix, 0 = off. None: 1.0 with ``deit``, else 0."""
+    smoothing: float = 0.1
+    """Label smoothing in [0, 1); the teacher's labels are not smoothed."""
+    repeats: int | None = None
+    """Repeated augmentation: views of one image an epoch. None: 3 with ``deit``, else 1."""
+    workers: int | None = None
+    """Loader processes. None: one a core on a GPU machine, 0 for small images on a CPU."""
+    on_bad_image: Literal["skip", "fail"] = "skip"
+    """An image that can't be read: name it and take another, or stop."""
+
+    def __post_init__(self) -> None:
+        _between("data.fraction", self.fraction, 0, 1, open_low=True)
+        _between("data.smoothing", self.smoothing, 0, 0.999)
+        for name in ("img_size", "batch_size", "micro_batch", "repeats"):
+            if (value := getattr(self, name)) is not None:
+                _between(f"data.{name}", value, 1, 100_000)
+        for name in ("mixup", "cutmix", "workers"):
+            if (value := getattr(self, name)) is not None:
+                _between(f"data.{name}", value, 0, 1000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TeacherConfig:
+    """The network the student learns from."""
+
+    name: str | None = None
+    """timm name or the folder of a ``dearkd teacher`` run. None: the embedded one (digits only)."""
+    weights: str | None = None
+    """Local weights: safetensors, or a ``.pth`` state dict (never unpickled)."""
+    precision: Precision = "auto"
+    """Arithmetic of its forward pass; auto measures once."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pair:
+    """One aligner: the output of a student block and the teacher stage it must predict."""
+
+    block: int
+    """Student block, counted from 0."""
+    stage: int
+    """Teacher feature index, as ``forward_intermediates`` counts."""
+    nonnegative: bool | None = None
+    """Whether the stage ends in a ReLU. None: read from the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class DistillConfig:
+    """Weights of the distillation losses."""
+
+    hidden_weight: float = 1.0
+    """lambda of L_hidden. Departure: the paper gives no value."""
+    pairs: list[Pair] = field(default_factory=list)
+    """Aligned pairs. Empty: last MHCA block and the teacher stage on the nearest grid."""
+    temperature: float = 3.0
+    """Softening of both predictions, deit-soft only (DeiT section 5)."""
+    alpha: float = 0.1
+    """Weight of the KL term against CE, deit-soft only (DeiT eq. 2's lambda)."""
+    token: Literal["distillation", "class"] = "distillation"
+    """Which token learns the teacher's label; ``class`` fits any student (deit-hard only)."""
+
+    def __post_init__(self) -> None:
+        _between("distill.hidden_weight", self.hidden_weight, 0, 1e6)
+        _between("distill.temperature", self.temperature, 0, 1e6, open_low=True)
+        _between("distill.alpha", self.alpha, 0, 1)
+
+
+@dataclass(frozen=True, kw_only=True)
+class OptimConfig:
+    """AdamW and one cosine over the whole run."""
+
+    lr: float | None = None
+    """Peak learning rate. None: 5e-4 * batch_size / 512 from 96 px up, 1e-3 below (Departure)."""
+    min_lr: float = 1e-5
+    """Learning rate at the end of the cosine."""
+    warmup_epochs: float | None = None
+    """Linear warm-up. None: 5, or a tenth of a run shorter than 50 epochs."""
+    weight_decay: float = 0.05
+    clip_grad: float | None = None
+    """Largest gradient norm; None: no clipping."""
+    drop_path: float | None = None
+    """Stochastic depth. None: 0.1 for a ViT from 96 px up, else 0."""
+    ema_decay: float | None = None
+    """Averaged weights, per step, with warm-up; they are what is evaluated and saved. None: off."""
+
+    def __post_init__(self) -> None:
+        if self.lr is not None:
+            _between("optim.lr", self.lr, 0, 10, open_low=True)
+        _between("optim.min_lr", self.min_lr, 0, 10)
+        _between("optim.weight_decay", self.weight_decay, 0, 10)
+        if self.warmup_epochs is not None:
+            _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
+        if self.clip_grad is not None:
+            _between("optim.clip_grad", self.clip_grad, 0, 1e6, open_low=True)
+        if self.drop_path is not None:
+            _between("optim.drop_path", self.drop_path, 0, 0.99)
+        if self.ema_decay is not None:
+            _between("optim.ema_decay", self.ema_decay, 0, 0.9999999, open_low=True)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainConfig:
+    """One training run."""
+
+    method: Method = "dearkd"
+    student: str | None = None
+    """timm name. None: ``dearkd_micro_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``."""
+    stage1: int = 40
+    """Epochs with the teacher (early distillation)."""
+    stage2: int = 10
+    """Epochs on the labels alone. Methods without stages run stage1 + stage2 epochs."""
+    init: str | None = None
+    """Weights to start from: a run folder, or a timm name (pretrained)."""
+    data: DataConfig = field(default_factory=DataConfig)
+    teacher: TeacherConfig = field(default_factory=TeacherConfig)
+    distill: DistillConfig = field(default_factory=DistillConfig)
+    optim: OptimConfig = field(default_factory=OptimConfig)
+    seed: int = 0
+    precision: Precision = "auto"
+    """Arithmetic of the student's step; auto measures once and keeps the faster one."""
+    compile: bool = False
+    """torch.compile the student: pays on long GPU runs, needs a C++ compiler on a CPU."""
+    eval_every: int = 1
+    """Epochs between evaluations; the last epoch is always evaluated."""
+    checkpoint_minutes: float = 10.0
+    """A checkpoint inside an epoch after this many minutes, besides the one at its end."""
+    out: str | None = None
+    """Run folder. None: a fresh one under ``runs/``."""
+    imports: tuple[str, ...] = ()
+    """Python files run first; they may register models with timm."""
+    trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
+
+    def __post_init__(self) -> None:
+        for name in ("stage1", "stage2"):
+            _between(name, getattr(self, name), 0, 1_000_000)
+        if self.stage1 + self.stage2 == 0:
+            raise ValueError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
+        _between("seed", self.seed, 0, 2**63 - 1)
+        _between("eval_every", self.eval_every, 1, 1_000_000)
+        _between("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6, open_low=True)
+
+    @property
+    def epochs(self) -> int:
+        """Length of the whole run in epochs."""
+        return self.stage1 + self.stage2
+
+
+def load_config(
+    path: Path | None = None,
+    settings: Sequence[str] = (),
+    options: dict[str, Any] | None = None,
+) -> TrainConfig:
+    """The run that a YAML file, then command-line options, then ``a.b=c`` settings describe.
+
+    Raises:
+        ValueError: Unknown key (with the nearest known one), wrong type or value out of range.
+        FileNotFoundError: If ``path`` does not exist.
+    """
+    if path is not None and not path.is_file():
+        raise FileNotFoundError(f"config {path} does not exist; configs/train/ has examples")
+    layers = [OmegaConf.structured(TrainConfig)]
+    try:
+        if path is not None:
+            layers.append(OmegaConf.load(path))
+        layers.append(OmegaConf.create(_nested(options or {})))
+        layers.append(OmegaConf.from_dotlist(list(settings)))
+        for setting in settings:
+            if "=" not in setting:
+                raise ValueError(f"--set wants key=value, got {setting!r}")
+        merged = OmegaConf.merge(*layers)
+        config = OmegaConf.to_object(merged)
+    except OmegaConfBaseException as error:
+        raise ValueError(_one_line(error)) from error
+    assert isinstance(config, TrainConfig)
+    return _tupled(config)
+
+
+def to_yaml(config: TrainConfig) -> str:
+    """The resolved configuration as YAML that ``load_config`` reads back unchanged."""
+    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+def _between(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not inside:
+        bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
+        raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def _nested(options: dict[str, Any]) -> DictConfig:
+    """Options with dotted names, those that were not given left out, as a config tree."""
+    tree = OmegaConf.create({})
+    for key, value in options.items():
+        if value is not None:
+            OmegaConf.update(tree, key, value)
+    return tree
+
+
+def _tupled(config: TrainConfig) -> TrainConfig:
+    """The same config with OmegaConf's lists as tuples, so that it hashes and compares."""
+    return dataclasses.replace(
+        config,
+        imports=tuple(config.imports),
+        trackers=tuple(config.trackers),
+    )
+
+
+def _one_line(error: OmegaConfBaseException) -> str:
+    message = str(error).splitlines()[0]
+    if isinstance(error, ConfigKeyError):
+        key = str(error.full_key or error.key)
+        known = _known_keys(TrainConfig)
+        leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
+        near = difflib.get_close_matches(key, known, n=1) or [
+            leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)
+        ]
+        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
+        return f"unknown config key {key!r}; {hint}"
+    return f"{error.full_key}: {message}" if error.full_key else message
+
+
+def _known_keys(owner: type, prefix: str = "") -> list[str]:
+    """Dotted names of all fields, depth first."""
+    names = []
+    for item in dataclasses.fields(owner):
+        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
+            names += _known_keys(item.type, f"{prefix}{item.name}.")
+        else:
+            names.append(prefix + item.name)
+    return names

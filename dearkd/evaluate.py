@@ -1,0 +1,93 @@
+"""Top-1 and top-5 of a classifier, per head where it has two, exact over processes."""
+
+from collections.abc import Iterable, Mapping
+from typing import Any, Literal
+
+import torch
+from accelerate import Accelerator
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+__all__ = ["Head", "evaluate", "head_scores"]
+
+Head = Literal["class", "distillation", "logits", "softmax"]
+
+
+def head_scores(
+    model: Any, images: Float[Tensor, "batch 3 height width"]
+) -> dict[Head, Float[Tensor, "batch classes"]]:
+    """Scores to rank the classes by, for every way of reading the model out.
+
+    A distilled student has four: its ``class`` head, its ``distillation`` head, the mean of their
+    ``logits`` (the official code, timm) and the sum of their ``softmax`` outputs (the paper). Any
+    other model has ``logits`` alone.
+
+    Source:
+        DeiT, https://arxiv.org/abs/2012.12877, section 4 ("Classification with our approach").
+    """
+    if not hasattr(model, "head_dist"):
+        return {"logits": model(images).float()}
+    tokens = model.forward_features(images)
+    class_logits = model.head(tokens[:, 0]).float()
+    dist_logits = model.head_dist(tokens[:, 1]).float()
+    return {
+        "class": class_logits,
+        "distillation": dist_logits,
+        "logits": (class_logits + dist_logits) / 2,
+        "softmax": class_logits.softmax(-1) + dist_logits.softmax(-1),
+    }
+
+
+@torch.inference_mode()
+def evaluate(
+    model: nn.Module,
+    batches: Iterable[Mapping[str, Any]],
+    accelerator: Accelerator,
+    heads: tuple[Head, ...] | None = None,
+) -> dict[str, dict[str, float]]:
+    """``{head: {"top1": %, "top5": %}}`` plus ``{"images": {"count": n}}`` over all processes.
+
+    Each process reads its own part of the data, no image twice; counts are summed, so the result
+    does not depend on the number of processes or the batch size. ``heads`` restricts the work.
+
+    Raises:
+        ValueError: If there is no readable image.
+    """
+    was_training = model.training
+    model.eval()
+    counts: dict[str, Tensor] = {}
+    total = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    for batch in batches:
+        images = batch["image"].to(accelerator.device, non_blocking=True)
+        labels = batch["label"].to(accelerator.device, non_blocking=True)
+        with accelerator.autocast():
+            scores = head_scores(model, images)
+        for head, values in scores.items():
+            if heads is None or head in heads:
+                counts[head] = counts.get(head, 0) + _correct(values, labels)
+        total += len(labels)
+    model.train(was_training)
+    return _percentages(counts, total, accelerator)
+
+
+def _correct(
+    scores: Float[Tensor, "batch classes"], labels: Int[Tensor, " batch"]
+) -> Int[Tensor, "2"]:
+    """How many images have their label at rank 1 and among the first 5."""
+    ranked = scores.topk(min(5, scores.shape[1])).indices
+    hits = ranked == labels[:, None]
+    return torch.stack([hits[:, 0].sum(), hits.any(1).sum()])
+
+
+def _percentages(
+    counts: dict[str, Tensor], total: Int[Tensor, ""], accelerator: Accelerator
+) -> dict[str, dict[str, float]]:
+    images = int(accelerator.reduce(total))
+    if images == 0:
+        raise ValueError("no readable image to evaluate on; check the evaluation data")
+    result: dict[str, dict[str, float]] = {}
+    for head, hits in counts.items():
+        top1, top5 = (100.0 * accelerator.reduce(hits) / images).tolist()
+        result[head] = {"top1": top1, "top5": top5}
+    result["images"] = {"count": images}
+    return result

@@ -1,0 +1,158 @@
+"""Which view comes when, and the hash that every random draw of a view starts from.
+
+A view is one augmented copy of one image. Its draws depend on (seed, epoch, index, repeat) alone, and the
+order of an epoch on (seed, epoch) alone: not on workers, processes, batch size or interruptions.
+"""
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+__all__ = ["EpochOrder", "ViewKey", "hash64", "ranked", "uniforms"]
+
+# One stream per purpose, so that no two kinds of draws are correlated.
+ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
+
+_GOLDEN = np.uint64(0x9E3779B97F4A7C15)
+_BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
+
+
+class ViewKey(NamedTuple):
+    """Names one view: ``repeat`` counts the copies of an image within an epoch."""
+
+    epoch: int
+    index: int
+    repeat: int
+
+
+def hash64(*parts: ArrayLike) -> NDArray[np.uint64]:
+    """A 64-bit hash of integers, broadcast over arrays; at least one-dimensional.
+
+    Source:
+        Steele et al. 2014, Fast splittable pseudorandom number generators (SplitMix64's finaliser),
+        https://doi.org/10.1145/2660193.2660195, chained over the parts.
+    """
+    state = np.zeros(1, dtype=np.uint64)
+    for part in parts:
+        state = _finalise((state ^ np.asarray(part).astype(np.uint64)) + _GOLDEN)
+    return state
+
+
+def uniforms(seeds: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
+    """SplitMix64 draws in [0, 1), shape (seeds, count): row i depends on ``seeds[i]`` alone."""
+    steps = np.arange(1, count + 1, dtype=np.uint64) * _GOLDEN
+    bits = _finalise(seeds[:, None] + steps) >> np.uint64(11)
+    return bits.astype(np.float64) * 2.0**-53
+
+
+def ranked(count: int, *parts: int) -> NDArray[np.int64]:
+    """A permutation of ``range(count)`` that depends on ``parts`` alone (and on no library's version)."""
+    return np.argsort(hash64(*parts, np.arange(count)), kind="stable")
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochOrder:
+    """The views of each epoch, cut into global batches and these into one slice a process.
+
+    An epoch has ``views`` views (default: as many as ``images``), rounded down to whole batches. Positions
+    p and p ^ 1 are mixing partners and always stand in the same slice. With ``repeats`` = r an epoch holds
+    1/r of the images r times; with more views than images, further permutations follow.
+
+    Source:
+        Repeated augmentation: Hoffer et al. 2020, https://arxiv.org/abs/1901.09335; r = 3 in DeiT.
+
+    Departure:
+        The copies of an image stand within 48 views of each other and meet another partner each time;
+        DeiT spreads them over the processes, which ties the order to their number. Where permutations
+        are concatenated an odd image count loses one image a pass, so that none becomes its own partner.
+
+    Raises:
+        ValueError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
+    """
+
+    images: int
+    batch_size: int
+    """Views in one step over all processes."""
+    seed: int
+    repeats: int = 1
+    views: int | None = None
+    rank: int = 0
+    world: int = 1
+
+    def __post_init__(self) -> None:
+        if self.repeats < 1:
+            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+        unit = 2 * self.world
+        if self.batch_size < unit or self.batch_size % unit:
+            raise ValueError(
+                f"batch size must be a multiple of {unit} (two mixing partners for each of "
+                f"{self.world} processes), got {self.batch_size}"
+            )
+        if self.steps_per_epoch < 1:
+            largest = self.views_per_epoch // unit * unit
+            remedy = f"use a batch size of at most {largest}" if largest else "add images"
+            raise ValueError(
+                f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images of an epoch; {remedy}"
+            )
+
+    @property
+    def views_per_epoch(self) -> int:
+        """Views asked for, before rounding down to whole batches."""
+        return self.images if self.views is None else self.views
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Whole global batches in an epoch."""
+        return self.views_per_epoch // self.batch_size if self.images > 1 else 0
+
+    def sequence(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Image index and repeat of every view of the epoch, over all processes."""
+        total = self.steps_per_epoch * self.batch_size
+        needed = math.ceil(total / self.repeats)
+        needed += needed % 2
+        usable = self.images - self.images % 2
+        passes = [
+            ranked(self.images, self.seed, ORDER_STREAM, epoch, number)[:usable]
+            for number in range(math.ceil(needed / usable))
+        ]
+        index = np.concatenate(passes)[:needed]
+        repeat = np.arange(len(index)) // usable * self.repeats
+        if self.repeats > 1:
+            index, repeat = _repeat_in_blocks(index, repeat, self.repeats)
+        return index[:total], repeat[:total]
+
+    def batches(self, epoch: int, start_step: int = 0) -> Iterator[list[ViewKey]]:
+        """This process's views of each step of the epoch, from ``start_step`` on."""
+        index, repeat = self.sequence(epoch)
+        share = self.batch_size // self.world
+        for step in range(start_step, self.steps_per_epoch):
+            start = step * self.batch_size + self.rank * share
+            part = slice(start, start + share)
+            pairs = zip(index[part].tolist(), repeat[part].tolist(), strict=True)
+            yield [ViewKey(epoch, i, r) for i, r in pairs]
+
+
+def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return bits ^ (bits >> np.uint64(31))
+
+
+def _repeat_in_blocks(
+    index: NDArray[np.int64], repeat: NDArray[np.int64], repeats: int
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Each block of images ``repeats`` times over, its second half rotated one further each time."""
+    places, copies = [], []
+    for start in range(0, len(index), _BLOCK):
+        half = min(_BLOCK, len(index) - start) // 2
+        lane = np.arange(half)
+        for copy in range(repeats):
+            pairs = np.stack([start + lane, start + half + (lane + copy) % half], axis=1)
+            places.append(pairs.ravel())
+            copies.append(np.full(2 * half, copy))
+    place = np.concatenate(places)
+    return index[place], repeat[place] + np.concatenate(copies)

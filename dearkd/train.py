@@ -1,0 +1,384 @@
+"""The training loop: stages in, a trained student and its run folder out. It knows no method.
+
+An objective is an ``nn.Module`` with a ``student``; its ``forward(images, targets)`` returns a dict of
+terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything random is a function of (seed, position in the run), so a run that was killed and resumed
+ends with bitwise the same weights as one that was not (one CPU process).
+"""
+
+import math
+import signal
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import Any, Protocol
+
+import torch
+from accelerate import Accelerator
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from dearkd.checkpoint import load_checkpoint, save_checkpoint, save_model
+from dearkd.config import TrainConfig
+from dearkd.optim import build_optimizer, learning_rate, load_optimizer_state, optimizer_state
+from dearkd.runs import RunFolder
+
+__all__ = ["Batches", "Interrupted", "Progress", "Stage", "Trainer"]
+
+READ_SECONDS = 2.0
+"""Least time between two looks at the loss: each look waits for the device."""
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop and has saved its state."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: so many epochs of one objective.
+
+    ``objective`` is called when the stage begins, and its result is dropped when it ends, so a
+    teacher occupies memory only while it teaches.
+    """
+
+    name: str
+    epochs: int
+    objective: Callable[[], nn.Module]
+
+
+class Batches(Protocol):
+    """Training batches of any epoch, from any step on."""
+
+    steps: int
+    """Forward passes an epoch on this process."""
+
+    def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """(images, targets) on the training device, in the epoch's own order."""
+
+
+class Progress(Protocol):
+    """What the loop tells whoever watches."""
+
+    def begin(self, position: "Position", total_epochs: int, steps: int) -> None:
+        """An epoch starts (or goes on)."""
+
+    def step(self, step: int, images: int, terms: dict[str, float] | None) -> None:
+        """A step is done; terms are means of the epoch so far, when they were read."""
+
+    def end(self, line: dict[str, Any]) -> None:
+        """An epoch is over; the line that went into ``metrics.jsonl``."""
+
+
+@dataclass
+class Position:
+    """Where the run stands; all that a checkpoint stores besides tensors."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Optimizer steps completed in the current epoch."""
+    seconds: float = 0.0
+    """Training time so far, over all sessions of the run."""
+    epoch_seconds: float = 0.0
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    stage: str = ""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum of each term over the steps of the current epoch, on the device."""
+
+
+class Trainer:
+    """Runs the stages of one configuration and keeps the run folder up to date."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        student: nn.Module,
+        stages: list[Stage],
+        batches: Batches,
+        evaluation: Callable[[nn.Module], dict[str, float]] | None,
+        accelerator: Accelerator,
+        progress: Progress,
+        metadata: dict[str, Any],
+        accumulate: int = 1,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.student = student
+        self.stages = [stage for stage in stages if stage.epochs]
+        self.batches = batches
+        self.evaluation = evaluation
+        self.accelerator = accelerator
+        self.progress = progress
+        self.metadata = metadata
+        self.accumulate = accumulate
+        self.steps = batches.steps // accumulate
+        self.position = Position()
+        decay = config.optim.ema_decay
+        self.ema = ModelEmaV3(student, decay=decay, use_warmup=True) if decay else None
+        self.epochs = sum(stage.epochs for stage in self.stages)
+        self.stop_requested = False
+        self.last_save = time.monotonic()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.student
+
+    def fit(self, resume: bool = False) -> dict[str, float]:
+        """Trains to the end of the last stage; the final evaluation, empty without data for it.
+
+        Raises:
+            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+            ValueError: If the loss is not finite.
+        """
+        saved = load_checkpoint(self.folder.last_file, self.accelerator.device) if resume else None
+        if saved is not None:
+            self._restore(saved)
+        first = 0
+        result: dict[str, float] = {}
+        moments = saved["optimizer"] if saved is not None else {}
+        with self._signals():
+            for stage in self.stages:
+                last = first + stage.epochs
+                if self.position.epoch < last:
+                    self.position.stage = stage.name
+                    objective, optimizer = self._prepare(stage, moments, saved)
+                    saved = None
+                    while self.position.epoch < last:
+                        result = self._epoch(objective, optimizer)
+                    moments = optimizer_state(optimizer, self._unwrapped(objective))
+                    # Drops the teacher with the stage's objective before the next one is built.
+                    self.accelerator.free_memory()
+                    del objective, optimizer
+                first = last
+        return result or self._evaluate()
+
+    def _prepare(
+        self, stage: Stage, moments: dict[str, Any], saved: dict[str, Any] | None
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Objective and optimizer of a stage; AdamW's moments of the student live on."""
+        torch.manual_seed(self.config.seed)
+        objective = stage.objective().to(self.accelerator.device)
+        if saved is not None:
+            objective.load_state_dict(saved["objective"], strict=False)
+        optimizer = build_optimizer(objective, self.config.optim)
+        load_optimizer_state(optimizer, objective, moments)
+        objective.train()
+        if self.config.compile:
+            objective.compile()
+        prepared, optimizer = self.accelerator.prepare(objective, optimizer)
+        return prepared, optimizer
+
+    def _epoch(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+        """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
+        position = self.position
+        self.progress.begin(position, self.epochs, self.steps)
+        started, done = time.monotonic(), position.epoch_seconds
+        last_read = started
+        feed = iter(self.batches(position.epoch, position.step * self.accumulate))
+        images = 0
+        while position.step < self.steps:
+            lr = self._set_lr(optimizer)
+            images = self._step(objective, optimizer, islice(feed, self.accumulate))
+            position.step += 1
+            position.epoch_seconds = done + time.monotonic() - started
+            terms = None
+            if time.monotonic() - last_read > READ_SECONDS or position.step == self.steps:
+                terms = self._read_terms()
+                last_read = time.monotonic()
+            self.progress.step(position.step, images, terms)
+            self._pause_or_save(objective, optimizer)
+        position.seconds += position.epoch_seconds
+        terms = self._read_terms()
+        line = {
+            "epoch": position.epoch,
+            "stage": position.stage,
+            "lr": lr,
+            **terms,
+            "top1": None,
+            "top5": None,
+            "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
+            "seconds": position.seconds,
+        }
+        position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
+        position.sums = {}
+        result = self._finish_epoch(line)
+        self._save(objective, optimizer)
+        return result
+
+    def _step(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[tuple[Tensor, Tensor]],
+    ) -> int:
+        """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
+        count = 0
+        for part, (images, targets) in enumerate(batches):
+            # A step's own seed: drop-path draws the same masks after a resume.
+            self._seed_step(part)
+            last = part == self.accumulate - 1
+            sync = nullcontext() if last else self.accelerator.no_sync(objective)
+            with sync:
+                terms = objective(images, targets)
+                self.accelerator.backward(terms["loss"] / self.accumulate)
+            for name, value in terms.items():
+                previous = self.position.sums.get(name, 0.0)
+                self.position.sums[name] = previous + value.detach().float() / self.accumulate
+            count += len(images)
+        if self.config.optim.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.student, step=self._global_step())
+        return count * self.accelerator.num_processes
+
+    def _finish_epoch(self, line: dict[str, Any]) -> dict[str, float]:
+        """Evaluates when due, writes the log line and the best weights."""
+        position, result = self.position, {}
+        if position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs:
+            result = self._evaluate()
+            line.update(result)
+        better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
+        if better:
+            position.best_top1, position.best_epoch = result["top1"], position.epoch
+        if self.accelerator.is_main_process:
+            if better:
+                self.save_weights(self.folder.best_file)
+            self.folder.append_metrics(line)
+            self.accelerator.log(_numbers(line), step=position.epoch)
+        self.progress.end(line)
+        return result
+
+    def _evaluate(self) -> dict[str, float]:
+        return self.evaluation(self.averaged) if self.evaluation else {}
+
+    def save_weights(self, path: Any) -> None:
+        """Writes the evaluated weights with what a reader needs to rebuild the model."""
+        save_model(path, self.averaged, self.metadata)
+
+    def _pause_or_save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Inside an epoch: saves when it is time, and stops when asked to."""
+        if self.position.step == self.steps:
+            return
+        if self._stop():
+            self._save(objective, optimizer)
+            raise Interrupted
+        if time.monotonic() - self.last_save > 60 * self.config.checkpoint_minutes:
+            self._save(objective, optimizer)
+
+    def _stop(self) -> bool:
+        """Whether any process was asked to stop; processes agree, so none waits for another."""
+        if self.accelerator.num_processes == 1:
+            return self.stop_requested
+        flag = torch.tensor(int(self.stop_requested), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(flag))
+
+    def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Writes ``checkpoint/last.pt``: all that the next step depends on."""
+        if self.position.sums:
+            self._read_terms()  # never replace a good checkpoint by one with a NaN in it
+        if self.accelerator.is_main_process:
+            trained = self._unwrapped(objective)
+            state = {
+                "objective": _without_teacher(trained),
+                "optimizer": optimizer_state(optimizer, trained),
+                "ema": self.ema.module.state_dict() if self.ema is not None else {},
+                "position": vars(self.position),
+            }
+            save_checkpoint(self.folder.last_file, state)
+        self.last_save = time.monotonic()
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.position = Position(**saved["position"])
+        prefix = "student."
+        self.student.load_state_dict(
+            {
+                name.removeprefix(prefix): value
+                for name, value in saved["objective"].items()
+                if name.startswith(prefix)
+            }
+        )
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+        if self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.position.epoch)
+
+    def _read_terms(self) -> dict[str, float]:
+        """Mean of each term over the epoch so far and over processes; waits for the device.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        position = self.position
+        names = sorted(position.sums)
+        stacked = torch.stack([position.sums[name] for name in names]) / max(1, position.step)
+        values = self.accelerator.reduce(stacked, reduction="mean").tolist()
+        terms = dict(zip(names, values, strict=True))
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value} in epoch {position.epoch}, step {position.step}; the last "
+                    f"checkpoint is from before. Start again with optim.lr below "
+                    f"{self.config.optim.lr}, or with precision=fp32"
+                )
+        return terms
+
+    def _set_lr(self, optimizer: torch.optim.Optimizer) -> float:
+        config = self.config.optim
+        assert config.lr is not None
+        assert config.warmup_epochs is not None
+        lr = learning_rate(
+            self._global_step(),
+            self.epochs * self.steps,
+            round(config.warmup_epochs * self.steps),
+            config.lr,
+            config.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _global_step(self) -> int:
+        return self.position.epoch * self.steps + self.position.step
+
+    def _seed_step(self, part: int) -> None:
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        number = (self._global_step() * self.accumulate + part) * processes + rank
+        torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
+
+    def _unwrapped(self, objective: nn.Module) -> nn.Module:
+        return self.accelerator.unwrap_model(objective)
+
+    @contextmanager
+    def _signals(self) -> Iterator[None]:
+        """Ctrl-C and SIGTERM ask for a stop at the next step; a second Ctrl-C stops at once."""
+
+        def request(number: int, frame: Any) -> None:
+            if self.stop_requested:
+                raise KeyboardInterrupt
+            self.stop_requested = True
+
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(kind, request) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, previous, strict=True):
+                signal.signal(kind, handler)
+
+
+def _without_teacher(objective: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value
+        for name, value in objective.state_dict().items()
+        if not name.startswith("teacher.")
+    }
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if isinstance(value, int | float)}
