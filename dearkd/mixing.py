@@ -1,7 +1,7 @@
 """Mixup and CutMix on the batch, on its device, with draws that belong to the view.
 
-The view at position p is mixed with its neighbour p ^ 1, so no second image is loaded and the images,
-the targets and the teacher's input stay one tensor.
+The view at position p is mixed with its neighbour p ^ 1, so no second image is loaded and the
+images, the targets and the teacher's input stay one tensor.
 """
 
 from dataclasses import dataclass
@@ -82,11 +82,13 @@ def mix(
 ) -> tuple[Float[Tensor, "batch channels height width"], Float[Tensor, "batch classes"]]:
     """Mixed images and their smoothed, mixed targets (rows sum to 1).
 
-    As a loop: ``image[p] = w * image[p] + (1 - w) * image[p ^ 1]`` with w = ``weight[p]`` everywhere for
-    mixup, and w = 0 inside ``box[p]``, 1 outside for CutMix; targets always use ``weight[p]``.
+    As a loop: ``image[p] = w * image[p] + (1 - w) * image[p ^ 1]`` with w = ``weight[p]``
+    everywhere for mixup, and w = 0 inside ``box[p]``, 1 outside for CutMix; targets always use
+    ``weight[p]``.
 
     Source:
-        Zhang et al. 2018, https://arxiv.org/abs/1710.09412; Yun et al. 2019, https://arxiv.org/abs/1905.04899.
+        Zhang et al. 2018, https://arxiv.org/abs/1710.09412; Yun et al. 2019,
+        https://arxiv.org/abs/1905.04899.
 
     Raises:
         ValueError: If the batch is odd.
@@ -141,4 +143,4 @@ def _weight_map(
 
 
 def _partners(values: Tensor) -> Tensor:
-    return values.unflatten(0, (-1, 2)).flip(1).flatten(0, 1)
+    return values.reshape(-1, 2, *values.shape[1:]).flip(1).reshape(values.shape)

@@ -1,7 +1,8 @@
 """Which view comes when, and the hash that every random draw of a view starts from.
 
-A view is one augmented copy of one image. Its draws depend on (seed, epoch, index, repeat) alone, and the
-order of an epoch on (seed, epoch) alone: not on workers, processes, batch size or interruptions.
+A view is one augmented copy of one image. Its draws depend on (seed, epoch, index, repeat) alone,
+and the order of an epoch on (seed, epoch) alone: not on workers, processes, batch size or
+interruptions.
 """
 
 import math
@@ -12,7 +13,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["EpochOrder", "ViewKey", "hash64", "ranked", "uniforms"]
+__all__ = ["EpochOrder", "ViewKey", "hash64", "ranked", "stratified_rows", "uniforms"]
 
 # One stream per purpose, so that no two kinds of draws are correlated.
 ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
@@ -25,7 +26,7 @@ class ViewKey(NamedTuple):
     """Names one view: ``repeat`` counts the copies of an image within an epoch."""
 
     epoch: int
-    index: int
+    index: int  # type: ignore[assignment]
     repeat: int
 
 
@@ -50,25 +51,41 @@ def uniforms(seeds: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 
 
 def ranked(count: int, *parts: int) -> NDArray[np.int64]:
-    """A permutation of ``range(count)`` that depends on ``parts`` alone (and on no library's version)."""
+    """A permutation of ``range(count)`` that depends on ``parts`` alone, on no library."""
     return np.argsort(hash64(*parts, np.arange(count)), kind="stable")
+
+
+def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
+    """Rows of a fixed subset: ``fraction`` of each class, at least one row a class.
+
+    The subset is a function of ``seed`` and the labels, and a smaller fraction's rows are among a
+    larger one's.
+    """
+    kept = []
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        count = max(1, round(fraction * len(rows)))
+        kept.append(rows[ranked(len(rows), seed, SUBSET_STREAM, int(label))[:count]])
+    return np.sort(np.concatenate(kept))
 
 
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
     """The views of each epoch, cut into global batches and these into one slice a process.
 
-    An epoch has ``views`` views (default: as many as ``images``), rounded down to whole batches. Positions
-    p and p ^ 1 are mixing partners and always stand in the same slice. With ``repeats`` = r an epoch holds
-    1/r of the images r times; with more views than images, further permutations follow.
+    An epoch has ``views`` views (default: as many as ``images``), rounded down to whole batches.
+    Positions p and p ^ 1 are mixing partners and always stand in the same slice. With ``repeats`` =
+    r an epoch holds 1/r of the images r times; with more views than images, further permutations
+    follow.
 
     Source:
         Repeated augmentation: Hoffer et al. 2020, https://arxiv.org/abs/1901.09335; r = 3 in DeiT.
 
     Departure:
-        The copies of an image stand within 48 views of each other and meet another partner each time;
-        DeiT spreads them over the processes, which ties the order to their number. Where permutations
-        are concatenated an odd image count loses one image a pass, so that none becomes its own partner.
+        The copies of an image stand within 48 views of each other and meet another partner each
+        time; DeiT spreads them over the processes, which ties the order to their number. Where
+        permutations are concatenated an odd image count loses one image a pass, so that none
+        becomes its own partner.
 
     Raises:
         ValueError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
@@ -96,7 +113,8 @@ class EpochOrder:
             largest = self.views_per_epoch // unit * unit
             remedy = f"use a batch size of at most {largest}" if largest else "add images"
             raise ValueError(
-                f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images of an epoch; {remedy}"
+                f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images "
+                f"of an epoch; {remedy}"
             )
 
     @property
@@ -145,7 +163,7 @@ def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _repeat_in_blocks(
     index: NDArray[np.int64], repeat: NDArray[np.int64], repeats: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each block of images ``repeats`` times over, its second half rotated one further each time."""
+    """Each block of images ``repeats`` times, its second half rotated one further each time."""
     places, copies = [], []
     for start in range(0, len(index), _BLOCK):
         half = min(_BLOCK, len(index) - start) // 2

@@ -12,24 +12,23 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
-from timm.utils.misc import natural_key
 
-from dearkd.sources import BadImageError, Classes, open_image
+from dearkd.sources import BadImageError, Classes, natural_order, open_image
 
 __all__ = ["ParquetSource"]
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "cls", "class")
-# Encoded bytes kept in Arrow memory. Below it, every row is decoded from memory after its first use.
+# Encoded bytes kept in Arrow memory.
 _MEMORY_LIMIT = 4 << 30
 
 
 class ParquetSource:
-    """The rows of parquet files with an image column (struct of bytes and path, or bytes) and a label.
+    """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
 
-    Row groups are read when first needed and stay in Arrow buffers, shared with forked workers, while
-    they fit into 4 GiB; beyond it the oldest are dropped, and a shuffled read of a larger set costs a
-    row group an image: prefer ``hfds/`` or an image folder there.
+    Row groups are read when first needed and stay in Arrow buffers, shared with forked workers,
+    while they fit into 4 GiB; beyond it the oldest are dropped, and a shuffled read of a larger set
+    costs a row group an image: prefer ``hfds/`` or an image folder there.
 
     Raises:
         ValueError: If a file is no parquet, has no image or label column, or a label is missing.
@@ -42,13 +41,13 @@ class ParquetSource:
         self.label_column = _column(self.files[0], schema, _LABEL_COLUMNS, "label")
         self._groups: list[tuple[int, int]] = []
         self._starts: list[int] = []
-        labels: list[Any] = []
+        labels: list[NDArray[Any]] = []
         for number, file in enumerate(self.files):
             if _schema(file).names != schema.names:
                 raise ValueError(
                     f"{file} has other columns than {self.files[0]}; move it elsewhere"
                 )
-            labels += self._scan(number, file, sum(map(len, labels)))
+            labels += self._scan(number, file, sum(len(part) for part in labels))
         names = _class_names(schema, self.label_column)
         self.labels, self.classes = _encode_labels(self.files[0], np.concatenate(labels), names)
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -57,13 +56,13 @@ class ParquetSource:
     def _scan(self, number: int, file: Path, start: int) -> list[NDArray[Any]]:
         """Notes the file's row groups and returns their labels."""
         reader = pq.ParquetFile(file)
-        labels = []
+        labels: list[NDArray[Any]] = []
         for group in range(reader.num_row_groups):
             column = reader.read_row_group(group, columns=[self.label_column]).column(0)
             if column.null_count:
                 raise ValueError(f"{file} has rows without {self.label_column!r}; remove them")
             self._groups.append((number, group))
-            self._starts.append(start + sum(map(len, labels)))
+            self._starts.append(start + sum(len(part) for part in labels))
             labels.append(column.to_numpy())
         return labels
 
@@ -140,14 +139,14 @@ def _encode_labels(
     file: Path, labels: NDArray[Any], names: tuple[str, ...] | None
 ) -> tuple[NDArray[np.int64], Classes]:
     if labels.dtype.kind in "OUS":
-        names = names or tuple(sorted(set(labels.tolist()), key=natural_key))
+        names = names or tuple(natural_order(set(labels.tolist())))
         index = {name: number for number, name in enumerate(names)}
         labels = np.asarray([index.get(name, -1) for name in labels.tolist()])
     count = len(names) if names else int(labels.max()) + 1
     wrong = labels[(labels < 0) | (labels >= count)]
     if len(wrong):
         raise ValueError(
-            f"{file.parent} has label {wrong[0]}, outside 0..{count - 1} (a split without labels?); "
+            f"{file} has label {wrong[0]}, outside 0..{count - 1} (a split without labels?); "
             "choose a split with labels"
         )
     return labels.astype(np.int64), Classes(count, names)

@@ -1,6 +1,7 @@
-"""Labelled images at rest: digits, image folders, parquet files and timm's data sets, all indexable.
+"""Labelled images at rest: digits, image folders, and parts of other sources.
 
-A source decodes one image at a time to upright 8-bit RGB and can be pickled for data-loader workers.
+A source decodes one image at a time to upright 8-bit RGB and can be pickled for data-loader
+workers.
 """
 
 import io
@@ -8,15 +9,17 @@ import json
 import os
 import struct
 import zlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from timm.utils.misc import natural_key
+
+from dearkd.order import stratified_rows
 
 __all__ = [
     "BadImageError",
@@ -25,15 +28,18 @@ __all__ = [
     "FolderSource",
     "ImageSource",
     "SubsetSource",
+    "natural_order",
     "open_image",
     "to_rgb",
 ]
+
+T = TypeVar("T", str, Path)
 
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 
-# What Pillow's decoders raise on damaged content. Errors of the machine (disk, memory) are not among them.
+# What Pillow's decoders raise on damaged content; errors of the machine are not among them.
 _DECODE_ERRORS = (
     Image.DecompressionBombError,
     EOFError,
@@ -109,11 +115,10 @@ class DigitsSource:
 
     def __init__(self, split: str) -> None:
         from sklearn.datasets import load_digits
-        from sklearn.model_selection import train_test_split
 
         digits = load_digits()
-        rows = np.arange(len(digits.target))
-        train, test = train_test_split(rows, test_size=0.2, random_state=0, stratify=digits.target)
+        train = stratified_rows(digits.target, 0.8, seed=0)
+        test = np.setdiff1d(np.arange(len(digits.target)), train)
         self._rows: NDArray[np.int64] = train if split == "train" else test
         # 17 grey levels, 0..16, to the full 8-bit range.
         self._pixels = np.round(digits.images[self._rows] * (255 / 16)).astype(np.uint8)
@@ -135,25 +140,26 @@ class DigitsSource:
 class FolderSource:
     """One folder a class; images at any depth below it.
 
-    A ``manifest.json`` beside the class folders (written by ``dearkd synthesize``) gives the teacher's
-    class indices, which models trained on the images keep.
+    A ``manifest.json`` beside the class folders (written by ``dearkd synthesize``) gives the
+    teacher's class indices, which models trained on the images keep.
 
     Raises:
-        ValueError: If there is no class folder, a class has no image, or a class is not among ``names``.
+        ValueError: If there is no class folder, a class has no image, or a class is not among
+        ``names``.
     """
 
     def __init__(self, root: Path, names: Sequence[str] | None = None) -> None:
-        folders = sorted(_visible_folders(root), key=lambda folder: natural_key(folder.name))
+        folders = natural_order(_visible_folders(root))
         if not folders:
             raise ValueError(
-                f"{root} holds no class folders; put the images of each class into a folder with its name"
+                f"{root} holds no class folders; put the images of each class into a folder of its own"
             )
         known = tuple(names) if names is not None else tuple(folder.name for folder in folders)
         unknown = [folder.name for folder in folders if folder.name not in known]
         if unknown:
             raise ValueError(
-                f"{root} has class {unknown[0]!r}, which is not among the {len(known)} classes of the "
-                "training data; remove or rename the folder"
+                f"{root} has class {unknown[0]!r}, not among the {len(known)} classes "
+                "of the training data; remove or rename the folder"
             )
         self.root = root
         self._files: list[str] = []
@@ -162,8 +168,8 @@ class FolderSource:
             files = _image_files(folder)
             if not files:
                 raise ValueError(
-                    f"class {folder.name!r} of {root} has no image ({', '.join(sorted(IMAGE_SUFFIXES))}); "
-                    "add images or remove the folder"
+                    f"class {folder.name!r} of {root} has no image "
+                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); add images or remove the folder"
                 )
             self._files += [str(file.relative_to(root)) for file in files]
             labels += [known.index(folder.name)] * len(files)
@@ -183,13 +189,23 @@ class FolderSource:
 
 
 class SubsetSource:
-    """Some images of another source, with all its classes."""
+    """Some images of another source, with all its classes, or with its labels renumbered."""
 
-    def __init__(self, source: ImageSource, rows: NDArray[np.int64]) -> None:
+    def __init__(
+        self,
+        source: ImageSource,
+        rows: NDArray[np.int64],
+        *,
+        new_labels: Sequence[int] | None = None,
+        classes: Classes | None = None,
+    ) -> None:
         self.source = source
         self.rows = rows
-        self.labels: NDArray[np.int64] = source.labels[rows]
-        self.classes = source.classes
+        labels = source.labels[rows]
+        self.labels: NDArray[np.int64] = (
+            labels if new_labels is None else np.asarray(new_labels, dtype=np.int64)[labels]
+        )
+        self.classes = classes or source.classes
 
     def __len__(self) -> int:
         return len(self.rows)
@@ -228,8 +244,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
     """The image upright (EXIF orientation applied), 8-bit RGB.
 
     Departure:
-        Transparent pixels show white; dropping the alpha channel, as timm does, shows whatever colour
-        the encoder left under it. 16-bit grey is scaled by 1/257, where Pillow would clip it.
+        Transparent pixels show white; dropping the alpha channel, as timm does, shows whatever
+        colour the encoder left under it. 16-bit grey is scaled by 1/257, where Pillow would clip
+        it.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
@@ -245,8 +262,13 @@ def to_rgb(image: Image.Image) -> Image.Image:
     return image.convert("RGB")
 
 
+def natural_order(items: Iterable[T]) -> list[T]:
+    """Sorted by name with numbers by value, as timm sorts classes: img2 before img10."""
+    return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
+
+
 def _one_line(error: BaseException) -> str:
-    if isinstance(error, Image.UnidentifiedImageError):
+    if isinstance(error, UnidentifiedImageError):
         return "not an image"
     if isinstance(error, OSError) and error.errno is not None:
         return str(error.strerror)
@@ -264,7 +286,7 @@ def _image_files(folder: Path) -> list[Path]:
         for file in files
         if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
     ]
-    return sorted(found, key=lambda file: natural_key(str(file)))
+    return natural_order(found)
 
 
 def _manifest_classes(root: Path, names: tuple[str, ...]) -> Classes:
