@@ -37,6 +37,7 @@ __all__ = [
 
 SPARE_ALPHA = 0.1  # heads beyond the square grid start 2.2 patches wide: nearly content alone
 _BFLOAT16_BITS = -65536  # 0xFFFF0000: what of a float32 a bfloat16 can hold
+_HALF_A_BIT = 0x8000  # of those bits
 
 
 def patch_coordinates(
@@ -126,13 +127,11 @@ def split_channels(
 ) -> tuple[Float[Tensor, "heads tokens 8"], Float[Tensor, "heads tokens 8"]]:
     """The four channels as eight whose factors survive rounding to bfloat16, float16 or TF32.
 
-    A learned factor x becomes (hi, lo) with hi the leading 8 bits of x; its partner, which is
+    A learned factor x becomes (hi, lo) with hi the nearest bfloat16 of x; its partner, which is
     exact, is repeated. Gradients reach x through lo.
     """
-    # By bits and not by x.bfloat16().float(): the compiler drops such round trips, and lo with it.
     q_low, k_low = query[..., 1:], key[..., :1]
-    q_high = (q_low.detach().view(torch.int32) & _BFLOAT16_BITS).view(torch.float32)
-    k_high = (k_low.detach().view(torch.int32) & _BFLOAT16_BITS).view(torch.float32)
+    q_high, k_high = _leading_bits(q_low), _leading_bits(k_low)
     one, partner = query[..., :1], key[..., 1:]
     return (
         torch.cat((one, one, q_high, q_low - q_high), dim=-1),
@@ -273,6 +272,12 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
         gate = self.position_gate.to(content.dtype).sigmoid()[:, None, None]
         position = self._position_scores(content).softmax(dim=-1)
         return (1 - gate) * content.softmax(dim=-1) + gate * position
+
+
+def _leading_bits(x: Tensor) -> Tensor:
+    # By bits and not by x.bfloat16().float(): the compiler drops such round trips, and lo with it.
+    bits = x.detach().view(torch.int32) + _HALF_A_BIT
+    return (bits & _BFLOAT16_BITS).view(torch.float32)
 
 
 def _query_key_value(attn: Attention, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:

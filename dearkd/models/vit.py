@@ -10,7 +10,7 @@ Source:
 """
 
 import warnings
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from timm.data.constants import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
@@ -25,7 +25,6 @@ from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAt
 
 __all__ = ["DearKDVisionTransformer", "initialise_from"]
 
-Fusion = Literal["additive", "gated"]
 _ATTENTION: dict[str, type[MultiHeadConvAttention]] = {
     "additive": MultiHeadConvAttention,
     "gated": GatedMultiHeadConvAttention,
@@ -42,7 +41,7 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     """
 
     def __init__(
-        self, *args: Any, mhca_depth: int = 8, mhca_fusion: Fusion = "additive", **kwargs: Any
+        self, *args: Any, mhca_depth: int = 8, mhca_fusion: str = "additive", **kwargs: Any
     ) -> None:
         depth = kwargs.get("depth", 12)
         if not 0 <= mhca_depth <= depth:
@@ -149,7 +148,7 @@ def _shape(state: dict[str, Tensor], name: str) -> str:
 def _filter_checkpoint(
     state_dict: dict[str, Tensor], model: DearKDVisionTransformer
 ) -> dict[str, Tensor]:
-    """What timm's filter makes of it; position parameters that a checkpoint lacks stay as they are."""
+    """The output of timm's filter; position parameters it lacks stay as they are."""
     own = {name: value for name, value in model.state_dict().items() if _is_position(name)}
     return {**own, **checkpoint_filter_fn(state_dict, model)}
 
