@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
-from dearkd.sources import Classes, ImageSource, natural_order, open_image
+from dearkd.decode import open_image
+from dearkd.sources import Classes, ImageSource, natural_order
 
 __all__ = ["PREFIXES", "TarSource", "TimmSource", "open_hosted"]
 

@@ -12,9 +12,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
 
 from dearkd.augment import Augment
+from dearkd.decode import BadImageError
 from dearkd.mixing import Mixing
 from dearkd.order import EpochOrder, ViewKey
-from dearkd.sources import BadImageError, ImageSource
+from dearkd.sources import ImageSource
 from dearkd.views import CACHE_BYTES, Views
 
 __all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
@@ -141,7 +142,7 @@ def train_loader(
         source,
         augment,
         seed=order.seed,
-        mixing=mixing or Mixing(mixup=0, cutmix=0),
+        mixing=mixing or Mixing(mixup=0.0, cutmix=0.0),
         class_map=class_map,
         cache_bytes=cache_bytes,
     )

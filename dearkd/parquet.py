@@ -13,7 +13,8 @@ import pyarrow.parquet as pq
 from numpy.typing import NDArray
 from PIL import Image
 
-from dearkd.sources import BadImageError, Classes, natural_order, open_image
+from dearkd.decode import BadImageError, open_image
+from dearkd.sources import Classes, natural_order
 
 __all__ = ["ParquetSource"]
 

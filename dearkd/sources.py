@@ -4,33 +4,28 @@ A source decodes one image at a time to upright 8-bit RGB and can be pickled for
 workers.
 """
 
-import io
 import json
 import os
-import struct
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from timm.utils.misc import natural_key
 
+from dearkd.decode import open_image
 from dearkd.order import stratified_rows
 
 __all__ = [
-    "BadImageError",
     "Classes",
     "DigitsSource",
     "FolderSource",
     "ImageSource",
     "SubsetSource",
     "natural_order",
-    "open_image",
-    "to_rgb",
 ]
 
 T = TypeVar("T", str, Path)
@@ -38,31 +33,6 @@ T = TypeVar("T", str, Path)
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
-
-# What Pillow's decoders raise on damaged content; errors of the machine are not among them.
-_DECODE_ERRORS = (
-    Image.DecompressionBombError,
-    EOFError,
-    IndexError,
-    NotImplementedError,
-    SyntaxError,
-    TypeError,
-    ValueError,
-    struct.error,
-    zlib.error,
-)
-
-
-class BadImageError(ValueError):
-    """One image cannot be decoded; ``name`` and ``reason`` say which and why."""
-
-    def __init__(self, name: str, reason: str) -> None:
-        super().__init__(name, reason)
-        self.name = name
-        self.reason = reason
-
-    def __str__(self) -> str:
-        return f"cannot decode {self.name} ({self.reason})"
 
 
 @dataclass(frozen=True)
@@ -141,7 +111,8 @@ class FolderSource:
     """One folder a class; images at any depth below it.
 
     A ``manifest.json`` beside the class folders (written by ``dearkd synthesize``) gives the
-    teacher's class indices, which models trained on the images keep.
+    teacher's class indices, which models trained on the images keep; a folder it does not list is
+    no class.
 
     Raises:
         ValueError: If there is no class folder, a class has no image, or a class is not among
@@ -149,10 +120,13 @@ class FolderSource:
     """
 
     def __init__(self, root: Path, names: Sequence[str] | None = None) -> None:
-        folders = natural_order(_visible_folders(root))
+        manifest = _read_manifest(root)
+        folders = natural_order(_class_folders(root))
+        if manifest is not None:
+            folders = [folder for folder in folders if folder.name in manifest[0]]
         if not folders:
             raise ValueError(
-                f"{root} holds no class folders; put the images of each class into a folder of its own"
+                f"{root} holds no class folders; put each class's images into a folder of its own"
             )
         known = tuple(names) if names is not None else tuple(folder.name for folder in folders)
         unknown = [folder.name for folder in folders if folder.name not in known]
@@ -174,7 +148,10 @@ class FolderSource:
             self._files += [str(file.relative_to(root)) for file in files]
             labels += [known.index(folder.name)] * len(files)
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
-        self.classes = _manifest_classes(root, known)
+        self.classes = Classes(len(known), known)
+        if manifest is not None:
+            indices, total = manifest
+            self.classes = Classes(len(known), known, tuple(indices[n] for n in known), total)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -219,63 +196,12 @@ class SubsetSource:
         return self.source.name(int(self.rows[index]))
 
 
-def open_image(file: Path | bytes | Callable[[], Any], name: str) -> Image.Image:
-    """The image in a file, in encoded bytes, or returned by a callable, upright and RGB.
-
-    Raises:
-        BadImageError: If the content is damaged, no image, or the file has gone or may not be read.
-        OSError: If the machine fails (disk, network, too many open files).
-    """
-    try:
-        if callable(file):
-            return to_rgb(file())
-        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
-            return to_rgb(image)
-    except _DECODE_ERRORS as error:
-        raise BadImageError(name, _one_line(error)) from error
-    except OSError as error:
-        # Pillow's own OSErrors carry no errno; the system's do, and most are no fault of the image.
-        if error.errno is None or isinstance(error, FileNotFoundError | PermissionError):
-            raise BadImageError(name, _one_line(error)) from error
-        raise
-
-
-def to_rgb(image: Image.Image) -> Image.Image:
-    """The image upright (EXIF orientation applied), 8-bit RGB.
-
-    Departure:
-        Transparent pixels show white; dropping the alpha channel, as timm does, shows whatever
-        colour the encoder left under it. 16-bit grey is scaled by 1/257, where Pillow would clip
-        it.
-    """
-    image = ImageOps.exif_transpose(image)
-    if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
-        return image
-    if image.mode.startswith("I"):
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
-    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
-        image = image.convert("RGBA")
-        white = Image.new("RGBA", image.size, "white")
-        return Image.alpha_composite(white, image).convert("RGB")
-    return image.convert("RGB")
-
-
 def natural_order(items: Iterable[T]) -> list[T]:
     """Sorted by name with numbers by value, as timm sorts classes: img2 before img10."""
     return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
 
 
-def _one_line(error: BaseException) -> str:
-    if isinstance(error, UnidentifiedImageError):
-        return "not an image"
-    if isinstance(error, OSError) and error.errno is not None:
-        return str(error.strerror)
-    return " ".join(str(error).split()) or type(error).__name__
-
-
-def _visible_folders(root: Path) -> list[Path]:
+def _class_folders(root: Path) -> list[Path]:
     return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
@@ -289,18 +215,17 @@ def _image_files(folder: Path) -> list[Path]:
     return natural_order(found)
 
 
-def _manifest_classes(root: Path, names: tuple[str, ...]) -> Classes:
-    """The classes of the folders, with the teacher's indices where a manifest names them."""
+def _read_manifest(root: Path) -> tuple[dict[str, int], int] | None:
+    """The teacher's index of each class folder, and how many classes the teacher has."""
     file = root / "manifest.json"
     if not file.is_file():
-        return Classes(len(names), names)
+        return None
     try:
         table = json.loads(file.read_text(encoding="utf-8"))["classes"]
-        by_name = dict(zip(table["names"], table["indices"], strict=True))
-        indices = tuple(int(by_name[name]) for name in names)
-        return Classes(len(names), names, indices, int(table["total"]))
+        indices = [int(index) for index in table["indices"]]
+        return dict(zip(table["names"], indices, strict=True)), int(table["total"])
     except (KeyError, TypeError, ValueError) as error:
         raise ValueError(
-            f"{file} does not describe the class folders beside it ({_one_line(error)}); "
+            f"{file} does not list the class names, indices and total ({error!r}); "
             "synthesize again, or remove it to use the folders alone"
         ) from error

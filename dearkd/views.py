@@ -11,9 +11,10 @@ from torch import Tensor
 from torch.utils.data import Dataset
 
 from dearkd.augment import Augment
+from dearkd.decode import BadImageError
 from dearkd.mixing import Mixing
 from dearkd.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
-from dearkd.sources import BadImageError, ImageSource
+from dearkd.sources import ImageSource
 
 __all__ = ["Views"]
 

@@ -1,0 +1,89 @@
+"""Decoding one image: any file Pillow reads becomes upright 8-bit RGB, or a named bad image."""
+
+import io
+import struct
+import zlib
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+__all__ = ["BadImageError", "open_image", "to_rgb"]
+
+# What Pillow's decoders raise on damaged content; errors of the machine are not among them.
+_DECODE_ERRORS = (
+    Image.DecompressionBombError,
+    EOFError,
+    IndexError,
+    NotImplementedError,
+    SyntaxError,
+    TypeError,
+    ValueError,
+    struct.error,
+    zlib.error,
+)
+
+
+class BadImageError(ValueError):
+    """One image cannot be decoded; ``name`` and ``reason`` say which and why."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(name, reason)
+        self.name = name
+        self.reason = reason
+
+    def __str__(self) -> str:
+        return f"cannot decode {self.name} ({self.reason})"
+
+
+def open_image(file: Path | bytes | Callable[[], Any], name: str) -> Image.Image:
+    """The image in a file, in encoded bytes, or returned by a callable, upright and RGB.
+
+    Raises:
+        BadImageError: If the content is damaged, no image, or the file has gone or may not be read.
+        OSError: If the machine fails (disk, network, too many open files).
+    """
+    try:
+        if callable(file):
+            return to_rgb(file())
+        with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
+            return to_rgb(image)
+    except _DECODE_ERRORS as error:
+        raise BadImageError(name, _one_line(error)) from error
+    except OSError as error:
+        # Pillow's own OSErrors carry no errno; the system's do, and most are no fault of the image.
+        if error.errno is None or isinstance(error, FileNotFoundError | PermissionError):
+            raise BadImageError(name, _one_line(error)) from error
+        raise
+
+
+def to_rgb(image: Image.Image) -> Image.Image:
+    """The image upright (EXIF orientation applied), 8-bit RGB.
+
+    Departure:
+        Transparent pixels show white; dropping the alpha channel, as timm does, shows whatever
+        colour the encoder left under it. 16-bit grey is scaled by 1/257, where Pillow would clip
+        it.
+    """
+    image = ImageOps.exif_transpose(image)
+    if image.mode == "RGB" and "transparency" not in image.info:
+        image.load()
+        return image
+    if image.mode.startswith("I"):
+        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+    if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
+        image = image.convert("RGBA")
+        white = Image.new("RGBA", image.size, "white")
+        return Image.alpha_composite(white, image).convert("RGB")
+    return image.convert("RGB")
+
+
+def _one_line(error: BaseException) -> str:
+    if isinstance(error, UnidentifiedImageError):
+        return "not an image"
+    if isinstance(error, OSError) and error.errno is not None:
+        return str(error.strerror)
+    return " ".join(str(error).split()) or type(error).__name__
