@@ -1,0 +1,70 @@
+"""Jitter and flip, drawn for each image as tensors: nothing recompiles, nothing syncs."""
+
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+__all__ = ["draw_views", "jitter_flip"]
+
+
+def draw_views(
+    iterations: int,
+    images: int,
+    max_shift: int,
+    flip_probability: float,
+    generator: torch.Generator,
+) -> Int[Tensor, "iterations images 3"]:
+    """For each iteration and image: shift down, shift right (pixels, either sign), flip (0 or 1).
+
+    Drawn at once for a whole stage, so that one copy to the device serves it.
+    """
+    size = (iterations, images)
+    shifts = torch.randint(-max_shift, max_shift + 1, (*size, 2), generator=generator)
+    flips = torch.rand(size, generator=generator) < flip_probability
+    return torch.cat([shifts, flips.long()[..., None]], dim=-1)
+
+
+def jitter_flip(
+    images: Float[Tensor, "batch channels height width"], views: Int[Tensor, "batch 3"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image rolled by its own shift (wrapping around), then mirrored where its flip is 1.
+
+    Source:
+        The public DeepInversion code rolls a whole batch by one shift and flips it as one.
+
+    Departure:
+        Drawn for each image, so that an image does not depend on its batch.
+    """
+    return _JitterFlip.apply(images, views)
+
+
+class _JitterFlip(torch.autograd.Function):
+    """A permutation of pixels; its gradient is a gather too, instead of gather's slow scatter."""
+
+    @staticmethod
+    def forward(ctx: Any, images: Tensor, views: Tensor) -> Tensor:
+        ctx.save_for_backward(views)
+        return _permute(images, views, inverse=False)
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor, None]:
+        (views,) = ctx.saved_tensors
+        return _permute(grads[0], views, inverse=True), None
+
+
+def _permute(images: Tensor, views: Tensor, *, inverse: bool) -> Tensor:
+    batch, channels, height, width = images.shape
+    down, right, flip = views.unbind(dim=1)
+    sign = 1 if inverse else -1
+    y, x = (torch.arange(n, device=images.device) for n in (height, width))
+    rows = (y + sign * down[:, None]) % height
+    straight = (x + sign * right[:, None]) % width
+    mirrored = (width - 1 - x - right[:, None]) % width  # its own inverse
+    columns = torch.where(flip[:, None] == 1, mirrored, straight)
+    index = (rows[:, :, None] * width + columns[:, None, :]).flatten(1)
+    pixels = images.flatten(2).gather(2, index[:, None].expand(-1, channels, -1))
+    return pixels.view(batch, channels, height, width)

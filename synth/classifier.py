@@ -1,0 +1,124 @@
+"""A frozen classifier with its pixel statistics: the teacher, a verifier, a competing student."""
+
+import hashlib
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+__all__ = ["Classifier", "normalise", "renormalise", "to_pixels"]
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Classifier:
+    """A timm-like network and what must be known to feed it.
+
+    ``network`` has ``forward_features``, ``forward_head(..., pre_logits=True)`` and
+    ``get_classifier()``. ``img_size`` (pixels a side) is the size it judges images at; synthesis
+    has its own resolutions.
+
+    Raises:
+        ValueError: If the network lacks these methods, mean and std don't fit, or the number of
+            class names is not the number of classes.
+    """
+
+    name: str
+    network: nn.Module
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    img_size: int
+    num_classes: int
+    class_names: tuple[str, ...] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what the network offers."""
+        for method in ("forward_features", "forward_head", "get_classifier"):
+            if not hasattr(self.network, method):
+                raise ValueError(f"{self.name} has no {method}(); synthesis needs a timm-like CNN")
+        if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
+            raise ValueError(
+                f"mean and std need one value a channel, std positive; got {self.mean}, {self.std}"
+            )
+        if self.class_names is not None and len(self.class_names) != self.num_classes:
+            raise ValueError(
+                f"{self.name} has {self.num_classes} classes, got {len(self.class_names)} names"
+            )
+
+    def embed(self, images: Tensor) -> Tensor:
+        """Pooled penultimate features (batch, dim) of images normalised for this classifier."""
+        network: Any = self.network
+        return network.forward_head(network.forward_features(images), pre_logits=True)
+
+    @torch.no_grad()
+    def judge(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
+        """Class probabilities and embeddings of uint8 ``pixels``, at the classifier's own size."""
+        like = next(self.network.parameters())
+        images = pixels.to(like.device).to(like.dtype) / 255
+        if images.shape[-1] != self.img_size or images.shape[-2] != self.img_size:
+            size = (self.img_size, self.img_size)
+            images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
+        network: Any = self.network
+        embedding = self.embed(normalise(images, self.mean, self.std))
+        return network.get_classifier()(embedding).float().softmax(dim=1), embedding
+
+    @torch.no_grad()
+    def check_last_layer(self, size: int) -> None:
+        """Make sure that get_classifier() on the embedding gives the network's logits.
+
+        Raises:
+            ValueError: If it does not, or the network cannot take images of ``size`` pixels.
+        """
+        network: Any = self.network
+        like = next(network.parameters())
+        shape = (1, len(self.mean), size, size)
+        images = torch.zeros(shape, dtype=like.dtype, device=like.device)
+        try:
+            whole, embedding = network(images), self.embed(images)
+        except (RuntimeError, AssertionError) as error:
+            reason = str(error).splitlines()[0]
+            raise ValueError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
+        logits = network.get_classifier()(embedding)
+        if logits.shape != whole.shape or not torch.allclose(logits, whole, rtol=1e-3, atol=1e-4):
+            raise ValueError(
+                f"{self.name}: get_classifier() on the pooled features does not give its logits; "
+                "a timm-like CNN with one linear head is needed"
+            )
+        if whole.shape[1] != self.num_classes:
+            raise ValueError(
+                f"{self.name} gives {whole.shape[1]} logits, num_classes is {self.num_classes}"
+            )
+
+    def weights_hash(self) -> str:
+        """sha256 over names, shapes and bytes of the state dict."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.network.state_dict().items()):
+            digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+            flat = tensor.detach().cpu().contiguous().reshape(-1)
+            digest.update(flat.view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()
+
+
+def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Images in [0, 1] moved to the space of ``mean`` and ``std``."""
+    shift, scale = _channels(mean, images), _channels(std, images)
+    return (images - shift) / scale
+
+
+def renormalise(images: Tensor, source: Classifier, target: Classifier) -> Tensor:
+    """Images normalised for ``source``, normalised for ``target``."""
+    if (source.mean, source.std) == (target.mean, target.std):
+        return images
+    unit = images * _channels(source.std, images) + _channels(source.mean, images)
+    return normalise(unit, target.mean, target.std)
+
+
+def to_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
+    """Normalised images as uint8 pixels, rounded."""
+    unit = images * _channels(std, images) + _channels(mean, images)
+    return (unit * 255).round().clamp(0, 255).to(torch.uint8)
+
+
+def _channels(values: tuple[float, ...], like: Tensor) -> Tensor:
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, 1, 1)

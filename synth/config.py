@@ -1,0 +1,155 @@
+"""Settings of one synthesis run, frozen and checked before a network is touched."""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+__all__ = ["ObjectiveConfig", "SynthesisConfig"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class ObjectiveConfig:
+    """Weights of the terms; the defaults are DF-DearKD's for ImageNet.
+
+    Every term is a mean or a norm *per group or per image*, so that no weight depends on the batch
+    size; ``synth.priors`` says how the public DeepInversion code's weights convert.
+
+    Source:
+        DF-DearKD's objective (Chen et al. 2022, https://arxiv.org/abs/2204.12997); Adaptive
+        DeepInversion: Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 8.
+
+    Raises:
+        ValueError: If a weight is negative, or a setting can have no effect.
+    """
+
+    tv_weight: float = 1e-4  # alpha_TV of the paper; the public code's at one image a batch
+    l2_weight: float = 1e-5  # alpha_L2 of the paper
+    bn_weight: float = 5e-2  # alpha_BN of the paper
+    bn_first_multiplier: float = 1.0  # the paper has none; the public code's habit is 10
+    ep_weight: float = 50.0  # alpha_ep of the paper, on distances in [0, 2]
+    triplet_weight: float = 0.5  # alpha_tri of the paper
+    triplet_margin: float = 0.3  # ours: the paper names no number
+    ep_warmup_iterations: int = 0  # ours, off: linear rise of ep_weight in the first stage
+    compete_weight: float = 0.0  # Adaptive DeepInversion's R_c; 0.2 in the public code
+    auto_weights: bool = False  # pilot runs set bn_weight so that the BN term ends within 1-10
+    auto_iterations: int = 200  # ours: length of one such pilot run
+
+    def __post_init__(self) -> None:
+        """Check the ranges."""
+        for name in ("tv", "l2", "bn", "ep", "triplet", "compete"):
+            _at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0.0)
+        _at_least("bn_first_multiplier", self.bn_first_multiplier, 0.0)
+        _at_least("ep_warmup_iterations", self.ep_warmup_iterations, 0)
+        _at_least("auto_iterations", self.auto_iterations, 1)
+        if not 0 <= self.triplet_margin <= 2:
+            raise ValueError(
+                "triplet_margin must be in 0-2, the range of the embedding's distances, got "
+                f"{self.triplet_margin}"
+            )
+        if self.ep_warmup_iterations and not self.ep_weight:
+            raise ValueError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
+        if self.auto_weights and not self.bn_weight:
+            raise ValueError("auto_weights tunes bn_weight, which is 0; give it a start value")
+
+    @property
+    def intra_divergence(self) -> bool:
+        """Whether the boundary-preserving terms are on: every anchor then needs partners."""
+        return self.ep_weight > 0 or self.triplet_weight > 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SynthesisConfig:
+    """One whole run: the stages, the groups, the objective.
+
+    Source:
+        DF-DearKD for the two stages of 2000 iterations; the public DeepInversion code for the
+        optimiser, its schedule, jitter, flip and clipping.
+
+    Raises:
+        ValueError: If a value is out of its range, or a setting can have no effect.
+    """
+
+    resolutions: tuple[int, ...] = (112, 224)  # pixels a side, one entry a stage
+    iterations: tuple[int, ...] = (2000, 2000)  # one entry a stage
+    canvas: Literal["upsample", "pooled"] = "upsample"  # pooled: full canvas, average-pooled
+    lr: float = 0.25  # peak of Adam's rate in normalised pixels; 0.2-0.25 in the public code
+    betas: tuple[float, float] = (0.5, 0.9)  # public code
+    warmup_iterations: int = 100  # public code; a short stage warms up for a quarter of itself
+    jitter_fraction: float = 30 / 224  # of the side, either way: 30 px at 224, 15 at 112, 4 at 32
+    flip_probability: float = 0.5  # public code
+    keep: Literal["final", "best"] = "final"  # best: lowest objective of the last stage, a group
+
+    classes: tuple[int, ...] | None = None  # teacher indices; None: all of them
+    per_class: int = 50  # images
+    images_per_class: int = 4  # k: images of one class in a group (ours)
+    classes_per_group: int = 10  # c: classes in a group (ours)
+    groups_per_batch: int = 1  # groups optimised side by side
+
+    objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
+    allow_no_bn: bool = False  # go on with the priors alone if the teacher has no BatchNorm2d
+    seed: int = 0
+    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured once
+    layout: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: measured once
+    image_format: Literal["png", "webp"] = "png"  # both lossless
+    log_interval: int = 50  # iterations between progress events, and device syncs
+    grad_norm_interval: int = 0  # iterations between gradient norms a term; 0: never
+
+    def __post_init__(self) -> None:
+        """Turn lists (as YAML gives them) into tuples and check the ranges."""
+        for name in ("resolutions", "iterations", "betas", "classes"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, tuple(value))
+        self._check_stages()
+        self._check_ranges()
+        if self.classes is not None:
+            _check_classes(self.classes)
+
+    @property
+    def stages(self) -> tuple[tuple[int, int], ...]:
+        """The (resolution, iterations) pairs."""
+        return tuple(zip(self.resolutions, self.iterations, strict=True))
+
+    def _check_stages(self) -> None:
+        if not self.resolutions or len(self.resolutions) != len(self.iterations):
+            raise ValueError(
+                "resolutions and iterations need one entry a stage, got "
+                f"{list(self.resolutions)} and {list(self.iterations)}"
+            )
+        for name, floor in (("resolutions", 8), ("iterations", 1)):
+            _at_least(f"every entry of {name}", min(getattr(self, name)), floor)
+        if list(self.resolutions) != sorted(self.resolutions):
+            raise ValueError(f"resolutions must not fall, got {list(self.resolutions)}")
+        final = self.resolutions[-1]
+        if self.canvas == "pooled" and any(final % size for size in self.resolutions):
+            raise ValueError(
+                f"a pooled canvas needs resolutions that divide the last, {final}, got "
+                f"{list(self.resolutions)}; use canvas=upsample"
+            )
+
+    def _check_ranges(self) -> None:
+        if not self.lr > 0:
+            raise ValueError(f"lr must be positive, got {self.lr}")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
+        for name, high in (("jitter_fraction", 0.5), ("flip_probability", 1.0)):
+            if not 0 <= getattr(self, name) <= high:
+                raise ValueError(f"{name} must be in 0-{high}, got {getattr(self, name)}")
+        for name in ("per_class", "images_per_class", "classes_per_group", "groups_per_batch"):
+            _at_least(name, getattr(self, name), 1)
+        _at_least("log_interval", self.log_interval, 1)
+        for name in ("warmup_iterations", "grad_norm_interval", "seed"):
+            _at_least(name, getattr(self, name), 0)
+
+
+def _check_classes(classes: tuple[int, ...]) -> None:
+    if not classes:
+        raise ValueError("classes is empty; name at least one class, or leave it out for all")
+    if len(set(classes)) < len(classes):
+        twice = next(index for index in classes if classes.count(index) > 1)
+        raise ValueError(f"classes names {twice} more than once; name every class once")
+    _at_least("every entry of classes", min(classes), 0)
+
+
+def _at_least(name: str, value: float, floor: float) -> None:
+    if not value >= floor:
+        raise ValueError(f"{name} must be at least {floor:g}, got {value}")

@@ -1,0 +1,138 @@
+"""What is said about a set: a part for each group, and all parts merged into the manifest."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from synth.classifier import Classifier, normalise
+from synth.groups import Group
+from synth.inversion import Step
+from synth.pictures import contact_sheet
+from synth.priors import l2, total_variation
+from synth.quality import confidence_histogram, recognition
+from synth.writer import Writer, pixel_hash, read_image
+
+__all__ = ["group_part", "merge"]
+
+SHEET_CLASSES = 40  # rows of the contact sheet at most
+SHEET_IMAGES = 8  # images a class at most
+
+
+def group_part(
+    writer: Writer,
+    group: Group,
+    terms: dict[str, float],
+    steps: Sequence[Step],
+    row: int,
+    teacher: Classifier,
+    verifier: Classifier | None,
+) -> dict[str, Any]:
+    """All there is to say about a finished group, whose images are read back from disk.
+
+    ``terms`` are the group's, of the kept images without jitter; the terms an image has of its own
+    are computed from its pixels as they are stored.
+    """
+    pixels = writer.read_images(group)
+    verdicts = _verdicts(teacher, pixels, group)
+    second = None if verifier is None else _verdicts(verifier, pixels, group)
+    images = normalise(pixels / 255, teacher.mean, teacher.std)
+    roughness, norm = total_variation(images).tolist(), l2(images).tolist()
+    records = [
+        {
+            "file": name,
+            "target": group.targets[index],
+            "group": group.id,
+            "sha256": pixel_hash(pixels[index]),
+            "terms": {
+                "cross_entropy": verdicts[index]["cross_entropy"],
+                "total_variation": roughness[index],
+                "l2": norm[index],
+            },
+            "teacher": verdicts[index],
+            "verifier": None if second is None else second[index],
+        }
+        for index, name in enumerate(writer.image_names(group))
+    ]
+    return {"group": group.id, "terms": terms, "images": records, "curve": _curve(steps, row)}
+
+
+def merge(
+    writer: Writer,
+    groups: Sequence[Group],
+    settings: dict[str, Any],
+    teacher: Classifier,
+) -> Path:
+    """Write contact sheet, loss curves and, last, the manifest of a run whose parts all exist.
+
+    The content follows from the parts, so that several processes may do it at once.
+    """
+    parts = writer.parts(groups)
+    images = [record for part in parts for record in part["images"]]
+    names = teacher.class_names or writer.folders
+    targets = sorted({record["target"] for record in images})
+    sheet: dict[str, list[Tensor]] = {}
+    for target in targets[:SHEET_CLASSES]:
+        files = [record["file"] for record in images if record["target"] == target]
+        sheet[f"{target} {names[target]}"] = [
+            read_image(writer.out / name) for name in files[:SHEET_IMAGES]
+        ]
+    writer.write_picture("contact_sheet.png", contact_sheet(sheet))
+    curves = {str(part["group"]): part["curve"] for part in parts}
+    writer.write_json("loss_curves.json", {"groups": curves})
+    content = settings | {
+        "images_folder": "train",
+        "classes": [
+            {"index": target, "name": names[target], "folder": writer.folders[target]}
+            for target in targets
+        ],
+        "num_classes": teacher.num_classes,
+        "class_names": None if teacher.class_names is None else list(teacher.class_names),
+        "quality": _quality(images),
+        "groups": [{key: part[key] for key in ("group", "terms", "seconds")} for part in parts],
+        "images": images,
+    }
+    return writer.write_json("manifest.json", content)
+
+
+def _verdicts(classifier: Classifier, pixels: Tensor, group: Group) -> list[dict[str, Any]]:
+    probabilities, _ = classifier.judge(pixels)
+    probabilities = probabilities.cpu()
+    return [
+        {
+            "prediction": int(row.argmax()),
+            "confidence": float(row[target]),  # in the target
+            "cross_entropy": float(-row[target].clamp(min=1e-38).log()),
+        }
+        for row, target in zip(probabilities, group.targets, strict=True)
+    ]
+
+
+def _quality(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    targets = [record["target"] for record in images]
+    quality: dict[str, Any] = {}
+    for role in ("teacher", "verifier"):
+        verdicts = [record[role] for record in images]
+        if verdicts[0] is None:
+            continue
+        quality[role] = {
+            "recognition": recognition([verdict["prediction"] for verdict in verdicts], targets),
+            "confidence_histogram": confidence_histogram(
+                [verdict["confidence"] for verdict in verdicts]
+            ),
+        }
+    return quality
+
+
+def _curve(steps: Sequence[Step], row: int) -> list[dict[str, Any]]:
+    return [
+        {
+            "stage": step.stage,
+            "iteration": step.iteration,
+            "resolution": step.resolution,
+            "terms": {name: values[row] for name, values in step.terms.items()},
+            "grad_norms": step.grad_norms,
+        }
+        for step in steps
+    ]

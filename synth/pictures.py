@@ -1,0 +1,54 @@
+"""Pictures to look at: a preview of the batch at work, a contact sheet of the whole set."""
+
+import math
+from collections.abc import Mapping, Sequence
+
+import torch
+import torch.nn.functional as F
+from PIL import Image, ImageDraw
+from torch import Tensor
+
+__all__ = ["contact_sheet", "preview_grid"]
+
+THUMBNAIL = 112  # pixels a side at most, and at least half of it
+GAP = 2  # pixels
+LABEL_WIDTH = 120  # pixels
+PAPER = (255, 255, 255)
+INK = (0, 0, 0)
+
+
+def preview_grid(pixels: Tensor, columns: int) -> Image.Image:
+    """uint8 images as a grid, row after row, at thumbnail size."""
+    thumbnails = [_thumbnail(image) for image in pixels.cpu()]
+    side = thumbnails[0].width + GAP
+    rows = math.ceil(len(thumbnails) / columns)
+    sheet = Image.new("RGB", (columns * side, rows * side), PAPER)
+    for index, thumbnail in enumerate(thumbnails):
+        sheet.paste(thumbnail, (index % columns * side, index // columns * side))
+    return sheet
+
+
+def contact_sheet(images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
+    """A row of uint8 images for every class, with the class's label in front."""
+    rows = {label: [_thumbnail(image) for image in row] for label, row in images.items()}
+    side = next(iter(rows.values()))[0].width + GAP
+    width = LABEL_WIDTH + side * max(len(row) for row in rows.values())
+    sheet = Image.new("RGB", (width, side * len(rows)), PAPER)
+    draw = ImageDraw.Draw(sheet)
+    for top, (label, row) in enumerate(rows.items()):
+        draw.text((4, top * side + side // 2 - 6), label[:18], fill=INK)
+        for column, thumbnail in enumerate(row):
+            sheet.paste(thumbnail, (LABEL_WIDTH + column * side, top * side))
+    return sheet
+
+
+def _thumbnail(image: Tensor) -> Image.Image:
+    """Small images enlarged without blur by a whole factor, large ones reduced."""
+    side = image.shape[-1]
+    if side > THUMBNAIL:
+        size = (THUMBNAIL, THUMBNAIL)
+        image = F.interpolate(image[None].float(), size=size, mode="area")[0].to(torch.uint8)
+    else:
+        factor = max(1, THUMBNAIL // 2 // side)
+        image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
+    return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())

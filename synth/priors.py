@@ -1,0 +1,75 @@
+"""Image priors and the competition term: one value an image, whatever the batch.
+
+Conversion from the public DeepInversion code. There total variation is the sum of four 2-norms,
+each taken over the *whole batch* of difference maps, so that for B images of equal roughness it is
+sqrt(B) times the value here. Beside a cross-entropy averaged over the batch its gradient an image
+is then that of the mean over images here with a weight sqrt(B) times larger:
+
+    tv_weight (here) = tv_weight (public code) * sqrt(batch size)
+
+(1e-4 at 84 images a batch is 9.2e-4 here.) The public code's L2 is already a mean of norms an
+image: its weight carries over unchanged.
+"""
+
+import math
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor
+
+__all__ = ["competition", "l2", "total_variation"]
+
+
+def total_variation(
+    images: Float[Tensor, "batch channels height width"],
+) -> Float[Tensor, "batch"]:
+    """Roughness of each image: the sum of the 2-norms of its four difference maps.
+
+    The maps are the differences to the right, lower, lower-left and lower-right neighbour, over
+    all channels. At a constant image the gradient is taken to be 0.
+
+    Source:
+        Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 2 (R_TV).
+
+    Departure:
+        Norms an image, not over the batch; the module docstring has the conversion.
+    """
+    maps = (
+        images[..., :, 1:] - images[..., :, :-1],
+        images[..., 1:, :] - images[..., :-1, :],
+        images[..., 1:, :-1] - images[..., :-1, 1:],
+        images[..., 1:, 1:] - images[..., :-1, :-1],
+    )
+    norms = [torch.linalg.vector_norm(m, dim=(1, 2, 3)) for m in maps]
+    return torch.stack(norms).sum(dim=0)
+
+
+def l2(images: Float[Tensor, "batch channels height width"]) -> Float[Tensor, "batch"]:
+    """2-norm of each image in the teacher's normalised pixel space.
+
+    Source:
+        Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 2 (R_l2).
+    """
+    return torch.linalg.vector_norm(images, dim=(1, 2, 3))
+
+
+def competition(
+    teacher_logits: Float[Tensor, "batch classes"],
+    student_logits: Float[Tensor, "batch classes"],
+) -> Float[Tensor, "batch"]:
+    """R_c = 1 - JS(teacher, student) of each image, in [1 - ln 2, 1].
+
+    Minimising it looks for images on which the student still disagrees with the teacher.
+
+    Source:
+        Yin et al. 2020, https://arxiv.org/abs/1912.08795, equations 8 and 9.
+
+    Departure:
+        Natural logarithms and temperature 1; the public code clamps probabilities to 0.01-0.99.
+    """
+    log_teacher = F.log_softmax(teacher_logits, dim=1)
+    log_student = F.log_softmax(student_logits, dim=1)
+    log_mean = torch.logaddexp(log_teacher, log_student) - math.log(2)
+    divergences = [(p.exp() * (p - log_mean)).sum(dim=1) / 2 for p in (log_teacher, log_student)]
+    return 1 - (divergences[0] + divergences[1])

@@ -1,0 +1,268 @@
+"""A whole run: from a frozen network and a configuration to an image data set on disk."""
+
+import dataclasses
+import json
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from synth.bn_statistics import frozen
+from synth.classifier import Classifier, to_pixels
+from synth.config import SynthesisConfig
+from synth.groups import Group, batches_of, plan_groups
+from synth.inversion import Step, invert, tune_bn_weight
+from synth.kernels import Kernels, build_objective, measure_kernels
+from synth.manifest import group_part, merge
+from synth.objective import Objective, targets_of
+from synth.pictures import preview_grid
+from synth.writer import Writer, class_folders
+
+__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]
+
+SETTINGS_TIMEOUT = 1800.0  # seconds the other processes wait for the first one's measurements
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prepared:
+    """Before the first iteration: what was decided, and how much there is to do here."""
+
+    kernels: Kernels
+    bn_weight: float  # after auto_weights
+    images: int  # of the whole run
+    images_here: int  # unfinished ones that fall to this process
+    iterations_here: int  # over all of this process's unfinished batches
+
+
+@dataclass(frozen=True, kw_only=True)
+class Progress:
+    """Every ``log_interval`` iterations."""
+
+    step: Step
+    groups: tuple[int, ...]
+    iterations_done: int  # of Prepared.iterations_here
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupDone:
+    """A group's images and part are on disk."""
+
+    group: int
+    images: tuple[str, ...]  # paths relative to the run's folder
+
+
+@dataclass(frozen=True, kw_only=True)
+class Finished:
+    """This process has no more to do; ``manifest`` is None while others still work."""
+
+    manifest: Path | None
+
+
+Event = Prepared | Progress | GroupDone | Finished
+
+
+def synthesize(
+    config: SynthesisConfig,
+    teacher: Classifier,
+    out: Path,
+    *,
+    verifier: Classifier | None = None,
+    student: Classifier | None = None,
+    device: str = "cpu",
+    rank: int = 0,
+    world: int = 1,
+    resume: bool = False,
+) -> Iterator[Event]:
+    """Make the images of a run under ``out``, telling what happens as it goes.
+
+    Process ``rank`` of ``world`` takes every ``world``-th batch of groups; who comes last merges
+    the manifest. What a group becomes does not depend on rank, world, order or interruption.
+    Nothing happens before the first event is asked for. Random state and the number of threads
+    are as before when it is done; the networks are left as they are.
+
+    Raises:
+        ValueError: If the teacher, the groups or the settings don't fit (see
+            :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, or
+            ``resume`` meets other settings.
+        FloatingPointError: If an objective is no longer finite.
+    """
+    if not 0 <= rank < world:
+        raise ValueError(f"rank must be in 0-{world - 1}, got {rank}")
+    run = _Run(
+        config=config,
+        out=Path(out),
+        teacher=_placed(teacher, device),
+        verifier=None if verifier is None else _placed(verifier, device),
+        student=None if student is None else _placed(student, device),
+        device=torch.device(device),
+    )
+    threads = torch.get_num_threads()
+    try:
+        yield from _events(run, rank, world, resume)
+    finally:
+        torch.set_num_threads(threads)
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class _Run:
+    config: SynthesisConfig
+    out: Path
+    teacher: Classifier
+    verifier: Classifier | None
+    student: Classifier | None
+    device: torch.device
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        return class_folders(self.teacher.class_names, self.teacher.num_classes)
+
+    @property
+    def writer(self) -> Writer:
+        return Writer(self.out, self.folders, self.config.image_format)
+
+
+def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
+    config, writer = run.config, run.writer
+    groups = plan_groups(config, run.teacher.num_classes)
+    batches = batches_of(groups, config.groups_per_batch)
+    settings = _settings(run, batches[0], rank, resume)
+    kernels = Kernels(**settings["kernels"])
+    torch.set_num_threads(kernels.threads)
+    objective = build_objective(config, run.teacher, kernels, run.student)
+    objective.bn_weight = settings["bn_weight"]
+    mine = [
+        batch
+        for batch in batches[rank::world]
+        if not all(writer.is_finished(group) for group in batch)
+    ]
+    each = sum(config.iterations)
+    yield Prepared(
+        kernels=kernels,
+        bn_weight=objective.bn_weight,
+        images=sum(len(group.targets) for group in groups),
+        images_here=sum(len(group.targets) for batch in mine for group in batch),
+        iterations_here=each * len(mine),
+    )
+    for index, batch in enumerate(mine):
+        yield from _batch(run, objective, batch, done=each * index)
+    whole = all(writer.is_finished(group) for group in groups)
+    yield Finished(manifest=merge(writer, groups, settings, run.teacher) if whole else None)
+
+
+def _batch(run: _Run, objective: Objective, batch: tuple[Group, ...], done: int) -> Iterator[Event]:
+    config, writer, teacher = run.config, run.writer, run.teacher
+    start = time.monotonic()
+    steps: list[Step] = []
+    for step in invert(objective, batch, config, run.device):
+        before = sum(config.iterations[: step.stage])
+        pixels = to_pixels(step.images, teacher.mean, teacher.std)
+        writer.write_picture("preview.png", preview_grid(pixels, _columns(batch[0])))
+        ids = tuple(group.id for group in batch)
+        yield Progress(step=step, groups=ids, iterations_done=done + before + step.iteration)
+        steps.append(dataclasses.replace(step, images=step.images[:0]))
+    seconds = time.monotonic() - start
+    with torch.no_grad():
+        final = objective(step.images, targets_of(batch, config.objective, run.device))
+    for row, (group, block) in enumerate(zip(batch, pixels.chunk(len(batch)), strict=True)):
+        if writer.is_finished(group):
+            continue
+        names = writer.write_images(group, block)
+        terms = {name: float(values[row]) for name, values in final.items()}
+        part = group_part(writer, group, terms, steps, row, teacher, run.verifier)
+        writer.write_part(group, part | {"seconds": seconds / len(batch)})
+        yield GroupDone(group=group.id, images=tuple(names))
+
+
+def _settings(run: _Run, batch: tuple[Group, ...], rank: int, resume: bool) -> dict[str, Any]:
+    """What the processes of the run agree on: the first one measures, the others read it."""
+    wanted = _wanted(run)
+    writer = run.writer
+    standing = writer.settings() if rank == 0 else _await(writer)
+    if standing is None:
+        if _in_use(run.out):
+            raise ValueError(f"{run.out} is in use and holds no synthesis run; name another folder")
+        run.teacher.check_last_layer(run.config.resolutions[-1])
+        kernels = measure_kernels(run.config, run.teacher, batch, run.device, run.student)
+        objective = build_objective(run.config, run.teacher, kernels, run.student)
+        if run.config.objective.auto_weights and objective.recorder is not None:
+            tune_bn_weight(objective, batch[:1], run.config, run.device)
+        measured = {
+            "kernels": dataclasses.asdict(kernels),
+            "bn_weight": objective.bn_weight,
+            "versions": {"torch": torch.__version__, "timm": timm.__version__},
+        }
+        return writer.agree(wanted | measured)
+    if rank == 0 and not resume:
+        raise ValueError(f"{run.out} already holds a run; resume it, or name another folder")
+    _compare(wanted, standing, run)
+    return standing
+
+
+def _in_use(out: Path) -> bool:
+    if not out.exists():
+        return False
+    return not out.is_dir() or any(path.suffix != ".tmp" for path in out.iterdir())
+
+
+def _wanted(run: _Run) -> dict[str, Any]:
+    roles = {"teacher": run.teacher, "verifier": run.verifier, "student": run.student}
+    described = {
+        role: None
+        if classifier is None
+        else {
+            "name": classifier.name,
+            "weights_sha256": classifier.weights_hash(),
+            "mean": classifier.mean,
+            "std": classifier.std,
+            "img_size": classifier.img_size,
+            "num_classes": classifier.num_classes,
+        }
+        for role, classifier in roles.items()
+    }
+    content = {"version": 1, "config": dataclasses.asdict(run.config)} | described
+    return json.loads(json.dumps(content))  # tuples as lists, as they are read back
+
+
+def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: _Run) -> None:
+    old, new = _flat(standing), _flat(wanted)
+    changed = sorted(key for key in new if old.get(key) != new[key])
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; "
+            "resume with the same settings, or name another folder"
+        )
+    device = standing["kernels"]["device"]
+    if device != str(run.device):
+        raise ValueError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        flat.update(inner if inner is not None else {prefix + key: value})
+    return flat
+
+
+def _await(writer: Writer) -> dict[str, Any]:
+    deadline = time.monotonic() + SETTINGS_TIMEOUT
+    while time.monotonic() < deadline:
+        standing = writer.settings()
+        if standing is not None:
+            return standing
+        time.sleep(0.2)
+    raise TimeoutError(f"{writer.out}: the first process wrote no settings; did it fail?")
+
+
+def _placed(classifier: Classifier, device: str) -> Classifier:
+    """A frozen eval copy on the device, so that the caller's network is left as it is."""
+    return dataclasses.replace(classifier, network=frozen(classifier.network).to(device))
+
+
+def _columns(group: Group) -> int:
+    return max(2, len(group.targets) // len(set(group.targets)))
