@@ -13,6 +13,7 @@ import statistics
 import time
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import timm
 import torch
@@ -44,7 +45,8 @@ class BiasAttention(MultiHeadConvAttention):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def core(attn: Attention, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+def core(attn: Attention, qkv: Tensor) -> Tensor:
+    query, key, value = qkv.unbind(0)
     if isinstance(attn, MultiHeadConvAttention):
         return attn._fused(query, key, value)
     return F.scaled_dot_product_attention(query, key, value)
@@ -66,7 +68,7 @@ def steps(part: str, shape: str, device: str, dtype: torch.dtype) -> dict[str, C
 
         def run() -> None:
             with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                out = attn(x) if part == "layer" else core(attn, *qkv.permute(2, 0, 3, 1, 4))
+                out = attn(x) if part == "layer" else core(attn, qkv.permute(2, 0, 3, 1, 4))
             out.backward(torch.ones_like(out))
             if device == "cuda":
                 torch.cuda.synchronize()
@@ -89,8 +91,8 @@ def milliseconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str,
 
 
 def images_per_second(name: str, batch: int, repeats: int, device: str) -> float:
-    model = timm.create_model(name, num_classes=10).to(device)
-    images = torch.randn(batch, 3, *model.patch_embed.img_size, device=device)
+    model: Any = timm.create_model(name, num_classes=10).to(device)
+    images = torch.randn(batch, 3, *model.default_cfg["input_size"][1:], device=device)
 
     def step() -> None:
         model(images).square().mean().backward()

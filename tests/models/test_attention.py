@@ -1,4 +1,5 @@
 import math
+from typing import Any
 
 import pytest
 import torch
@@ -25,8 +26,8 @@ def layer(
     kind: type[MultiHeadConvAttention] = MultiHeadConvAttention,
     grid: tuple[int, int] = (4, 4),
     dtype: torch.dtype = torch.float64,
-    **kwargs: object,
-) -> MultiHeadConvAttention:
+    **kwargs: Any,
+) -> Any:
     """A layer whose heads sit at random places, one of them looking away (alpha < 0)."""
     torch.manual_seed(0)
     attn = kind(DIM, num_heads=HEADS, qkv_bias=True, **kwargs).to(dtype)
@@ -198,7 +199,7 @@ def test_split_channels_have_the_gradient_of_the_four() -> None:
     attn = layer(dtype=torch.float32)
     coordinates = patch_coordinates((4, 4))
     leaves = [attn.position_alpha, attn.position_centres]
-    four = position_channels(*leaves, coordinates, 2, attn.scale)
+    four = position_channels(leaves[0], leaves[1], coordinates, 2, attn.scale)
     for channels in (four, split_channels(*four)):
         product = channels[0] @ channels[1].mT
         product.sin().sum().backward(retain_graph=True)
@@ -254,7 +255,8 @@ def test_additive_takes_the_fused_kernel_and_builds_no_bias() -> None:
 @pytest.mark.parametrize("kind", [MultiHeadConvAttention, GatedMultiHeadConvAttention])
 @pytest.mark.parametrize("which", ["attn_drop", "proj_drop"])
 def test_dropout_acts_in_training_alone(which: str, kind: type[MultiHeadConvAttention]) -> None:
-    attn, x = layer(kind, **{which: 0.5}), tokens((4, 4), 2)
+    rates: dict[str, Any] = {which: 0.5}
+    attn, x = layer(kind, **rates), tokens((4, 4), 2)
     assert not torch.equal(attn(x), attn(x))
     attn.eval()
     assert torch.equal(attn(x), attn(x))
