@@ -1,0 +1,141 @@
+import dataclasses
+import math
+
+import pytest
+import torch
+from toy_nets import MEAN, STD, classifier, random_net
+
+from synth.config import ObjectiveConfig, SynthesisConfig
+from synth.groups import Group
+from synth.inversion import first_canvas, invert, learning_rate, tune_bn_weight
+from synth.objective import Objective
+
+GROUPS = (Group(id=4, targets=(0, 0, 1, 1)), Group(id=9, targets=(2, 2, 3, 3)))
+CPU = torch.device("cpu")
+WEIGHTS = ObjectiveConfig(ep_weight=1.0)
+
+
+def config(**kwargs):
+    settings = {"resolutions": (8, 16), "iterations": (6, 6), "log_interval": 2}
+    return SynthesisConfig(**(settings | {"objective": WEIGHTS} | kwargs))
+
+
+def objective(weights=WEIGHTS, dtype=torch.float32):
+    net = random_net().to(dtype)
+    return Objective(classifier(net), weights, dtype=dtype)
+
+
+def run(groups=GROUPS, dtype=torch.float32, **kwargs):
+    settings = config(**kwargs)
+    return list(invert(objective(settings.objective, dtype), groups, settings, CPU))
+
+
+def test_learning_rate_values():
+    rates = [learning_rate(i, 1000, 0.2, 100) for i in range(1000)]
+    assert rates[0] == pytest.approx(0.002)
+    assert rates[99] == rates[100] == pytest.approx(0.2)
+    assert rates[550] == pytest.approx(0.1)
+    assert rates[999] == pytest.approx(0.1 * (1 + math.cos(math.pi * 899 / 900)))
+    assert rates[100:] == sorted(rates[100:], reverse=True)
+
+
+def test_a_short_stage_warms_up_for_a_quarter():
+    assert [learning_rate(i, 8, 1.0, 100) for i in range(3)] == [0.5, 1.0, 1.0]
+    assert learning_rate(0, 3, 1.0, 100) == 1.0
+
+
+def test_first_noise_is_each_groups_own():
+    both = first_canvas(GROUPS, config(), 3)
+    assert both.shape == (8, 3, 8, 8)
+    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(), 3))
+    assert not torch.equal(both[:4], both[4:])
+    assert not torch.equal(both, first_canvas(GROUPS, config(seed=1), 3))
+    assert first_canvas(GROUPS, config(canvas="pooled"), 3).shape == (8, 3, 16, 16)
+
+
+def test_stages_and_steps():
+    steps = run()
+    seen = [(step.stage, step.resolution, step.iteration) for step in steps]
+    assert seen == [(0, 8, 2), (0, 8, 4), (0, 8, 6), (1, 16, 2), (1, 16, 4), (1, 16, 6)]
+    assert [step.images.shape[-1] for step in steps] == [8, 8, 8, 16, 16, 16]
+    assert all(len(values) == 2 for values in steps[0].terms.values())
+    assert steps[0].grad_norms == {}
+
+
+def test_a_pooled_canvas_is_whole_from_the_start():
+    assert {step.images.shape[-1] for step in run(canvas="pooled")} == {16}
+
+
+def test_pixels_stay_in_the_valid_range():
+    images = run(lr=5.0)[-1].images
+    for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
+        low, high = images[:, channel].min().item(), images[:, channel].max().item()
+        assert low == pytest.approx(-mean / std) and high == pytest.approx((1 - mean) / std)
+
+
+def test_one_step_is_the_same_alone_and_in_a_batch():
+    kwargs = {"resolutions": (8,), "iterations": (1,), "dtype": torch.float64}
+    together = run(**kwargs)[-1]
+    alone = run(GROUPS[1:], **kwargs)[-1]
+    torch.testing.assert_close(together.images[4:], alone.images, rtol=1e-10, atol=1e-12)
+    for name, values in alone.terms.items():
+        assert together.terms[name][1] == pytest.approx(values[0], rel=1e-10)
+
+
+def test_best_is_of_the_last_stage_and_a_copy():
+    rough = {"lr": 2.0, "jitter_fraction": 0.4, "iterations": (4, 12), "log_interval": 1}
+    steps = run(**rough)
+    best = run(**rough, keep="best")
+    last_stage = [step for step in steps if step.stage == 1]
+    canvases = [None] + [step.images for step in last_stage]  # before each iteration
+    for row in range(2):
+        values = [step.terms["objective"][row] for step in last_stage]
+        chosen = values.index(min(values))
+        assert 0 < chosen < 11  # neither the start nor the last: the test could fail
+        rows = slice(4 * row, 4 * row + 4)
+        assert torch.equal(best[-1].images[rows], canvases[chosen][rows])
+
+
+def test_the_first_stage_matters_to_the_second():
+    assert not torch.equal(run()[-1].images, run(iterations=(1, 6))[-1].images)
+
+
+def test_gradient_norms_on_demand():
+    steps = run(grad_norm_interval=4)
+    assert [bool(step.grad_norms) for step in steps] == [False, True, False] * 2
+    names = {"cross_entropy", "total_variation", "l2", "bn_statistics", "easy_positive", "triplet"}
+    assert set(steps[1].grad_norms) == names
+    assert all(norm > 0 for name, norm in steps[1].grad_norms.items() if name != "triplet")
+
+
+def test_ep_warmup_starts_low():
+    slow = dataclasses.replace(WEIGHTS, ep_warmup_iterations=10)
+    first, again = run(objective=slow)[0], run()[0]
+    gap = again.terms["objective"][0] - first.terms["objective"][0]
+    assert gap == pytest.approx(0.8 * again.terms["easy_positive"][0], rel=0.1)
+
+
+def test_what_is_not_finite_stops_the_run():
+    broken = objective()
+    broken.classifier.weight.data.fill_(math.nan)
+    with pytest.raises(FloatingPointError, match=r"cross_entropy is .* after 2 iterations at 8 px"):
+        list(invert(broken, GROUPS, config(), CPU))
+
+
+@pytest.mark.parametrize("start", [1e-4, 50.0])
+def test_auto_weights_bring_the_term_into_range(start):
+    weights = ObjectiveConfig(bn_weight=start, ep_weight=1.0, auto_weights=True, auto_iterations=20)
+    target = objective(weights)
+    settings = config(objective=weights, iterations=(30, 6))
+    weight = tune_bn_weight(target, GROUPS[:1], settings, CPU)
+    assert weight == target.bn_weight and weight != start
+    pilot = dataclasses.replace(settings, resolutions=(8,), iterations=(20,))
+    *_, last = invert(target, GROUPS[:1], pilot, CPU)
+    assert 1 <= weight * last.terms["bn_statistics"][0] <= 10
+
+
+def test_auto_weights_that_cannot_reach_the_range(monkeypatch):
+    monkeypatch.setattr("synth.inversion.PILOTS", 1)
+    weights = ObjectiveConfig(bn_weight=1e-6, auto_weights=True, auto_iterations=2)
+    with pytest.raises(ValueError, match="after 1 pilot runs, wanted 1-10; set bn_weight by hand"):
+        tune_bn_weight(objective(weights), GROUPS, config(objective=weights), CPU)

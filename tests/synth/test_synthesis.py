@@ -1,0 +1,268 @@
+import copy
+import hashlib
+import json
+
+import pytest
+import torch
+from PIL import Image
+from toy_nets import ToyNet, classifier, random_net, trained_net
+
+from synth.config import ObjectiveConfig, SynthesisConfig
+from synth.kernels import measure_kernels
+from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
+from synth.writer import pixel_hash, read_image
+
+WEIGHTS = ObjectiveConfig(ep_weight=1.0, bn_weight=0.1)
+
+
+def config(**kwargs):
+    settings = {
+        "resolutions": (8, 16),
+        "iterations": (3, 4),
+        "per_class": 6,
+        "images_per_class": 2,
+        "classes_per_group": 4,
+        "objective": WEIGHTS,
+        "precision": "fp32",
+        "layout": "contiguous",
+        "log_interval": 2,
+    }
+    return SynthesisConfig(**(settings | kwargs))
+
+
+def hashes(out):
+    """Bytes of every image, by name."""
+    return {
+        str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
+        for path in sorted((out / "train").rglob("*.png"))
+    }
+
+
+@pytest.fixture(scope="module")
+def teacher():
+    return classifier(random_net(), "teacher", class_names=("cat", "dog", "eel", "fox"))
+
+
+@pytest.fixture(scope="module")
+def whole(teacher, tmp_path_factory):
+    """An uninterrupted run of one process: three groups of eight images."""
+    out = tmp_path_factory.mktemp("whole") / "run"
+    return out, list(
+        synthesize(config(), teacher, out, verifier=classifier(random_net(5), "second"))
+    )
+
+
+def test_images_of_a_trained_network_become_their_targets(tmp_path):
+    teacher = classifier(trained_net(0), "trained")
+    verifier = classifier(trained_net(1), "verifier")
+    settings = config(per_class=4, resolutions=(16,), iterations=(80,), images_per_class=4)
+    list(synthesize(settings, teacher, tmp_path / "run", verifier=verifier))
+    quality = json.loads((tmp_path / "run/manifest.json").read_text())["quality"]
+    assert quality["teacher"]["recognition"]["overall"] == 1.0
+    assert quality["verifier"]["recognition"]["overall"] >= 0.75  # 0.25 is chance
+
+
+def test_events_tell_what_happens(whole):
+    out, events = whole
+    prepared, *middle, finished = events
+    assert isinstance(prepared, Prepared)
+    assert (prepared.images, prepared.images_here, prepared.iterations_here) == (24, 24, 21)
+    assert prepared.bn_weight == 0.1
+    progress = [event.iterations_done for event in middle if isinstance(event, Progress)]
+    assert progress == [2, 3, 5, 7, 9, 10, 12, 14, 16, 17, 19, 21]
+    assert [event.group for event in middle if isinstance(event, GroupDone)] == [0, 1, 2]
+    assert finished == Finished(manifest=out / "manifest.json")
+
+
+def test_the_manifest_says_what_is_on_disk(whole, teacher):
+    out, _ = whole
+    manifest = json.loads((out / "manifest.json").read_text())
+    assert manifest["teacher"]["weights_sha256"] == teacher.weights_hash()
+    assert manifest["num_classes"] == 4
+    assert [entry["folder"] for entry in manifest["classes"]] == ["cat", "dog", "eel", "fox"]
+    assert [entry["index"] for entry in manifest["classes"]] == [0, 1, 2, 3]
+    assert manifest["kernels"]["threads"] == torch.get_num_threads()
+    assert {record["file"] for record in manifest["images"]} == set(hashes(out))
+    for record in manifest["images"]:
+        pixels = read_image(out / record["file"])
+        probabilities, _ = teacher.judge(pixels[None])
+        target = record["target"]
+        assert record["file"].split("/")[1] == teacher.class_names[target]
+        assert record["sha256"] == pixel_hash(pixels)
+        assert record["teacher"]["confidence"] == pytest.approx(
+            probabilities[0, target].item(), rel=1e-4
+        )
+        assert record["verifier"]["prediction"] in range(4)
+        assert set(record["terms"]) == {"cross_entropy", "total_variation", "l2"}
+    assert [group["group"] for group in manifest["groups"]] == [0, 1, 2]
+    names = {"easy_positive", "triplet", "bn_statistics", "objective"}
+    assert names < set(manifest["groups"][0]["terms"])
+    curves = json.loads((out / "loss_curves.json").read_text())["groups"]
+    assert [entry["iteration"] for entry in curves["2"]] == [2, 3, 2, 4]
+    for name in ("contact_sheet.png", "preview.png"):
+        with Image.open(out / name) as picture:
+            picture.verify()
+    assert not list(out.rglob("*.tmp"))
+
+
+@pytest.mark.parametrize("after", [1, 2])
+def test_a_killed_run_goes_on_with_the_first_unfinished_group(whole, teacher, tmp_path, after):
+    out, _ = whole
+    target = tmp_path / "run"
+    verifier = classifier(random_net(5), "second")
+    run = synthesize(config(), teacher, target, verifier=verifier)
+    for event in run:
+        if isinstance(event, GroupDone) and event.group == after - 1:
+            break
+    run.close()
+    before = {
+        path: path.stat().st_mtime_ns for path in target.rglob("*.png") if "train" in str(path)
+    }
+    # as a kill in the middle of the next group's files would leave it
+    half = target / f"train/cat/{after:06d}_000.png"
+    half.with_name(f".{half.name}.x1.tmp").write_bytes(b"half")
+    written = target / f"train/cat/{after:06d}_001.png"
+    written.write_bytes((out / f"train/cat/{after:06d}_001.png").read_bytes())
+    events = list(synthesize(config(), teacher, target, verifier=verifier, resume=True))
+    assert events[0].images_here == 8 * (3 - after)
+    assert hashes(target) == hashes(out)
+    assert all(path.stat().st_mtime_ns == time for path, time in before.items())
+    assert not list(target.rglob("*.tmp"))
+    manifests = [json.loads((folder / "manifest.json").read_text()) for folder in (out, target)]
+    for manifest in manifests:
+        for group in manifest["groups"]:
+            del group["seconds"]
+    assert manifests[0] == manifests[1]
+
+
+def test_two_processes_make_the_images_of_one(whole, teacher, tmp_path):
+    out, _ = whole
+    target = tmp_path / "run"
+    ends = []
+    for rank in range(2):
+        *_, end = synthesize(config(), teacher, target, rank=rank, world=2)
+        ends.append(end.manifest)
+    assert ends == [None, target / "manifest.json"]
+    assert hashes(target) == hashes(out)
+
+
+def test_a_resumed_finished_run_does_nothing(whole, teacher):
+    out, _ = whole
+    before = hashes(out)
+    verifier = classifier(random_net(5), "second")
+    events = list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
+    assert [type(event) for event in events] == [Prepared, Finished]
+    assert events[0].iterations_here == 0 and hashes(out) == before
+
+
+def test_batches_of_groups_resume_without_rewriting(teacher, tmp_path):
+    settings = config(groups_per_batch=2)
+    for name in ("whole", "killed"):
+        run = synthesize(settings, teacher, tmp_path / name)
+        for event in run:
+            if name == "killed" and isinstance(event, GroupDone):
+                break
+        run.close()
+    first = tmp_path / "killed/train/cat/000000_000.png"
+    stamp = first.stat().st_mtime_ns
+    list(synthesize(settings, teacher, tmp_path / "killed", resume=True))
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
+    assert first.stat().st_mtime_ns == stamp
+
+
+def test_networks_threads_and_random_state_are_left_as_they_are(teacher, tmp_path):
+    network = teacher.network
+    before, state = copy.deepcopy(network.state_dict()), torch.get_rng_state()
+    list(synthesize(config(per_class=2), teacher, tmp_path / "run"))
+    assert all(torch.equal(before[name], value) for name, value in network.state_dict().items())
+    assert all(parameter.requires_grad for parameter in network.parameters())
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_the_threads_of_a_run_are_kept_on_resume(teacher, tmp_path):
+    out, settings = tmp_path / "run", config(per_class=4)
+    run = synthesize(settings, teacher, out)
+    for event in run:
+        if isinstance(event, GroupDone):
+            break
+    run.close()
+    standing = json.loads((out / "settings.json").read_text())
+    standing["kernels"]["threads"] = 2
+    (out / "settings.json").write_text(json.dumps(standing))
+    run = synthesize(settings, teacher, out, resume=True)
+    threads = torch.get_num_threads()
+    assert next(run).kernels.threads == 2 and torch.get_num_threads() == 2
+    run.close()
+    assert torch.get_num_threads() == threads
+
+
+def test_auto_weights_are_stored(teacher, tmp_path):
+    weights = ObjectiveConfig(bn_weight=1e-4, ep_weight=1.0, auto_weights=True, auto_iterations=3)
+    settings = config(objective=weights, per_class=2)
+    prepared, *_ = synthesize(settings, teacher, tmp_path / "run")
+    stored = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert stored["bn_weight"] == prepared.bn_weight > 1e-3
+    assert stored["config"]["objective"]["bn_weight"] == 1e-4
+
+
+def test_kernels_are_measured_where_they_are_left_open(teacher):
+    from synth.groups import Group
+
+    batch = (Group(id=0, targets=(0, 0, 1, 1)),)
+    cpu = torch.device("cpu")
+    fixed = measure_kernels(config(precision="bf16", layout="channels_last"), teacher, batch, cpu)
+    assert (fixed.precision, fixed.channels_last) == ("bf16", True)
+    measured = measure_kernels(config(precision="auto", layout="auto"), teacher, batch, cpu)
+    assert measured.precision in ("fp32", "bf16") and measured.threads == torch.get_num_threads()
+    half = measure_kernels(config(precision="auto"), teacher, batch, cpu)
+    assert half.channels_last is False
+
+
+def test_a_competing_student_takes_part(teacher, tmp_path):
+    weights = ObjectiveConfig(ep_weight=1.0, compete_weight=0.2)
+    student = classifier(random_net(9), "student")
+    settings = config(objective=weights, per_class=2, precision="auto", layout="auto")
+    list(synthesize(settings, teacher, tmp_path / "run", student=student))
+    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    assert manifest["student"]["name"] == "student"
+    assert 0.3 < manifest["groups"][0]["terms"]["competition"] <= 1
+
+
+def test_a_run_that_cannot_start(whole, teacher, tmp_path):
+    def first(settings, out, network=teacher, **kwargs):
+        next(iter(synthesize(settings, network, out, **kwargs)))
+
+    out, _ = whole
+    with pytest.raises(ValueError, match="already holds a run; resume it"):
+        first(config(), out)
+    with pytest.raises(
+        ValueError, match=r"was made with config.seed=0, got 1; resume with the same"
+    ):
+        first(config(seed=1), out, resume=True)
+    with pytest.raises(ValueError, match=r"was made with teacher.weights_sha256="):
+        first(config(), out, classifier(random_net(1), "teacher"), resume=True)
+    with pytest.raises(ValueError, match="in use and holds no synthesis run"):
+        (tmp_path / "file.txt").write_text("mine")
+        first(config(), tmp_path)
+    with pytest.raises(ValueError, match="rank must be in 0-1, got 2"):
+        first(config(), tmp_path / "new", rank=2, world=2)
+    with pytest.raises(ValueError, match="class 4 is not one of the teacher's 4 classes"):
+        first(config(classes=(0, 4)), tmp_path / "new")
+    with pytest.raises(ValueError, match="no BatchNorm2d"):
+        network = ToyNet(norm=lambda c: torch.nn.GroupNorm(1, c))
+        first(config(), tmp_path / "new", classifier(network))
+    assert not (tmp_path / "new").exists()
+
+
+def test_without_batch_norm_the_priors_alone(tmp_path):
+    network = ToyNet(norm=lambda c: torch.nn.GroupNorm(1, c))
+    settings = config(per_class=2, allow_no_bn=True)
+    *_, end = synthesize(settings, classifier(network), tmp_path / "run")
+    terms = json.loads(end.manifest.read_text())["groups"][0]["terms"]
+    assert "bn_statistics" not in terms and "cross_entropy" in terms
+
+
+def test_another_process_waits_for_the_first(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr("synth.synthesis.SETTINGS_TIMEOUT", 0.0)
+    with pytest.raises(TimeoutError, match="the first process wrote no settings"):
+        next(iter(synthesize(config(), teacher, tmp_path / "run", rank=1, world=2)))

@@ -1,0 +1,99 @@
+import json
+
+import pytest
+import torch
+from PIL import Image
+
+from synth.groups import Group
+from synth.pictures import contact_sheet, preview_grid
+from synth.writer import Writer, class_folders, pixel_hash, read_image
+
+GROUP = Group(id=12, targets=(0, 0, 2, 2))
+
+
+@pytest.fixture
+def pixels():
+    return torch.randint(256, (4, 3, 9, 9), dtype=torch.uint8)
+
+
+@pytest.mark.parametrize("image_format", ["png", "webp"])
+def test_images_come_back_to_the_last_bit(tmp_path, pixels, image_format):
+    writer = Writer(tmp_path, ("a", "b", "c"), image_format)
+    names = writer.write_images(GROUP, pixels)
+    assert names[1] == f"train/a/000012_001.{image_format}"
+    assert names[2] == f"train/c/000012_000.{image_format}"
+    assert torch.equal(writer.read_images(GROUP), pixels)
+    with Image.open(tmp_path / names[0]) as picture:
+        assert (picture.format, picture.mode) == (image_format.upper(), "RGB")
+
+
+def test_grey_images(tmp_path):
+    pixels = torch.randint(256, (4, 1, 9, 9), dtype=torch.uint8)
+    writer = Writer(tmp_path, ("a", "b", "c"), "png")
+    writer.write_images(GROUP, pixels)
+    assert torch.equal(writer.read_images(GROUP), pixels)
+
+
+def test_a_finished_file_is_not_written_again_and_leftovers_go(tmp_path, pixels):
+    writer = Writer(tmp_path, ("a", "b", "c"), "png")
+    names = writer.write_images(GROUP, pixels)
+    first, second = tmp_path / names[0], tmp_path / names[1]
+    inode = first.stat().st_ino
+    second.unlink()
+    leftover = second.with_name(f".{second.name}.abc123.tmp")
+    leftover.write_bytes(b"half an image")
+    writer.write_images(GROUP, pixels)
+    assert first.stat().st_ino == inode
+    assert torch.equal(read_image(second), pixels[1]) and not leftover.exists()
+
+
+def test_settings_are_those_of_whoever_was_first(tmp_path):
+    writer = Writer(tmp_path / "new", ("a",), "png")
+    assert writer.settings() is None
+    assert writer.agree({"seed": 1}) == {"seed": 1}
+    assert writer.agree({"seed": 2}) == {"seed": 1} == writer.settings()
+    assert [path.name for path in writer.out.iterdir()] == ["settings.json"]
+
+
+def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
+    writer = Writer(tmp_path, ("a", "b", "c"), "png")
+    writer.write_images(GROUP, pixels)
+    assert not writer.is_finished(GROUP)
+    writer.write_part(GROUP, {"group": 12})
+    assert writer.is_finished(GROUP) and writer.parts([GROUP]) == [{"group": 12}]
+    assert json.loads((tmp_path / "parts/group_000012.json").read_text()) == {"group": 12}
+
+
+@pytest.mark.parametrize(
+    ("names", "folders"),
+    [
+        (("airplane", "n01440764"), ("airplane", "n01440764")),
+        (None, ("00000", "00001")),
+        (("a/b", "c"), ("00000", "00001")),
+        (("..", "c"), ("00000", "00001")),
+        (("Cat", "cat"), ("00000", "00001")),
+        (("crane, bird", "c"), ("00000", "00001")),
+    ],
+)
+def test_class_folders(names, folders):
+    assert class_folders(names, 2) == folders
+
+
+def test_pixel_hash_sees_values_and_shape(pixels):
+    image = pixels[0]
+    assert pixel_hash(image) == pixel_hash(image.clone())
+    assert pixel_hash(image) != pixel_hash(image.view(3, 27, 3))
+    other = image.clone()
+    other[0, 0, 0] ^= 1
+    assert pixel_hash(image) != pixel_hash(other)
+
+
+def test_pictures_hold_every_image(pixels):
+    grid = preview_grid(pixels, columns=2)
+    assert grid.size == (2 * 56, 2 * 56)  # 9 px six times enlarged, and 2 px of gap
+    assert grid.getpixel((56, 0)) == tuple(pixels[1, :, 0, 0].tolist())
+    sheet = contact_sheet({"0 cat": list(pixels[:3]), "1 dog": list(pixels[3:])})
+    assert sheet.size == (120 + 3 * 56, 2 * 56)
+    assert sheet.getpixel((120, 56)) == tuple(pixels[3, :, 0, 0].tolist())
+    big = torch.full((1, 1, 224, 224), 7, dtype=torch.uint8)
+    assert preview_grid(big, columns=1).getpixel((50, 50)) == (7, 7, 7)
