@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypedDict
@@ -10,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dearkd.augment import Augment
 from dearkd.decode import BadImageError
@@ -101,6 +103,8 @@ class Loader:
             # Its own generator: the global one is part of a checkpoint and belongs to the model.
             generator=torch.Generator(),
         )
+        self.close = weakref.finalize(self, _stop_workers, self._loader)
+        """Ends the workers; also called when the loader is no longer used, and at exit."""
 
     def __len__(self) -> int:
         """Steps in a whole epoch."""
@@ -202,6 +206,13 @@ class _Sampler(Sampler[list[ViewKey]]):
 
     def __iter__(self) -> Iterator[list[ViewKey]]:
         return self.batches(*self.position)
+
+
+def _stop_workers(loader: DataLoader[Any]) -> None:
+    # Left to the interpreter's exit, torch waits five seconds for persistent workers.
+    iterator = loader._iterator
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator._shutdown_workers()
 
 
 def _unchanged(batch: Any) -> Any:

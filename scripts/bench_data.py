@@ -45,9 +45,11 @@ class Pictures:
         return len(self.labels)
 
     def image(self, index: int) -> Image.Image:
+        """The decoded picture."""
         return open_image(self.files[index % len(self.files)], self.name(index))
 
     def name(self, index: int) -> str:
+        """Its number."""
         return f"picture {index}"
 
 

@@ -5,6 +5,7 @@ import json
 import pickle
 import tarfile
 from pathlib import Path
+from urllib.error import URLError
 
 import numpy as np
 import pyarrow as pa
@@ -391,3 +392,64 @@ def test_classes_match_by_name_then_by_count():
         match_classes(Classes(2, ("dog", "cat")), None, 3)
     with pytest.raises(ValueError, match=r"the data has 5 classes, the model 3"):
         match_classes(Classes(2, None, (0, 4), 5), None, 3)
+
+
+class FakeHub:
+    """What timm's reader of a Hugging Face data set looks like."""
+
+    def __init__(self, labels):
+        self.reader = self
+        self.labels = labels
+        self.class_to_idx = {"b": 1, "a": 0}
+
+    def iter_targets(self):
+        return iter(self.labels)
+
+    def __getitem__(self, index):
+        return io.BytesIO(encoded((index, 0, 0))), self.labels[index]
+
+
+@pytest.mark.parametrize("prefix", ["hfds", "hfids"])
+def test_hub_names_try_validation_then_test(prefix, monkeypatch):
+    splits = {"train": FakeHub([0, 1, 1]), "test": FakeHub([1])}
+
+    def create(name, root, split, download):
+        assert (name, root, download) == ("hfds/someone/set", None, False)
+        if split not in splits:
+            raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
+        return splits[split]
+
+    monkeypatch.setattr("dearkd.hosted.create_dataset", create)
+    train, evaluation = open_data(f"{prefix}/someone/set")
+    assert train.classes == Classes(2, ("a", "b"))
+    assert train.labels.tolist() == [0, 1, 1]
+    assert train.image(2).getpixel((0, 0)) == (2, 0, 0)
+    assert evaluation.name(0) == "image 0 of hfds/someone/set (test)"
+    assert len(open_evaluation(f"{prefix}/someone/set")) == 1
+    del splits["test"]
+    assert open_data(f"{prefix}/someone/set")[1] is None
+    splits["train"] = FakeHub([-1, -1])
+    with pytest.raises(ValueError, match=r"has no labels; choose a data set and split"):
+        open_data(f"{prefix}/someone/set")
+    del splits["train"]
+    with pytest.raises(ValueError, match=r"'hfds/someone/set' has no split 'train'"):
+        open_data(f"{prefix}/someone/set")
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "message"),
+    [
+        (ImportError("datasets"), ValueError, r"needs the package 'datasets': pip install"),
+        (URLError("no route\nto host"), OSError, r"cannot be fetched \(.*no route to host.*\)"),
+        (ConnectionError("offline"), OSError, r"cannot be fetched \(offline\); download it"),
+        (FileNotFoundError("gone"), ValueError, r"cannot be opened \(gone\); check its name"),
+    ],
+)
+def test_hosted_data_out_of_reach_ends_in_one_line(error, kind, message, monkeypatch):
+    def create(*_, **__):
+        raise error
+
+    monkeypatch.setattr("dearkd.hosted.create_dataset", create)
+    with pytest.raises(kind, match=rf"^data 'hfds/x' {message}") as caught:
+        open_data("hfds/x")
+    assert "\n" not in str(caught.value)

@@ -1,6 +1,7 @@
 """Order, views, mixing and loaders: every draw is a function of the view's key."""
 
 import logging
+import multiprocessing
 import random
 from collections import Counter
 
@@ -497,3 +498,15 @@ def test_evaluation_reports_and_refuses():
         list(eval_loader(source, eval_augment(70, **LOOK), 4, on_bad_image="fail"))
     with pytest.raises(ValueError, match=r"evaluation batch size must be at least 1, got 0"):
         eval_loader(source, eval_augment(16, **LOOK), 0)
+
+
+def test_workers_end_with_their_loader_even_in_mid_epoch():
+    order = EpochOrder(images=12, batch_size=4, seed=0)
+    before = set(multiprocessing.active_children())
+    loader = train_loader(Noise(), augment(), order, workers=2)
+    epoch = loader.epoch(0)
+    next(epoch)
+    started = set(multiprocessing.active_children()) - before
+    assert len(started) == 2
+    loader.close()
+    assert not any(worker.is_alive() for worker in started)
