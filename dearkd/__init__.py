@@ -4,6 +4,8 @@ Importing the package registers the students and the small CNNs with timm, so th
 ``timm.create_model("dearkd_tiny_patch16_224")`` works.
 """
 
-__all__ = ["__version__"]
+from dearkd.models import cnn, vit
+
+__all__ = ["__version__", "cnn", "vit"]
 
 __version__ = "0.1.0"

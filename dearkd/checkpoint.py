@@ -8,11 +8,12 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
 __all__ = [
     "load_checkpoint",
+    "load_weights",
     "read_metadata",
     "save_checkpoint",
     "save_model",
@@ -56,6 +57,18 @@ def read_metadata(path: Path) -> dict[str, Any]:
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {}).get("dearkd", "{}"))
+    except SafetensorError as error:
+        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+
+
+def load_weights(path: Path) -> dict[str, Tensor]:
+    """The tensors of a safetensors file.
+
+    Raises:
+        ValueError: If the file is not safetensors.
+    """
+    try:
+        return load_file(path)
     except SafetensorError as error:
         raise ValueError(f"{path} is not a safetensors file ({error})") from error
 

@@ -9,7 +9,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dearkd.checkpoint import write_atomically
+from torch import Tensor
+
+from dearkd.checkpoint import load_checkpoint, write_atomically
 from dearkd.config import TrainConfig, load_config, to_yaml
 
 __all__ = ["RunFolder", "commit", "newest_unfinished", "next_folder", "versions"]
@@ -86,6 +88,12 @@ class RunFolder:
             FileNotFoundError: If the folder holds no run.
         """
         return load_config(self.config_file)
+
+    def raw_student(self) -> dict[str, Tensor]:
+        """The last weights of the student itself, not their moving average."""
+        state = load_checkpoint(self.last_file)["objective"]
+        prefix = "student."
+        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Stores the final numbers."""

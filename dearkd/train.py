@@ -1,8 +1,9 @@
 """The training loop: stages in, a trained student and its run folder out. It knows no method.
 
-An objective is an ``nn.Module`` with a ``student``; its ``forward(images, targets)`` returns a dict of
-terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything random is a function of (seed, position in the run), so a run that was killed and resumed
-ends with bitwise the same weights as one that was not (one CPU process).
+An objective is an ``nn.Module`` with a ``student``; ``forward(images, targets)`` returns a dict of
+terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything
+random is a function of (seed, position in the run), so a run that was killed and resumed ends with
+bitwise the same weights as one that was not (one CPU process).
 """
 
 import math
