@@ -82,12 +82,11 @@ def merge(
     curves = {str(part["group"]): part["curve"] for part in parts}
     writer.write_json("loss_curves.json", {"groups": curves})
     content = settings | {
-        "images_folder": "train",
-        "classes": [
-            {"index": target, "name": names[target], "folder": writer.folders[target]}
-            for target in targets
-        ],
-        "num_classes": teacher.num_classes,
+        "classes": {
+            "names": [writer.folders[target] for target in targets],  # the class folders
+            "indices": targets,
+            "total": teacher.num_classes,
+        },
         "class_names": None if teacher.class_names is None else list(teacher.class_names),
         "quality": _quality(images),
         "groups": [{key: part[key] for key in ("group", "terms", "seconds")} for part in parts],

@@ -1,9 +1,10 @@
 """The image folder of a run: atomic files, one part a group, a manifest merged at the end.
 
     OUT/settings.json          what every process of the run agreed on; written once
-    OUT/train/CLASS/*.png      the images, lossless; GROUP_NUMBER.png within a class
-    OUT/parts/group_*.json     targets, verdicts, terms and loss curve of a finished group
-    OUT/manifest.json          the parts merged, with class names and teacher indices
+    OUT/CLASS/GROUP_IMAGE.png  the images, lossless
+    OUT/.parts/group_*.json    targets, verdicts, terms and loss curve of a finished group
+    OUT/manifest.json          the parts merged; "classes" has the class folders, their teacher
+                               indices and the teacher's class total
     OUT/loss_curves.json       every term of every group over the iterations
     OUT/contact_sheet.png      a look at every class; preview.png while it runs
 
@@ -30,15 +31,15 @@ from synth.groups import Group
 
 __all__ = ["Writer", "class_folders", "pixel_hash", "read_image"]
 
-MANIFEST_VERSION = 1
-IMAGES = "train"
+SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
 
 
 def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tuple[str, ...]:
     """Folder of every class: its name where all names make distinct safe folders, else 5 digits."""
     names = class_names or ()
     safe = all(re.fullmatch(r"\w[\w .()+-]*", name, re.ASCII) for name in names)
-    if names and safe and len({name.casefold().rstrip(". ") for name in names}) == len(names):
+    distinct = {name.casefold().rstrip(". ") for name in names}
+    if names and safe and len(distinct) == len(names) and not distinct & SPLITS:
         return names
     return tuple(f"{index:05d}" for index in range(num_classes))
 
@@ -101,7 +102,7 @@ class Writer:
         for target in group.targets:
             number = counts[target] = counts.get(target, -1) + 1
             file = f"{group.id:06d}_{number:03d}.{self.image_format}"
-            names.append(f"{IMAGES}/{self.folders[target]}/{file}")
+            names.append(f"{self.folders[target]}/{file}")
         return names
 
     def write_part(self, group: Group, part: dict[str, Any]) -> None:
@@ -125,7 +126,7 @@ class Writer:
         return [json.loads(self._part(group).read_text()) for group in groups]
 
     def _part(self, group: Group) -> Path:
-        return self.out / "parts" / f"group_{group.id:06d}.json"
+        return self.out / ".parts" / f"group_{group.id:06d}.json"
 
     def _encode(self, image: Tensor) -> bytes:
         array = image.permute(1, 2, 0).numpy()

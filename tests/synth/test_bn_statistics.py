@@ -1,12 +1,13 @@
 import copy
 
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from timm.layers import BatchNormAct2d
 from torch import nn
 from torch.autograd import gradcheck
-from toy_nets import ToyNet, random_net
+from toy_nets import ToyNet, classifier, random_net
 
 from synth.bn_statistics import batch_norm_statistics, with_statistics
 
@@ -156,3 +157,21 @@ def test_a_norm_with_its_own_forward_is_refused():
 
     with pytest.raises(ValueError, match="is a Odd with its own forward"):
         with_statistics(ToyNet(norm=Odd), torch.float32)
+
+
+@pytest.mark.parametrize(
+    "name", ["resnet18", "regnety_002", "tf_efficientnet_lite0", "mobilenetv3_small_050"]
+)
+def test_timm_networks_keep_their_logits_and_report_every_norm(name):
+    torch.manual_seed(0)
+    net = timm.create_model(name, pretrained=False).eval()
+    images = torch.randn(2, 3, 32, 32)
+    teacher = classifier(net, name, num_classes=1000)
+    teacher.check_last_layer(32)
+    clone, recorder = with_statistics(net, torch.float32)
+    recorder.start(1)
+    with torch.no_grad():
+        torch.testing.assert_close(clone(images), net(images), rtol=1e-4, atol=1e-5)
+    norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(recorder._seen) == len(norms) > 10
+    assert torch.equal(recorder._seen[-1][2], norms[-1].running_mean)

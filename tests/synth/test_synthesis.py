@@ -7,7 +7,9 @@ import torch
 from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
+from dearkd.data import open_data
 from synth.config import ObjectiveConfig, SynthesisConfig
+from synth.groups import Group
 from synth.kernels import measure_kernels
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 from synth.writer import pixel_hash, read_image
@@ -34,7 +36,7 @@ def hashes(out):
     """Bytes of every image, by name."""
     return {
         str(path.relative_to(out)): hashlib.sha256(path.read_bytes()).hexdigest()
-        for path in sorted((out / "train").rglob("*.png"))
+        for path in sorted(out.glob("*/*.png"))
     }
 
 
@@ -78,16 +80,15 @@ def test_the_manifest_says_what_is_on_disk(whole, teacher):
     out, _ = whole
     manifest = json.loads((out / "manifest.json").read_text())
     assert manifest["teacher"]["weights_sha256"] == teacher.weights_hash()
-    assert manifest["num_classes"] == 4
-    assert [entry["folder"] for entry in manifest["classes"]] == ["cat", "dog", "eel", "fox"]
-    assert [entry["index"] for entry in manifest["classes"]] == [0, 1, 2, 3]
+    names = ["cat", "dog", "eel", "fox"]
+    assert manifest["classes"] == {"names": names, "indices": [0, 1, 2, 3], "total": 4}
     assert manifest["kernels"]["threads"] == torch.get_num_threads()
     assert {record["file"] for record in manifest["images"]} == set(hashes(out))
     for record in manifest["images"]:
         pixels = read_image(out / record["file"])
         probabilities, _ = teacher.judge(pixels[None])
         target = record["target"]
-        assert record["file"].split("/")[1] == teacher.class_names[target]
+        assert record["file"].split("/")[0] == teacher.class_names[target]
         assert record["sha256"] == pixel_hash(pixels)
         assert record["teacher"]["confidence"] == pytest.approx(
             probabilities[0, target].item(), rel=1e-4
@@ -115,14 +116,12 @@ def test_a_killed_run_goes_on_with_the_first_unfinished_group(whole, teacher, tm
         if isinstance(event, GroupDone) and event.group == after - 1:
             break
     run.close()
-    before = {
-        path: path.stat().st_mtime_ns for path in target.rglob("*.png") if "train" in str(path)
-    }
+    before = {path: path.stat().st_mtime_ns for path in target.glob("*/*.png")}
     # as a kill in the middle of the next group's files would leave it
-    half = target / f"train/cat/{after:06d}_000.png"
+    half = target / f"cat/{after:06d}_000.png"
     half.with_name(f".{half.name}.x1.tmp").write_bytes(b"half")
-    written = target / f"train/cat/{after:06d}_001.png"
-    written.write_bytes((out / f"train/cat/{after:06d}_001.png").read_bytes())
+    written = target / f"cat/{after:06d}_001.png"
+    written.write_bytes((out / f"cat/{after:06d}_001.png").read_bytes())
     events = list(synthesize(config(), teacher, target, verifier=verifier, resume=True))
     assert events[0].images_here == 8 * (3 - after)
     assert hashes(target) == hashes(out)
@@ -163,7 +162,7 @@ def test_batches_of_groups_resume_without_rewriting(teacher, tmp_path):
             if name == "killed" and isinstance(event, GroupDone):
                 break
         run.close()
-    first = tmp_path / "killed/train/cat/000000_000.png"
+    first = tmp_path / "killed/cat/000000_000.png"
     stamp = first.stat().st_mtime_ns
     list(synthesize(settings, teacher, tmp_path / "killed", resume=True))
     assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
@@ -206,8 +205,6 @@ def test_auto_weights_are_stored(teacher, tmp_path):
 
 
 def test_kernels_are_measured_where_they_are_left_open(teacher):
-    from synth.groups import Group
-
     batch = (Group(id=0, targets=(0, 0, 1, 1)),)
     cpu = torch.device("cpu")
     fixed = measure_kernels(config(precision="bf16", layout="channels_last"), teacher, batch, cpu)
@@ -235,9 +232,7 @@ def test_a_run_that_cannot_start(whole, teacher, tmp_path):
     out, _ = whole
     with pytest.raises(ValueError, match="already holds a run; resume it"):
         first(config(), out)
-    with pytest.raises(
-        ValueError, match=r"was made with config.seed=0, got 1; resume with the same"
-    ):
+    with pytest.raises(ValueError, match=r"was made with config.seed=0, got 1; resume with"):
         first(config(seed=1), out, resume=True)
     with pytest.raises(ValueError, match=r"was made with teacher.weights_sha256="):
         first(config(), out, classifier(random_net(1), "teacher"), resume=True)
@@ -266,3 +261,12 @@ def test_another_process_waits_for_the_first(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("synth.synthesis.SETTINGS_TIMEOUT", 0.0)
     with pytest.raises(TimeoutError, match="the first process wrote no settings"):
         next(iter(synthesize(config(), teacher, tmp_path / "run", rank=1, world=2)))
+
+
+def test_dearkd_reads_the_folder_as_it_is(teacher, tmp_path):
+    list(synthesize(config(per_class=2, classes=(3, 1)), teacher, tmp_path / "run"))
+    train, evaluation = open_data(str(tmp_path / "run"))
+    assert evaluation is None and len(train) == 4
+    assert train.classes.names == ("dog", "fox")
+    assert (train.classes.indices, train.classes.total) == ((1, 3), 4)
+    assert train.image(0).size == (16, 16)

@@ -20,8 +20,8 @@ def pixels():
 def test_images_come_back_to_the_last_bit(tmp_path, pixels, image_format):
     writer = Writer(tmp_path, ("a", "b", "c"), image_format)
     names = writer.write_images(GROUP, pixels)
-    assert names[1] == f"train/a/000012_001.{image_format}"
-    assert names[2] == f"train/c/000012_000.{image_format}"
+    assert names[1] == f"a/000012_001.{image_format}"
+    assert names[2] == f"c/000012_000.{image_format}"
     assert torch.equal(writer.read_images(GROUP), pixels)
     with Image.open(tmp_path / names[0]) as picture:
         assert (picture.format, picture.mode) == (image_format.upper(), "RGB")
@@ -61,7 +61,7 @@ def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
     assert not writer.is_finished(GROUP)
     writer.write_part(GROUP, {"group": 12})
     assert writer.is_finished(GROUP) and writer.parts([GROUP]) == [{"group": 12}]
-    assert json.loads((tmp_path / "parts/group_000012.json").read_text()) == {"group": 12}
+    assert json.loads((tmp_path / ".parts/group_000012.json").read_text()) == {"group": 12}
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,7 @@ def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
         (None, ("00000", "00001")),
         (("a/b", "c"), ("00000", "00001")),
         (("..", "c"), ("00000", "00001")),
+        (("cat", "test"), ("00000", "00001")),
         (("Cat", "cat"), ("00000", "00001")),
         (("crane, bird", "c"), ("00000", "00001")),
     ],
