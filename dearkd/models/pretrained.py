@@ -1,0 +1,262 @@
+"""Trained classifiers by name: timm's, with the hub's or local weights, or a dearkd run folder.
+
+Nothing here returns a network with random weights, and no code in a weights file is run.
+"""
+
+import difflib
+import urllib.request
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+from urllib.error import HTTPError
+
+import huggingface_hub
+import timm
+from safetensors import SafetensorError
+from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
+from timm.models import load_state_dict, split_model_name_tag
+from torch import Tensor, nn
+
+from dearkd.checkpoint import load_weights, read_metadata
+
+__all__ = ["check_name", "load_classifier", "teacher_class_names"]
+
+HUB_TIMEOUT = 5.0
+"""Seconds to wait for the hub before saying that it can't be reached."""
+_ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
+_REMEDY = "pass local weights with --teacher-weights FILE"
+
+State = dict[str, Tensor]
+
+
+def load_classifier(
+    name: str, *, weights: Path | None = None
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    """A trained classifier in eval mode, and its class names where they are known.
+
+    ``name`` is a timm name, a run folder, or a ``.safetensors`` file that dearkd wrote. ``weights``
+    is a local state dict for a timm name, ``.safetensors`` or ``.pth``; its classifier sets the
+    number of classes. The model's ``pretrained_cfg`` has its mean, std and input size.
+
+    Raises:
+        ValueError: Unknown name, weights of another model, weights with code in them, or no
+            weights within reach.
+        FileNotFoundError: A path that does not exist.
+    """
+    file = _run_file(name)
+    if file is not None:
+        if weights is not None:
+            raise ValueError(f"{name} has its own weights; leave --teacher-weights {weights} out")
+        model, names = _from_run(file)
+    elif weights is not None:
+        model, names = _with_local_weights(name, weights)
+    else:
+        model = _pretrained(name)
+        names = teacher_class_names(model)
+    return model.eval(), names
+
+
+def teacher_class_names(model: nn.Module) -> tuple[str, ...] | None:
+    """Names of the classes by index: the model's own label names, or ImageNet's synsets.
+
+    None where neither is known. A timm model is taken for one of ImageNet if it has the number of
+    classes of ImageNet-1k, -12k or -21k.
+    """
+    cfg: Any = getattr(model, "pretrained_cfg", None)
+    if not cfg:
+        return None
+    if cfg.get("label_names"):
+        return tuple(cfg["label_names"])
+    subset = infer_imagenet_subset(model)
+    if subset is None:
+        return None
+    info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
+    return tuple(info.label_names())
+
+
+def _run_file(name: str) -> Path | None:
+    """The weights file of a run folder or of a ``.safetensors`` name; None for a timm name."""
+    path = Path(name)
+    if path.is_dir():
+        file = path / "model.safetensors"
+        if not file.is_file():
+            raise FileNotFoundError(f"{path} has no model.safetensors; is that run complete?")
+        return file
+    if name.startswith(_ELSEWHERE):
+        return None
+    if path.suffix == ".safetensors" or "/" in name:
+        if not path.is_file():
+            raise FileNotFoundError(f"teacher {name} does not exist; check the path")
+        return path
+    return None
+
+
+def _from_run(file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
+    metadata = read_metadata(file)
+    if "arch" not in metadata:
+        raise ValueError(
+            f"{file} was not written by dearkd; name its model with --teacher NAME and {_REMEDY}"
+        )
+    model = _empty(metadata["arch"], metadata["num_classes"], metadata.get("img_size"))
+    return _filled(model, metadata["arch"], load_weights(file), file), _described(model, metadata)
+
+
+def _with_local_weights(name: str, file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
+    check_name(name)
+    if not file.is_file():
+        raise FileNotFoundError(f"--teacher-weights {file} does not exist; check the path")
+    metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
+    architecture = split_model_name_tag(name)[0]
+    if metadata.get("arch", architecture) != architecture:
+        raise ValueError(f"--teacher-weights {file} is a {metadata['arch']}, not a {name}")
+    state = _read_state(file)
+    model = _empty(architecture, _count_classes(name, state), metadata.get("img_size"))
+    model = _filled(model, name, state, file)
+    return model, _described(model, metadata) if metadata else teacher_class_names(model)
+
+
+def _read_state(file: Path) -> State:
+    """The state dict of a file, out of the wrappers that training scripts put around it."""
+    try:
+        state = load_state_dict(str(file), weights_only=True)
+    except UnpicklingError as error:
+        raise ValueError(
+            f"--teacher-weights {file} holds more than tensors, which may run code when loaded; "
+            "save the state dict alone, best as safetensors"
+        ) from error
+    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise ValueError(f"--teacher-weights {file} is damaged or no weights ({reason})") from error
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"--teacher-weights {file} is no state dict (names to tensors); save "
+            "model.state_dict(), best as safetensors"
+        )
+    return state
+
+
+def _empty(name: str, num_classes: int | None, img_size: int | None) -> nn.Module:
+    """The model with the given classes, still to be filled with weights."""
+    check_name(name)
+    cfg = timm.get_pretrained_cfg(name)
+    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
+    if img_size is not None and cfg is not None and cfg.fixed_input_size:
+        kwargs["img_size"] = img_size
+    model: Any = timm.create_model(name, **kwargs)
+    if img_size is not None:
+        model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, img_size, img_size)}
+    return model
+
+
+def _filled(model: nn.Module, name: str, state: State, file: Path) -> nn.Module:
+    """The model with the weights, every one of which must fit."""
+    own = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    for key, shape in own.items():
+        if key in given and given[key] != shape:
+            raise ValueError(
+                f"{file} does not fit {name}: {key} is {given[key]} there and {shape} in {name}; "
+                "name the model these weights are of"
+            )
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    surplus = [key for key in given if key not in own]
+    if missing or surplus:
+        key = missing[0] if missing else surplus[0]
+        what = f"lacks {key} {own[key]}" if missing else f"has {key} {given[key]} besides"
+        raise ValueError(
+            f"{file} does not fit {name}: it {what}; name the model these weights are of"
+        )
+    model.load_state_dict(state, strict=False)  # all but BatchNorm's counters is there: see above
+    return model
+
+
+def _described(model: Any, metadata: dict[str, Any]) -> tuple[str, ...] | None:
+    """Class names from the metadata, whose normalisation goes into ``pretrained_cfg``."""
+    known = {key: tuple(metadata[key]) for key in ("mean", "std") if metadata.get(key)}
+    known |= {k: metadata[k] for k in ("interpolation", "crop_pct") if metadata.get(k)}
+    names = metadata.get("class_names")
+    model.pretrained_cfg = {**model.pretrained_cfg, **known, "label_names": names}
+    return tuple(names) if names else None
+
+
+def _count_classes(name: str, state: State) -> int | None:
+    """Rows of the classifier in a state dict; None if it is not where timm puts it."""
+    cfg = timm.get_pretrained_cfg(name)
+    classifier = cfg.classifier if cfg is not None else None
+    if isinstance(classifier, tuple | list):
+        classifier = classifier[0]
+    weight = state.get(f"{classifier}.weight")
+    return None if weight is None else weight.shape[0]
+
+
+def _pretrained(name: str) -> nn.Module:
+    """The timm model with the weights that timm knows for it."""
+    if not name.startswith(_ELSEWHERE):
+        check_name(name)
+        _check_reachable(name)
+    try:
+        return timm.create_model(name, pretrained=True)
+    except Exception as error:  # the hub client, urllib and timm raise many kinds
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(f"no weights for teacher {name!r} ({reason}); {_REMEDY}") from error
+
+
+def _check_reachable(name: str) -> None:
+    """Refuses a model without published weights, and at once what a hub out of reach has."""
+    cfg = timm.get_pretrained_cfg(name)
+    if cfg is None or not cfg.has_weights:
+        raise ValueError(
+            f"teacher {name!r} has no published weights; {_REMEDY}, or train it with "
+            f"`dearkd teacher {name}` and pass the run folder"
+        )
+    repo = cfg.hf_hub_id
+    if (
+        not repo
+        or cfg.file
+        or _is_cached(repo)
+        or _is_reachable(huggingface_hub.constants.ENDPOINT)
+    ):
+        return
+    raise ValueError(
+        f"no weights for teacher {name!r} within reach: they are not cached and "
+        f"the hub does not answer; {_REMEDY}"
+    )
+
+
+def _is_cached(repo: str) -> bool:
+    files = ("model.safetensors", "pytorch_model.bin")
+    return any(isinstance(huggingface_hub.try_to_load_from_cache(repo, f), str) for f in files)
+
+
+def _is_reachable(url: str) -> bool:
+    """Whether a server answers; the hub client itself would try for most of a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT)
+    except HTTPError:  # an answer too
+        return True
+    except OSError:
+        return False
+    return True
+
+
+def check_name(name: str, role: str = "teacher") -> None:
+    """Checks that timm has this model, and the weights tag if one is given.
+
+    Raises:
+        ValueError: If not; names the nearest ones.
+    """
+    architecture, tag = split_model_name_tag(name)
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
+        raise ValueError(
+            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
+            "and pass --import FILE)"
+        )
+    tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
+        )

@@ -1,0 +1,267 @@
+"""The frozen teacher: logits and stage features of the student's own pixels, in one forward.
+
+Any classifier with timm's ``forward_intermediates`` and ``forward_head`` serves, and without
+stages any classifier at all; ``with_named_taps`` gives both to any module torch.fx can trace.
+"""
+
+import math
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Literal, NamedTuple, Self
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dearkd.models.pretrained import load_classifier, teacher_class_names
+from dearkd.models.taps import TeacherStage, describe_stages, is_nonnegative, with_named_taps
+
+__all__ = [
+    "Precision",
+    "Teacher",
+    "TeacherOutput",
+    "TeacherStage",
+    "default_stage",
+    "faster_memory_format",
+    "is_nonnegative",
+    "load_classifier",
+    "load_teacher",
+    "teacher_class_names",
+    "with_named_taps",
+]
+
+Precision = Literal["auto", "fp32", "bf16"]
+MARGIN = 0.95
+"""channels_last is taken only where it saves at least 5 %."""
+SMALL = 64
+"""Pixels a side below which the default stage is the one on the tokens' grid."""
+
+
+class TeacherOutput(NamedTuple):
+    """What one forward pass of the teacher gives, in float32."""
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+    """One (batch, channels, rows, columns) map for each stage asked for."""
+
+
+class Teacher(nn.Module):
+    """A classifier that is never trained, fed with images normalised for the student.
+
+    ``mean`` and ``std`` default to those of ``model.pretrained_cfg``; pixels are taken from the
+    student's normalisation to them by one multiply-add. A model with a fixed input size other than
+    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's autocast, the
+    others override it. Parameters are frozen, and ``train()`` leaves everything in eval mode, for
+    BatchNorm statistics would drift silently.
+
+    Raises:
+        ValueError: If mean and std or the number of classes are neither given nor in the model.
+    """
+
+    scale: Tensor
+    shift: Tensor
+
+    def __init__(
+        self,
+        model: nn.Module,
+        *,
+        student_mean: Sequence[float],
+        student_std: Sequence[float],
+        mean: Sequence[float] | None = None,
+        std: Sequence[float] | None = None,
+        img_size: int | None = None,
+        class_names: Sequence[str] | None = None,
+        precision: Precision = "auto",
+    ) -> None:
+        super().__init__()
+        cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
+        own_mean, own_std = mean or cfg.get("mean"), std or cfg.get("std")
+        if own_mean is None or own_std is None:
+            raise ValueError(
+                f"teacher {type(model).__name__} has no pretrained_cfg: give mean, std"
+            )
+        num_classes = getattr(model, "num_classes", None)
+        if not isinstance(num_classes, int) or num_classes < 1:
+            raise ValueError(
+                f"teacher {type(model).__name__} must have num_classes of at least 1, "
+                f"got {num_classes}"
+            )
+        self.model = model.requires_grad_(False).eval()
+        self.num_classes = num_classes
+        self.class_names = tuple(class_names) if class_names is not None else None
+        self.precision: Precision = precision
+        self.memory_format = torch.contiguous_format
+        size = int(cfg["input_size"][-1]) if "input_size" in cfg else None
+        self.img_size = img_size or size
+        self.resize = size if cfg.get("fixed_input_size") and size != self.img_size else None
+        scale, shift = _renormalisation(student_mean, student_std, own_mean, own_std)
+        self.same_pixels = bool((scale == 1).all() and (shift == 0).all())
+        self.register_buffer("scale", scale, persistent=False)
+        self.register_buffer("shift", shift, persistent=False)
+
+    def train(self, mode: bool = True) -> Self:
+        """Stays in eval mode."""
+        return super().train(False)
+
+    @torch.no_grad()
+    def forward(
+        self, images: Float[Tensor, "batch channels height width"], stages: Sequence[int] = ()
+    ) -> TeacherOutput:
+        """Logits, and the maps of ``stages`` in their order, of images as the student gets them."""
+        model: Any = self.model
+        with self._autocast(images.device):
+            pixels = self.pixels(images)
+            if not stages:
+                return TeacherOutput(_at_least_float32(model(pixels)), ())
+            wanted = sorted(set(stages))
+            final, maps = model.forward_intermediates(pixels, indices=wanted)
+            logits = model.forward_head(final)
+        features = tuple(_at_least_float32(maps[wanted.index(stage)]) for stage in stages)
+        return TeacherOutput(_at_least_float32(logits), features)
+
+    def pixels(
+        self, images: Float[Tensor, "batch channels height width"]
+    ) -> Float[Tensor, "batch channels rows columns"]:
+        """The images in the teacher's own normalisation, size and memory layout."""
+        if not self.same_pixels:
+            images = images * self.scale.to(images.dtype) + self.shift.to(images.dtype)
+        if self.resize is not None and images.shape[-2:] != (self.resize, self.resize):
+            images = F.interpolate(
+                images, (self.resize, self.resize), mode="bicubic", antialias=True
+            )
+        return images.contiguous(memory_format=self.memory_format)
+
+    def set_memory_format(self, memory_format: torch.memory_format) -> None:
+        """Lays weights and images out anew, e.g. as ``faster_memory_format`` found."""
+        self.memory_format = memory_format
+        self.model.to(memory_format=memory_format)
+
+    @cached_property
+    def stages(self) -> tuple[TeacherStage, ...]:
+        """Every place to tap, found by running one blank image of ``img_size``.
+
+        Raises:
+            ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
+        """
+        if self.img_size is None:
+            raise ValueError(f"teacher {type(self.model).__name__} must be given its img_size")
+        return describe_stages(self.model, self.resize or self.img_size)
+
+    def stage(self, index: int) -> TeacherStage:
+        """The stage of that index.
+
+        Raises:
+            ValueError: If there is none.
+        """
+        if not 0 <= index < len(self.stages):
+            raise ValueError(
+                f"pair stage must be 0 to {len(self.stages) - 1} for this teacher, got {index}"
+            )
+        return self.stages[index]
+
+    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+        if self.precision == "auto":
+            return nullcontext()
+        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+
+
+def load_teacher(
+    name: str,
+    *,
+    student_mean: Sequence[float],
+    student_std: Sequence[float],
+    weights: Path | None = None,
+    img_size: int | None = None,
+    num_classes: int | None = None,
+    precision: Precision = "auto",
+) -> Teacher:
+    """A trained classifier by timm name, run folder or file (see ``load_classifier``), frozen.
+
+    ``num_classes`` is what the data has, where that is to be checked.
+
+    Raises:
+        ValueError: Name, weights or the number of classes do not fit, or no weights can be had.
+        FileNotFoundError: A path that does not exist.
+    """
+    model, names = load_classifier(name, weights=weights)
+    teacher = Teacher(
+        model,
+        student_mean=student_mean,
+        student_std=student_std,
+        img_size=img_size,
+        class_names=names,
+        precision=precision,
+    )
+    if num_classes is not None and teacher.num_classes != num_classes:
+        raise ValueError(
+            f"teacher {name} has {teacher.num_classes} classes, the data {num_classes}; train one "
+            "on this data with `dearkd teacher`"
+        )
+    return teacher
+
+
+def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:
+    """Where to tap: the last stage of stride 16, or on small images that nearest to the tokens.
+
+    Departure:
+        The paper does not name the stage. At 224 px stride 16 is the grid of 16-px patches.
+    """
+    stages = teacher.stages
+    strided = [stage for stage in stages if stage.reduction == 16]
+    if teacher.img_size is not None and teacher.img_size >= SMALL and strided:
+        return strided[-1]
+
+    def distance(stage: TeacherStage) -> float:
+        return sum(abs(math.log(a / b)) for a, b in zip(stage.grid, token_grid, strict=True))
+
+    return min(reversed(stages), key=distance)
+
+
+def faster_memory_format(
+    model: nn.Module, images: Float[Tensor, "batch channels height width"], repeats: int = 3
+) -> torch.memory_format:
+    """Whichever of the contiguous and the channels_last layout is faster here, in a short test.
+
+    ResNets gain and RegNets lose on some stacks. Call it under the autocast that will be used.
+    """
+    seconds = {}
+    for layout in (torch.channels_last, torch.contiguous_format):
+        model.to(memory_format=layout)
+        placed = images.contiguous(memory_format=layout)
+        seconds[layout] = min(_seconds(model, placed) for _ in range(repeats + 1))
+    faster = seconds[torch.channels_last] < MARGIN * seconds[torch.contiguous_format]
+    return torch.channels_last if faster else torch.contiguous_format
+
+
+def _renormalisation(
+    student_mean: Sequence[float],
+    student_std: Sequence[float],
+    mean: Sequence[float],
+    std: Sequence[float],
+) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
+    """(scale, shift) that take the student's pixels to the teacher's: x * scale + shift."""
+    rows = [torch.tensor(v, dtype=torch.float64) for v in (student_mean, student_std, mean, std)]
+    scale, shift = rows[1] / rows[3], (rows[0] - rows[2]) / rows[3]
+    return scale.float()[:, None, None], shift.float()[:, None, None]
+
+
+def _at_least_float32(tensor: Tensor) -> Tensor:
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+@torch.no_grad()
+def _seconds(model: nn.Module, images: Float[Tensor, "batch channels height width"]) -> float:
+    _wait(images.device)
+    started = time.perf_counter()
+    model(images)
+    _wait(images.device)
+    return time.perf_counter() - started
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)

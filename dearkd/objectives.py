@@ -1,0 +1,336 @@
+"""What is learned from what: student, teacher and aligners in one module; images in, terms out.
+
+``forward(images, targets)`` returns ``loss``, to backpropagate, and every term without its weight.
+The teacher sees the images that the student sees, mixed and augmented. It stays in eval mode
+whatever ``train()`` says (``Teacher`` sees to that) and gets no gradient.
+
+Source:
+    Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997; Touvron et al. 2020 (DeiT),
+    https://arxiv.org/abs/2012.12877.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, Protocol
+
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dearkd.losses import (
+    cross_entropy,
+    hard_distillation,
+    hidden_loss,
+    scale_target,
+    soft_distillation,
+)
+from dearkd.models.aligner import Aligner
+from dearkd.models.attention import MultiHeadConvAttention
+from dearkd.models.teacher import Teacher, default_stage
+
+__all__ = [
+    "AlignedPair",
+    "CrossEntropy",
+    "DearKD",
+    "HardDistillation",
+    "PairLike",
+    "SoftDistillation",
+    "Targets",
+    "Terms",
+    "default_pair",
+]
+
+Images = Float[Tensor, "batch channels height width"]
+Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+Terms = dict[str, Tensor]
+
+
+class PairLike(Protocol):
+    """A student block, a teacher stage, and whether the stage's features are non-negative."""
+
+    @property
+    def block(self) -> int: ...  # noqa: D102
+    @property
+    def stage(self) -> int: ...  # noqa: D102
+    @property
+    def nonnegative(self) -> bool | None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class AlignedPair:
+    """The output of a student block must predict a teacher stage; both are counted from 0."""
+
+    block: int
+    stage: int
+    nonnegative: bool | None = None
+    """Whether the stage ends in a ReLU; None reads it from the network."""
+
+
+class CrossEntropy(nn.Module):
+    """CE with the labels alone: the plain baseline, and DearKD's second stage.
+
+    Departure:
+        Both heads of a distilled student learn the labels, half each, since inference averages
+        them; the paper does not say what becomes of the distillation head.
+    """
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.student = student
+        self.distilled = has_distillation_token(student)
+        if self.distilled:
+            _set_distilled_training(student)
+
+    def forward(self, images: Images, targets: Targets) -> Terms:
+        """Terms ``class`` and, for a distilled student, ``distillation``, in nats."""
+        if not self.distilled:
+            loss = cross_entropy(self.student(images), targets)
+            return {"loss": loss, "class": loss.detach()}
+        class_logits, dist_logits = self.student(images)
+        class_term = cross_entropy(class_logits, targets)
+        dist_term = cross_entropy(dist_logits, targets)
+        loss = (class_term + dist_term) / 2
+        return _terms(loss, {"class": class_term, "distillation": dist_term})
+
+
+class HardDistillation(nn.Module):
+    """DeiT's hard distillation: CE(class, y) / 2 + CE(distillation, y_t) / 2.
+
+    With ``token="class"`` the class head learns both (DeiT table 3, no distillation token).
+
+    Source:
+        DeiT eq. 3.
+
+    Raises:
+        ValueError: If the student lacks the token, or classes differ.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        token: Literal["distillation", "class"] = "distillation",
+    ) -> None:
+        super().__init__()
+        self.student, self.teacher, self.token = student, teacher, token
+        _check_classes(student, teacher)
+        if token == "distillation":
+            require_distillation_token(student)
+        elif has_distillation_token(student):
+            raise ValueError(
+                f"token=class would leave the distillation head of {_name(student)} untrained; "
+                "use token=distillation, or a student without a distillation token"
+            )
+
+    def forward(self, images: Images, targets: Targets) -> Terms:
+        """Terms ``class``, ``distillation`` (nats) and ``teacher_agreement`` (share)."""
+        logits = self.student(images)
+        class_logits, dist_logits = logits if self.token == "distillation" else (logits, logits)
+        teacher_logits = self.teacher(images).logits
+        class_term = cross_entropy(class_logits, targets)
+        dist_term = hard_distillation(dist_logits, teacher_logits)
+        return _terms(
+            (class_term + dist_term) / 2,
+            {"class": class_term, "distillation": dist_term},
+            agreement(dist_logits, teacher_logits),
+        )
+
+
+class SoftDistillation(nn.Module):
+    """DeiT's soft distillation: (1 - alpha) CE(class, y) + alpha tau^2 KL(teacher || student).
+
+    Source:
+        DeiT eq. 2; alpha (its lambda) 0.1 and tau 3 from its section 5. The KL term is on the
+        distillation head.
+
+    Raises:
+        ValueError: If the student has no distillation token, classes differ, or a weight is out
+            of range.
+    """
+
+    def __init__(
+        self, student: nn.Module, teacher: Teacher, temperature: float = 3.0, alpha: float = 0.1
+    ) -> None:
+        super().__init__()
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must be at least 0 and at most 1, got {alpha}")
+        if temperature <= 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        self.student, self.teacher = student, teacher
+        self.temperature, self.alpha = temperature, alpha
+        _check_classes(student, teacher)
+        require_distillation_token(student)
+
+    def forward(self, images: Images, targets: Targets) -> Terms:
+        """Terms ``class``, ``distillation`` (nats) and ``teacher_agreement`` (share)."""
+        class_logits, dist_logits = self.student(images)
+        teacher_logits = self.teacher(images).logits
+        class_term = cross_entropy(class_logits, targets)
+        dist_term = soft_distillation(dist_logits, teacher_logits, self.temperature)
+        return _terms(
+            (1 - self.alpha) * class_term + self.alpha * dist_term,
+            {"class": class_term, "distillation": dist_term},
+            agreement(dist_logits, teacher_logits),
+        )
+
+
+class DearKD(nn.Module):
+    """DearKD's first stage: CE(class, y) / 2 + CE(distillation, y_t) / 2 + weight * L_hidden.
+
+    L_hidden is summed over ``pairs``; without any there is one: the last MHCA block with the
+    teacher stage nearest to the tokens' grid (``default_pair``).
+
+    Source:
+        Chen et al. 2022, https://arxiv.org/abs/2204.12997, early distillation.
+
+    Departure:
+        ``hidden_weight`` (its lambda) is not given in the paper; 1 is ours, to be tuned.
+
+    Raises:
+        ValueError: If the student has no distillation token, classes differ, a pair names a block
+            or stage that is not there, or the weight is negative.
+    """
+
+    def __init__(
+        self,
+        student: nn.Module,
+        teacher: Teacher,
+        pairs: Sequence[PairLike] = (),
+        hidden_weight: float = 1.0,
+    ) -> None:
+        super().__init__()
+        if hidden_weight < 0:
+            raise ValueError(f"hidden_weight must be at least 0, got {hidden_weight}")
+        self.student, self.teacher, self.hidden_weight = student, teacher, hidden_weight
+        _check_classes(student, teacher)
+        require_distillation_token(student)
+        self.pairs = tuple(
+            _resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
+        )
+        self.blocks = sorted({pair.block for pair in self.pairs})
+        self.stages = tuple(sorted({pair.stage for pair in self.pairs}))
+        in_dim = student.num_features
+        assert isinstance(in_dim, int)
+        self.aligners = nn.ModuleList(
+            Aligner(in_dim, teacher.stage(pair.stage).channels, bool(pair.nonnegative))
+            for pair in self.pairs
+        )
+
+    def forward(self, images: Images, targets: Targets) -> Terms:
+        """Terms ``class``, ``distillation`` (nats), ``hidden`` (and ``hidden_<i>`` of several)."""
+        (class_logits, dist_logits), student_maps = self._student_forward(images)
+        teacher = self.teacher(images, self.stages)
+        teacher_maps = dict(zip(self.stages, teacher.features, strict=True))
+        class_term = cross_entropy(class_logits, targets)
+        dist_term = hard_distillation(dist_logits, teacher.logits)
+        terms = {"class": class_term, "distillation": dist_term}
+        hidden = [
+            self._hidden(aligner, pair, student_maps[pair.block], teacher_maps[pair.stage])
+            for aligner, pair in zip(self.aligners, self.pairs, strict=True)
+        ]
+        if len(hidden) > 1:
+            terms |= {f"hidden_{i}": term for i, term in enumerate(hidden)}
+        terms["hidden"] = sum(hidden[1:], start=hidden[0])
+        loss = (class_term + dist_term) / 2 + self.hidden_weight * terms["hidden"]
+        return _terms(loss, terms, agreement(dist_logits, teacher.logits))
+
+    def _student_forward(self, images: Images) -> tuple[tuple[Tensor, Tensor], dict[int, Tensor]]:
+        """((class logits, distillation logits), map of each tapped block), one forward."""
+        student: Any = self.student
+        tokens, maps = student.forward_intermediates(
+            images, indices=self.blocks, norm=False, output_fmt="NCHW", intermediates_only=False
+        )
+        return student.forward_head(tokens), dict(zip(self.blocks, maps, strict=True))
+
+    def _hidden(
+        self, aligner: nn.Module, pair: AlignedPair, student_map: Tensor, teacher_map: Tensor
+    ) -> Float[Tensor, ""]:
+        aligned = aligner(student_map, tuple(teacher_map.shape[-2:]))
+        return hidden_loss(aligned, scale_target(teacher_map, bool(pair.nonnegative)))
+
+
+def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
+    """The last MHCA block and the teacher stage whose grid is nearest to the student's tokens.
+
+    Departure:
+        The paper names no layers. A student without MHCA is tapped where it would end, after two
+        thirds of its blocks.
+
+    Raises:
+        ValueError: If the student has no blocks on a patch grid, or the teacher no stages.
+    """
+    blocks: Any = getattr(student, "blocks", None)
+    grid = getattr(getattr(student, "patch_embed", None), "grid_size", None)
+    if blocks is None or grid is None:
+        raise ValueError(
+            f"method dearkd needs a vision transformer with blocks on a patch grid, which "
+            f"{_name(student)} is not; choose a dearkd_* or deit_*_distilled student"
+        )
+    convolutional = [i for i, b in enumerate(blocks) if isinstance(b.attn, MultiHeadConvAttention)]
+    block = convolutional[-1] if convolutional else max(0, 2 * len(blocks) // 3 - 1)
+    return AlignedPair(block, default_stage(teacher, (int(grid[0]), int(grid[1]))).index)
+
+
+def has_distillation_token(student: nn.Module) -> bool:
+    """Whether the student has a second head to learn from the teacher (timm's convention)."""
+    return hasattr(student, "set_distilled_training")
+
+
+def require_distillation_token(student: nn.Module) -> None:
+    """Makes the student return the logits of both heads in training.
+
+    Raises:
+        ValueError: If it has only one head.
+    """
+    if not has_distillation_token(student):
+        raise ValueError(
+            f"student {_name(student)} has no distillation token; choose a dearkd_* or "
+            "deit_*_distilled student, or --method deit-hard --set distill.token=class"
+        )
+    _set_distilled_training(student)
+
+
+def agreement(
+    student_logits: Float[Tensor, "batch classes"], teacher_logits: Float[Tensor, "batch classes"]
+) -> Float[Tensor, ""]:
+    """Share of images on which student and teacher decide alike, in [0, 1]."""
+    return (student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean()
+
+
+def _resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPair:
+    """The pair with ``nonnegative`` known, after a check that block and stage exist."""
+    depth = len(student.blocks) if hasattr(student, "blocks") else 0  # type: ignore[arg-type]
+    if not 0 <= pair.block < depth:
+        raise ValueError(
+            f"pair block must be 0 to {depth - 1} for student {_name(student)}, got {pair.block}"
+        )
+    detected = teacher.stage(pair.stage).nonnegative
+    return AlignedPair(
+        pair.block, pair.stage, detected if pair.nonnegative is None else pair.nonnegative
+    )
+
+
+def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | None = None) -> Terms:
+    """The loss and, detached, what is logged."""
+    logged = {name: term.detach() for name, term in terms.items()}
+    if teacher_agreement is not None:
+        logged["teacher_agreement"] = teacher_agreement
+    return {"loss": loss, **logged}
+
+
+def _check_classes(student: nn.Module, teacher: Teacher) -> None:
+    if student.num_classes != teacher.num_classes:
+        raise ValueError(
+            f"student {_name(student)} has {student.num_classes} classes and the teacher "
+            f"{teacher.num_classes}; they must be equal: build the student with "
+            f"num_classes={teacher.num_classes}"
+        )
+
+
+def _set_distilled_training(student: Any) -> None:
+    student.set_distilled_training(True)
+
+
+def _name(student: nn.Module) -> str:
+    cfg: Any = getattr(student, "pretrained_cfg", None)
+    architecture = cfg.get("architecture") if cfg else None
+    return architecture or type(student).__name__
