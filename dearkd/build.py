@@ -25,7 +25,15 @@ from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistil
 from dearkd.runs import RunFolder
 from dearkd.train import Stage
 
-__all__ = ["Parts", "build", "create_model", "import_files", "load_run_model", "model_metadata"]
+__all__ = [
+    "Parts",
+    "build",
+    "create_model",
+    "import_files",
+    "is_convolutional",
+    "load_run_model",
+    "model_metadata",
+]
 
 EMBEDDED_TEACHER = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
 SMALL = 64
@@ -116,6 +124,12 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
     except (AssertionError, TypeError, RuntimeError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
         raise ValueError(f"{role} {name!r} cannot be built with {kwargs}: {reason}") from error
+
+
+def is_convolutional(model: nn.Module) -> bool:
+    """Whether a model takes images of any size, as a CNN does."""
+    cfg: Any = model.pretrained_cfg
+    return not cfg.get("fixed_input_size")
 
 
 def load_run_model(folder: RunFolder, which: str = "final") -> tuple[Any, dict[str, Any]]:
@@ -251,7 +265,8 @@ def _teacher(
         weights=Path(weights) if weights else None,
         student_mean=student_cfg["mean"],
         student_std=student_cfg["std"],
-        precision="bf16" if config.teacher.precision == "bf16" else "fp32",
+        img_size=config.data.img_size,
+        precision=config.teacher.precision,
     )
 
 

@@ -201,7 +201,9 @@ def teacher(
         "optim.drop_path": None if resume else 0.0,
     }
     if model is None and not resume:
-        options["student"] = "dearkd_resnet10_32" if data else "dearkd_resnet10t_32"
+        options["student"] = (
+            "dearkd_resnet10t_32" if data in (None, "digits") else "dearkd_resnet10_32"
+        )
     _train("teacher", None, options, out, resume, dry_run, imports, settings)
 
 

@@ -30,6 +30,7 @@ __all__ = [
 
 Method = Literal["dearkd", "deit-hard", "deit-soft", "ce"]
 Precision = Literal["auto", "fp32", "bf16"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,6 +87,8 @@ class TeacherConfig:
     """Local weights: safetensors, or a ``.pth`` state dict (never unpickled)."""
     precision: Precision = "auto"
     """Arithmetic of its forward pass; auto measures once."""
+    memory_format: MemoryFormat = "auto"
+    """Layout of its weights and images; auto measures once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -174,6 +177,8 @@ class TrainConfig:
     seed: int = 0
     precision: Precision = "auto"
     """Arithmetic of the student's step; auto measures once and keeps the faster one."""
+    memory_format: MemoryFormat = "auto"
+    """Layout of the student's weights; auto: as measured for a CNN, contiguous for a ViT."""
     compile: bool = False
     """torch.compile the student: pays on long GPU runs, needs a C++ compiler on a CPU."""
     eval_every: int = 1

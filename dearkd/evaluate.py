@@ -87,7 +87,7 @@ def _percentages(
         raise ValueError("no readable image to evaluate on; check the evaluation data")
     result: dict[str, dict[str, float]] = {}
     for head, hits in counts.items():
-        top1, top5 = (100.0 * accelerator.reduce(hits) / images).tolist()
-        result[head] = {"top1": top1, "top5": top5}
+        first, fifth = accelerator.reduce(hits).tolist()
+        result[head] = {"top1": 100.0 * first / images, "top5": 100.0 * fifth / images}
     result["images"] = {"count": images}
     return result

@@ -19,7 +19,14 @@ from torch import Tensor, nn
 
 from dearkd import estimate
 from dearkd.augment import eval_augment, train_augment
-from dearkd.build import Parts, build, import_files, load_run_model, model_metadata
+from dearkd.build import (
+    Parts,
+    build,
+    import_files,
+    is_convolutional,
+    load_run_model,
+    model_metadata,
+)
 from dearkd.config import TrainConfig, to_yaml
 from dearkd.data import ImageSource, match_classes, open_evaluation
 from dearkd.evaluate import evaluate
@@ -69,10 +76,13 @@ def train(
     lock = folder.locked(resume) if state.is_main_process else nullcontext()
     with lock:
         if not resume:
-            parts = _with_precision(parts, state.device)
+            parts = _with_arithmetic(parts, state.device)
             if state.is_main_process:
                 folder.write_config(parts.config)
         say(f"{_title(parts.config)} -> {folder.path}")
+        _laid_out(parts, state.device)
+        # From here on the teacher belongs to its stage alone, so that it can be freed with it.
+        parts = dataclasses.replace(parts, teacher=None)
         try:
             _run(parts, folder, resume, console, say)
         except Interrupted:
@@ -156,14 +166,14 @@ def _run(
     console: Console,
     say: Callable[..., None],
 ) -> None:
-    config = parts.config
+    config, revision = parts.config, commit()
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
         log_with=list(config.trackers),
         project_dir=str(folder.path / "logs"),
     )
     accelerator.init_trackers("dearkd", config={"student": config.student, "seed": config.seed})
-    student: Any = parts.student.to(accelerator.device)
+    student: Any = parts.student
     metadata = model_metadata(config, student, parts.class_names)
     loader, accumulate = _train_loader(parts, accelerator)
     evaluation = _evaluation(parts, metadata, accelerator)
@@ -184,7 +194,7 @@ def _run(
     heads = _all_heads(parts, trainer, metadata, accelerator)
     if accelerator.is_main_process:
         trainer.save_weights(folder.model_file)
-        folder.write_summary(_summary(parts, trainer, heads, accelerator))
+        folder.write_summary(_summary(parts, trainer, heads, accelerator, revision))
         say(_closing(folder, heads))
     accelerator.end_training()
 
@@ -306,26 +316,45 @@ def _eval_loader(
     )
 
 
-def _with_precision(parts: Parts, device: torch.device) -> Parts:
-    """Chooses fp32 or bf16 for student and teacher by timing both, where the config says auto."""
-    config = parts.config
-    chosen = [config.precision, config.teacher.precision]
-    images = _sample(config, device)
-    if config.precision == "auto":
-        student = copy.deepcopy(parts.student).to(device).train()
-        chosen[0] = estimate.faster_precision(lambda: _student_step(student, images), device)
-    if parts.teacher is not None and config.teacher.precision == "auto":
-        teacher = parts.teacher.to(device)
-        chosen[1] = estimate.faster_precision(lambda: teacher(images), device)
+def _with_arithmetic(parts: Parts, device: torch.device) -> Parts:
+    """Chooses precision and memory layout by timing, where the config says auto.
+
+    The choice is stored with the run: a resumed run must not measure anew and choose otherwise.
+    """
+    config, images = parts.config, _sample(parts.config, device)
+    student = copy.deepcopy(parts.student).to(device).train()
+    chosen: list[Any] = [config.precision, config.memory_format]
+    if is_convolutional(student):
+        chosen = estimate.faster_arithmetic(
+            lambda: _student_step(student, images), student, device, *chosen
+        )
+    else:
+        chosen = estimate.faster_arithmetic(
+            lambda: _student_step(student, images), student, device, chosen[0], "contiguous"
+        )
+    teacher = config.teacher
+    if parts.teacher is not None:
+        frozen = parts.teacher.to(device)
+        chosen += estimate.faster_arithmetic(
+            lambda: frozen(images), frozen.model, device, teacher.precision, teacher.memory_format
+        )
     broadcast_object_list(chosen)
     if parts.teacher is not None:
-        parts.teacher.precision = chosen[1]
+        teacher = dataclasses.replace(teacher, precision=chosen[2], memory_format=chosen[3])
     config = dataclasses.replace(
-        config,
-        precision=chosen[0],
-        teacher=dataclasses.replace(config.teacher, precision=chosen[1]),
+        config, precision=chosen[0], memory_format=chosen[1], teacher=teacher
     )
     return dataclasses.replace(parts, config=config)
+
+
+def _laid_out(parts: Parts, device: torch.device) -> None:
+    """Puts student and teacher on the device in the chosen layout and precision."""
+    config = parts.config
+    parts.student.to(device, memory_format=estimate.LAYOUTS[config.memory_format])  # type: ignore[call-overload]
+    if parts.teacher is not None:
+        parts.teacher.to(device)
+        parts.teacher.precision = config.teacher.precision
+        parts.teacher.set_memory_format(estimate.LAYOUTS[config.teacher.memory_format])
 
 
 def _sample(config: TrainConfig, device: torch.device) -> Tensor:
@@ -408,7 +437,11 @@ def _costs(parts: Parts, device: torch.device) -> tuple[tuple[float, float], flo
 
 
 def _summary(
-    parts: Parts, trainer: Trainer, heads: dict[str, dict[str, float]], accelerator: Accelerator
+    parts: Parts,
+    trainer: Trainer,
+    heads: dict[str, dict[str, float]],
+    accelerator: Accelerator,
+    revision: str | None,
 ) -> dict[str, Any]:
     config, position = parts.config, trainer.position
     final = heads.get("logits", {"top1": None, "top5": None})
@@ -434,7 +467,7 @@ def _summary(
         "seed": config.seed,
         "versions": versions(),
         "python": sys.version.split()[0],
-        "commit": commit(),
+        "commit": revision,
     }
 
 
