@@ -24,7 +24,7 @@ __all__ = ["check_name", "load_classifier", "teacher_class_names"]
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it can't be reached."""
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
-_REMEDY = "pass local weights with --teacher-weights FILE"
+_REMEDY = "pass local weights (--teacher-weights FILE; of eval, --weights FILE)"
 
 State = dict[str, Tensor]
 
@@ -46,7 +46,7 @@ def load_classifier(
     file = _run_file(name)
     if file is not None:
         if weights is not None:
-            raise ValueError(f"{name} has its own weights; leave --teacher-weights {weights} out")
+            raise ValueError(f"{name} has its own weights; leave {weights} out")
         model, names = _from_run(file)
     elif weights is not None:
         model, names = _with_local_weights(name, weights)
@@ -74,6 +74,27 @@ def teacher_class_names(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(info.label_names())
 
 
+def check_name(name: str, role: str = "teacher") -> None:
+    """Checks that timm has this model, and the weights tag if one is given.
+
+    Raises:
+        ValueError: If not; names the nearest ones.
+    """
+    architecture, tag = split_model_name_tag(name)
+    if not timm.is_model(architecture):
+        near = difflib.get_close_matches(architecture, timm.list_models(), n=2, cutoff=0.5)
+        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
+        raise ValueError(
+            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
+            "and pass --import FILE)"
+        )
+    tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
+    if tag and tag not in tags:
+        raise ValueError(
+            f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
+        )
+
+
 def _run_file(name: str) -> Path | None:
     """The weights file of a run folder or of a ``.safetensors`` name; None for a timm name."""
     path = Path(name)
@@ -95,7 +116,7 @@ def _from_run(file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
     metadata = read_metadata(file)
     if "arch" not in metadata:
         raise ValueError(
-            f"{file} was not written by dearkd; name its model with --teacher NAME and {_REMEDY}"
+            f"{file} was not written by dearkd; give the timm name of its model instead and {_REMEDY}"
         )
     model = _empty(metadata["arch"], metadata["num_classes"], metadata.get("img_size"))
     return _filled(model, metadata["arch"], load_weights(file), file), _described(model, metadata)
@@ -104,11 +125,11 @@ def _from_run(file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
 def _with_local_weights(name: str, file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
     check_name(name)
     if not file.is_file():
-        raise FileNotFoundError(f"--teacher-weights {file} does not exist; check the path")
+        raise FileNotFoundError(f"weights {file} do not exist; check the path")
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
     architecture = split_model_name_tag(name)[0]
     if metadata.get("arch", architecture) != architecture:
-        raise ValueError(f"--teacher-weights {file} is a {metadata['arch']}, not a {name}")
+        raise ValueError(f"weights {file} are of {metadata['arch']}, not {name}; name that model")
     state = _read_state(file)
     model = _empty(architecture, _count_classes(name, state), metadata.get("img_size"))
     model = _filled(model, name, state, file)
@@ -121,15 +142,15 @@ def _read_state(file: Path) -> State:
         state = load_state_dict(str(file), weights_only=True)
     except UnpicklingError as error:
         raise ValueError(
-            f"--teacher-weights {file} holds more than tensors, which may run code when loaded; "
+            f"weights {file} hold more than tensors, which may run code when loaded; "
             "save the state dict alone, best as safetensors"
         ) from error
     except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"--teacher-weights {file} is damaged or no weights ({reason})") from error
+        raise ValueError(f"weights {file} are damaged or none ({reason})") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
-            f"--teacher-weights {file} is no state dict (names to tensors); save "
+            f"weights {file} are no state dict (names to tensors); save "
             "model.state_dict(), best as safetensors"
         )
     return state
@@ -239,24 +260,3 @@ def _is_reachable(url: str) -> bool:
     except OSError:
         return False
     return True
-
-
-def check_name(name: str, role: str = "teacher") -> None:
-    """Checks that timm has this model, and the weights tag if one is given.
-
-    Raises:
-        ValueError: If not; names the nearest ones.
-    """
-    architecture, tag = split_model_name_tag(name)
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
-        raise ValueError(
-            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
-            "and pass --import FILE)"
-        )
-    tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise ValueError(
-            f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
-        )
