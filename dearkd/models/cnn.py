@@ -66,21 +66,21 @@ default_cfgs = generate_default_cfgs(
 
 
 @register_model
-def dearkd_resnet10t_32(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+def dearkd_resnet10t_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """10 layers, 16 to 96 channels, 0.22 M parameters."""
     widths = (16, 32, 64, 96)
     return _create("dearkd_resnet10t_32", pretrained, kwargs, layers=(1, 1, 1, 1), channels=widths)
 
 
 @register_model
-def dearkd_resnet10_32(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+def dearkd_resnet10_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """10 layers, 32 to 256 channels, 1.2 M parameters."""
     widths = (32, 64, 128, 256)
     return _create("dearkd_resnet10_32", pretrained, kwargs, layers=(1, 1, 1, 1), channels=widths)
 
 
 @register_model
-def dearkd_resnet18_32(pretrained: bool = False, **kwargs: Any) -> SmallResNet:
+def dearkd_resnet18_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """18 layers, 64 to 512 channels, 11 M parameters."""
     widths = (64, 128, 256, 512)
     return _create("dearkd_resnet18_32", pretrained, kwargs, layers=(2, 2, 2, 2), channels=widths)

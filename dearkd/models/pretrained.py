@@ -116,7 +116,7 @@ def _from_run(file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
     metadata = read_metadata(file)
     if "arch" not in metadata:
         raise ValueError(
-            f"{file} was not written by dearkd; give the timm name of its model instead and {_REMEDY}"
+            f"{file} was not written by dearkd; give its model's timm name instead, and {_REMEDY}"
         )
     model = _empty(metadata["arch"], metadata["num_classes"], metadata.get("img_size"))
     return _filled(model, metadata["arch"], load_weights(file), file), _described(model, metadata)
