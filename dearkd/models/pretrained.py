@@ -5,6 +5,7 @@ Nothing here returns a network with random weights, and no code in a weights fil
 
 import difflib
 import urllib.request
+import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -12,7 +13,6 @@ from urllib.error import HTTPError
 
 import huggingface_hub
 import timm
-from safetensors import SafetensorError
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import load_state_dict, split_model_name_tag
 from torch import Tensor, nn
@@ -139,14 +139,18 @@ def _with_local_weights(name: str, file: Path) -> tuple[nn.Module, tuple[str, ..
 def _read_state(file: Path) -> State:
     """The state dict of a file, out of the wrappers that training scripts put around it."""
     try:
-        state = load_state_dict(str(file), weights_only=True)
-    except UnpicklingError as error:
-        raise ValueError(
-            f"weights {file} hold more than tensors, which may run code when loaded; "
-            "save the state dict alone, best as safetensors"
-        ) from error
-    except (SafetensorError, RuntimeError, EOFError, KeyError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", UserWarning
+            )  # on unusual pickles: an error comes anyway
+            state = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        if isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError):
+            raise ValueError(
+                f"weights {file} are refused: they hold more than tensors, which may run code when "
+                "loaded, or are damaged; save the state dict alone, best as safetensors"
+            ) from error
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
         raise ValueError(f"weights {file} are damaged or none ({reason})") from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(

@@ -1,0 +1,304 @@
+"""The frozen teacher, and every way to name one that does not work."""
+
+import pickle
+from pathlib import Path
+from typing import Any
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from safetensors.torch import save_file
+from timm.data import ImageNetInfo
+from torch import Tensor, nn
+
+from dearkd.checkpoint import save_model
+from dearkd.models import pretrained
+from dearkd.models.teacher import (
+    Teacher,
+    default_stage,
+    faster_memory_format,
+    load_classifier,
+    load_teacher,
+    with_named_taps,
+)
+
+HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
+SMALL = "dearkd_resnet10t_32"
+
+
+def small(num_classes: int = 10) -> nn.Module:
+    torch.manual_seed(0)
+    return timm.create_model(SMALL, num_classes=num_classes)
+
+
+def metadata(**changes: Any) -> dict[str, Any]:
+    names = [f"class {i}" for i in range(4)]
+    known = {"arch": SMALL, "num_classes": 4, "class_names": names, "img_size": 16}
+    return {**known, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], **changes}
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Path:
+    save_model(tmp_path / "model.safetensors", small(4), metadata())
+    return tmp_path
+
+
+@pytest.fixture
+def offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(pretrained, "_is_cached", lambda repo: False)
+
+
+def test_is_frozen_and_stays_in_eval_mode() -> None:
+    teacher = Teacher(small(), **HALF)
+    before = {name: value.clone() for name, value in teacher.state_dict().items()}
+    nn.Sequential(teacher).train()
+    images = torch.randn(4, 3, 32, 32, requires_grad=True)
+    output = teacher(images, [3])
+    assert not any(module.training for module in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert output.logits.grad_fn is None
+    assert output.features[0].grad_fn is None
+    for name, value in teacher.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+def test_sees_its_own_pixels() -> None:
+    model = small().eval().double()
+    mean, std = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+    teacher = Teacher(model, student_mean=mean, student_std=std).double()
+    raw = torch.rand(2, 3, 32, 32, dtype=torch.float64)
+    view = (raw - torch.tensor(mean)[:, None, None]) / torch.tensor(std)[:, None, None]
+    torch.testing.assert_close(teacher(view).logits, model((raw - 0.5) / 0.5), rtol=0, atol=1e-5)
+
+
+def test_equal_normalisation_is_left_alone() -> None:
+    teacher = Teacher(small(), **HALF)
+    images = torch.randn(2, 3, 32, 32)
+    assert teacher.pixels(images) is images
+
+
+def test_logits_and_features_come_in_the_order_asked_for() -> None:
+    teacher = Teacher(small(), **HALF)
+    images = torch.randn(2, 3, 32, 32)
+    _, maps = teacher.model.forward_intermediates(images)
+    output = teacher(images, [4, 1, 4])
+    for features, index in zip(output.features, [4, 1, 4], strict=True):
+        assert torch.equal(features, maps[index])
+    assert torch.equal(output.logits, teacher(images).logits)
+    assert teacher(images).features == ()
+
+
+def test_transformer_of_fixed_size_gets_its_own_size() -> None:
+    torch.manual_seed(0)
+    vit = timm.create_model("deit_tiny_patch16_224", img_size=64, depth=2)
+    vit.pretrained_cfg = {**vit.pretrained_cfg, "input_size": (3, 64, 64)}
+    teacher = Teacher(vit, **HALF, img_size=32)
+    assert teacher.pixels(torch.randn(2, 3, 32, 32)).shape == (2, 3, 64, 64)
+    assert teacher(torch.randn(2, 3, 32, 32), [1]).features[0].shape == (2, 192, 4, 4)
+
+
+@pytest.mark.parametrize(("precision", "inner"), [("fp32", False), ("bf16", True), ("auto", True)])
+def test_precision_overrides_the_callers_autocast(precision: Any, inner: bool) -> None:
+    seen = []
+
+    class Spy(nn.Module):
+        num_classes = 2
+
+        def forward(self, x: Tensor) -> Tensor:
+            seen.append(torch.is_autocast_enabled("cpu"))
+            return torch.mm(x.flatten(1), torch.ones(48, 2))
+
+    teacher = Teacher(Spy(), **HALF, mean=(0.5,) * 3, std=(0.5,) * 3, precision=precision)
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = teacher(torch.randn(1, 3, 4, 4)).logits
+    assert seen == [inner]
+    assert logits.dtype == torch.float32
+
+
+def test_own_module_with_named_taps() -> None:
+    net = nn.Sequential(
+        nn.Conv2d(3, 4, 3, 2, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 3)
+    )
+    tapped = with_named_taps(net, ["1"], num_classes=3)
+    teacher = Teacher(tapped, **HALF, mean=(0.5,) * 3, std=(0.5,) * 3, img_size=16)
+    images = torch.randn(2, 3, 16, 16)
+    output = teacher(images, [0])
+    torch.testing.assert_close(output.logits, net(images))
+    torch.testing.assert_close(output.features[0], net[1](net[0](images)))
+    assert default_stage(teacher, (8, 8)).nonnegative
+
+
+def test_own_module_must_say_its_normalisation_and_classes() -> None:
+    with pytest.raises(ValueError, match="Linear has no pretrained_cfg: give mean, std"):
+        Teacher(nn.Linear(1, 1), **HALF)
+    with pytest.raises(ValueError, match="must have num_classes of at least 1, got None"):
+        Teacher(nn.Linear(1, 1), **HALF, mean=(0.5,) * 3, std=(0.5,) * 3)
+
+
+@pytest.mark.parametrize(
+    ("name", "img_size", "tokens", "index"),
+    [
+        ("resnet18", 224, (14, 14), 3),
+        ("regnety_002", 64, (4, 4), 3),
+        ("convnext_atto", 224, (14, 14), 2),
+        ("vgg11_bn", 64, (4, 4), 4),
+        (SMALL, 32, (8, 8), 3),
+        (SMALL, 16, (4, 4), 3),
+        (SMALL, 32, (16, 16), 2),
+        ("resnet18", 32, (8, 8), 1),
+    ],
+)
+def test_default_stage(name: str, img_size: int, tokens: tuple[int, int], index: int) -> None:
+    teacher = Teacher(timm.create_model(name), **HALF, img_size=img_size)
+    assert default_stage(teacher, tokens).index == index
+
+
+def test_stage_that_is_not_there() -> None:
+    with pytest.raises(ValueError, match="pair stage must be 0 to 4 for this teacher, got 9"):
+        Teacher(small(), **HALF).stage(9)
+
+
+def test_memory_format_changes_the_layout_alone() -> None:
+    teacher = Teacher(small(), **HALF)
+    images = torch.randn(2, 3, 32, 32)
+    before = teacher(images).logits
+    chosen = faster_memory_format(teacher.model, images, repeats=1)
+    assert chosen in (torch.channels_last, torch.contiguous_format)
+    teacher.set_memory_format(torch.channels_last)
+    assert teacher.pixels(images).is_contiguous(memory_format=torch.channels_last)
+    torch.testing.assert_close(teacher(images).logits, before, rtol=1e-4, atol=1e-4)
+
+
+def test_run_folder_and_its_file_are_teachers(run: Path) -> None:
+    for name in (str(run), str(run / "model.safetensors")):
+        teacher = load_teacher(name, **HALF, img_size=16, num_classes=4)
+        assert teacher.class_names == ("class 0", "class 1", "class 2", "class 3")
+        assert teacher.num_classes == 4
+        images = torch.randn(2, 3, 16, 16)
+        raw = images * 0.5 + 0.5
+        mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
+        theirs = (raw - mean[:, None, None]) / std[:, None, None]
+        expected = small(4).eval()(theirs)
+        torch.testing.assert_close(teacher(images).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+def test_transformer_run_keeps_its_image_size(tmp_path: Path) -> None:
+    name = "deit_micro_distilled_patch4_32"
+    model = timm.create_model(name, img_size=16)
+    save_model(tmp_path / "model.safetensors", model, metadata(arch=name, num_classes=10))
+    loaded, _ = load_classifier(str(tmp_path))
+    assert loaded.patch_embed.grid_size == (4, 4)
+
+
+@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "state_dict_ema"])
+def test_local_state_dicts_set_the_classes(tmp_path: Path, wrapper: str | None) -> None:
+    model = small(7)
+    state: dict[str, Any] = {f"module.{key}": value for key, value in model.state_dict().items()}
+    file = tmp_path / "weights.pth"
+    torch.save({wrapper: state, "epoch": 3} if wrapper else state, file)
+    loaded, names = load_classifier(SMALL, weights=file)
+    assert loaded.num_classes == 7
+    assert names is None
+    images = torch.randn(1, 3, 32, 32)
+    assert torch.equal(loaded(images), model.eval()(images))
+
+
+def test_imagenet_models_have_synsets_for_names(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = timm.create_model("tf_efficientnet_lite0")
+    save_file(model.state_dict(), tmp_path / "w.safetensors")
+    teacher = load_teacher("tf_efficientnet_lite0", weights=tmp_path / "w.safetensors", **HALF)
+    assert teacher.class_names == tuple(ImageNetInfo().label_names())
+    assert teacher.class_names[0] == "n01440764"
+    stage = default_stage(teacher, (14, 14))
+    assert (stage.channels, stage.grid, stage.nonnegative) == (112, (14, 14), False)
+
+
+def refusal(name: str, **kwargs: Any) -> str:
+    with pytest.raises((ValueError, FileNotFoundError)) as caught:
+        load_teacher(name, **{**HALF, **kwargs})
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+def test_unknown_names(tmp_path: Path) -> None:
+    assert "unknown teacher 'regnety_16'; did you mean 'regnety_" in refusal("regnety_16")
+    assert "resnet18' has no weights 'nowhere'; known: " in refusal("resnet18.nowhere")
+    assert "does not exist" in refusal("runs/nowhere")
+    assert "has no model.safetensors; is that run complete?" in refusal(str(tmp_path))
+
+
+@pytest.mark.usefixtures("offline")
+def test_random_weights_are_never_a_teacher() -> None:
+    assert "has no published weights; pass local weights (--teacher-weights" in refusal(SMALL)
+    assert "within reach" in refusal("resnet18")
+    assert "--teacher-weights FILE" in refusal("regnety_160.deit_in1k")
+
+
+def test_other_number_of_classes(run: Path) -> None:
+    assert "has 4 classes, the data 9; train one" in refusal(str(run), num_classes=9)
+
+
+def test_weights_of_another_model(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file(small().state_dict(), file)
+    message = refusal("dearkd_resnet10_32", weights=file)
+    assert "conv1.weight is (16, 3, 3, 3) there and (32, 3, 3, 3) in dearkd_resnet10_32" in message
+    state = small().state_dict()
+    save_file({k: v for k, v in state.items() if k != "bn1.weight"}, file)
+    assert "it lacks bn1.weight (16,)" in refusal(SMALL, weights=file)
+    save_file({**state, "extra.bias": torch.zeros(3)}, file)
+    assert "it has extra.bias (3,) besides" in refusal(SMALL, weights=file)
+
+
+def test_weights_that_say_what_they_are_of(run: Path) -> None:
+    message = refusal("resnet18", weights=run / "model.safetensors")
+    assert f"are of {SMALL}, not resnet18" in message
+
+
+def test_own_weights_leave_no_room_for_others(run: Path) -> None:
+    assert "has its own weights" in refusal(str(run), weights=run / "model.safetensors")
+
+
+class Bomb:
+    """What a malicious pickle does: call something when it is loaded."""
+
+    def __reduce__(self) -> tuple[Any, tuple[str]]:
+        return (Path.touch, (Path("exploded"),))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("legacy", [True, False])
+def test_pickle_with_code_is_refused_unrun(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    if legacy:
+        Path("evil.pth").write_bytes(pickle.dumps({"conv1.weight": Bomb()}))
+    else:
+        torch.save({"conv1.weight": Bomb()}, "evil.pth")
+    message = refusal(SMALL, weights=Path("evil.pth"))
+    assert "evil.pth are refused: they hold more than tensors, which may run code" in message
+    assert not Path("exploded").exists()
+
+
+@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
+def test_files_that_are_no_weights(tmp_path: Path, suffix: str) -> None:
+    file = tmp_path / f"w.{suffix}"
+    assert "do not exist" in refusal(SMALL, weights=file)
+    file.write_bytes(b"")
+    assert str(file) in refusal(SMALL, weights=file)
+    file.write_bytes(b"no weights at all")
+    assert str(file) in refusal(SMALL, weights=file)
+
+
+def test_state_dict_of_no_tensors(tmp_path: Path) -> None:
+    torch.save({"epoch": 3}, tmp_path / "w.pth")
+    assert "are no state dict" in refusal(SMALL, weights=tmp_path / "w.pth")
+
+
+def test_safetensors_of_another_origin_needs_a_name(tmp_path: Path) -> None:
+    save_file(small().state_dict(), tmp_path / "w.safetensors")
+    assert "was not written by dearkd" in refusal(str(tmp_path / "w.safetensors"))
