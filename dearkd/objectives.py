@@ -11,7 +11,7 @@ Source:
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, Protocol
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 Terms = dict[str, Tensor]
 
 
+@runtime_checkable
 class PairLike(Protocol):
     """A student block, a teacher stage, and whether the stage's features are non-negative."""
 

@@ -140,9 +140,7 @@ def _read_state(file: Path) -> State:
     """The state dict of a file, out of the wrappers that training scripts put around it."""
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter(
-                "ignore", UserWarning
-            )  # on unusual pickles: an error comes anyway
+            warnings.simplefilter("ignore", UserWarning)  # odd pickles: an error comes too
             state = load_state_dict(str(file), weights_only=True)
     except Exception as error:  # what a damaged file raises depends on where it is damaged
         if isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError):

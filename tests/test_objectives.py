@@ -1,0 +1,305 @@
+"""The objectives beside timm's task, beside their equations, and what they must not touch."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import timm
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from timm.models.deit import VisionTransformerDistilled
+from timm.task import TokenDistillationTask
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+import dearkd  # noqa: F401 - registers the small CNNs
+from dearkd.config import Pair
+from dearkd.losses import scale_target
+from dearkd.models.teacher import Teacher
+from dearkd.models.vit import DearKDVisionTransformer
+from dearkd.objectives import (
+    AlignedPair,
+    CrossEntropy,
+    DearKD,
+    HardDistillation,
+    SoftDistillation,
+    default_pair,
+)
+
+MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+TINY: dict[str, Any] = {
+    "img_size": 16,
+    "patch_size": 4,
+    "embed_dim": 16,
+    "depth": 3,
+    "num_heads": 4,
+    "num_classes": 10,
+}
+
+
+def student(cls: type[nn.Module] = VisionTransformerDistilled, **kwargs: Any) -> Any:
+    torch.manual_seed(1)
+    model = cls(**{**TINY, **kwargs})
+    model.pretrained_cfg = {"mean": MEAN, "std": STD, "architecture": "toy_vit"}
+    return model
+
+
+def dearkd_student() -> Any:
+    return student(DearKDVisionTransformer, mhca_depth=2)
+
+
+def teacher(num_classes: int = 10) -> Teacher:
+    torch.manual_seed(2)
+    model = timm.create_model(
+        "dearkd_resnet10t_32", channels=(8, 8, 12, 16), num_classes=num_classes
+    )
+    for name, buffer in model.named_buffers():  # statistics that a stray update would change
+        if name.endswith("running_mean"):
+            buffer.normal_(std=0.1)
+    return Teacher(model, student_mean=MEAN, student_std=STD, img_size=16)
+
+
+@pytest.fixture
+def batch() -> tuple[Tensor, Tensor]:
+    torch.manual_seed(3)
+    return torch.randn(6, 3, 16, 16), torch.randint(10, (6,))
+
+
+def gradients(model: nn.Module) -> dict[str, Tensor]:
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("kind", ["hard", "soft"])
+def test_deit_objectives_equal_timms_task(kind: str, batch: tuple[Tensor, Tensor]) -> None:
+    """Same loss, terms and gradients; teacher and student normalise differently."""
+    ours, theirs, own_teacher = student(), student(), teacher()
+    if kind == "hard":
+        objective: nn.Module = HardDistillation(ours, own_teacher)
+        weights = {"task_loss_weight": 0.5}
+    else:
+        objective = SoftDistillation(ours, own_teacher, temperature=3.0, alpha=0.1)
+        weights = {"task_loss_weight": 0.9, "temperature": 3.0}
+    task = TokenDistillationTask(
+        student_model=theirs,
+        teacher_model=own_teacher.model,
+        criterion=nn.CrossEntropyLoss(),
+        distill_type=kind,
+        verbose=False,
+        **weights,
+    )
+    terms, reference = objective.train()(*batch), task.train()(*batch)
+    terms["loss"].backward()
+    reference["loss"].backward()
+    close = {"rtol": 1e-5, "atol": 1e-6}
+    torch.testing.assert_close(terms["loss"], reference["loss"], **close)
+    torch.testing.assert_close(terms["class"], reference["task_loss"].detach(), **close)
+    torch.testing.assert_close(terms["distillation"], reference["distill_loss"].detach(), **close)
+    expected = gradients(theirs)
+    assert gradients(ours).keys() == expected.keys()
+    for name, grad in gradients(ours).items():
+        torch.testing.assert_close(grad, expected[name], **close, msg=name)
+
+
+@pytest.mark.parametrize("soft_targets", [False, True])
+def test_dearkd_is_its_equation(soft_targets: bool, batch: tuple[Tensor, Tensor]) -> None:
+    images, targets = batch
+    if soft_targets:
+        targets = torch.randn(6, 10).softmax(1)
+    model, own_teacher = dearkd_student(), teacher()
+    pairs = [AlignedPair(0, 2), AlignedPair(1, 3)]
+    objective = DearKD(model, own_teacher, pairs, hidden_weight=0.3).train()
+    terms = objective(images, targets)
+
+    labels = own_teacher(images).logits.argmax(1)
+    class_logits, dist_logits = model(images)
+    tokens = model.patch_embed(images)
+    tokens = model._pos_embed(tokens)
+    hidden = []
+    with torch.no_grad():
+        for block, aligner, stage in zip(model.blocks, objective.aligners, (2, 3), strict=False):
+            tokens = block(tokens)
+            grid = tokens[:, 2:].transpose(1, 2).reshape(6, 16, 4, 4)
+            (target,) = own_teacher(images, [stage]).features
+            aligned = aligner(grid, tuple(target.shape[-2:]))
+            hidden.append(F.mse_loss(aligned, scale_target(target, nonnegative=True)))
+    expected = (
+        F.cross_entropy(class_logits, targets) / 2
+        + F.cross_entropy(dist_logits, labels) / 2
+        + 0.3 * (hidden[0] + hidden[1])
+    )
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=1e-6)
+    for name, value in (("hidden_0", hidden[0]), ("hidden_1", hidden[1])):
+        torch.testing.assert_close(terms[name], value, rtol=1e-5, atol=1e-6)
+    torch.testing.assert_close(terms["hidden"], hidden[0] + hidden[1], rtol=1e-5, atol=1e-6)
+    share = (dist_logits.argmax(1) == labels).float().mean()
+    torch.testing.assert_close(terms["teacher_agreement"], share)
+
+
+def test_cross_entropy_trains_both_heads_on_the_labels(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    model = student()
+    terms = CrossEntropy(model).train()(images, labels)
+    class_logits, dist_logits = model(images)
+    terms["loss"].backward()
+    halves = F.cross_entropy(class_logits, labels), F.cross_entropy(dist_logits, labels)
+    torch.testing.assert_close(terms["loss"], sum(halves) / 2)
+    torch.testing.assert_close(terms["class"], halves[0].detach())
+    torch.testing.assert_close(terms["distillation"], halves[1].detach())
+    assert gradients(model).keys() == dict(model.named_parameters()).keys()
+
+
+def test_cross_entropy_of_a_plain_classifier(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    model = teacher().model.requires_grad_(True)
+    terms = CrossEntropy(model).eval()(images, labels)
+    assert terms.keys() == {"loss", "class"}
+    torch.testing.assert_close(terms["loss"], F.cross_entropy(model(images), labels))
+
+
+def test_hard_distillation_on_the_class_token_alone(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    model = student(timm.models.vision_transformer.VisionTransformer)
+    own_teacher = teacher()
+    terms = HardDistillation(model, own_teacher, token="class").train()(images, labels)
+    logits, decided = model(images), own_teacher(images).logits.argmax(1)
+    expected = F.cross_entropy(logits, labels) / 2 + F.cross_entropy(logits, decided) / 2
+    torch.testing.assert_close(terms["loss"], expected)
+
+
+def objectives() -> dict[str, nn.Module]:
+    return {
+        "dearkd": DearKD(dearkd_student(), teacher()),
+        "hard": HardDistillation(student(), teacher()),
+        "soft": SoftDistillation(student(), teacher()),
+    }
+
+
+@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+def test_a_step_trains_everything_but_the_teacher(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    objective: Any = objectives()[name]
+    before = {k: v.clone() for k, v in objective.teacher.state_dict().items()}
+    objective.train()
+    assert objective.student.training
+    assert not any(module.training for module in objective.teacher.modules())
+    objective(*batch)["loss"].backward()
+    for key, parameter in objective.named_parameters():
+        if key.startswith("teacher."):
+            assert parameter.grad is None, key
+        else:
+            assert parameter.grad is not None, key
+    torch.optim.SGD([p for p in objective.parameters() if p.requires_grad], lr=0.1).step()
+    for key, value in objective.teacher.state_dict().items():
+        assert torch.equal(value, before[key]), key
+
+
+@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+def test_only_the_loss_has_a_graph(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    terms = objectives()[name].train()(*batch)
+    assert all(term.shape == () for term in terms.values())
+    assert [key for key, term in terms.items() if term.requires_grad] == ["loss"]
+
+
+@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+def test_an_image_has_the_same_loss_in_any_batch(name: str, batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    objective = objectives()[name].double().train()
+    together = objective(images.double(), labels)
+    alone = [
+        objective(image[None].double(), label[None])
+        for image, label in zip(images, labels, strict=True)
+    ]
+    for key, term in together.items():
+        mean = torch.stack([terms[key].double() for terms in alone]).mean()
+        torch.testing.assert_close(term.double(), mean, rtol=1e-6, atol=1e-6)
+
+
+def test_the_hidden_loss_goes_down(batch: tuple[Tensor, Tensor]) -> None:
+    objective = DearKD(dearkd_student(), teacher(), hidden_weight=1.0).train()
+    optimizer = torch.optim.AdamW([p for p in objective.parameters() if p.requires_grad], lr=1e-2)
+    values = []
+    for _ in range(60):
+        terms = objective(*batch)
+        optimizer.zero_grad()
+        terms["loss"].backward()
+        optimizer.step()
+        values.append(terms["hidden"].item())
+    assert values[-1] < 0.5 * values[0]
+
+
+def test_default_pair_is_the_last_mhca_block_and_the_nearest_grid() -> None:
+    assert default_pair(dearkd_student(), teacher()) == AlignedPair(1, 3)
+    twelve = student(depth=12)
+    assert default_pair(twelve, teacher()) == AlignedPair(7, 3)
+    pairs = DearKD(dearkd_student(), teacher()).pairs
+    assert pairs == (AlignedPair(1, 3, nonnegative=True),)
+
+
+def test_sign_can_be_overridden_by_the_configs_pair() -> None:
+    objective = DearKD(dearkd_student(), teacher(), [Pair(block=0, stage=3, nonnegative=False)])
+    assert isinstance(objective.aligners[0].act, nn.Identity)
+    automatic = DearKD(dearkd_student(), teacher(), [Pair(block=0, stage=3)])
+    assert isinstance(automatic.aligners[0].act, nn.ReLU)
+
+
+def test_two_pairs_may_share_a_block_or_a_stage(batch: tuple[Tensor, Tensor]) -> None:
+    pairs = [AlignedPair(1, 3), AlignedPair(0, 3), AlignedPair(1, 2)]
+    terms = DearKD(dearkd_student(), teacher(), pairs).train()(*batch)
+    parts = [terms[f"hidden_{i}"] for i in range(3)]
+    torch.testing.assert_close(terms["hidden"], sum(parts))
+    assert len({part.item() for part in parts}) == 3
+
+
+def test_student_without_a_distillation_token() -> None:
+    plain = student(timm.models.vision_transformer.VisionTransformer)
+    for build in (DearKD, HardDistillation, SoftDistillation):
+        with pytest.raises(ValueError, match="student toy_vit has no distillation token; choose"):
+            build(plain, teacher())
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (lambda: HardDistillation(student(), teacher(7)), "has 10 classes and the teacher 7"),
+        (lambda: HardDistillation(student(), teacher(), token="class"), "toy_vit untrained"),
+        (lambda: SoftDistillation(student(), teacher(), alpha=1.5), "alpha must be .* got 1.5"),
+        (lambda: SoftDistillation(student(), teacher(), temperature=0.0), "temperature must be"),
+        (lambda: DearKD(student(), teacher(), hidden_weight=-1.0), "at least 0, got -1.0"),
+        (lambda: DearKD(student(), teacher(), [AlignedPair(3, 0)]), "block must be 0 to 2 .* 3"),
+        (lambda: DearKD(student(), teacher(), [AlignedPair(0, 5)]), "stage must be 0 to 4 .* 5"),
+    ],
+)
+def test_what_does_not_fit_is_named(build: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        build()
+
+
+@pytest.fixture
+def process_group(tmp_path: Path) -> Iterator[None]:
+    store = dist.FileStore(str(tmp_path / "store"), 1)
+    dist.init_process_group("gloo", store=store, rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("process_group")
+def test_under_ddp_every_trained_parameter_is_reduced(batch: tuple[Tensor, Tensor]) -> None:
+    plain, wrapped = objectives()["dearkd"].train(), objectives()["dearkd"].train()
+    plain.load_state_dict(wrapped.state_dict())
+    parallel = DistributedDataParallel(wrapped)
+    for _ in range(2):  # a second step fails where a parameter took no part in the first
+        plain(*batch)["loss"].backward()
+        parallel(*batch)["loss"].backward()
+    expected = gradients(plain)
+    for name, grad in gradients(wrapped).items():
+        torch.testing.assert_close(grad, expected[name], msg=name)
+
+
+def test_under_bf16_autocast_the_terms_are_float32(batch: tuple[Tensor, Tensor]) -> None:
+    exact = objectives()["dearkd"].train()(*batch)
+    with torch.autocast("cpu", torch.bfloat16):
+        terms = objectives()["dearkd"].train()(*batch)
+    for name, term in terms.items():
+        assert term.dtype == torch.float32, name
+    torch.testing.assert_close(terms["class"], exact["class"], rtol=0.05, atol=0.05)
