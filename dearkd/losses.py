@@ -95,8 +95,8 @@ def scale_target(
     Departure:
         The paper gives no scale; this one lets one weight serve any teacher. The statistics are of
         one position, as those of the aligner's LayerNorm are: a scale common to an image or a
-        batch would ask for norms that differ from position to position, which a LayerNorm can't
-        give, and a batch or running RMS would tie an image's loss to other images.
+        batch would ask for norms that differ from position to position, which a LayerNorm
+        mostly removes, and a batch or running RMS would tie an image's loss to other images.
     """
     features = _exact(features)
     if not nonnegative:
