@@ -4,7 +4,8 @@ Everything a user can get wrong is met here, before the first step.
 """
 
 import dataclasses
-import runpy
+import importlib.util
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -106,8 +107,13 @@ def import_files(files: Iterable[str]) -> None:
     for file in files:
         if not Path(file).is_file():
             raise FileNotFoundError(f"--import {file} does not exist")
+        spec = importlib.util.spec_from_file_location(Path(file).stem, file)
+        assert spec is not None
+        assert spec.loader is not None
+        module = importlib.util.module_from_spec(spec)
+        sys.modules[spec.name] = module  # timm's register_model looks the module up
         try:
-            runpy.run_path(file)
+            spec.loader.exec_module(module)
         except Exception as error:
             raise ImportError(f"--import {file} failed: {type(error).__name__}: {error}") from error
 
@@ -388,6 +394,11 @@ def _default(value: Any, otherwise: Any) -> Any:
 def _pretrained_cfg(name: str | None) -> dict[str, Any]:
     assert name is not None
     cfg: Any = timm.get_pretrained_cfg(name)
+    if cfg is None:
+        raise ValueError(
+            f"model {name!r} is registered without a default_cfg; give it input_size, mean and std "
+            "(README, your own models)"
+        )
     return cfg.to_dict()
 
 

@@ -45,7 +45,8 @@ def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    header = {"format": "pt", "dearkd": json.dumps(metadata)}
+    # One key alone: safetensors writes several in random order, and equal runs should be equal files.
+    header = {"dearkd": json.dumps(metadata)}
     write_atomically(path, lambda target: save_file(tensors, target, metadata=header))
 
 
@@ -94,7 +95,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         ValueError: If the file is damaged.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; start the run without --resume")
+        raise FileNotFoundError(f"no checkpoint at {path}; is that a run folder?")
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:

@@ -169,7 +169,7 @@ def _run(
     config, revision = parts.config, commit()
     accelerator = Accelerator(
         mixed_precision="bf16" if config.precision == "bf16" else "no",
-        log_with=list(config.trackers),
+        log_with=list(config.trackers) or None,
         project_dir=str(folder.path / "logs"),
     )
     accelerator.init_trackers("dearkd", config={"student": config.student, "seed": config.seed})

@@ -135,8 +135,9 @@ class Trainer:
             Interrupted: After Ctrl-C or SIGTERM, with the state saved.
             ValueError: If the loss is not finite.
         """
-        saved = load_checkpoint(self.folder.last_file, self.accelerator.device) if resume else None
-        if saved is not None:
+        saved = None
+        if resume and self.folder.last_file.exists():  # else it was killed before its first one
+            saved = load_checkpoint(self.folder.last_file, self.accelerator.device)
             self._restore(saved)
         first = 0
         result: dict[str, float] = {}

@@ -1,5 +1,6 @@
 """Shape checks on the math modules, and threads that don't fight over two cores."""
 
+import io
 import os
 
 from jaxtyping import install_import_hook
@@ -21,6 +22,71 @@ if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or exp
         "beartype.beartype",
     )
 
-import torch  # noqa: E402 - after the hook, which must see the first import of our modules
+import torch
 
 torch.set_num_threads(1)
+
+import pytest  # noqa: E402
+from rich.console import Console  # noqa: E402
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402
+
+import dearkd  # noqa: E402, F401 - registers the real students too
+from dearkd import launch  # noqa: E402
+from dearkd.config import load_config  # noqa: E402
+from dearkd.models.cnn import SmallResNet  # noqa: E402
+from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
+
+FAST = [
+    "precision=fp32",
+    "memory_format=contiguous",
+    "trackers=[]",
+    "teacher.precision=fp32",
+    "teacher.memory_format=contiguous",
+    "data.batch_size=240",
+]
+_LOOK = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+default_cfgs = generate_default_cfgs(
+    {
+        "toy_student": {
+            **_LOOK,
+            "interpolation": "bicubic",
+            "fixed_input_size": True,
+            "classifier": ("head", "head_dist"),
+        },
+        "toy_cnn": {**_LOOK, "interpolation": "bicubic", "classifier": "fc"},
+    }
+)
+
+
+@register_model
+def toy_student(pretrained=False, **kwargs):
+    """Three blocks, two of them MHCA, on 4 x 4 patches."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 3, "num_heads": 4}
+    sizes["mhca_depth"] = 2
+    return build_model_with_cfg(
+        DearKDVisionTransformer, "toy_student", pretrained, **{**sizes, **kwargs}
+    )
+
+
+@register_model
+def toy_cnn(pretrained=False, **kwargs):
+    """A ResNet of 4 to 8 channels."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (4, 4, 8, 8)}
+    return build_model_with_cfg(SmallResNet, "toy_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def quiet_train(options, settings=(), resume=False, folder=None):
+    """Trains a configuration as the command does, on one thread, without a terminal."""
+    config = load_config(None, [*FAST, *settings], options)
+    console = Console(file=io.StringIO())
+    launch.train(config, console=console, resume=resume, folder=folder)
+
+
+@pytest.fixture(scope="session")
+def toy_teacher(tmp_path_factory):
+    """The folder of a finished two-epoch `dearkd teacher` run on the digits."""
+    folder = tmp_path_factory.mktemp("teacher") / "run"
+    quiet_train(
+        {"method": "ce", "student": "toy_cnn", "stage1": 2, "stage2": 0, "out": str(folder)}
+    )
+    return folder

@@ -1,0 +1,6 @@
+"""``python -m dearkd``, which ``accelerate launch -m dearkd`` needs."""
+
+from dearkd.cli import main
+
+if __name__ == "__main__":
+    main()
