@@ -235,7 +235,7 @@ def _with_recipe(config: TrainConfig) -> TrainConfig:
     if augment == "auto":
         augment = "digits" if data.train == "digits" else "deit" if large else "light"
     deit = augment == "deit"
-    batch = data.batch_size or (1024 if large else 64 if augment == "digits" else 128)
+    batch = data.batch_size or (1024 if large else 32 if augment == "digits" else 128)
     default_warmup = 5.0 if config.epochs >= 50 else config.epochs / 10
     data = dataclasses.replace(
         data,

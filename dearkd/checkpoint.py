@@ -45,7 +45,7 @@ def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
-    # One key alone: safetensors writes several in random order, and equal runs should be equal files.
+    # One key alone: safetensors writes several in random order; equal runs are equal files.
     header = {"dearkd": json.dumps(metadata)}
     write_atomically(path, lambda target: save_file(tensors, target, metadata=header))
 

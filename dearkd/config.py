@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
+from yaml import YAMLError
 
 __all__ = [
     "DataConfig",
@@ -48,7 +49,7 @@ class DataConfig:
     img_size: int | None = None
     """Pixels a side. None: the student's own size (16 for the 8 x 8 digits)."""
     batch_size: int | None = None
-    """Views an optimizer step, over all processes; even. None: 1024 at 224, else 128, digits 64."""
+    """Views an optimizer step, over all processes; even. None: 1024 at 224, else 128, digits 32."""
     micro_batch: int | None = None
     """Views a forward pass on one process; None: the batch in one pass."""
     augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
@@ -222,7 +223,7 @@ def load_config(
     layers = [OmegaConf.structured(TrainConfig)]
     try:
         if path is not None:
-            layers.append(OmegaConf.load(path))
+            layers.append(_read(path))
         layers.append(OmegaConf.create(_nested(options or {})))
         layers.append(OmegaConf.from_dotlist(list(settings)))
         for setting in settings:
@@ -246,6 +247,14 @@ def _between(name: str, value: float, low: float, high: float, *, open_low: bool
     if not inside:
         bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
         raise ValueError(f"{name} must be {bound}, got {value}")
+
+
+def _read(path: Path) -> Any:
+    try:
+        return OmegaConf.load(path)
+    except (YAMLError, UnicodeDecodeError) as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"config {path} is not YAML ({reason[:160]})") from error
 
 
 def _nested(options: dict[str, Any]) -> DictConfig:

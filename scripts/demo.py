@@ -15,7 +15,7 @@ from rich.table import Table
 
 ROOT = Path("runs/demo")
 DEARKD = Path(sys.executable).parent / "dearkd"
-EPOCHS, STAGE1 = 25, 20
+EPOCHS, STAGE1 = 15, 12
 
 RUNS = {
     "teacher (CNN)": ["teacher", "dearkd_resnet10t_32", "--epochs", "12"],
@@ -28,7 +28,7 @@ RUNS = {
 def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
-    table = Table("what", "top-1 %", "parameters", "seconds", title="digits, 360 test images")
+    table = Table("what", "top-1 %", "parameters", "seconds", title="digits, 359 test images")
     folders = {
         name: ROOT / f"{number}-{args[-1]}" for number, (name, args) in enumerate(RUNS.items())
     }

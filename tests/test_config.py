@@ -1,0 +1,84 @@
+"""Configuration: what is unknown, of the wrong type or out of range is refused by name."""
+
+from pathlib import Path
+
+import pytest
+
+from dearkd.config import TrainConfig, load_config, to_yaml
+
+CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("optim.lrr=3", "unknown config key 'optim.lrr'; did you mean 'optim.lr'"),
+        ("lr=3", "did you mean 'optim.lr'"),
+        ("zzz=1", "known: method, student"),
+        ("stage1=abc", "stage1: Value 'abc' of type 'str' could not be converted to Integer"),
+        ("method=deit", r"method: Invalid value 'deit', expected one of \['dearkd', 'deit-hard'"),
+        ("data.fraction=0", "data.fraction must be above 0 and at most 1, got 0"),
+        ("data.fraction=1.5", "data.fraction must be above 0 and at most 1, got 1.5"),
+        ("stage1=-1", "stage1 must be at least 0"),
+        ("optim.lr=-1", "optim.lr must be above 0"),
+        ("optim.weight_decay=-0.1", "optim.weight_decay must be at least 0"),
+        ("optim.ema_decay=1", "optim.ema_decay must be above 0"),
+        ("data.smoothing=1", "data.smoothing must be"),
+        ("distill.temperature=0", "distill.temperature must be above 0"),
+        ("distill.hidden_weight=-1", "distill.hidden_weight must be"),
+        ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
+        ("seed", "--set wants key=value, got 'seed'"),
+    ],
+)
+def test_a_bad_setting_is_refused_by_name(setting, message):
+    with pytest.raises(ValueError, match=message) as caught:
+        load_config(None, [setting])
+    assert "\n" not in str(caught.value)
+
+
+def test_both_stages_empty_is_refused():
+    with pytest.raises(ValueError, match="stage1 and stage2 are both 0"):
+        load_config(None, [], {"stage1": 0, "stage2": 0})
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"nothing\.yaml does not exist"):
+        load_config(tmp_path / "nothing.yaml")
+
+
+def test_a_broken_file_is_named(tmp_path):
+    file = tmp_path / "broken.yaml"
+    file.write_text("method: [dearkd\n")
+    with pytest.raises(ValueError, match=r"broken\.yaml is not YAML"):
+        load_config(file)
+
+
+def test_settings_win_over_options_and_options_over_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("stage1: 1\nstage2: 2\nseed: 3\n")
+    config = load_config(file, ["seed=30"], {"stage2": 20, "seed": 4, "out": None})
+    assert (config.stage1, config.stage2, config.seed) == (1, 20, 30)
+
+
+def test_yaml_round_trip(tmp_path):
+    settings = ["distill.pairs=[{block: 7, stage: 2}, {block: 3, stage: 1}]", "optim.lr=3e-4"]
+    config = load_config(None, settings, {"data.fraction": 0.1})
+    file = tmp_path / "config.yaml"
+    file.write_text(to_yaml(config))
+    assert load_config(file) == config
+    assert config.distill.pairs[1].block == 3
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_recipe_loads_and_tells_its_story(file):
+    assert isinstance(load_config(file), TrainConfig)
+    text = file.read_text()
+    assert len(text.splitlines()) <= 40
+    for word in ("# Command", "# Hardware", "# Time", "# Expected"):
+        assert word in text
+
+
+def test_there_are_recipes():
+    assert {"dearkd_ti", "dearkd_s", "dearkd_b", "deit_ti_hard", "cifar10_cpu", "digits"} <= {
+        file.stem for file in CONFIGS
+    }
