@@ -68,6 +68,7 @@ def train(
     if not dry_run:
         folder.check_free(resume)
     parts = build(config)
+    _order(parts, state.process_index, state.num_processes)  # a batch that can't be is said now
     if parts.notes and not resume:
         say(f"defaults taken: {'; '.join(parts.notes)}")
     if dry_run:
@@ -204,30 +205,9 @@ def _train_loader(parts: Parts, accelerator: Accelerator) -> tuple[Loader, int]:
     config, data = parts.config, parts.config.data
     assert data.batch_size is not None
     assert data.img_size is not None
-    world = accelerator.num_processes
-    micro = data.micro_batch or data.batch_size // world
-    if data.batch_size % (micro * world):
-        raise ValueError(
-            f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "
-            f"{world} processes; change one of them"
-        )
     look: Any = parts.student.pretrained_cfg
     assert data.augment != "auto"
-    order = EpochOrder(
-        images=len(parts.train),
-        batch_size=micro * world,
-        seed=config.seed,
-        repeats=data.repeats or 1,
-        views=parts.full_size if data.keep_steps else None,
-        rank=accelerator.process_index,
-        world=world,
-    )
-    accumulate = data.batch_size // (micro * world)
-    if order.steps_per_epoch < accumulate:
-        raise ValueError(
-            f"data.batch_size {data.batch_size} exceeds the {order.views_per_epoch} images of an "
-            f"epoch; use at most {order.views_per_epoch // 2 * 2}"
-        )
+    order, accumulate = _order(parts, accelerator.process_index, accelerator.num_processes)
     augment = train_augment(
         data.augment,
         data.img_size,
@@ -246,6 +226,38 @@ def _train_loader(parts: Parts, accelerator: Accelerator) -> tuple[Loader, int]:
         pin_memory=accelerator.device.type == "cuda",
     )
     return loader, accumulate
+
+
+def _order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
+    """The views of each forward pass of one process, and how many of these make a step.
+
+    Raises:
+        ValueError: If the batch can't be cut up that way, or exceeds an epoch.
+    """
+    data = parts.config.data
+    assert data.batch_size is not None
+    micro = data.micro_batch or data.batch_size // world
+    if micro == 0 or data.batch_size % (micro * world):
+        raise ValueError(
+            f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "
+            f"{world} processes; change one of them"
+        )
+    order = EpochOrder(
+        images=len(parts.train),
+        batch_size=micro * world,
+        seed=parts.config.seed,
+        repeats=data.repeats or 1,
+        views=parts.full_size if data.keep_steps else None,
+        rank=rank,
+        world=world,
+    )
+    accumulate = data.batch_size // (micro * world)
+    if order.steps_per_epoch < accumulate:
+        raise ValueError(
+            f"data.batch_size {data.batch_size} exceeds the {order.views_per_epoch} images of an "
+            f"epoch; use at most {order.views_per_epoch // 2 * 2}"
+        )
+    return order, accumulate
 
 
 def _workers(config: TrainConfig, device: torch.device) -> int:
