@@ -7,15 +7,12 @@ https://arxiv.org/abs/2204.12997) unless a line says ``Departure``.
 """
 
 import dataclasses
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError
+from dearkd.config_file import complete, to_yaml, user_tree
 
 __all__ = [
     "DataConfig",
@@ -218,28 +215,7 @@ def load_config(
         ValueError: Unknown key (with the nearest known one), wrong type or value out of range.
         FileNotFoundError: If ``path`` does not exist.
     """
-    if path is not None and not path.is_file():
-        raise FileNotFoundError(f"config {path} does not exist; configs/train/ has examples")
-    layers = [OmegaConf.structured(TrainConfig)]
-    try:
-        if path is not None:
-            layers.append(_read(path))
-        layers.append(OmegaConf.create(_nested(options or {})))
-        layers.append(OmegaConf.from_dotlist(list(settings)))
-        for setting in settings:
-            if "=" not in setting:
-                raise ValueError(f"--set wants key=value, got {setting!r}")
-        merged = OmegaConf.merge(*layers)
-        config = OmegaConf.to_object(merged)
-    except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error)) from error
-    assert isinstance(config, TrainConfig)
-    return _tupled(config)
-
-
-def to_yaml(config: TrainConfig) -> str:
-    """The resolved configuration as YAML that ``load_config`` reads back unchanged."""
-    return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+    return _tupled(complete(TrainConfig, user_tree(TrainConfig, path, settings, options)))
 
 
 def _between(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:
@@ -249,23 +225,6 @@ def _between(name: str, value: float, low: float, high: float, *, open_low: bool
         raise ValueError(f"{name} must be {bound}, got {value}")
 
 
-def _read(path: Path) -> Any:
-    try:
-        return OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
-        raise ValueError(f"config {path} is not YAML ({reason[:160]})") from error
-
-
-def _nested(options: dict[str, Any]) -> DictConfig:
-    """Options with dotted names, those that were not given left out, as a config tree."""
-    tree = OmegaConf.create({})
-    for key, value in options.items():
-        if value is not None:
-            OmegaConf.update(tree, key, value)
-    return tree
-
-
 def _tupled(config: TrainConfig) -> TrainConfig:
     """The same config with OmegaConf's lists as tuples, so that it hashes and compares."""
     return dataclasses.replace(
@@ -273,28 +232,3 @@ def _tupled(config: TrainConfig) -> TrainConfig:
         imports=tuple(config.imports),
         trackers=tuple(config.trackers),
     )
-
-
-def _one_line(error: OmegaConfBaseException) -> str:
-    message = str(error).splitlines()[0]
-    if isinstance(error, ConfigKeyError):
-        key = str(error.full_key or error.key)
-        known = _known_keys(TrainConfig)
-        leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-        near = difflib.get_close_matches(key, known, n=1) or [
-            leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)
-        ]
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown config key {key!r}; {hint}"
-    return f"{error.full_key}: {message}" if error.full_key else message
-
-
-def _known_keys(owner: type, prefix: str = "") -> list[str]:
-    """Dotted names of all fields, depth first."""
-    names = []
-    for item in dataclasses.fields(owner):
-        if isinstance(item.type, type) and dataclasses.is_dataclass(item.type):
-            names += _known_keys(item.type, f"{prefix}{item.name}.")
-        else:
-            names.append(prefix + item.name)
-    return names

@@ -14,7 +14,7 @@ from torch import Tensor
 from dearkd.checkpoint import load_checkpoint, write_atomically
 from dearkd.config import TrainConfig, load_config, to_yaml
 
-__all__ = ["RunFolder", "commit", "newest_unfinished", "next_folder", "versions"]
+__all__ = ["RunFolder", "commit", "held", "newest_unfinished", "next_folder", "versions"]
 
 PACKAGES = ("dearkd", "torch", "timm", "accelerate", "torchvision", "pillow", "numpy")
 
@@ -44,21 +44,7 @@ class RunFolder:
             OSError: If it can't be written to.
         """
         self.check_free(resume)
-        try:
-            (self.path / "checkpoint").mkdir(parents=True, exist_ok=True)
-            lock = (self.path / "checkpoint" / "lock").open("w")
-        except OSError as error:
-            raise OSError(
-                f"cannot write to {self.path} ({error.strerror}); choose another folder with --out"
-            ) from error
-        with lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                raise ValueError(
-                    f"{self.path} is in use by another running process; wait for it or "
-                    "choose another --out"
-                ) from None
+        with held(self.path, "checkpoint/lock"):
             yield
 
     def check_free(self, resume: bool) -> None:
@@ -121,6 +107,33 @@ class RunFolder:
         """Drops the lines of epochs from ``epochs`` on: a resumed run writes them again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] < epochs]
         write_atomically(self.metrics_file, lambda file: _write_text(file, "".join(kept)))
+
+
+@contextmanager
+def held(folder: Path, lock_name: str) -> Iterator[None]:
+    """Makes a folder and holds it; the system lets go of it when the process dies.
+
+    Raises:
+        ValueError: If another process holds it.
+        OSError: If it can't be written to.
+    """
+    file = folder / lock_name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("w")
+    except OSError as error:
+        raise OSError(
+            f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
+        ) from error
+    with lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise ValueError(
+                f"{folder} is in use by another running process; wait for it or "
+                "choose another --out"
+            ) from None
+        yield
 
 
 def next_folder(stem: str, root: Path = Path("runs")) -> Path:
