@@ -1,0 +1,58 @@
+"""Which of a teacher's classes are meant: ``all``, ``0-99``, ``3,5-7``, or a file of names."""
+
+import difflib
+import re
+from pathlib import Path
+
+from synth.classifier import Classifier
+
+__all__ = ["choose_classes"]
+
+
+def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
+    """The teacher's indices that ``all`` (None), ``0-99``, ``3,5-7`` or a file of names stand for.
+
+    Raises:
+        ValueError: If one is not a class of the teacher.
+        FileNotFoundError: If the text is no such range and no file.
+    """
+    if text == "all":
+        return None
+    if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+        return _ranges(text, teacher.num_classes)
+    file = Path(text)
+    if not file.is_file():
+        raise FileNotFoundError(
+            f"classes {text!r} are no file, nor a range; give all, 0-99, 3,5-7, or a text file "
+            "with a class name a line"
+        )
+    lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
+    return tuple(_class_index(line, teacher, file) for line in lines if line)
+
+
+def _ranges(text: str, count: int) -> tuple[int, ...]:
+    indices: list[int] = []
+    for part in text.split(","):
+        first, _, last = part.partition("-")
+        low, high = int(first), int(last or first)
+        if not low <= high < count:
+            raise ValueError(
+                f"classes {part} are not among the teacher's {count}; give a range in 0-{count - 1}"
+            )
+        indices += range(low, high + 1)
+    return tuple(indices)
+
+
+def _class_index(line: str, teacher: Classifier, file: Path) -> int:
+    """The class of a line: a name, an index, or either followed by a description."""
+    names = teacher.class_names or ()
+    for word in (line, line.split()[0]):
+        if word in names:
+            return names.index(word)
+        if word.isdecimal() and int(word) < teacher.num_classes:
+            return int(word)
+    near = difflib.get_close_matches(line, names, n=1)
+    hint = f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"
+    if not names:
+        hint = f"its names are unknown, so give indices 0-{teacher.num_classes - 1}"
+    raise ValueError(f"{file} has class {line!r}, which {teacher.name} does not know; {hint}")

@@ -1,0 +1,253 @@
+"""What ``dearkd synthesize`` does: images from a trained network alone, as a folder to train on."""
+
+import json
+import re
+import time
+from collections.abc import Callable, Sequence
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from accelerate.utils import broadcast_object_list
+from rich.console import Console
+
+from dearkd.checkpoint import write_atomically
+from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.runs import held, next_folder
+from dearkd.synthesis_estimate import describe
+from dearkd.synthesis_progress import SynthesisProgress, clock
+from dearkd.synthesis_setup import Setup, SynthesizeConfig, prepare
+from dearkd.train import Interrupted
+from synth import synthesis as library
+
+__all__ = ["newest_unfinished_set", "synthesize"]
+
+CONFIG_FILE = "synthesize.yaml"
+LOCK_FILE = ".lock.tmp"  # the library takes a folder with nothing but .tmp files for a free one
+SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
+
+
+def synthesize(
+    path: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    *,
+    console: Console,
+    out: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Makes the images a configuration describes, or shows what that would take.
+
+    Raises:
+        ValueError, OSError: Anything wrong with the configuration, the networks or the folder.
+        FloatingPointError: If an objective is no longer finite.
+        Interrupted: After Ctrl-C; finished groups are on disk.
+    """
+    state = PartialState()
+    say = console.print if state.is_main_process else _silent
+    options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
+    if resume:
+        folder = out or newest_unfinished_set()
+        setup = _resumed(folder, path, settings, options)
+    else:
+        if out is not None:
+            options = {**options, "out": str(out)}
+        setup = prepare(path, settings, options)
+        if setup.notes:
+            say(f"defaults taken: {'; '.join(setup.notes)}")
+        folder = Path() if dry_run else _new_folder(setup.config, state)
+    if dry_run:
+        if state.is_main_process:
+            describe(setup, state.device, console)
+        return
+    with held(folder, LOCK_FILE) if state.is_main_process else nullcontext():
+        say(f"{_title(setup)} -> {folder}")
+        _run(setup, folder, resume, state, console)
+
+
+def newest_unfinished_set(root: Path = Path("runs")) -> Path:
+    """The folder of the set that was begun last and has no manifest yet.
+
+    Raises:
+        ValueError: If there is none.
+    """
+    begun = [
+        file
+        for file in root.glob(f"*/{CONFIG_FILE}")
+        if not (file.parent / "manifest.json").exists()
+    ]
+    if not begun:
+        raise ValueError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")
+    return max(begun, key=lambda file: file.stat().st_mtime).parent
+
+
+def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
+    """The options that are typed as 112,224."""
+    numbers = {}
+    for key, flag in flags.items():
+        text = options.get(key)
+        if text is None:
+            continue
+        if not re.fullmatch(r"\d+(,\d+)*", text):
+            raise ValueError(
+                f"{flag} wants whole numbers, one a stage, as in 112,224; got {text!r}"
+            )
+        numbers[key] = [int(part) for part in text.split(",")]
+    return numbers
+
+
+def _resumed(
+    folder: Path, path: Path | None, settings: Sequence[str], options: dict[str, Any]
+) -> Setup:
+    """The stored run; options typed beside ``--resume`` must agree with it."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
+    if path is not None:
+        raise ValueError(f"--resume takes the config stored in {folder}; leave {path} out")
+    kind = SynthesizeConfig
+    stored = complete(kind, user_tree(kind, file, (), {}))
+    if complete(kind, user_tree(kind, file, settings, options)) != stored:
+        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+        raise ValueError(
+            f"--resume keeps the settings stored in {folder}, which differ from "
+            f"{', '.join([*given, *settings])}; leave them out or start a new set"
+        )
+    return prepare(file, ())
+
+
+def _new_folder(config: SynthesizeConfig, state: PartialState) -> Path:
+    """The named folder, or the next free one, the same on every process.
+
+    Raises:
+        ValueError: If it is taken; every process then hears of it.
+    """
+    assert config.teacher.name is not None
+    folder = Path(config.out or next_folder(f"synth-{Path(config.teacher.name).stem}"))
+    answer = [str(folder), _occupied(folder)]
+    if state.num_processes > 1:  # the main process looks, before any of them writes
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise ValueError(answer[1])
+    assert answer[0] is not None
+    return Path(answer[0])
+
+
+def _occupied(folder: Path) -> str | None:
+    """Why a new set can't go there."""
+    if not folder.exists():
+        return None
+    if not folder.is_dir():
+        return f"--out {folder} is a file; choose a folder"
+    if (folder / "settings.json").exists():
+        return (
+            f"{folder} already holds a synthetic set; go on with it by --resume or choose "
+            "another --out"
+        )
+    if any(file.suffix != ".tmp" for file in folder.iterdir()):
+        return f"{folder} is not empty and holds no synthetic set; choose another --out"
+    return None
+
+
+def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+    main, started = state.is_main_process, time.monotonic()
+    events = library.synthesize(
+        setup.synthesis,
+        setup.teacher,
+        folder,
+        verifier=setup.verifier,
+        student=setup.student,
+        device=state.device.type,  # the process's own card is the current one
+        rank=state.process_index,
+        world=state.num_processes,
+        resume=resume,
+    )
+    say = console.print if main else _silent
+    try:
+        with SynthesisProgress(console, setup.synthesis.stages, visible=main) as progress:
+            for event in events:
+                match event:
+                    case library.Prepared():
+                        if main and not resume:
+                            _store(folder, setup.config)
+                        say(_prepared(event, setup))
+                        progress.begin(event)
+                    case library.Progress():
+                        progress.step(event.step, event.iterations_done)
+                    case library.GroupDone():
+                        progress.group(len(event.images))
+                    case library.Finished(manifest=manifest) if manifest is not None:
+                        _conclude(manifest, setup, time.monotonic() - started, console.print)
+    except KeyboardInterrupt:
+        begun = (folder / CONFIG_FILE).exists()
+        say(
+            f"stopped; go on with: dearkd synthesize --resume --out {folder}"
+            if begun
+            else "stopped"
+        )
+        raise Interrupted from None
+
+
+def _store(folder: Path, config: SynthesizeConfig) -> None:
+    text = to_yaml(config)
+    write_atomically(folder / CONFIG_FILE, lambda file: _write_text(file, text))
+
+
+def _prepared(event: library.Prepared, setup: Setup) -> str:
+    """What was measured and decided, and how much is left."""
+    kernels = event.kernels
+    layout = "channels_last" if kernels.channels_last else "contiguous"
+    tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
+    done = event.images - event.images_here
+    share = f"{done} of {event.images} images are done or another process's" if done else ""
+    parts = [f"{kernels.precision}, {layout} on {kernels.device}{tuned}", share]
+    return "; ".join(part for part in parts if part)
+
+
+def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
+    """The judges' verdicts, where the images are, and what to do with them."""
+    content = json.loads(manifest.read_text())
+    folder, config = manifest.parent, setup.config
+    classes = len(content["classes"]["indices"])
+    say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} classes: {folder}")
+    judges = {"teacher": setup.teacher.name}
+    if setup.verifier is not None:
+        judges["verifier"] = setup.verifier.name
+    for role, verdict in content["quality"].items():
+        share = verdict["recognition"]
+        worst = min(share["per_class"], key=lambda index: share["per_class"][index])
+        say(
+            f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
+            f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
+        )
+    if setup.verifier is None:
+        say("that is the teacher's own verdict; --verifier NAME asks a second network")
+    say(f"look at {folder / 'contact_sheet.png'}")
+    say(f"next: {_train_command(folder, config)}")
+
+
+def _train_command(folder: Path, config: SynthesizeConfig) -> str:
+    """The command that trains on the set under the same teacher, at the set's own size."""
+    words = ["dearkd train", f"--data {folder}", f"--teacher {config.teacher.name}"]
+    if config.teacher.weights is not None:
+        words.append(f"--teacher-weights {config.teacher.weights}")
+    size = config.resolutions[-1]
+    if size != (SMALL_DEFAULT if size <= SMALL else LARGE_DEFAULT):
+        words.append(f"--img-size {size}")
+    return " ".join([*words, *(f"--import {file}" for file in config.imports)])
+
+
+def _title(setup: Setup) -> str:
+    config, images = setup.synthesis, sum(len(group.targets) for group in setup.groups)
+    stages = " -> ".join(f"{size} px x {iterations}" for size, iterations in config.stages)
+    return f"{images} images from {setup.teacher.name}, {stages}"
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def _silent(*args: object, **kwargs: object) -> None:
+    """What a process that is not the main one says."""
