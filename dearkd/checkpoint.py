@@ -15,6 +15,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "read_metadata",
+    "remove_leftovers",
     "save_checkpoint",
     "save_model",
     "write_atomically",
@@ -82,7 +83,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, target)
         except RuntimeError as error:  # torch's zip writer hides ENOSPC behind its own error
-            raise OSError(f"could not write {path}: {str(error).splitlines()[0]}") from error
+            raise OSError(f"could not write {path}: {_first_line(error)}") from error
 
     write_atomically(path, write)
 
@@ -99,5 +100,15 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     try:
         return torch.load(path, map_location=device, weights_only=True)
     except Exception as error:
-        reason = str(error).splitlines()[0]
+        reason = _first_line(error)
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Deletes the temporary files that killed processes left; call it under the folder's lock."""
+    for file in folder.glob(".*.tmp*"):
+        file.unlink(missing_ok=True)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error) or type(error).__name__).splitlines()[0]

@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import Tensor
 
-from dearkd.checkpoint import load_checkpoint, write_atomically
+from dearkd.checkpoint import load_checkpoint, remove_leftovers, write_atomically
 from dearkd.config import TrainConfig, load_config, to_yaml
 
 __all__ = ["RunFolder", "commit", "held", "newest_unfinished", "next_folder", "versions"]
@@ -45,6 +45,8 @@ class RunFolder:
         """
         self.check_free(resume)
         with held(self.path, "checkpoint/lock"):
+            for folder in (self.path, self.last_file.parent):
+                remove_leftovers(folder)
             yield
 
     def check_free(self, resume: bool) -> None:
@@ -150,12 +152,16 @@ def newest_unfinished(root: Path = Path("runs")) -> Path:
     Raises:
         ValueError: If there is none.
     """
-    started = [
-        file for file in root.glob("*/config.yaml") if not (file.parent / "summary.json").exists()
-    ]
-    if not started:
+    runs = [RunFolder(file.parent) for file in root.glob("*/config.yaml")]
+    unfinished = [run for run in runs if not run.summary_file.exists()]
+    if not unfinished:
         raise ValueError(f"no unfinished run under {root}/; name one with --out FOLDER")
-    return max(started, key=lambda file: file.stat().st_mtime).parent
+
+    def written(run: RunFolder) -> float:
+        files = (run.config_file, run.last_file)
+        return max(file.stat().st_mtime for file in files if file.exists())
+
+    return max(unfinished, key=written).path
 
 
 def versions() -> dict[str, str]:

@@ -29,6 +29,8 @@ __all__ = ["Batches", "Interrupted", "Progress", "Stage", "Trainer"]
 
 READ_SECONDS = 2.0
 """Least time between two looks at the loss: each look waits for the device."""
+AGREE_STEPS = 10
+"""Several processes agree this often whether to look, save or stop: each time all wait."""
 
 
 class Interrupted(Exception):  # noqa: N818 - it is no error
@@ -108,7 +110,7 @@ class Trainer:
         self.config = config
         self.folder = folder
         self.student = student
-        self.stages = [stage for stage in stages if stage.epochs]
+        self.stages = stages
         self.batches = batches
         self.evaluation = evaluation
         self.accelerator = accelerator
@@ -119,87 +121,95 @@ class Trainer:
         self.position = Position()
         decay = config.optim.ema_decay
         self.ema = ModelEmaV3(student, decay=decay, use_warmup=True) if decay else None
-        self.epochs = sum(stage.epochs for stage in self.stages)
+        self.epochs = sum(stage.epochs for stage in stages)
         self.stop_requested = False
-        self.last_save = time.monotonic()
+        self.last_save = self.last_read = time.monotonic()
 
     @property
     def averaged(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.student
 
-    def fit(self, resume: bool = False) -> dict[str, float]:
-        """Trains to the end of the last stage; the final evaluation, empty without data for it.
+    def fit(self, resume: bool = False) -> None:
+        """Trains to the end of the last stage, taking each stage out of the list it was given.
+
+        A stage that is over is dropped before the next one is built, and its teacher with it.
 
         Raises:
             Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-            ValueError: If the loss is not finite.
+            ValueError: If the loss is not finite, or the checkpoint is of another run.
         """
-        saved = None
+        saved: dict[str, Any] = {}
         if resume and self.folder.last_file.exists():  # else it was killed before its first one
             saved = load_checkpoint(self.folder.last_file, self.accelerator.device)
             self._restore(saved)
-        first = 0
-        result: dict[str, float] = {}
-        moments = saved["optimizer"] if saved is not None else {}
+        if resume and self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.position.epoch)
+        last = 0
         with self._signals():
-            for stage in self.stages:
-                last = first + stage.epochs
+            while self.stages:
+                stage = self.stages.pop(0)
+                last += stage.epochs
                 if self.position.epoch < last:
-                    self.position.stage = stage.name
-                    objective, optimizer = self._prepare(stage, moments, saved)
-                    saved = None
+                    objective, optimizer = self._prepare(stage, saved)
                     while self.position.epoch < last:
-                        result = self._epoch(objective, optimizer)
-                    moments = optimizer_state(optimizer, self._unwrapped(objective))
-                    # Drops the teacher with the stage's objective before the next one is built.
-                    self.accelerator.free_memory()
+                        self._epoch(objective, optimizer)
+                    saved = {"optimizer": optimizer_state(optimizer, self._unwrapped(objective))}
                     del objective, optimizer
-                first = last
-        return result or self._evaluate()
+                del stage
+                self.accelerator.free_memory()
 
     def _prepare(
-        self, stage: Stage, moments: dict[str, Any], saved: dict[str, Any] | None
+        self, stage: Stage, saved: dict[str, Any]
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Objective and optimizer of a stage; AdamW's moments of the student live on."""
+        """Objective and optimizer of a stage; AdamW's moments of the student live on.
+
+        Empties ``saved``, so that nothing is held twice while the stage runs.
+        """
         torch.manual_seed(self.config.seed)
         objective = stage.objective().to(self.accelerator.device)
-        if saved is not None:
-            objective.load_state_dict(saved["objective"], strict=False)
+        if self.position.stage == stage.name and "objective" in saved:
+            missing, unexpected = objective.load_state_dict(saved["objective"], strict=False)
+            odd = [name for name in missing if not name.startswith("teacher.")] + unexpected
+            if odd:
+                raise ValueError(
+                    f"{self.folder.last_file} is of another run: {odd[0]} does not fit; start anew "
+                    "with another --out"
+                )
+        self.position.stage = stage.name
         optimizer = build_optimizer(objective, self.config.optim)
-        load_optimizer_state(optimizer, objective, moments)
+        load_optimizer_state(optimizer, objective, saved.get("optimizer", {}))
+        saved.clear()
         objective.train()
         if self.config.compile:
             objective.compile()
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
 
-    def _epoch(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> dict[str, float]:
+    def _epoch(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
         started, done = time.monotonic(), position.epoch_seconds
-        last_read = started
         feed = iter(self.batches(position.epoch, position.step * self.accumulate))
-        images = 0
+        images, lr = 0, 0.0
         while position.step < self.steps:
             lr = self._set_lr(optimizer)
             images = self._step(objective, optimizer, islice(feed, self.accumulate))
             position.step += 1
             position.epoch_seconds = done + time.monotonic() - started
-            terms = None
-            if time.monotonic() - last_read > READ_SECONDS or position.step == self.steps:
-                terms = self._read_terms()
-                last_read = time.monotonic()
-            self.progress.step(position.step, images, terms)
-            self._pause_or_save(objective, optimizer)
+            read, save, stop = self._due()
+            self.progress.step(position.step, images, self._read_terms() if read else None)
+            if (save or stop) and position.step < self.steps:
+                self._save(objective, optimizer)
+                if stop:
+                    raise Interrupted
         position.seconds += position.epoch_seconds
-        terms = self._read_terms()
         line = {
             "epoch": position.epoch,
             "stage": position.stage,
             "lr": lr,
-            **terms,
+            **self._read_terms(),
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
@@ -207,9 +217,10 @@ class Trainer:
         }
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
-        result = self._finish_epoch(line)
+        self._finish_epoch(line)
         self._save(objective, optimizer)
-        return result
+        if self._due()[2] and position.epoch < self.epochs:
+            raise Interrupted
 
     def _step(
         self,
@@ -239,11 +250,13 @@ class Trainer:
             self.ema.update(self.student, step=self._global_step())
         return count * self.accelerator.num_processes
 
-    def _finish_epoch(self, line: dict[str, Any]) -> dict[str, float]:
+    def _finish_epoch(self, line: dict[str, Any]) -> None:
         """Evaluates when due, writes the log line and the best weights."""
-        position, result = self.position, {}
-        if position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs:
-            result = self._evaluate()
+        position = self.position
+        result: dict[str, float] = {}
+        due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
+        if self.evaluation is not None and due:
+            result = self.evaluation(self.averaged)
             line.update(result)
         better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
         if better:
@@ -254,31 +267,30 @@ class Trainer:
             self.folder.append_metrics(line)
             self.accelerator.log(_numbers(line), step=position.epoch)
         self.progress.end(line)
-        return result
-
-    def _evaluate(self) -> dict[str, float]:
-        return self.evaluation(self.averaged) if self.evaluation else {}
 
     def save_weights(self, path: Any) -> None:
         """Writes the evaluated weights with what a reader needs to rebuild the model."""
         save_model(path, self.averaged, self.metadata)
 
-    def _pause_or_save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Inside an epoch: saves when it is time, and stops when asked to."""
-        if self.position.step == self.steps:
-            return
-        if self._stop():
-            self._save(objective, optimizer)
-            raise Interrupted
-        if time.monotonic() - self.last_save > 60 * self.config.checkpoint_minutes:
-            self._save(objective, optimizer)
+    def _due(self) -> tuple[bool, bool, bool]:
+        """Whether to look at the loss, to save and to stop, the same on every process.
 
-    def _stop(self) -> bool:
-        """Whether any process was asked to stop; processes agree, so none waits for another."""
+        The main process's clock decides; a stop may be asked of any.
+        """
+        now, main = time.monotonic(), self.accelerator.is_main_process
+        due = (
+            main and now - self.last_read > READ_SECONDS,
+            main and now - self.last_save > 60 * self.config.checkpoint_minutes,
+            self.stop_requested,
+        )
         if self.accelerator.num_processes == 1:
-            return self.stop_requested
-        flag = torch.tensor(int(self.stop_requested), device=self.accelerator.device)
-        return bool(self.accelerator.reduce(flag))
+            return due
+        # Step 0 is the end of an epoch: all processes come by there.
+        if self.position.step % AGREE_STEPS:
+            return False, False, False
+        flags = torch.tensor(due, dtype=torch.int32, device=self.accelerator.device)
+        read, save, stop = self.accelerator.reduce(flags).tolist()
+        return bool(read), bool(save), bool(stop)
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes ``checkpoint/last.pt``: all that the next step depends on."""
@@ -307,8 +319,6 @@ class Trainer:
         )
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
-        if self.accelerator.is_main_process:
-            self.folder.truncate_metrics(self.position.epoch)
 
     def _read_terms(self) -> dict[str, float]:
         """Mean of each term over the epoch so far and over processes; waits for the device.
@@ -317,6 +327,7 @@ class Trainer:
             ValueError: If one is not finite.
         """
         position = self.position
+        self.last_read = time.monotonic()
         names = sorted(position.sums)
         stacked = torch.stack([position.sums[name] for name in names]) / max(1, position.step)
         values = self.accelerator.reduce(stacked, reduction="mean").tolist()

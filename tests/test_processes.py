@@ -4,26 +4,24 @@ import json
 import os
 import subprocess
 import sys
-from pathlib import Path
 
 import pytest
 
 from dearkd.runs import RunFolder
 
-BIN = Path(sys.executable).parent
-LAUNCH = "launch --cpu --num_processes 2 --num_machines 1 --mixed_precision no --dynamo_backend no"
 TRAIN = (
-    "train --fraction 0.1 --stage1 1 --stage2 1 --set data.batch_size=16 --set precision=fp32 "
-    "--set teacher.precision=fp32 --set teacher.memory_format=contiguous --set data.mixup=0.8"
+    "train --fraction 0.1 --stage1 2 --stage2 1 --set data.batch_size=16 --set precision=fp32 "
+    "--set teacher.precision=fp32 --set teacher.memory_format=contiguous --set data.mixup=0.8 "
+    "--set checkpoint_minutes=1e-9"
 )
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
 def dearkd(line, processes):
-    start = [BIN / "dearkd"] if processes == 1 else [BIN / "accelerate", *LAUNCH.split()]
-    start += [] if processes == 1 else ["-m", "dearkd"]
+    start = [sys.executable, *([] if processes == 1 else TORCHRUN), "-m", "dearkd"]
     done = subprocess.run(
-        [*map(str, start), *line.split()],
-        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        [*start, *line.split()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
         check=False,
@@ -39,6 +37,8 @@ def test_two_processes_train_and_judge_as_one(tmp_path):
         folder = tmp_path / str(processes)
         dearkd(f"{TRAIN} --out {folder}", processes)
         lines[processes] = RunFolder(folder).read_metrics()
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["processes"] == processes
     for one, two in zip(lines[1], lines[2], strict=True):
         for term in ("loss", "class", "distillation"):
             assert two[term] == pytest.approx(one[term], rel=1e-4)

@@ -1,12 +1,14 @@
 """The loop: learns, leaves the teacher alone, and a killed run ends where an unkilled one does."""
 
-import gc
 import hashlib
 import json
+import os
+import signal
 import weakref
 
 import pytest
 import torch
+from accelerate.state import AcceleratorState
 from conftest import FAST, quiet_train
 from PIL import Image
 from safetensors.torch import load_file
@@ -109,8 +111,9 @@ def test_one_cosine_runs_over_both_stages(uninterrupted):
     assert rates[-1] == pytest.approx(1e-5)
 
 
-def test_teacher_is_untouched_and_freed_at_the_stage_switch(tmp_path, toy_teacher, monkeypatch):
-    seen = {}
+def watch_the_teacher(monkeypatch):
+    """Notes at each epoch whether the teacher lives, and checks that it does not change."""
+    seen = {"alive": []}
     real_build = launch.build
 
     def watching(config):
@@ -121,20 +124,42 @@ def test_teacher_is_untouched_and_freed_at_the_stage_switch(tmp_path, toy_teache
 
     def begin(self, position, total_epochs, steps):
         teacher = seen["teacher"]()
-        if position.stage == "stage1":
+        seen["alive"].append((position.stage, teacher is not None))
+        if teacher is not None:
             after = teacher.state_dict()
             assert all(torch.equal(after[k], v) for k, v in seen["before"].items())
             assert not teacher.training
-        else:
-            gc.collect()
-            assert seen["teacher"]() is None
-        seen.setdefault("stages", []).append(position.stage)
 
     monkeypatch.setattr(launch, "build", watching)
     monkeypatch.setattr(RunProgress, "begin", begin)
-    out = str(tmp_path / "run")
-    quiet_train({**SHORT, "teacher.name": str(toy_teacher), "out": out})
-    assert seen["stages"] == ["stage1", "stage1", "stage2", "stage2"]
+    return seen["alive"]
+
+
+STAGES = [("stage1", True), ("stage1", True), ("stage2", False), ("stage2", False)]
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+def test_teacher_is_untouched_and_freed_at_the_stage_switch(
+    precision, tmp_path, toy_teacher, monkeypatch
+):
+    alive = watch_the_teacher(monkeypatch)
+    options = {**SHORT, "teacher.name": str(toy_teacher), "out": str(tmp_path / "run")}
+    AcceleratorState._reset_state()  # its precision holds for the whole process
+    quiet_train(options, [f"precision={precision}"])
+    AcceleratorState._reset_state()
+    assert alive == STAGES
+
+
+def test_a_run_resumed_in_stage_2_keeps_no_teacher(tmp_path, toy_teacher, monkeypatch):
+    folder = tmp_path / "run"
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 2 * STEPS + 2)
+        with pytest.raises(Killed):
+            quiet_train({**SHORT, "teacher.name": str(toy_teacher), "out": str(folder)}, SETTINGS)
+    alive = watch_the_teacher(monkeypatch)
+    run = RunFolder(folder)
+    launch.train(run.read_config(), console=_console(), folder=run, resume=True)
+    assert alive == STAGES[2:]
 
 
 @pytest.mark.parametrize("method", ["dearkd", "deit-hard", "deit-soft", "ce"])
@@ -163,9 +188,6 @@ def test_interrupt_saves_and_resumes(tmp_path, toy_teacher, monkeypatch, uninter
     options = {**SHORT, "teacher.name": str(toy_teacher), "out": str(folder)}
 
     def step(self, step, images, terms):
-        import os
-        import signal
-
         if step == 3 and self.epoch == 2:
             os.kill(os.getpid(), signal.SIGINT)
 
@@ -176,6 +198,57 @@ def test_interrupt_saves_and_resumes(tmp_path, toy_teacher, monkeypatch, uninter
     run = RunFolder(folder)
     launch.train(run.read_config(), console=_console(), folder=run, resume=True)
     assert checksum(folder) == checksum(uninterrupted)
+
+
+def test_interrupt_is_heard_with_one_step_an_epoch(tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    options = {"student": "toy_student", "method": "ce", "stage1": 4, "stage2": 0}
+
+    def step(self, step, images, terms):
+        if self.epoch == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(RunProgress, "step", step)
+    with pytest.raises(Interrupted):
+        quiet_train({**options, "out": str(folder)}, ["data.batch_size=1438"])
+    assert [line["epoch"] for line in RunFolder(folder).read_metrics()] == [0, 1]
+
+
+def test_a_kill_between_log_line_and_checkpoint_leaves_no_double_line(
+    tmp_path, toy_teacher, monkeypatch, uninterrupted
+):
+    folder = tmp_path / "run"
+    options = {**SHORT, "teacher.name": str(toy_teacher), "out": str(folder)}
+
+    def end(self, line):
+        raise Killed
+
+    monkeypatch.setattr(RunProgress, "end", end)
+    with pytest.raises(Killed):
+        quiet_train(options, SETTINGS)
+    monkeypatch.undo()
+    run = RunFolder(folder)
+    assert [line["epoch"] for line in run.read_metrics()] == [0]
+    (folder / ".model.safetensors.tmp123").write_text("left by a kill")
+    launch.train(run.read_config(), console=_console(), folder=run, resume=True)
+    assert [line["epoch"] for line in run.read_metrics()] == [0, 1, 2, 3]
+    assert checksum(folder) == checksum(uninterrupted)
+    assert not list(folder.rglob(".*.tmp*"))
+
+
+def test_a_checkpoint_of_another_run_is_refused(tmp_path, toy_teacher, uninterrupted):
+    folder = tmp_path / "run"
+    options = {**SHORT, "teacher.name": str(toy_teacher), "out": str(folder)}
+    with pytest.MonkeyPatch.context() as patch:
+        kill_at(patch, 3)
+        with pytest.raises(Killed):
+            quiet_train(options, [*SETTINGS, "checkpoint_minutes=1e-9"])
+    run = RunFolder(folder)
+    saved = torch.load(run.last_file, weights_only=True)
+    del saved["objective"]["aligners.0.norm.weight"]
+    torch.save(saved, run.last_file)
+    with pytest.raises(ValueError, match=r"last\.pt is of another run: aligners\.0\.norm\.weight"):
+        launch.train(run.read_config(), console=_console(), folder=run, resume=True)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_checkpoint(tmp_path, monkeypatch):
