@@ -66,6 +66,12 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Show config, sizes, FLOPs, steps, time, memory; train not."),
 ]
+LESS_MEMORY = {
+    "train": "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same",
+    "evaluate": "lower --batch-size",
+    "synthesize": "lower --images-per-batch",
+}
+"""Verb: what to do when the device is full."""
 
 
 def main() -> None:
@@ -81,6 +87,8 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
+        from torch import OutOfMemoryError
+
         from dearkd.train import Interrupted
 
         if not sys.warnoptions:
@@ -91,6 +99,13 @@ def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
             if os.environ.get("DEARKD_TRACEBACK"):
                 raise
             errors.print(f"error: {_one_line(error)}", style="red", markup=False)
+            raise typer.Exit(2) from None
+        except OutOfMemoryError as error:
+            if os.environ.get("DEARKD_TRACEBACK"):
+                raise
+            remedy = LESS_MEMORY.get(verb.__name__, LESS_MEMORY["train"])
+            line = f"error: out of memory; {remedy} ({_one_line(error)})"
+            errors.print(line, style="red", markup=False)
             raise typer.Exit(2) from None
         except Interrupted:
             raise typer.Exit(130) from None
@@ -218,14 +233,15 @@ def evaluate(
         Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
     ] = None,
     which: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="final|best|raw",
-            help="A run's final weights (EMA if on), best, or without EMA.",
+            help="A run's final weights (EMA if on; the default), best, or without EMA.",
         ),
-    ] = "final",
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 64,
+    ] = None,
+    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
     img_size: ImgSize = None,
+    on_bad_image: OnBadImage = None,
     imports: Imports = None,
     json_out: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
 ) -> None:
@@ -236,15 +252,16 @@ def evaluate(
     **Example:** `dearkd eval runs/dearkd-digits-1` or
     `dearkd eval regnety_160.deit_in1k --data imagenet/val`
     """
-    from dearkd import launch
+    from dearkd import judge
 
-    launch.evaluate_target(
+    judge.evaluate_target(
         target,
         data=data,
         weights=weights,
         which=which,
         batch_size=batch_size,
         img_size=img_size,
+        on_bad_image=on_bad_image,
         imports=tuple(map(str, imports or ())),
         as_json=json_out,
         console=console,

@@ -1,5 +1,6 @@
 """What a run will cost, and which arithmetic is faster on this device: measured, not looked up."""
 
+import functools
 import time
 from collections.abc import Callable
 from contextlib import AbstractContextManager
@@ -13,6 +14,8 @@ from torch.utils.flop_counter import FlopCounterMode
 __all__ = [
     "LAYOUTS",
     "activation_bytes",
+    "activation_bytes_per_image",
+    "autocast",
     "faster_arithmetic",
     "multiply_adds",
     "parameter_count",
@@ -46,23 +49,26 @@ def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any
 
 def faster_arithmetic(
     call: Callable[[], Any],
-    model: nn.Module,
+    set_layout: Callable[[torch.memory_format], Any],
     device: torch.device,
     precision: str,
     memory_format: str,
     repeats: int = 3,
 ) -> list[Any]:
-    """[precision, memory format] with which ``call``, which runs ``model``, is fastest here.
+    """[precision, memory format] with which ``call`` is fastest here.
 
-    What is not ``auto`` is kept. Another choice than float32 and contiguous is made only where it
+    ``set_layout`` lays out anew the model that ``call`` runs. What is not ``auto`` is kept; with
+    both given nothing is run. Another choice than float32 and contiguous is made only where it
     saves at least 5 %. On a CPU with bf16 units convolutions gain and small transformers may lose;
     channels_last helps ResNets and may hurt grouped convolutions: so both are measured.
     """
     precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
     layouts = ("contiguous", "channels_last") if memory_format == "auto" else (memory_format,)
+    if len(precisions) == len(layouts) == 1:
+        return [precision, memory_format]
     seconds = {}
     for layout in layouts:
-        model.to(memory_format=LAYOUTS[layout])
+        set_layout(LAYOUTS[layout])
         for kind in precisions:
             with autocast(device, kind):
                 seconds[kind, layout] = seconds_per_call(call, device, repeats)
@@ -82,8 +88,11 @@ def seconds_per_call(call: Callable[[], Any], device: torch.device, repeats: int
     return min(times[1:])
 
 
-def activation_bytes(call: Callable[[], Tensor]) -> int:
-    """Bytes that autograd keeps for the backward pass of ``call``, each storage counted once."""
+def activation_bytes(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> int:
+    """Bytes that autograd keeps for the backward pass of ``call``, each storage counted once.
+
+    What it keeps of the weights is among them.
+    """
     storages: dict[int, int] = {}
 
     def pack(tensor: Float[Tensor, "..."]) -> Tensor:
@@ -95,6 +104,22 @@ def activation_bytes(call: Callable[[], Tensor]) -> int:
         kept = call()
     del kept
     return sum(storages.values())
+
+
+def activation_bytes_per_image(
+    model: nn.Module, images: Float[Tensor, "batch 3 height width"]
+) -> float:
+    """Bytes that each further image of a batch adds to what autograd keeps of a forward pass.
+
+    The difference between all the images, of which there must be two, and half of them: so neither
+    weights nor their casts to bf16 count.
+    """
+    half = len(images) // 2
+    whole, part = (
+        activation_bytes(functools.partial(model, batch))
+        for batch in (images.clone(), images[:half].clone())
+    )
+    return (whole - part) / (len(images) - half)
 
 
 def _device(model: nn.Module) -> torch.device:

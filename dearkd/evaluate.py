@@ -1,14 +1,15 @@
 """Top-1 and top-5 of a classifier, per head where it has two, exact over processes."""
 
+import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Head", "evaluate", "head_scores"]
+__all__ = ["Head", "evaluate", "head_scores", "readings"]
 
 Head = Literal["class", "distillation", "logits", "softmax"]
 
@@ -20,12 +21,12 @@ def head_scores(
 
     A distilled student has four: its ``class`` head, its ``distillation`` head, the mean of their
     ``logits`` (the official code, timm) and the sum of their ``softmax`` outputs (the paper). Any
-    other model has ``logits`` alone.
+    other model, which must be in eval mode, has ``logits`` alone.
 
     Source:
         DeiT, https://arxiv.org/abs/2012.12877, section 4 ("Classification with our approach").
     """
-    if not hasattr(model, "head_dist"):
+    if readings(model) == ("logits",):
         return {"logits": model(images).float()}
     tokens = model.forward_features(images)
     class_logits = model.head(tokens[:, 0]).float()
@@ -36,6 +37,12 @@ def head_scores(
         "logits": (class_logits + dist_logits) / 2,
         "softmax": class_logits.softmax(-1) + dist_logits.softmax(-1),
     }
+
+
+def readings(model: nn.Module) -> tuple[Head, ...]:
+    """The ways of reading a model out, without running it."""
+    # LeViT and EfficientFormer have a second head too, but no tokens of their own to read.
+    return get_args(Head) if hasattr(model, "dist_token") else ("logits",)
 
 
 @torch.inference_mode()
@@ -55,16 +62,18 @@ def evaluate(
     """
     was_training = model.training
     model.eval()
-    counts: dict[str, Tensor] = {}
-    total = torch.zeros((), dtype=torch.int64, device=accelerator.device)
+    # Every head on every process: one without images must still take part in the sums.
+    names = [head for head in readings(model) if heads is None or head in heads]
+    count = functools.partial(torch.zeros, dtype=torch.int64, device=accelerator.device)
+    counts: dict[str, Tensor] = {head: count(2) for head in names}
+    total = count(())
     for batch in batches:
         images = batch["image"].to(accelerator.device, non_blocking=True)
         labels = batch["label"].to(accelerator.device, non_blocking=True)
         with accelerator.autocast():
             scores = head_scores(model, images)
-        for head, values in scores.items():
-            if heads is None or head in heads:
-                counts[head] = counts.get(head, 0) + _correct(values, labels)
+        for head in names:
+            counts[head] += _correct(scores[head], labels)
         total += len(labels)
     model.train(was_training)
     return _percentages(counts, total, accelerator)

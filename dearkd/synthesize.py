@@ -14,6 +14,7 @@ from rich.console import Console
 
 from dearkd.checkpoint import write_atomically
 from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.processes import process_state
 from dearkd.runs import held, next_folder
 from dearkd.synthesis_estimate import describe
 from dearkd.synthesis_progress import SynthesisProgress, clock
@@ -45,7 +46,7 @@ def synthesize(
         FloatingPointError: If an objective is no longer finite.
         Interrupted: After Ctrl-C; finished groups are on disk.
     """
-    state = PartialState()
+    state = process_state()
     say = console.print if state.is_main_process else _silent
     options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
     if resume:

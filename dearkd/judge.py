@@ -1,0 +1,172 @@
+"""What `dearkd eval` does: top-1 and top-5 of a run folder or a timm model, by each head."""
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dearkd.build import import_files, load_run_model
+from dearkd.data import ImageSource, match_classes, open_data, open_evaluation
+from dearkd.estimate import LAYOUTS
+from dearkd.evaluate import evaluate
+from dearkd.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.loaders import Loader, OnBadImage
+from dearkd.models.pretrained import load_classifier
+from dearkd.processes import accelerator_of, in_turn, process_state
+from dearkd.runs import RunFolder
+
+__all__ = ["evaluate_target"]
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    """A model to judge, the images to judge it on, and how the run that made it saw them."""
+
+    model: Any
+    class_names: tuple[str, ...] | None
+    view: Any
+    """Its mean, std, crop_pct and interpolation."""
+    img_size: int
+    source: ImageSource
+    precision: str = "fp32"
+    memory_format: str = "contiguous"
+    on_bad_image: OnBadImage = "skip"
+
+
+def evaluate_target(
+    target: str,
+    *,
+    console: Console,
+    data: str | None = None,
+    weights: Path | None = None,
+    which: str | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    img_size: int | None = None,
+    on_bad_image: str | None = None,
+    imports: tuple[str, ...] = (),
+    as_json: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Prints and returns top-1 and top-5 of a run folder or a timm model, per head.
+
+    A run is judged as it judged itself, in its precision and layout, and on its own evaluation
+    data unless ``data`` names others. ``which`` of its weights: final (default), best or raw.
+
+    Raises:
+        ValueError: If the target is unknown, has no weights or no evaluation data, its classes are
+            not the data's, it can't take ``img_size``, or an option does not apply to it.
+    """
+    import_files(imports)
+
+    def opened() -> _Candidate:
+        if Path(target).is_dir():
+            return _of_run(RunFolder(Path(target)), data, weights, which)
+        return _of_timm(target, data, weights, which)
+
+    candidate = in_turn(process_state(), opened)
+    accelerator = accelerator_of(candidate.precision)
+    model, source = candidate.model.to(accelerator.device), candidate.source
+    if img_size is not None:
+        _resize(model, target, img_size)
+    loader = evaluation_loader(
+        source,
+        candidate.view,
+        img_size or candidate.img_size,
+        match_classes(source.classes, candidate.class_names, model.num_classes),
+        accelerator,
+        batch_size=batch_size,
+        on_bad_image=cast(OnBadImage, on_bad_image or candidate.on_bad_image),
+    )
+    model = model.to(memory_format=LAYOUTS[candidate.memory_format])
+    result = evaluate(model, _watched(loader, console, accelerator), accelerator)
+    if accelerator.is_main_process:
+        _print_result(target, result, console, as_json)
+    return result
+
+
+def _of_run(
+    folder: RunFolder, data: str | None, weights: Path | None, which: str | None
+) -> _Candidate:
+    if weights is not None:
+        raise ValueError(f"--weights {weights} is for a timm name; a run folder has its own")
+    model, metadata = load_run_model(folder, which or "final")
+    common: dict[str, Any] = {
+        "model": model,
+        "class_names": metadata["class_names"],
+        "view": metadata,
+        "img_size": metadata["img_size"],
+    }
+    if not folder.config_file.exists():  # the weights alone were copied here
+        return _Candidate(**common, source=_named(data, f"{folder.path} has no config.yaml"))
+    config = folder.read_config()
+    source = None
+    if data is None:  # numbered and split as for the run; never the images it trained on
+        source = open_data(config.data.train, config.data.evaluation)[1]
+    if source is None:
+        source = _named(data, f"{folder.path} was trained without evaluation data")
+    return _Candidate(
+        **common,
+        source=source,
+        precision=config.precision,
+        memory_format=config.memory_format,
+        on_bad_image=config.data.on_bad_image,
+    )
+
+
+def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> _Candidate:
+    if which is not None:
+        raise ValueError(
+            f"--which {which} is for a run folder, which {target} is not; leave it out"
+        )
+    source = _named(data, f"{target} is not a run folder")
+    model, class_names = load_classifier(target, weights=weights)
+    view: Any = model.pretrained_cfg
+    return _Candidate(model, class_names, view, view["input_size"][-1], source)
+
+
+def _named(data: str | None, reason: str) -> ImageSource:
+    """The images that ``--data`` names; without it, the reason why it is needed."""
+    if data is None:
+        raise ValueError(f"{reason}, so --data must name the images to judge on")
+    return open_evaluation(data)
+
+
+@torch.inference_mode()
+def _resize(model: Any, target: str, img_size: int) -> None:
+    """Makes a model that is built for one image size take another, and tries it on a blank."""
+    device = next(model.parameters()).device
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=img_size)
+        model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(f"{target} cannot take --img-size {img_size}: {reason}") from error
+
+
+def _watched(loader: Loader, console: Console, accelerator: Accelerator) -> Iterator[Any]:
+    """The batches under a progress bar, on one process's terminal."""
+    if accelerator.is_main_process and console.is_terminal:
+        yield from track(loader, "evaluating", total=len(loader), console=console)
+    else:
+        yield from loader
+
+
+def _print_result(
+    target: str, result: dict[str, dict[str, float]], console: Console, as_json: bool
+) -> None:
+    if as_json:
+        console.print_json(json.dumps(result))
+        return
+    count = result["images"]["count"]
+    table = Table("head", "top-1 %", "top-5 %", title=f"{target}, {count} images")
+    for head, value in result.items():
+        if head != "images":
+            table.add_row(head, f"{value['top1']:.2f}", f"{value['top5']:.2f}")
+    console.print(table)

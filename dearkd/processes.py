@@ -1,0 +1,49 @@
+"""The processes of one run: what they form together, and who goes first."""
+
+import os
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from accelerate import Accelerator, PartialState
+from accelerate.utils import parse_flag_from_env
+
+__all__ = ["accelerator_of", "in_turn", "local_processes", "process_state"]
+
+Result = TypeVar("Result")
+
+
+def process_state() -> PartialState:
+    """This process's rank and device; on machines without an accelerator CPUs form the world."""
+    return PartialState(cpu=_on_cpu())
+
+
+def accelerator_of(precision: str, **kwargs: Any) -> Accelerator:
+    """An Accelerator in the run's own precision, whatever ``ACCELERATE_MIXED_PRECISION`` says."""
+    mixed = "bf16" if precision == "bf16" else "no"
+    return Accelerator(cpu=_on_cpu(), mixed_precision=mixed, **kwargs)
+
+
+def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:
+    """The result of ``call``, made on the main process before the others.
+
+    What the main process downloads, the others find. If it fails there, they come to fail too
+    instead of waiting for it.
+    """
+    if not state.is_main_process:
+        state.wait_for_everyone()
+    try:
+        return call()
+    finally:
+        if state.is_main_process:
+            state.wait_for_everyone()
+
+
+def local_processes(processes: int) -> int:
+    """How many of the run's processes share this machine."""
+    return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+
+
+def _on_cpu() -> bool:
+    # Without cpu=True accelerate leaves each process of a CPU launch on its own.
+    return parse_flag_from_env("ACCELERATE_USE_CPU") or not torch.accelerator.is_available()
