@@ -1,7 +1,7 @@
 """What a run is: one frozen dataclass, from YAML and ``--set a.b=c``, checked before building.
 
-Fields that are ``None`` mean "choose for this data"; ``dearkd.build.resolve`` fills them in and
-the run folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
+Fields that are ``None`` mean "choose for this data"; ``dearkd.recipe`` fills them in and the run
+folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
 https://arxiv.org/abs/2012.12877, table 9) and DearKD's (Chen et al.,
 https://arxiv.org/abs/2204.12997) unless a line says ``Departure``.
 """
@@ -30,6 +30,8 @@ Method = Literal["dearkd", "deit-hard", "deit-soft", "ce"]
 Precision = Literal["auto", "fp32", "bf16"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last"]
 
+MIN_LR = 1e-5
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -40,13 +42,14 @@ class DataConfig:
     evaluation: str | None = None
     """Where to evaluate; None: the training set's own val/test split, if it has one."""
     fraction: float = 1.0
-    """Share of each class that is kept, the same images for one seed."""
+    """Share of each class that is kept: the same images whatever the seed, for paired runs."""
     keep_steps: bool = False
     """With ``fraction`` < 1: as many steps an epoch as the whole set would give."""
     img_size: int | None = None
     """Pixels a side. None: the student's own size (16 for the 8 x 8 digits)."""
     batch_size: int | None = None
-    """Views an optimizer step, over all processes; even. None: 1024 at 224, else 128, digits 32."""
+    """Views an optimizer step, over all processes; even. None: 1024 from 96 px up, 128 below and
+    32 for digits, or what an epoch has if that is less."""
     micro_batch: int | None = None
     """Views a forward pass on one process; None: the batch in one pass."""
     augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
@@ -128,10 +131,10 @@ class OptimConfig:
 
     lr: float | None = None
     """Peak learning rate. None: 5e-4 * batch_size / 512 from 96 px up, 1e-3 below (Departure)."""
-    min_lr: float = 1e-5
-    """Learning rate at the end of the cosine."""
+    min_lr: float = MIN_LR
+    """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None
-    """Linear warm-up. None: 5, or a tenth of a run shorter than 50 epochs."""
+    """Linear warm-up, shorter than the run. None: 5, or a tenth of a run below 50 epochs."""
     weight_decay: float = 0.05
     clip_grad: float | None = None
     """Largest gradient norm; None: no clipping."""
@@ -144,6 +147,10 @@ class OptimConfig:
         if self.lr is not None:
             _between("optim.lr", self.lr, 0, 10, open_low=True)
         _between("optim.min_lr", self.min_lr, 0, 10)
+        if self.lr is not None and MIN_LR != self.min_lr > self.lr:
+            raise ValueError(
+                f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}"
+            )
         _between("optim.weight_decay", self.weight_decay, 0, 10)
         if self.warmup_epochs is not None:
             _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
@@ -161,7 +168,8 @@ class TrainConfig:
 
     method: Method = "dearkd"
     student: str | None = None
-    """timm name. None: ``dearkd_micro_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``."""
+    """timm name. None: ``dearkd_micro_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``.
+    ``cnn``: a small CNN for the data's size, as `dearkd teacher` takes."""
     stage1: int = 40
     """Epochs with the teacher (early distillation)."""
     stage2: int = 10
@@ -178,7 +186,8 @@ class TrainConfig:
     memory_format: MemoryFormat = "auto"
     """Layout of the student's weights; auto: as measured for a CNN, contiguous for a ViT."""
     compile: bool = False
-    """torch.compile the student: pays on long GPU runs, needs a C++ compiler on a CPU."""
+    """torch.compile the step's forward (student, teacher and losses in one): pays on long GPU runs,
+    needs a C++ compiler on a CPU."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_minutes: float = 10.0
@@ -194,6 +203,12 @@ class TrainConfig:
             _between(name, getattr(self, name), 0, 1_000_000)
         if self.stage1 + self.stage2 == 0:
             raise ValueError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
+        warmup = self.optim.warmup_epochs
+        if warmup is not None and warmup >= self.epochs:
+            raise ValueError(
+                f"optim.warmup_epochs must be below the {self.epochs} epochs of the run, got "
+                f"{warmup}; set it, or lengthen the run"
+            )
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("eval_every", self.eval_every, 1, 1_000_000)
         _between("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6, open_low=True)

@@ -40,6 +40,9 @@ def user_tree(
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
         raise ValueError(_one_line(error, kind)) from error
+    except YAMLError as error:
+        reason = " ".join(str(error).split())
+        raise ValueError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
     assert isinstance(given, DictConfig)
     return given
 

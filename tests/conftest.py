@@ -40,10 +40,9 @@ FAST = [
     "precision=fp32",
     "memory_format=contiguous",
     "trackers=[]",
-    "teacher.precision=fp32",
-    "teacher.memory_format=contiguous",
     "data.batch_size=240",
 ]
+FAST_TEACHER = ["teacher.precision=fp32", "teacher.memory_format=contiguous"]
 _LOOK = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
 default_cfgs = generate_default_cfgs(
     {
@@ -77,7 +76,8 @@ def toy_cnn(pretrained=False, **kwargs):
 
 def quiet_train(options, settings=(), resume=False, folder=None):
     """Trains a configuration as the command does, on one thread, without a terminal."""
-    config = load_config(None, [*FAST, *settings], options)
+    teacher = [] if options.get("method") == "ce" else FAST_TEACHER
+    config = load_config(None, [*FAST, *teacher, *settings], options)
     console = Console(file=io.StringIO())
     launch.train(config, console=console, resume=resume, folder=folder)
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from conftest import FAST, quiet_train
+from conftest import FAST, FAST_TEACHER, quiet_train
 from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import CliRunner
@@ -22,7 +22,8 @@ from dearkd.data import open_evaluation
 from dearkd.runs import RunFolder
 
 SET = [part for setting in FAST for part in ("--set", setting)]
-TOY = ["--student", "toy_student", "--stage1", "1", "--stage2", "1", *SET]
+TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]
+TOY = ["--student", "toy_student", "--stage1", "1", "--stage2", "1", *SET, *TEACHER_SET]
 
 
 def invoke(*args):
@@ -134,7 +135,7 @@ def test_a_subset_of_the_teachers_classes_keeps_its_indices(tmp_path, toy_teache
     out = tmp_path / "run"
     result = invoke(
         *("train", "--student", "toy_student", "--teacher", toy_teacher, "--data", data),
-        *("--stage1", "1", "--stage2", "0", "--out", out, *SET),
+        *("--stage1", "1", "--stage2", "0", "--out", out, *SET, *TEACHER_SET),
         *("--img-size", "16", "--set", "data.batch_size=8"),
     )
     assert result.exit_code == 0, result.output
@@ -281,7 +282,15 @@ def test_kill_9_and_resume_through_the_installed_command(tmp_path, toy_teacher):
 
     def start(folder, *more):
         # A real student, small enough: the toy ones live in this test process.
-        args = ["train", *SET, "--student", "dearkd_micro_patch4_32", "--img-size", "16"]
+        args = [
+            "train",
+            *SET,
+            *TEACHER_SET,
+            "--student",
+            "dearkd_micro_patch4_32",
+            "--img-size",
+            "16",
+        ]
         args += ["--teacher", teacher, "--fraction", "0.1", "--stage1", "2", "--stage2", "1"]
         args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
         args = ["train", "--resume"] if more else args

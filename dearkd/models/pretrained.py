@@ -1,9 +1,9 @@
 """Trained classifiers by name: timm's, with the hub's or local weights, or a dearkd run folder.
 
-Nothing here returns a network with random weights, and no code in a weights file is run.
+Nothing here returns a network with random weights, and no code in a weights file is run. Of a run
+folder the Python files are run that its ``config.yaml`` imports, if they are needed.
 """
 
-import difflib
 import urllib.request
 import warnings
 from pathlib import Path
@@ -13,45 +13,51 @@ from urllib.error import HTTPError
 
 import huggingface_hub
 import timm
+from omegaconf import OmegaConf
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import load_state_dict, split_model_name_tag
 from torch import Tensor, nn
 
 from dearkd.checkpoint import load_weights, read_metadata
+from dearkd.models.create import check_name, create_model, import_files, size_argument
 
-__all__ = ["check_name", "load_classifier", "teacher_class_names"]
+__all__ = ["check_name", "load_classifier", "load_run", "run_file", "teacher_class_names"]
 
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it can't be reached."""
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 _REMEDY = "pass local weights (--teacher-weights FILE; of eval, --weights FILE)"
+_REMEDIES = {"--init": "pass the folder of a finished run instead"}
+"""What to do about weights out of reach, by role; ``_REMEDY`` for the others."""
 
 State = dict[str, Tensor]
 
 
 def load_classifier(
-    name: str, *, weights: Path | None = None
+    name: str, *, weights: Path | None = None, role: str = "teacher"
 ) -> tuple[nn.Module, tuple[str, ...] | None]:
     """A trained classifier in eval mode, and its class names where they are known.
 
     ``name`` is a timm name, a run folder, or a ``.safetensors`` file that dearkd wrote. ``weights``
     is a local state dict for a timm name, ``.safetensors`` or ``.pth``; its classifier sets the
     number of classes. The model's ``pretrained_cfg`` has its mean, std and input size.
+    Errors call it ``role``.
 
     Raises:
         ValueError: Unknown name, weights of another model, weights with code in them, or no
             weights within reach.
         FileNotFoundError: A path that does not exist.
     """
-    file = _run_file(name)
+    file = run_file(name, role)
     if file is not None:
         if weights is not None:
             raise ValueError(f"{name} has its own weights; leave {weights} out")
-        model, names = _from_run(file)
+        model, metadata = load_run(file)
+        names = _class_names(metadata)
     elif weights is not None:
-        model, names = _with_local_weights(name, weights)
+        model, names = _with_local_weights(name, weights, role)
     else:
-        model = _pretrained(name)
+        model = _pretrained(name, role)
         names = teacher_class_names(model)
     return model.eval(), names
 
@@ -74,28 +80,28 @@ def teacher_class_names(model: nn.Module) -> tuple[str, ...] | None:
     return tuple(info.label_names())
 
 
-def check_name(name: str, role: str = "teacher") -> None:
-    """Checks that timm has this model, and the weights tag if one is given.
+def load_run(file: Path, state: State | None = None) -> tuple[nn.Module, dict[str, Any]]:
+    """The model of a weights file that dearkd wrote, and its metadata (classes, sizes, mean, std).
+
+    ``state`` takes the place of the file's own weights.
 
     Raises:
-        ValueError: If not; names the nearest ones.
+        ValueError: If dearkd did not write it, or the weights do not fit.
     """
-    architecture, tag = split_model_name_tag(name)
-    if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
+    metadata = read_metadata(file)
+    if "arch" not in metadata:
         raise ValueError(
-            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
-            "and pass --import FILE)"
+            f"{file} was not written by dearkd; give its model's timm name instead, and {_REMEDY}"
         )
-    tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
-    if tag and tag not in tags:
-        raise ValueError(
-            f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
-        )
+    name = metadata["arch"]
+    if not timm.is_model(split_model_name_tag(name)[0]):
+        import_files(_imports_beside(file))
+    model = _empty(name, metadata["num_classes"], metadata.get("img_size"), "model")
+    _describe(model, metadata)
+    return _filled(model, name, load_weights(file) if state is None else state, file), metadata
 
 
-def _run_file(name: str) -> Path | None:
+def run_file(name: str, role: str = "teacher") -> Path | None:
     """The weights file of a run folder or of a ``.safetensors`` name; None for a timm name."""
     path = Path(name)
     if path.is_dir():
@@ -107,23 +113,23 @@ def _run_file(name: str) -> Path | None:
         return None
     if path.suffix == ".safetensors" or "/" in name:
         if not path.is_file():
-            raise FileNotFoundError(f"teacher {name} does not exist; check the path")
+            raise FileNotFoundError(f"{role} {name} does not exist; check the path")
         return path
     return None
 
 
-def _from_run(file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
-    metadata = read_metadata(file)
-    if "arch" not in metadata:
-        raise ValueError(
-            f"{file} was not written by dearkd; give its model's timm name instead, and {_REMEDY}"
-        )
-    model = _empty(metadata["arch"], metadata["num_classes"], metadata.get("img_size"))
-    return _filled(model, metadata["arch"], load_weights(file), file), _described(model, metadata)
+def _imports_beside(file: Path) -> list[str]:
+    """Python files that the run of a weights file imports (``best.safetensors`` is one deeper)."""
+    for config in (file.parent / "config.yaml", file.parent.parent / "config.yaml"):
+        if config.is_file():
+            return list(OmegaConf.load(config).get("imports") or ())
+    return []
 
 
-def _with_local_weights(name: str, file: Path) -> tuple[nn.Module, tuple[str, ...] | None]:
-    check_name(name)
+def _with_local_weights(
+    name: str, file: Path, role: str
+) -> tuple[nn.Module, tuple[str, ...] | None]:
+    check_name(name, role)
     if not file.is_file():
         raise FileNotFoundError(f"weights {file} do not exist; check the path")
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
@@ -131,9 +137,12 @@ def _with_local_weights(name: str, file: Path) -> tuple[nn.Module, tuple[str, ..
     if metadata.get("arch", architecture) != architecture:
         raise ValueError(f"weights {file} are of {metadata['arch']}, not {name}; name that model")
     state = _read_state(file)
-    model = _empty(architecture, _count_classes(name, state), metadata.get("img_size"))
+    model = _empty(architecture, _count_classes(name, state), metadata.get("img_size"), role)
     model = _filled(model, name, state, file)
-    return model, _described(model, metadata) if metadata else teacher_class_names(model)
+    if not metadata:
+        return model, teacher_class_names(model)
+    _describe(model, metadata)
+    return model, _class_names(metadata)
 
 
 def _read_state(file: Path) -> State:
@@ -158,14 +167,11 @@ def _read_state(file: Path) -> State:
     return state
 
 
-def _empty(name: str, num_classes: int | None, img_size: int | None) -> nn.Module:
+def _empty(name: str, num_classes: int | None, img_size: int | None, role: str) -> nn.Module:
     """The model with the given classes, still to be filled with weights."""
-    check_name(name)
-    cfg = timm.get_pretrained_cfg(name)
-    kwargs: dict[str, Any] = {} if num_classes is None else {"num_classes": num_classes}
-    if img_size is not None and cfg is not None and cfg.fixed_input_size:
-        kwargs["img_size"] = img_size
-    model: Any = timm.create_model(name, **kwargs)
+    check_name(name, role)
+    size = size_argument(name, img_size, role)
+    model = create_model(name, role, num_classes=num_classes, **size)
     if img_size is not None:
         model.pretrained_cfg = {**model.pretrained_cfg, "input_size": (3, img_size, img_size)}
     return model
@@ -193,12 +199,16 @@ def _filled(model: nn.Module, name: str, state: State, file: Path) -> nn.Module:
     return model
 
 
-def _described(model: Any, metadata: dict[str, Any]) -> tuple[str, ...] | None:
-    """Class names from the metadata, whose normalisation goes into ``pretrained_cfg``."""
+def _describe(model: Any, metadata: dict[str, Any]) -> None:
+    """Puts the normalisation and the class names of the metadata into ``pretrained_cfg``."""
     known = {key: tuple(metadata[key]) for key in ("mean", "std") if metadata.get(key)}
     known |= {k: metadata[k] for k in ("interpolation", "crop_pct") if metadata.get(k)}
     names = metadata.get("class_names")
     model.pretrained_cfg = {**model.pretrained_cfg, **known, "label_names": names}
+
+
+def _class_names(metadata: dict[str, Any]) -> tuple[str, ...] | None:
+    names = metadata.get("class_names")
     return tuple(names) if names else None
 
 
@@ -212,24 +222,25 @@ def _count_classes(name: str, state: State) -> int | None:
     return None if weight is None else weight.shape[0]
 
 
-def _pretrained(name: str) -> nn.Module:
+def _pretrained(name: str, role: str) -> nn.Module:
     """The timm model with the weights that timm knows for it."""
     if not name.startswith(_ELSEWHERE):
-        check_name(name)
-        _check_reachable(name)
+        check_name(name, role)
+        _check_reachable(name, role)
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client, urllib and timm raise many kinds
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ValueError(f"no weights for teacher {name!r} ({reason}); {_REMEDY}") from error
+        remedy = _REMEDIES.get(role, _REMEDY)
+        raise ValueError(f"no weights for {role} {name!r} ({reason}); {remedy}") from error
 
 
-def _check_reachable(name: str) -> None:
+def _check_reachable(name: str, role: str) -> None:
     """Refuses a model without published weights, and at once what a hub out of reach has."""
-    cfg = timm.get_pretrained_cfg(name)
+    cfg, remedy = timm.get_pretrained_cfg(name), _REMEDIES.get(role, _REMEDY)
     if cfg is None or not cfg.has_weights:
         raise ValueError(
-            f"teacher {name!r} has no published weights; {_REMEDY}, or train it with "
+            f"{role} {name!r} has no published weights; {remedy}, or train it with "
             f"`dearkd teacher {name}` and pass the run folder"
         )
     repo = cfg.hf_hub_id
@@ -241,8 +252,8 @@ def _check_reachable(name: str) -> None:
     ):
         return
     raise ValueError(
-        f"no weights for teacher {name!r} within reach: they are not cached and "
-        f"the hub does not answer; {_REMEDY}"
+        f"no weights for {role} {name!r} within reach: they are not cached and "
+        f"the hub does not answer; {remedy}"
     )
 
 

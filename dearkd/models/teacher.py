@@ -5,7 +5,6 @@ stages any classifier at all; ``with_named_taps`` gives both to any module torch
 """
 
 import math
-import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
@@ -26,7 +25,6 @@ __all__ = [
     "TeacherOutput",
     "TeacherStage",
     "default_stage",
-    "faster_memory_format",
     "is_nonnegative",
     "load_classifier",
     "load_teacher",
@@ -35,10 +33,8 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "fp32", "bf16"]
-MARGIN = 0.95
-"""channels_last is taken only where it saves at least 5 %."""
 SMALL = 64
-"""Pixels a side below which the default stage is the one on the tokens' grid."""
+"""Pixels a side of a small image: students of 32 px, and stages on the tokens' grid."""
 
 
 class TeacherOutput(NamedTuple):
@@ -137,7 +133,7 @@ class Teacher(nn.Module):
         return images.contiguous(memory_format=self.memory_format)
 
     def set_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Lays weights and images out anew, e.g. as ``faster_memory_format`` found."""
+        """Lays weights and images out anew."""
         self.memory_format = memory_format
         self.model.to(memory_format=memory_format)
 
@@ -177,19 +173,16 @@ def load_teacher(
     student_std: Sequence[float],
     weights: Path | None = None,
     img_size: int | None = None,
-    num_classes: int | None = None,
     precision: Precision = "auto",
 ) -> Teacher:
     """A trained classifier by timm name, run folder or file (see ``load_classifier``), frozen.
 
-    ``num_classes`` is what the data has, where that is to be checked.
-
     Raises:
-        ValueError: Name, weights or the number of classes do not fit, or no weights can be had.
+        ValueError: Name and weights do not fit, or no weights can be had.
         FileNotFoundError: A path that does not exist.
     """
     model, names = load_classifier(name, weights=weights)
-    teacher = Teacher(
+    return Teacher(
         model,
         student_mean=student_mean,
         student_std=student_std,
@@ -197,12 +190,6 @@ def load_teacher(
         class_names=names,
         precision=precision,
     )
-    if num_classes is not None and teacher.num_classes != num_classes:
-        raise ValueError(
-            f"teacher {name} has {teacher.num_classes} classes, the data {num_classes}; train one "
-            "on this data with `dearkd teacher`"
-        )
-    return teacher
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:
@@ -222,22 +209,6 @@ def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage
     return min(reversed(stages), key=distance)
 
 
-def faster_memory_format(
-    model: nn.Module, images: Float[Tensor, "batch channels height width"], repeats: int = 3
-) -> torch.memory_format:
-    """Whichever of the contiguous and the channels_last layout is faster here, in a short test.
-
-    ResNets gain and RegNets lose on some stacks. Call it under the autocast that will be used.
-    """
-    seconds = {}
-    for layout in (torch.channels_last, torch.contiguous_format):
-        model.to(memory_format=layout)
-        placed = images.contiguous(memory_format=layout)
-        seconds[layout] = min(_seconds(model, placed) for _ in range(repeats + 1))
-    faster = seconds[torch.channels_last] < MARGIN * seconds[torch.contiguous_format]
-    return torch.channels_last if faster else torch.contiguous_format
-
-
 def _renormalisation(
     student_mean: Sequence[float],
     student_std: Sequence[float],
@@ -252,17 +223,3 @@ def _renormalisation(
 
 def _at_least_float32(tensor: Tensor) -> Tensor:
     return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-@torch.no_grad()
-def _seconds(model: nn.Module, images: Float[Tensor, "batch channels height width"]) -> float:
-    _wait(images.device)
-    started = time.perf_counter()
-    model(images)
-    _wait(images.device)
-    return time.perf_counter() - started
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
