@@ -17,6 +17,7 @@ from typing import Any, Protocol
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import release_memory
 from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
@@ -158,6 +159,7 @@ class Trainer:
                     del objective, optimizer
                 del stage
                 self.accelerator.free_memory()
+                release_memory()  # once more: accelerate collects before it lets its models go
 
     def _prepare(
         self, stage: Stage, saved: dict[str, Any]
