@@ -1,10 +1,5 @@
 """The ``dearkd`` command: verbs and the few options people type; everything else is ``--set``."""
 
-import functools
-import os
-import sys
-import warnings
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -13,6 +8,7 @@ from rich.console import Console
 
 import dearkd
 from dearkd.config import Method, TrainConfig, load_config
+from dearkd.guard import guarded
 from dearkd.runs import RunFolder, newest_unfinished
 
 __all__ = ["app", "main"]
@@ -25,7 +21,6 @@ app = typer.Typer(
     rich_markup_mode="markdown",
 )
 console = Console(highlight=False, soft_wrap=True)
-errors = Console(stderr=True, highlight=False, soft_wrap=True)
 
 Config = Annotated[
     Path | None,
@@ -57,7 +52,7 @@ Imports = Annotated[
 ImgSize = Annotated[int | None, typer.Option(help="Pixels a side; default: the model's own.")]
 Fraction = Annotated[
     float | None,
-    typer.Option(help="Train on this share of every class, the same images each time."),
+    typer.Option(help="Train on this share of every class: the same images for every seed."),
 ]
 OnBadImage = Annotated[
     str | None, typer.Option(metavar="skip|fail", help="An unreadable image: replace it, or stop.")
@@ -66,12 +61,6 @@ DryRun = Annotated[
     bool,
     typer.Option("--dry-run", help="Show config, sizes, FLOPs, steps, time, memory; train not."),
 ]
-LESS_MEMORY = {
-    "train": "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same",
-    "evaluate": "lower --batch-size",
-    "synthesize": "lower --images-per-batch",
-}
-"""Verb: what to do when the device is full."""
 
 
 def main() -> None:
@@ -79,42 +68,8 @@ def main() -> None:
     app()
 
 
-def _guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the user's mistakes turned into one line on stderr and exit code 2.
-
-    ``DEARKD_TRACEBACK=1`` shows where an error came from.
-    """
-
-    @functools.wraps(verb)
-    def call(*args: Any, **kwargs: Any) -> None:
-        from torch import OutOfMemoryError
-
-        from dearkd.train import Interrupted
-
-        if not sys.warnoptions:
-            warnings.filterwarnings("ignore", module="torch|timm|accelerate")
-        try:
-            verb(*args, **kwargs)
-        except (ValueError, OSError, ImportError, FloatingPointError) as error:
-            if os.environ.get("DEARKD_TRACEBACK"):
-                raise
-            errors.print(f"error: {_one_line(error)}", style="red", markup=False)
-            raise typer.Exit(2) from None
-        except OutOfMemoryError as error:
-            if os.environ.get("DEARKD_TRACEBACK"):
-                raise
-            remedy = LESS_MEMORY.get(verb.__name__, LESS_MEMORY["train"])
-            line = f"error: out of memory; {remedy} ({_one_line(error)})"
-            errors.print(line, style="red", markup=False)
-            raise typer.Exit(2) from None
-        except Interrupted:
-            raise typer.Exit(130) from None
-
-    return call
-
-
 @app.command()
-@_guarded
+@guarded
 def train(
     config: Config = None,
     data: Data = None,
@@ -174,7 +129,7 @@ def train(
 
 
 @app.command()
-@_guarded
+@guarded
 def teacher(
     model: Annotated[
         str | None, typer.Argument(help="timm CNN; default: a small one for the data's image size.")
@@ -203,7 +158,7 @@ def teacher(
     """
     options = {
         "method": "ce",
-        "student": model,
+        "student": "cnn" if model is None and init is None and not resume else model,
         "stage1": 20 if epochs is None and not resume else epochs,
         "stage2": 0 if not resume else None,
         "init": init,
@@ -215,15 +170,11 @@ def teacher(
         "data.on_bad_image": on_bad_image,
         "optim.drop_path": None if resume else 0.0,
     }
-    if model is None and not resume:
-        options["student"] = (
-            "dearkd_resnet10t_32" if data in (None, "digits") else "dearkd_resnet10_32"
-        )
     _train("teacher", None, options, out, resume, dry_run, imports, settings)
 
 
 @app.command(name="eval")
-@_guarded
+@guarded
 def evaluate(
     target: Annotated[str, typer.Argument(help="A run folder or a timm model name.")],
     data: Annotated[
@@ -269,7 +220,7 @@ def evaluate(
 
 
 @app.command()
-@_guarded
+@guarded
 def synthesize(
     config: Annotated[
         Path | None, typer.Argument(help="YAML file of the run; configs/synth/ has examples.")
@@ -409,10 +360,3 @@ def _resumed(
 
 def _text(value: Path | None) -> str | None:
     return None if value is None else str(value)
-
-
-def _one_line(error: Exception) -> str:
-    """The first line of a message, with the file for an operating system's error."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0]

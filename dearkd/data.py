@@ -1,20 +1,24 @@
 """Where images and labels come from: digits, folders, parquet files, timm's data sets."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
+from dearkd.class_matching import match_classes, match_names
 from dearkd.hosted import PREFIXES, open_hosted
 from dearkd.order import stratified_rows
 from dearkd.parquet import ParquetSource
-from dearkd.sources import Classes, DigitsSource, FolderSource, ImageSource, SubsetSource
+from dearkd.sources import (
+    IMAGE_SUFFIXES,
+    Classes,
+    DigitsSource,
+    FolderSource,
+    ImageSource,
+    SubsetSource,
+)
+from dearkd.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
-
-TRAIN_NAMES = ("train", "training")
-# In order of preference: a test split may come without labels, or be kept for the end.
-EVALUATION_NAMES = ("val", "validation", "valid", "eval", "test")
 
 
 def open_data(
@@ -69,53 +73,6 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
     return SubsetSource(source, stratified_rows(source.labels, fraction, seed))
 
 
-def match_classes(
-    data: Classes, model_names: Sequence[str] | None, model_count: int
-) -> tuple[int, ...]:
-    """The model's index of each data class: by name where both are known, by count otherwise.
-
-    Names match exactly, or else without case, spaces, dashes and underscores. Synthetic data keeps
-    the indices of the teacher it came from.
-
-    Raises:
-        ValueError: If a class is unknown to the model, two fall together, or the counts differ.
-    """
-    if data.names is not None and model_names is not None:
-        return _match_names(data.names, model_names)
-    if data.indices is not None and data.total == model_count:
-        return data.indices
-    count = data.total or data.count
-    if count != model_count:
-        raise ValueError(
-            f"the data has {count} classes, the model {model_count}, and no class names tell how "
-            "they correspond; use a model trained on these classes or data with class names"
-        )
-    return tuple(range(data.count))
-
-
-def _match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[int, ...]:
-    exact = {name: index for index, name in enumerate(model_names)}
-    loose = {_plain(name): index for index, name in enumerate(model_names)}
-    found = [exact.get(name, loose.get(_plain(name), -1)) for name in data_names]
-    missing = [name for name, index in zip(data_names, found, strict=True) if index < 0]
-    if missing:
-        raise ValueError(
-            f"{len(missing)} of {len(data_names)} data classes are unknown to the model's "
-            f"{len(model_names)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; "
-            "rename them, remove them, or use a model trained on them"
-        )
-    if len(set(found)) < len(found):
-        first = next(index for index in found if found.count(index) > 1)
-        raise ValueError(
-            f"several data classes match the model's {model_names[first]!r}; rename all but one"
-        )
-    return tuple(found)
-
-
-def _plain(name: str) -> str:
-    return "".join(letter for letter in name.casefold() if letter not in " -_")
-
-
 def _open(
     data: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
@@ -132,8 +89,24 @@ def _open(
         )
     if path.is_file():
         return _open_file(path), None
-    files = sorted(path.rglob("*.parquet"))
+    files = _parquet_files(path)
     return _open_parquet(files, path) if files else _open_folder(path, evaluation_only)
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """Those in ``root`` and the folders in it; none where these folders hold images instead.
+
+    No deeper: a set of a million images is not to be walked through.
+    """
+    own = sorted(root.glob("*.parquet"))
+    files = list(own)
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        for entry in folder.iterdir():
+            if entry.suffix.lower() in IMAGE_SUFFIXES:
+                return own
+            if entry.suffix == ".parquet":
+                files.append(entry)
+    return sorted(files)
 
 
 def _open_file(path: Path) -> ImageSource:
@@ -145,9 +118,9 @@ def _open_file(path: Path) -> ImageSource:
 
 
 def _open_parquet(files: list[Path], root: Path) -> tuple[ImageSource | None, ImageSource | None]:
-    train = [file for file in files if _split_of(file, root) in TRAIN_NAMES]
+    train = [file for file in files if split_of(file, root) in TRAIN_NAMES]
     evaluations = (
-        [file for file in files if _split_of(file, root) == name] for name in EVALUATION_NAMES
+        [file for file in files if split_of(file, root) == name] for name in EVALUATION_NAMES
     )
     evaluation = next((found for found in evaluations if found), [])
     if not train and not evaluation:
@@ -156,12 +129,6 @@ def _open_parquet(files: list[Path], root: Path) -> tuple[ImageSource | None, Im
         ParquetSource(train) if train else None,
         ParquetSource(evaluation) if evaluation else None,
     )
-
-
-def _split_of(file: Path, root: Path) -> str | None:
-    """The split a file belongs to: the first word of its name, or a folder's name above it."""
-    words = [file.stem.replace("_", "-").split("-")[0], *file.relative_to(root).parts[:-1]]
-    return next((w.lower() for w in words if w.lower() in TRAIN_NAMES + EVALUATION_NAMES), None)
 
 
 def _open_folder(
@@ -191,7 +158,7 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
             )
         return SubsetSource(source, np.arange(len(source)), classes=classes)
     try:
-        new_labels = _match_names(source.classes.names, classes.names)
+        new_labels = match_names(source.classes.names, classes.names)
     except ValueError as error:
         message = str(error).replace("the model's", "the training data's")
         raise ValueError(f"evaluation data: {message}") from error

@@ -18,6 +18,7 @@ from timm.data.dataset_factory import create_dataset
 
 from dearkd.decode import open_image
 from dearkd.sources import Classes, ImageSource, natural_order
+from dearkd.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
 
 __all__ = ["PREFIXES", "TarSource", "TimmSource", "open_hosted"]
 
@@ -117,8 +118,8 @@ def open_hosted(
     prefix, _, rest = name.partition("/")
     if prefix.lower() == "wds":
         folder = Path(rest)
-        train = None if evaluation_only else _open_shards(folder, ("train", "training"))
-        return train, _open_shards(folder, ("val", "validation", "valid", "test"))
+        train = None if evaluation_only else _open_shards(folder, TRAIN_NAMES)
+        return train, _open_shards(folder, EVALUATION_NAMES)
     name = f"hfds/{rest}" if prefix.lower() == "hfids" else name
     source = None if evaluation_only else _open_split(name, root, "train")
     for split in _EVALUATION_SPLITS:
@@ -147,8 +148,13 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
             f"data {name!r} needs the package 'datasets': pip install 'dearkd[hub]'"
         ) from error
     except AssertionError as error:
+        if not str(error):  # a bug, not an answer
+            raise
+        unknown = str(error).startswith("Unknown")
         raise ValueError(
-            f"data {name!r} is unknown to timm ({error}); try torch/cifar10"
+            f"data {name!r} is unknown to timm ({_reason(error)}); try torch/cifar10"
+            if unknown
+            else f"data {name!r} cannot be opened ({_reason(error)}); pass another data set"
         ) from error
     except (ConnectionError, URLError) as error:
         raise OSError(
@@ -160,7 +166,9 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
             raise _NoSplitError(
                 f"data {name!r} has no split {split!r}; pass another data set"
             ) from error
-        raise
+        raise ValueError(
+            f"data {name!r} cannot be opened ({_reason(error)}); check its name"
+        ) from error
     except (OSError, RuntimeError) as error:
         raise ValueError(
             f"data {name!r} cannot be opened ({_reason(error)}); check its name"
@@ -201,18 +209,12 @@ def _open_shards(folder: Path, splits: tuple[str, ...]) -> TarSource | None:
         )
     info = next((f for f in (folder / "_info.json", folder / "info.json") if f.is_file()), None)
     names = json.loads(info.read_text(encoding="utf-8")).get("classes") if info else None
-    chosen = [s for s in shards if _split_of(s, folder) in splits]
-    if not chosen and "train" in splits and not any(_split_of(s, folder) for s in shards):
+    chosen = [s for s in shards if split_of(s, folder) in splits]
+    if not chosen and "train" in splits and not any(split_of(s, folder) for s in shards):
         chosen = shards
     if not chosen and "train" in splits:
         raise ValueError(f"data 'wds/{folder}' has no train shards; name them train-*.tar")
     return TarSource(chosen, tuple(names) if names else None) if chosen else None
-
-
-def _split_of(shard: Path, folder: Path) -> str | None:
-    words = "-".join(shard.relative_to(folder).with_suffix("").parts).lower().replace("_", "-")
-    known = {"train", "training", "val", "valid", "validation", "test"}
-    return next((word for word in words.split("-") if word in known), None)
 
 
 def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:

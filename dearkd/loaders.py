@@ -99,7 +99,7 @@ class Loader:
             collate_fn=_unchanged,
             pin_memory=pin_memory,
             persistent_workers=workers > 0,
-            worker_init_fn=_leave_interrupts_to_parent,
+            worker_init_fn=_leave_signals_to_parent,
             # Its own generator: the global one is part of a checkpoint and belongs to the model.
             generator=torch.Generator(),
         )
@@ -213,12 +213,19 @@ def _stop_workers(loader: DataLoader[Any]) -> None:
     iterator = loader._iterator
     if isinstance(iterator, _MultiProcessingDataLoaderIter):
         iterator._shutdown_workers()
+        for worker in iterator._workers:
+            if worker.is_alive():  # past torch's patience, and deaf to its SIGTERM
+                worker.kill()
 
 
 def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _leave_interrupts_to_parent(_: int) -> None:
-    """Ctrl-C reaches the whole process group: only the parent saves and says how to go on."""
+def _leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the parent saves.
+
+    It ends the workers itself, and they end by themselves when it is gone.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

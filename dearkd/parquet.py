@@ -49,6 +49,8 @@ class ParquetSource:
                     f"{file} has other columns than {self.files[0]}; move it elsewhere"
                 )
             labels += self._scan(number, file, sum(len(part) for part in labels))
+        if not sum(map(len, labels)):
+            raise ValueError(f"{self.files[0]} has no rows; pass files that hold images")
         names = _class_names(schema, self.label_column)
         self.labels, self.classes = _encode_labels(self.files[0], np.concatenate(labels), names)
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -59,7 +61,7 @@ class ParquetSource:
         reader = pq.ParquetFile(file)
         labels: list[NDArray[Any]] = []
         for group in range(reader.num_row_groups):
-            column = reader.read_row_group(group, columns=[self.label_column]).column(0)
+            column = _rows(reader, file, group, self.label_column).column(0)
             if column.null_count:
                 raise ValueError(f"{file} has rows without {self.label_column!r}; remove them")
             self._groups.append((number, group))
@@ -100,13 +102,21 @@ class ParquetSource:
         if group not in self._tables:
             number, row_group = self._groups[group]
             reader = pq.ParquetFile(self.files[number])
-            # One thread: Arrow's pool does not survive the fork into a worker.
-            table = reader.read_row_group(row_group, [self.image_column], use_threads=False)
+            table = _rows(reader, self.files[number], row_group, self.image_column)
             self._tables[group] = table
             self._bytes += table.nbytes
             while self._bytes > _MEMORY_LIMIT and len(self._tables) > 1:
                 self._bytes -= self._tables.popitem(last=False)[1].nbytes
         return self._tables[group]
+
+
+def _rows(reader: pq.ParquetFile, file: Path, group: int, column: str) -> pa.Table:
+    try:
+        # One thread: Arrow's pool does not survive the fork into a worker.
+        return reader.read_row_group(group, [column], use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{file} is damaged ({reason}); fetch it again or remove it") from error
 
 
 def _schema(file: Path) -> pa.Schema:

@@ -13,7 +13,7 @@ from urllib.error import HTTPError
 
 import huggingface_hub
 import timm
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import load_state_dict, split_model_name_tag
 from torch import Tensor, nn
@@ -122,7 +122,8 @@ def _imports_beside(file: Path) -> list[str]:
     """Python files that the run of a weights file imports (``best.safetensors`` is one deeper)."""
     for config in (file.parent / "config.yaml", file.parent.parent / "config.yaml"):
         if config.is_file():
-            return list(OmegaConf.load(config).get("imports") or ())
+            tree = OmegaConf.load(config)
+            return list(tree.get("imports") or ()) if isinstance(tree, DictConfig) else []
     return []
 
 
