@@ -4,9 +4,24 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import typer
-from rich.console import Console
 
 import dearkd
+from dearkd.cli_options import (
+    Config,
+    Data,
+    DryRun,
+    EvalData,
+    Fraction,
+    ImgSize,
+    Imports,
+    OnBadImage,
+    Out,
+    Resume,
+    Settings,
+    console,
+    text,
+)
+from dearkd.cli_synthesize import synthesize
 from dearkd.config import Method, TrainConfig, load_config
 from dearkd.guard import guarded
 from dearkd.runs import RunFolder, newest_unfinished
@@ -20,47 +35,6 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode="markdown",
 )
-console = Console(highlight=False, soft_wrap=True)
-
-Config = Annotated[
-    Path | None,
-    typer.Argument(help="YAML file of the run; configs/train/ has the paper's recipes."),
-]
-Data = Annotated[
-    str | None,
-    typer.Option(
-        help="digits, an image folder (train/, val/), a folder of parquet files, or a timm name "
-        "(torch/cifar10, hfds/..., wds/...)."
-    ),
-]
-EvalData = Annotated[
-    str | None, typer.Option(help="Evaluate on this instead of the data's own split.")
-]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default: a new one under runs/.")]
-Resume = Annotated[
-    bool,
-    typer.Option("--resume", help="Go on with the run in --out (default: the newest unfinished)."),
-]
-Settings = Annotated[
-    list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, e.g. optim.lr=3e-4."),
-]
-Imports = Annotated[
-    list[Path] | None,
-    typer.Option("--import", help="Python file run first; it may register your models with timm."),
-]
-ImgSize = Annotated[int | None, typer.Option(help="Pixels a side; default: the model's own.")]
-Fraction = Annotated[
-    float | None,
-    typer.Option(help="Train on this share of every class: the same images for every seed."),
-]
-OnBadImage = Annotated[
-    str | None, typer.Option(metavar="skip|fail", help="An unreadable image: replace it, or stop.")
-]
-DryRun = Annotated[
-    bool,
-    typer.Option("--dry-run", help="Show config, sizes, FLOPs, steps, time, memory; train not."),
-]
 
 
 def main() -> None:
@@ -123,7 +97,7 @@ def train(
         "data.img_size": img_size,
         "data.on_bad_image": on_bad_image,
         "teacher.name": teacher,
-        "teacher.weights": _text(teacher_weights),
+        "teacher.weights": text(teacher_weights),
     }
     _train("train", config, options, out, resume, dry_run, imports, settings)
 
@@ -219,92 +193,7 @@ def evaluate(
     )
 
 
-@app.command()
-@guarded
-def synthesize(
-    config: Annotated[
-        Path | None, typer.Argument(help="YAML file of the run; configs/synth/ has examples.")
-    ] = None,
-    teacher: Annotated[
-        str | None,
-        typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
-    ] = None,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
-    ] = None,
-    res: Annotated[
-        str | None,
-        typer.Option(metavar="112,224", help="Pixels a side, stage by stage; the teacher's own."),
-    ] = None,
-    iters: Annotated[
-        str | None, typer.Option(metavar="2000,2000", help="Iterations of each stage.")
-    ] = None,
-    per_class: Annotated[int | None, typer.Option(help="Images of each class.")] = None,
-    classes: Annotated[
-        str | None,
-        typer.Option(metavar="all|0-99|names.txt", help="Teacher's classes, or a file of names."),
-    ] = None,
-    images_per_batch: Annotated[
-        int | None, typer.Option(help="At most so many images side by side.")
-    ] = None,
-    verifier: Annotated[
-        str | None, typer.Option(help="A second network that judges the images.")
-    ] = None,
-    verifier_weights: Annotated[
-        Path | None, typer.Option(help="The verifier's weights, as for the teacher.")
-    ] = None,
-    student: Annotated[
-        str | None, typer.Option(help="Adaptive DeepInversion: a network that competes.")
-    ] = None,
-    auto_weights: Annotated[
-        bool, typer.Option("--auto-weights", help="Tune bn_weight for this teacher in pilot runs.")
-    ] = False,
-    allow_no_bn: Annotated[
-        bool, typer.Option("--allow-no-bn", help="Go on with a teacher that has no BatchNorm.")
-    ] = False,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the images; default: a new one under runs/.")
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the set in --out (default: newest unfinished)."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show config, groups, time and memory; make nothing.")
-    ] = False,
-    imports: Imports = None,
-    settings: Settings = None,
-) -> None:
-    """Make training images from a trained CNN alone: DeepInversion with DF-DearKD's losses.
-
-    Everything is optional: `dearkd synthesize` alone runs on an embedded digits CNN.
-
-    **Example:** `dearkd synthesize --teacher resnet50.a1_in1k --res 112,224 --classes 0-99`
-
-    then `dearkd train --data runs/synth-resnet50-1 --teacher resnet50.a1_in1k`
-    """
-    from dearkd import synthesize as door
-
-    options = {
-        "teacher.name": teacher,
-        "teacher.weights": _text(teacher_weights),
-        "verifier.name": verifier,
-        "verifier.weights": _text(verifier_weights),
-        "student.name": student,
-        "resolutions": res,
-        "iterations": iters,
-        "per_class": per_class,
-        "select": classes,
-        "images_per_batch": images_per_batch,
-        "objective.auto_weights": auto_weights or None,
-        "allow_no_bn": allow_no_bn or None,
-        "seed": seed,
-        "imports": [str(file) for file in imports] if imports else None,
-    }
-    door.synthesize(
-        config, settings or [], options, console=console, out=out, resume=resume, dry_run=dry_run
-    )
+app.command()(synthesize)
 
 
 @app.callback(invoke_without_command=True)
@@ -337,7 +226,7 @@ def _train(
         folder.check_free(resume=True)
         config = _resumed(folder, path, options, settings or [])
     else:
-        config = load_config(path, settings or [], {**options, "out": _text(out)})
+        config = load_config(path, settings or [], {**options, "out": text(out)})
     launch.train(config, console=console, folder=folder, resume=resume, dry_run=dry_run, stem=verb)
 
 
@@ -356,7 +245,3 @@ def _resumed(
             f"{', '.join([*given, *settings])}; leave them out or start a new run"
         )
     return stored
-
-
-def _text(value: Path | None) -> str | None:
-    return None if value is None else str(value)

@@ -1,0 +1,70 @@
+"""Options that several verbs share."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+__all__ = [
+    "Config",
+    "Data",
+    "DryRun",
+    "EvalData",
+    "Fraction",
+    "ImgSize",
+    "Imports",
+    "OnBadImage",
+    "Out",
+    "Resume",
+    "Settings",
+    "console",
+    "text",
+]
+
+console = Console(highlight=False, soft_wrap=True)
+
+Config = Annotated[
+    Path | None,
+    typer.Argument(help="YAML file of the run; configs/train/ has the paper's recipes."),
+]
+Data = Annotated[
+    str | None,
+    typer.Option(
+        help="digits, an image folder (train/, val/), a folder of parquet files, or a timm name "
+        "(torch/cifar10, hfds/..., wds/...)."
+    ),
+]
+EvalData = Annotated[
+    str | None, typer.Option(help="Evaluate on this instead of the data's own split.")
+]
+Out = Annotated[Path | None, typer.Option(help="Run folder; default: a new one under runs/.")]
+Resume = Annotated[
+    bool,
+    typer.Option("--resume", help="Go on with the run in --out (default: the newest unfinished)."),
+]
+Settings = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, e.g. optim.lr=3e-4."),
+]
+Imports = Annotated[
+    list[Path] | None,
+    typer.Option("--import", help="Python file run first; it may register your models with timm."),
+]
+ImgSize = Annotated[int | None, typer.Option(help="Pixels a side; default: the model's own.")]
+Fraction = Annotated[
+    float | None,
+    typer.Option(help="Train on this share of every class: the same images for every seed."),
+]
+OnBadImage = Annotated[
+    str | None, typer.Option(metavar="skip|fail", help="An unreadable image: replace it, or stop.")
+]
+DryRun = Annotated[
+    bool,
+    typer.Option("--dry-run", help="Show config, sizes, FLOPs, steps, time, memory; train not."),
+]
+
+
+def text(value: Path | None) -> str | None:
+    """A path as the config holds it."""
+    return None if value is None else str(value)

@@ -1,0 +1,98 @@
+"""The verb ``dearkd synthesize``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dearkd.cli_options import Imports, Settings, console, text
+from dearkd.guard import guarded
+
+__all__ = ["synthesize"]
+
+
+@guarded
+def synthesize(
+    config: Annotated[
+        Path | None, typer.Argument(help="YAML file of the run; configs/synth/ has examples.")
+    ] = None,
+    teacher: Annotated[
+        str | None,
+        typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
+    ] = None,
+    res: Annotated[
+        str | None,
+        typer.Option(metavar="112,224", help="Pixels a side, stage by stage; the teacher's own."),
+    ] = None,
+    iters: Annotated[
+        str | None, typer.Option(metavar="2000,2000", help="Iterations of each stage.")
+    ] = None,
+    per_class: Annotated[int | None, typer.Option(help="Images of each class.")] = None,
+    classes: Annotated[
+        str | None,
+        typer.Option(metavar="all|0-99|names.txt", help="Teacher's classes, or a file of names."),
+    ] = None,
+    images_per_batch: Annotated[
+        int | None, typer.Option(help="At most so many images side by side.")
+    ] = None,
+    verifier: Annotated[
+        str | None, typer.Option(help="A second network that judges the images.")
+    ] = None,
+    verifier_weights: Annotated[
+        Path | None, typer.Option(help="The verifier's weights, as for the teacher.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="Adaptive DeepInversion: a network that competes.")
+    ] = None,
+    auto_weights: Annotated[
+        bool, typer.Option("--auto-weights", help="Tune bn_weight for this teacher in pilot runs.")
+    ] = False,
+    allow_no_bn: Annotated[
+        bool, typer.Option("--allow-no-bn", help="Go on with a teacher that has no BatchNorm.")
+    ] = False,
+    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder of the images; default: a new one under runs/.")
+    ] = None,
+    resume: Annotated[
+        bool,
+        typer.Option("--resume", help="Go on with the set in --out (default: newest unfinished)."),
+    ] = False,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Show config, groups, time and memory; make nothing.")
+    ] = False,
+    imports: Imports = None,
+    settings: Settings = None,
+) -> None:
+    """Make training images from a trained CNN alone: DeepInversion with DF-DearKD's losses.
+
+    Everything is optional: `dearkd synthesize` alone runs on an embedded digits CNN.
+
+    **Example:** `dearkd synthesize --teacher resnet50.a1_in1k --res 112,224 --classes 0-99`
+
+    then `dearkd train --data runs/synth-resnet50-1 --teacher resnet50.a1_in1k`
+    """
+    from dearkd import synthesize as door
+
+    options = {
+        "teacher.name": teacher,
+        "teacher.weights": text(teacher_weights),
+        "verifier.name": verifier,
+        "verifier.weights": text(verifier_weights),
+        "student.name": student,
+        "resolutions": res,
+        "iterations": iters,
+        "per_class": per_class,
+        "select": classes,
+        "images_per_batch": images_per_batch,
+        "objective.auto_weights": auto_weights or None,
+        "allow_no_bn": allow_no_bn or None,
+        "seed": seed,
+        "imports": [str(file) for file in imports] if imports else None,
+    }
+    door.synthesize(
+        config, settings or [], options, console=console, out=out, resume=resume, dry_run=dry_run
+    )
