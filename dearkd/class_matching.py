@@ -119,6 +119,9 @@ def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
 
 @cache
 def _lemmas() -> dict[str, str]:
-    """Synset to its names, over all of ImageNet-22k."""
-    info: Any = ImageNetInfo("imagenet-22k")  # type: ignore[no-untyped-call, unused-ignore]
-    return info.label_descriptions(as_dict=True)
+    """Synset to its names. The 22k of ImageNet lack one of its 1000: the teddy bear."""
+    names: dict[str, str] = {}
+    for subset in ("imagenet-22k", "imagenet-1k"):
+        info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
+        names |= info.label_descriptions(as_dict=True)
+    return names

@@ -26,6 +26,8 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("data.smoothing=1", "data.smoothing must be"),
         ("distill.temperature=0", "distill.temperature must be above 0"),
         ("distill.hidden_weight=-1", "distill.hidden_weight must be"),
+        ("distill.pairs=[{block: 1", r"--set distill\.pairs=.* is not YAML"),
+        ("optim.warmup_epochs=50", "optim.warmup_epochs must be below the 50 epochs"),
         ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
         ("seed", "--set wants key=value, got 'seed'"),
     ],
@@ -34,6 +36,13 @@ def test_a_bad_setting_is_refused_by_name(setting, message):
     with pytest.raises(ValueError, match=message) as caught:
         load_config(None, [setting])
     assert "\n" not in str(caught.value)
+
+
+def test_the_end_of_the_cosine_is_not_above_its_peak():
+    with pytest.raises(ValueError, match=r"optim\.min_lr must be at most optim\.lr \(0\.001\)"):
+        load_config(None, ["optim.lr=1e-3", "optim.min_lr=1e-2"])
+    # The default is no mistake of the user's; the schedule never ends above its peak.
+    assert load_config(None, ["optim.lr=1e-6"]).optim.min_lr == 1e-5
 
 
 def test_both_stages_empty_is_refused():
