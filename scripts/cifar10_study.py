@@ -4,8 +4,8 @@
     python scripts/cifar10_study.py --data cifar10 --scale gpu     # all of it, the larger student
 
 ``--data`` is a folder of parquet files in Hugging Face layout, or ``torch/cifar10``. Same student,
-steps and seed for every method. A second call goes on where the first stopped. Ends with a table, and
-with every run's summary and metrics in one JSON file.
+steps and seed for every method. A second call goes on where the first stopped. Ends with a table,
+and with every run's summary and metrics in one JSON file.
 """
 
 import argparse

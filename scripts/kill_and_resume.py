@@ -1,4 +1,4 @@
-"""Kills DearKD runs with kill -9 in stage 1, at the stage switch and in stage 2; compares checksums.
+"""Kills DearKD runs with kill -9 in both stages and at the switch, resumes, compares checksums.
 
     python scripts/kill_and_resume.py --out scripts/results/kill_and_resume.json
 
@@ -9,6 +9,7 @@ every step; each killed run is resumed and must end with the bytes of the uninte
 import argparse
 import hashlib
 import json
+import shlex
 import signal
 import subprocess
 import sys
@@ -16,11 +17,11 @@ import tempfile
 import time
 from pathlib import Path
 
-TRAIN = (
+TRAIN = shlex.split(
     "train --fraction 0.1 --stage1 3 --stage2 3 --set data.batch_size=8 --set precision=fp32 "
     "--set checkpoint_minutes=1e-9 --set data.mixup=0.8 --set optim.drop_path=0.1 "
     "--set optim.ema_decay=0.99 --set teacher.precision=fp32 --set teacher.memory_format=contiguous"
-).split()
+)
 # Killed once so many lines stand in metrics.jsonl, plus a while: 3 lines are the stage switch.
 KILLS = {
     "stage 1": (1, 0.4),
