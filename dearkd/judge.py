@@ -12,12 +12,13 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dearkd.build import import_files, load_run_model
 from dearkd.data import ImageSource, match_classes, open_data, open_evaluation
 from dearkd.estimate import LAYOUTS
 from dearkd.evaluate import evaluate
 from dearkd.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.initialise import load_run_model
 from dearkd.loaders import Loader, OnBadImage
+from dearkd.models.create import import_files
 from dearkd.models.pretrained import load_classifier
 from dearkd.processes import accelerator_of, in_turn, process_state
 from dearkd.runs import RunFolder
@@ -87,6 +88,7 @@ def evaluate_target(
     result = evaluate(model, _watched(loader, console, accelerator), accelerator)
     if accelerator.is_main_process:
         _print_result(target, result, console, as_json)
+    accelerator.end_training()  # which leaves the world of processes, too
     return result
 
 
@@ -143,7 +145,11 @@ def _resize(model: Any, target: str, img_size: int) -> None:
     device = next(model.parameters()).device
     try:
         if hasattr(model, "set_input_size"):
-            model.set_input_size(img_size=img_size)
+            model.set_input_size(img_size=(img_size, img_size))
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+        side = max(patch) if isinstance(patch, tuple | list) else patch
+        if img_size % side:  # the rest would be cut off in silence
+            raise ValueError(f"it must be a multiple of the {side}-px patch")
         model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__

@@ -6,7 +6,7 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dearkd.evaluate import evaluate, head_scores
+from dearkd.evaluate import evaluate, head_scores, readings
 
 
 class Fixed(nn.Module):
@@ -67,6 +67,23 @@ def test_the_two_ways_to_combine_heads_can_disagree():
     scores = head_scores(student, torch.zeros(1, 3, 16, 16))
     assert scores["logits"].argmax().item() == 2
     assert scores["softmax"].argmax().item() == 0
+
+
+@pytest.mark.parametrize("name", ["efficientformer_l1", "levit_128s"])
+def test_two_heads_without_tokens_of_their_own_are_read_as_the_model_does(name):
+    model = timm.create_model(name, num_classes=5).eval()
+    images = torch.randn(2, 3, 224, 224)
+    with torch.no_grad():
+        scores = head_scores(model, images)
+        assert hasattr(model, "head_dist")
+        assert list(scores) == ["logits"]
+        assert torch.equal(scores["logits"], model(images))
+
+
+def test_the_readings_are_known_without_running_the_model():
+    for name in ("toy_student", "toy_cnn"):
+        model = timm.create_model(name, num_classes=3).eval()
+        assert readings(model) == tuple(head_scores(model, torch.randn(2, 3, 16, 16)))
 
 
 def test_the_mode_is_restored_and_batch_norm_untouched():
