@@ -183,6 +183,22 @@ def test_init_by_name_is_refused_at_once_offline(monkeypatch):
     assert "--init runs/none does not exist" in refusal(method="ce", init="runs/none")
 
 
+def test_a_run_folder_brings_its_own_imports(tmp_path):
+    file = tmp_path / "mine.py"
+    own = MODELS.replace("plain_net", "folder_net").replace("uncounted_net", "other_net")
+    file.write_text(textwrap.dedent(own))
+    cfg = {"arch": "folder_net", "num_classes": 4, "class_names": None, "img_size": 16}
+    weights = {"layer.weight": torch.ones(4, 3), "layer.bias": torch.zeros(4)}
+    holder = torch.nn.Module()
+    holder.layer = torch.nn.Linear(3, 4)
+    holder.load_state_dict(weights)
+    save_model(tmp_path / "model.safetensors", holder, cfg)
+    (tmp_path / "config.yaml").write_text(f"imports: [{file}]\n")
+    model, names = pretrained.load_classifier(str(tmp_path))
+    assert names is None
+    assert torch.equal(model(torch.ones(1, 3, 2, 2)), torch.full((1, 4), 3.0))
+
+
 @pytest.mark.parametrize("names", [("cat", "dog"), ("dog", "owl")])
 def test_heads_are_new_where_the_class_names_differ(names, tmp_path):
     torch.manual_seed(7)

@@ -159,10 +159,27 @@ def test_parquet_errors_name_file_and_remedy(tmp_path):
     write_parquet(bad, [0, None])
     with pytest.raises(ValueError, match=r"rows without 'label'"):
         open_data(str(bad))
+    pq.write_table(pa.table({"image": pa.array([], pa.binary()), "label": []}), bad)
+    with pytest.raises(ValueError, match=r"bad\.parquet has no rows"):
+        open_data(str(bad))
     write_parquet(bad, [0])
     write_parquet(tmp_path / "other.parquet", [0], column="img")
     with pytest.raises(ValueError, match=r"has other columns than"):
         open_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("stray", ["cat/x.parquet", "cat/deep/x.parquet", "dog/x.parquet"])
+def test_a_stray_parquet_file_leaves_an_image_folder_one(tmp_path, stray):
+    write_folder(tmp_path, ["cat", "dog"])
+    write_parquet(tmp_path / stray, [0])
+    assert open_data(str(tmp_path))[0].classes.names == ("cat", "dog")
+
+
+def test_parquet_splits_in_folders(tmp_path):
+    write_parquet(tmp_path / "train" / "0000.parquet", [0, 1])
+    write_parquet(tmp_path / "validation" / "0000.parquet", [1])
+    train, evaluation = open_data(str(tmp_path))
+    assert (len(train), len(evaluation)) == (2, 1)
 
 
 def test_parquet_row_without_bytes_is_a_bad_image(tmp_path):
@@ -442,6 +459,8 @@ def test_hub_names_try_validation_then_test(prefix, monkeypatch):
         (ImportError("datasets"), ValueError, r"needs the package 'datasets': pip install"),
         (URLError("no route\nto host"), OSError, r"cannot be fetched \(.*no route to host.*\)"),
         (ConnectionError("offline"), OSError, r"cannot be fetched \(offline\); download it"),
+        (AssertionError("Unknown torchvision"), ValueError, r"is unknown to timm \(Unknown tor"),
+        (AssertionError("Please update"), ValueError, r"cannot be opened \(Please update\)"),
         (FileNotFoundError("gone"), ValueError, r"cannot be opened \(gone\); check its name"),
     ],
 )

@@ -1,0 +1,38 @@
+"""Mistakes get one line; bugs, a traceback; and the environment variable, always one."""
+
+import numpy as np
+import pytest
+import typer
+
+from dearkd.config import load_config
+from dearkd.guard import guarded
+
+
+@guarded
+def mistaken():
+    load_config(None, ["optim.lr=-1"])
+
+
+@guarded
+def broken():
+    np.stack([])
+
+
+def test_a_mistake_is_one_line(capsys):
+    with pytest.raises(typer.Exit) as caught:
+        mistaken()
+    assert caught.value.exit_code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("error: optim.lr must be above 0")
+
+
+def test_a_librarys_own_error_keeps_its_traceback(capsys):
+    with pytest.raises(ValueError, match="at least one array"):
+        broken()
+    assert capsys.readouterr().err == ""
+
+
+def test_the_traceback_of_a_mistake_can_be_asked_for(monkeypatch):
+    monkeypatch.setenv("DEARKD_TRACEBACK", "1")
+    with pytest.raises(ValueError, match=r"optim\.lr must be above 0"):
+        mistaken()
