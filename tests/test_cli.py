@@ -295,9 +295,8 @@ def test_kill_9_and_resume_through_the_installed_command(tmp_path, toy_teacher):
         args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
         args = ["train", "--resume"] if more else args
         line = [str(part) for part in [command, *args, "--out", folder]]
-        return subprocess.Popen(
-            line, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT
-        )
+        with (tmp_path / "output.txt").open("a") as log:
+            return subprocess.Popen(line, env=environment, stdout=log, stderr=log)
 
     whole = start(tmp_path / "whole")
     killed = start(tmp_path / "killed")
