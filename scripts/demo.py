@@ -30,7 +30,7 @@ def main() -> None:
     started = time.monotonic()
     table = Table("what", "top-1 %", "parameters", "seconds", title="digits, 359 test images")
     folders = {
-        name: ROOT / f"{number}-{args[-1]}" for number, (name, args) in enumerate(RUNS.items())
+        name: ROOT / ("teacher" if "teacher" in args else args[-1]) for name, args in RUNS.items()
     }
     teacher = folders["teacher (CNN)"]
     for number, (name, args) in enumerate(RUNS.items(), 1):
