@@ -48,7 +48,14 @@ def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
     }
     # One key alone: safetensors writes several in random order; equal runs are equal files.
     header = {"dearkd": json.dumps(metadata)}
-    write_atomically(path, lambda target: save_file(tensors, target, metadata=header))
+
+    def write(target: Path) -> None:
+        try:
+            save_file(tensors, target, metadata=header)
+        except SafetensorError as error:  # hides a full disk behind its own kind
+            raise OSError(f"could not write {path}: {_first_line(error)}") from error
+
+    write_atomically(path, write)
 
 
 def read_metadata(path: Path) -> dict[str, Any]:

@@ -1,5 +1,6 @@
 """The ``dearkd`` command: verbs and the few options people type; everything else is ``--set``."""
 
+import sys
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
@@ -38,8 +39,18 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Entry point of the installed command."""
-    app()
+    """Entry point of the installed command: a mistyped option gets one line too."""
+    try:
+        code = app(standalone_mode=False)
+    except typer.exceptions.TyperException as error:
+        message = " ".join(getattr(error, "format_message", error.__str__)().split())
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "dearkd"
+        sys.stderr.write(f"error: {message}; see {verb} --help\n")
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)
 
 
 @app.command()
@@ -237,8 +248,11 @@ def _resumed(
     stored = folder.read_config()
     if path is not None:
         raise ValueError(f"--resume takes the config stored in {folder.path}; leave {path} out")
-    asked = load_config(folder.config_file, settings, options)
-    if asked != stored:
+    try:
+        same = load_config(folder.config_file, settings, options) == stored
+    except ValueError:  # does not even fit the stored settings
+        same = False
+    if not same:
         given = [f"{key}={value}" for key, value in options.items() if value is not None]
         raise ValueError(
             f"--resume keeps the settings stored in {folder.path}, which differ from "

@@ -126,8 +126,10 @@ def _of_timm(target: str, data: str | None, weights: Path | None, which: str | N
         raise ValueError(
             f"--which {which} is for a run folder, which {target} is not; leave it out"
         )
+    if "/" in target and not Path(target).exists():
+        raise FileNotFoundError(f"{target} does not exist; pass a run folder or a timm name")
     source = _named(data, f"{target} is not a run folder")
-    model, class_names = load_classifier(target, weights=weights)
+    model, class_names = load_classifier(target, weights=weights, role="model")
     view: Any = model.pretrained_cfg
     return _Candidate(model, class_names, view, view["input_size"][-1], source)
 

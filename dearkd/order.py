@@ -111,7 +111,7 @@ class EpochOrder:
             )
         if self.steps_per_epoch < 1:
             largest = self.views_per_epoch // unit * unit
-            remedy = f"use a batch size of at most {largest}" if largest else "add images"
+            remedy = f"set data.batch_size to at most {largest}" if largest else "add images"
             raise ValueError(
                 f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images "
                 f"of an epoch; {remedy}"

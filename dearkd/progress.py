@@ -10,7 +10,6 @@ from rich.progress import (
     Progress,
     TaskID,
     TextColumn,
-    TimeElapsedColumn,
     TimeRemainingColumn,
 )
 
@@ -41,11 +40,11 @@ class RunProgress:
                 BarColumn(bar_width=24),
                 MofNCompleteColumn(),
                 TextColumn("steps"),
-                TimeElapsedColumn(),
                 TextColumn("left"),
                 TimeRemainingColumn(),
                 TextColumn("{task.fields[note]}"),
                 console=self.console,
+                transient=True,
             )
             self.bar.start()
         return self

@@ -83,7 +83,7 @@ class Position:
     step: int = 0
     """Optimizer steps completed in the current epoch."""
     seconds: float = 0.0
-    """Training time so far, over all sessions of the run."""
+    """Time in training and evaluation so far, over all sessions of the run."""
     epoch_seconds: float = 0.0
     best_top1: float | None = None
     best_epoch: int | None = None
@@ -258,8 +258,10 @@ class Trainer:
         result: dict[str, float] = {}
         due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
         if self.evaluation is not None and due:
+            started = time.monotonic()
             result = self.evaluation(self.averaged)
-            line.update(result)
+            position.seconds += time.monotonic() - started
+            line.update(result, seconds=position.seconds)
         better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
         if better:
             position.best_top1, position.best_epoch = result["top1"], position.epoch

@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from safetensors import SafetensorError
 from torch import nn
 
 from dearkd.checkpoint import (
@@ -82,3 +83,14 @@ def test_a_file_of_another_kind_is_refused(tmp_path):
     for read in (read_metadata, load_weights):
         with pytest.raises(ValueError, match=r"x\.safetensors is not a safetensors file"):
             read(file)
+
+
+def test_a_full_disk_while_writing_a_model_is_an_oserror(tmp_path, monkeypatch):
+    import dearkd.checkpoint as module
+
+    def full(*args, **kwargs):
+        raise SafetensorError("I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(module, "save_file", full)
+    with pytest.raises(OSError, match=r"could not write .*m\.safetensors: .*No space left"):
+        save_model(tmp_path / "m.safetensors", nn.Linear(2, 2), {})

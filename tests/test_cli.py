@@ -17,7 +17,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import dearkd
-from dearkd.cli import app
+from dearkd.cli import app, main
 from dearkd.data import open_evaluation
 from dearkd.runs import RunFolder
 
@@ -236,11 +236,32 @@ def test_folder_mistakes_get_one_line(run, tmp_path):
     assert "already holds a run" in refused("train", *TOY, "--out", run)
     assert "nothing to resume" in refused("train", "--resume", "--out", tmp_path / "none")
     assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "9")
+    assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "-9")
+    assert "does not exist" in refused("eval", "runs/nope", "--data", "digits")
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file" in refused("train", *TOY, "--out", file)
     assert "not a directory" in refused("train", *TOY, "--out", file / "below").lower()
     assert "no model.safetensors" in refused("eval", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("train --stage1 abc", ["--stage1", "dearkd train --help"]),
+        ("trian", ["trian"]),
+        ("eval", ["TARGET"]),
+    ],
+)
+def test_a_mistyped_command_gets_one_line(line, words, monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dearkd", *line.split()])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1
+    for word in words:
+        assert word in lines[0]
 
 
 def test_a_folder_in_use_is_refused(run):

@@ -46,8 +46,8 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
     network: Any = model
     if not hasattr(network, "forward_intermediates"):
         raise ValueError(
-            f"teacher {type(model).__name__} shows no stages (no forward_intermediates); wrap it "
-            "in with_named_taps, or choose a timm CNN"
+            f"teacher {type(model).__name__} shows no stages (no forward_intermediates); choose "
+            "--method deit-hard or a timm CNN, or wrap it in with_named_taps when you register it"
         )
     weight = next(iter(model.parameters()))
     blank = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
