@@ -41,7 +41,7 @@ app = typer.Typer(
 def main() -> None:
     """Entry point of the installed command: a mistyped option gets one line too."""
     try:
-        code = app(standalone_mode=False)
+        code = app(standalone_mode=False, prog_name="dearkd")
     except typer.exceptions.TyperException as error:
         message = " ".join(getattr(error, "format_message", error.__str__)().split())
         context = getattr(error, "ctx", None)

@@ -250,7 +250,7 @@ def test_folder_mistakes_get_one_line(run, tmp_path):
     [
         ("train --stage1 abc", ["--stage1", "dearkd train --help"]),
         ("trian", ["trian"]),
-        ("eval", ["TARGET"]),
+        ("eval", ["'target'", "dearkd eval --help"]),
     ],
 )
 def test_a_mistyped_command_gets_one_line(line, words, monkeypatch, capsys):
