@@ -53,7 +53,7 @@ def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
         try:
             save_file(tensors, target, metadata=header)
         except SafetensorError as error:  # hides a full disk behind its own kind
-            raise OSError(f"could not write {path}: {_first_line(error)}") from error
+            raise OSError(_unwritten(path, error)) from error
 
     write_atomically(path, write)
 
@@ -90,7 +90,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, target)
         except RuntimeError as error:  # torch's zip writer hides ENOSPC behind its own error
-            raise OSError(f"could not write {path}: {_first_line(error)}") from error
+            raise OSError(_unwritten(path, error)) from error
 
     write_atomically(path, write)
 
@@ -115,6 +115,10 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes the temporary files that killed processes left; call it under the folder's lock."""
     for file in folder.glob(".*.tmp*"):
         file.unlink(missing_ok=True)
+
+
+def _unwritten(path: Path, error: Exception) -> str:
+    return f"could not write {path}: {_first_line(error)}; is the disk full?"
 
 
 def _first_line(error: Exception) -> str:
