@@ -1,5 +1,6 @@
 """The dry run of a synthesis: what would be made, and the time and memory it would take."""
 
+import dataclasses
 from collections.abc import Callable
 
 import torch
@@ -32,7 +33,8 @@ def describe(setup: Setup, device: torch.device, console: Console) -> None:
     seconds, memory = _costs(setup, largest, device, console)
     console.print(
         f"about {clock(seconds * images / width)} (h:mm:ss) and {memory / 2**30:.2f} GiB on "
-        f"{device}, from 2 timed iterations of one batch at each size"
+        f"{device}, from 2 timed iterations of one batch at each size, uncompiled "
+        "(a long run tries the compiler)"
     )
 
 
@@ -40,7 +42,7 @@ def _costs(
     setup: Setup, batch: tuple[Group, ...], device: torch.device, console: Console
 ) -> tuple[float, float]:
     """(seconds of one batch through all its stages, bytes), the kernels chosen as for a run."""
-    config, teacher = setup.synthesis, setup.teacher
+    config, teacher = dataclasses.replace(setup.synthesis, compile="never"), setup.teacher
     for network in (teacher, setup.student):
         if network is not None:
             network.network.to(device)

@@ -203,7 +203,8 @@ def _prepared(event: library.Prepared, setup: Setup) -> str:
     tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
     done = event.images - event.images_here
     share = f"{done} of {event.images} images are done or another process's" if done else ""
-    parts = [f"{kernels.precision}, {layout} on {kernels.device}{tuned}", share]
+    compiled = ", compiled" if kernels.compile else ""
+    parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{tuned}", share]
     return "; ".join(part for part in parts if part)
 
 

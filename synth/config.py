@@ -89,6 +89,7 @@ class SynthesisConfig:
     seed: int = 0
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured once
     layout: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: measured once
+    compile: Literal["auto", "always", "never"] = "auto"  # auto: for long runs, where faster
     image_format: Literal["png", "webp"] = "png"  # both lossless
     log_interval: int = 50  # iterations between progress events, and device syncs
     grad_norm_interval: int = 0  # iterations between gradient norms a term; 0: never
@@ -137,6 +138,8 @@ class SynthesisConfig:
         for name in ("per_class", "images_per_class", "classes_per_group", "groups_per_batch"):
             _at_least(name, getattr(self, name), 1)
         _at_least("log_interval", self.log_interval, 1)
+        if self.compile == "always" and self.grad_norm_interval:
+            raise ValueError("grad_norm_interval needs an uncompiled step; set compile=never")
         for name in ("warmup_iterations", "grad_norm_interval", "seed"):
             _at_least(name, getattr(self, name), 0)
 

@@ -37,7 +37,8 @@ class Objective:
     """min_x CE + a_TV R_TV + a_L2 R_L2 + a_BN R_BN + a_ep L_ep + a_tri L_triplet (+ a_c R_c).
 
     Works on a frozen copy of the teacher; the teacher itself is left as it is. Convolutions run in
-    ``dtype``; statistics, embedding, logits and priors in float32 (float64 with it).
+    ``dtype``; statistics, embedding, logits and priors in float32 (float64 with it). ``compile``
+    makes one graph a shape of the batch, which takes about a minute each.
 
     Source:
         DF-DearKD (Chen et al. 2022, https://arxiv.org/abs/2204.12997).
@@ -56,6 +57,7 @@ class Objective:
         channels_last: bool = False,
         allow_no_bn: bool = False,
         student: Classifier | None = None,
+        compile: bool = False,
     ) -> None:
         self.teacher, self.student, self.config = teacher, student, config
         self.rival: Any = None if student is None else frozen(student.network)
@@ -73,6 +75,10 @@ class Objective:
                 f"{TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
             )
         self._check_student()
+        # The weights stay outside the graph: they may change between steps.
+        self._graph: Any = self._terms
+        if compile:
+            self._graph = torch.compile(self._terms, dynamic=False, fullgraph=True)
 
     def __call__(
         self, images: Tensor, targets: Targets, *, ep_factor: float = 1.0
@@ -82,6 +88,11 @@ class Objective:
         ``images`` are normalised for the teacher, group after group, shape
         (groups * images, channels, height, width).
         """
+        terms: dict[str, Tensor] = self._graph(images, targets)
+        weighted = self.weighted(terms, ep_factor)
+        return terms | {"objective": torch.stack(list(weighted.values())).sum(dim=0)}
+
+    def _terms(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         groups = len(targets.labels)
         embedding, logits = self._forward(images, groups)
         labels = targets.labels.flatten()
@@ -90,7 +101,7 @@ class Objective:
             "total_variation": _mean(total_variation(images), groups),
             "l2": _mean(l2(images), groups),
         }
-        if self.recorder is not None and self.bn_weight > 0:
+        if self.recorder is not None and self.config.bn_weight > 0:
             terms["bn_statistics"] = self.recorder.loss(self.config.bn_first_multiplier)
         if targets.pairs is not None:
             terms["easy_positive"], terms["triplet"] = intra_divergence(
@@ -100,8 +111,7 @@ class Objective:
             )
         if self.config.compete_weight > 0:
             terms["competition"] = _mean(self._competition(images, logits), groups)
-        weighted = self.weighted(terms, ep_factor)
-        return terms | {"objective": torch.stack(list(weighted.values())).sum(dim=0)}
+        return terms
 
     def weighted(self, terms: dict[str, Tensor], ep_factor: float = 1.0) -> dict[str, Tensor]:
         """The terms times their weights."""

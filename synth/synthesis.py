@@ -129,7 +129,7 @@ def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)
-    settings = _settings(run, batches[0], rank, resume)
+    settings = _settings(run, batches, rank, resume)
     kernels = Kernels(**settings["kernels"])
     torch.set_num_threads(kernels.threads)
     objective = build_objective(config, run.teacher, kernels, run.student)
@@ -177,8 +177,11 @@ def _batch(run: _Run, objective: Objective, batch: tuple[Group, ...], done: int)
         yield GroupDone(group=group.id, images=tuple(names))
 
 
-def _settings(run: _Run, batch: tuple[Group, ...], rank: int, resume: bool) -> dict[str, Any]:
+def _settings(
+    run: _Run, batches: tuple[tuple[Group, ...], ...], rank: int, resume: bool
+) -> dict[str, Any]:
     """What the processes of the run agree on: the first one measures, the others read it."""
+    batch = batches[0]
     wanted = _wanted(run)
     writer = run.writer
     standing = writer.settings() if rank == 0 else _await(writer)
@@ -186,7 +189,9 @@ def _settings(run: _Run, batch: tuple[Group, ...], rank: int, resume: bool) -> d
         if _in_use(run.out):
             raise ValueError(f"{run.out} is in use and holds no synthesis run; name another folder")
         run.teacher.check_last_layer(run.config.resolutions[-1])
-        kernels = measure_kernels(run.config, run.teacher, batch, run.device, run.student)
+        kernels = measure_kernels(
+            run.config, run.teacher, batch, run.device, run.student, len(batches)
+        )
         objective = build_objective(run.config, run.teacher, kernels, run.student)
         if run.config.objective.auto_weights and objective.recorder is not None:
             tune_bn_weight(objective, batch[:1], run.config, run.device)
