@@ -1,0 +1,216 @@
+"""Plotly figures of what a run did, and the look that all figures of dearkd share.
+
+A figure has no colours of its own for paper, text and grid: the page it is shown on puts
+``templates()["light"]`` or ``["dark"]`` under it, as the reader's device asks.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from numpy.typing import NDArray
+
+__all__ = [
+    "COLOURS",
+    "DASHES",
+    "Line",
+    "bars",
+    "confusion",
+    "curves",
+    "mark_switches",
+    "templates",
+    "themed",
+]
+
+COLOURS = (
+    "#3f7fd9",
+    "#d9660a",
+    "#1a9e6b",
+    "#a05fd6",
+    "#d64550",
+    "#1697b0",
+    "#cf4f9c",
+    "#8a8a1e",
+)
+"""Of the runs, in their order: at least 3:1 against white and against the dark page."""
+DASHES = ("solid", "dash", "dot", "dashdot")
+"""Of the runs, beside the colours: for print in black, and for eyes that see few colours."""
+HEIGHT = 280  # pixels
+INK = {
+    "light": {"text": "#1c2430", "grid": "#e2e6ec", "label": "#ffffff"},
+    "dark": {"text": "#e6e9ee", "grid": "#323a45", "label": "#1a2027"},
+}
+SCALES = {
+    "light": ((0, "#ffffff"), (0.35, "#a9c8f0"), (1, "#123f82")),
+    "dark": ((0, "#1a2027"), (0.35, "#24508f"), (1, "#b9d6ff")),
+}
+
+
+@dataclass(frozen=True)
+class Line:
+    """A named curve; ``style`` numbers its colour and dash, the same in every figure of a page."""
+
+    name: str
+    x: Sequence[float]
+    y: Sequence[float]
+    style: int = 0
+    low: Sequence[float] | None = None
+    """Lower edge of a band around it, with ``high``."""
+    high: Sequence[float] | None = None
+
+    @property
+    def colour(self) -> str:
+        """Its colour."""
+        return COLOURS[self.style % len(COLOURS)]
+
+    @property
+    def dash(self) -> str:
+        """Its dash pattern; it changes before the colours repeat."""
+        return DASHES[self.style % len(DASHES)]
+
+
+def templates() -> dict[str, Any]:
+    """The plotly templates ``light`` and ``dark``: colours and fonts, on no background."""
+    return {mode: _template(mode).to_plotly_json() for mode in INK}
+
+
+def themed(figure: go.Figure, *, height: int = HEIGHT) -> go.Figure:
+    """The figure with the shared look: light template, small margins, width of its container."""
+    figure.update_layout(template=_template("light"), height=height, autosize=True)
+    return figure
+
+
+def curves(
+    lines: Sequence[Line],
+    *,
+    y_title: str,
+    x_title: str = "epoch",
+    switches: Mapping[float, str] | None = None,
+    log_y: bool = False,
+) -> go.Figure:
+    """Curves in one panel, without a legend: the page has one for all its figures."""
+    figure = go.Figure()
+    for line in lines:
+        if line.low is not None and line.high is not None:
+            figure.add_trace(_band(line))
+        figure.add_trace(
+            go.Scatter(
+                x=list(line.x),
+                y=list(line.y),
+                name=line.name,
+                mode="lines+markers" if len(line.x) <= 60 else "lines",
+                line={"color": line.colour, "dash": line.dash, "width": 2},
+                marker={"size": 5},
+            )
+        )
+    figure.update_layout(showlegend=False, hovermode="x unified")
+    figure.update_xaxes(title_text=x_title)
+    figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
+    mark_switches(figure, switches or {})
+    return themed(figure)
+
+
+def mark_switches(figure: go.Figure, switches: Mapping[float, str]) -> None:
+    """Draws a dotted upright where a stage begins, with its name."""
+    for x, name in switches.items():
+        figure.add_vline(
+            x=x,
+            line={"dash": "dot", "width": 1.5, "color": "#8792a2"},
+            annotation={"text": name, "font": {"size": 11}, "yanchor": "bottom", "y": 1},
+            annotation_position="top",
+        )
+
+
+def confusion(
+    counts: NDArray[np.int64], class_names: Sequence[str], *, height: int = 420
+) -> go.Figure:
+    """Rows: the label; columns: the prediction; colour: share of the row, number: images."""
+    share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
+    names = [str(name) for name in class_names]
+    figure = go.Figure(
+        go.Heatmap(
+            z=share,
+            x=names,
+            y=names,
+            text=counts,
+            texttemplate="%{text}" if len(names) <= 12 else None,
+            textfont={"size": 10},
+            hovertemplate="label %{y}<br>read as %{x}<br>%{text} images, %{z:.1%}<extra></extra>",
+            zmin=0,
+            zmax=1,
+            autocolorscale=True,
+            showscale=False,
+            xgap=1,
+            ygap=1,
+        )
+    )
+    figure.update_xaxes(title_text="read as", type="category", showgrid=False)
+    figure.update_yaxes(title_text="label", type="category", autorange="reversed", showgrid=False)
+    return themed(figure, height=height)
+
+
+def bars(
+    names: Sequence[str], values: Mapping[str, Sequence[float]], *, y_title: str, x_title: str = ""
+) -> go.Figure:
+    """Groups of bars: one a key of ``values``, side by side over ``names``."""
+    figure = go.Figure(
+        [
+            go.Bar(
+                x=list(names),
+                y=list(heights),
+                name=name,
+                marker={"color": COLOURS[number % len(COLOURS)], "line": {"width": 0}},
+            )
+            for number, (name, heights) in enumerate(values.items())
+        ]
+    )
+    figure.update_layout(
+        barmode="group",
+        bargap=0.25,
+        showlegend=len(values) > 1,
+        legend={"orientation": "h", "y": 1.02, "yanchor": "bottom", "x": 0},
+    )
+    figure.update_xaxes(title_text=x_title, type="category", showgrid=False)
+    figure.update_yaxes(title_text=y_title, rangemode="tozero")
+    return themed(figure)
+
+
+def _band(line: Line) -> go.Scatter:
+    assert line.low is not None
+    assert line.high is not None
+    return go.Scatter(
+        x=[*line.x, *reversed(line.x)],
+        y=[*line.high, *reversed(line.low)],
+        fill="toself",
+        fillcolor=line.colour,
+        opacity=0.15,
+        line={"width": 0},
+        hoverinfo="skip",
+    )
+
+
+def _template(mode: str) -> go.layout.Template:
+    ink = INK[mode]
+    axis = {
+        "gridcolor": ink["grid"],
+        "linecolor": ink["grid"],
+        "zerolinecolor": ink["grid"],
+        "zerolinewidth": 1,
+        "automargin": True,
+        "title": {"standoff": 8},
+    }
+    return go.layout.Template(
+        layout={
+            "paper_bgcolor": "rgba(0,0,0,0)",
+            "plot_bgcolor": "rgba(0,0,0,0)",
+            "font": {"family": "system-ui, sans-serif", "size": 12, "color": ink["text"]},
+            "colorway": list(COLOURS),
+            "colorscale": {"sequential": [list(stop) for stop in SCALES[mode]]},
+            "hoverlabel": {"bgcolor": ink["label"], "font": {"color": ink["text"]}},
+            "margin": {"l": 8, "r": 12, "t": 28, "b": 8},
+            "xaxis": axis,
+            "yaxis": axis,
+        }
+    )
