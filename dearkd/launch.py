@@ -15,6 +15,7 @@ from torch import nn
 
 from dearkd import estimate
 from dearkd.arithmetic import laid_out, with_arithmetic
+from dearkd.attention_probe import attention_probe
 from dearkd.augment import train_augment
 from dearkd.build import Parts, build, model_metadata
 from dearkd.config import TrainConfig
@@ -127,6 +128,13 @@ def _fitted(
             progress=progress,
             metadata=metadata,
             accumulate=accumulate,
+            probe=attention_probe(
+                student,
+                parts.evaluation or parts.train,
+                metadata,
+                accelerator.device,
+                len(parts.train),
+            ),
         )
         trainer.fit(resume)
     heads = evaluate(trainer.averaged, images, accelerator) if images is not None else {}

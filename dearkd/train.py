@@ -7,10 +7,9 @@ bitwise the same weights as one that was not (one CPU process).
 """
 
 import math
-import signal
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any, Protocol
@@ -25,6 +24,7 @@ from dearkd.checkpoint import load_checkpoint, save_checkpoint, save_model
 from dearkd.config import TrainConfig
 from dearkd.optim import build_optimizer, learning_rate, load_optimizer_state, optimizer_state
 from dearkd.runs import RunFolder
+from dearkd.stop import StopRequest
 
 __all__ = ["Batches", "Interrupted", "Progress", "Stage", "Trainer"]
 
@@ -107,6 +107,7 @@ class Trainer:
         progress: Progress,
         metadata: dict[str, Any],
         accumulate: int = 1,
+        probe: Callable[[nn.Module], dict[str, Any]] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -114,6 +115,7 @@ class Trainer:
         self.stages = stages
         self.batches = batches
         self.evaluation = evaluation
+        self.probe = probe
         self.accelerator = accelerator
         self.progress = progress
         self.metadata = metadata
@@ -123,7 +125,7 @@ class Trainer:
         decay = config.optim.ema_decay
         self.ema = ModelEmaV3(student, decay=decay, use_warmup=True) if decay else None
         self.epochs = sum(stage.epochs for stage in stages)
-        self.stop_requested = False
+        self.stop = StopRequest()
         self.last_save = self.last_read = time.monotonic()
 
     @property
@@ -147,7 +149,7 @@ class Trainer:
         if resume and self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
-        with self._signals():
+        with self.stop.listening():
             while self.stages:
                 stage = self.stages.pop(0)
                 last += stage.epochs
@@ -253,15 +255,16 @@ class Trainer:
         return count * self.accelerator.num_processes
 
     def _finish_epoch(self, line: dict[str, Any]) -> None:
-        """Evaluates when due, writes the log line and the best weights."""
-        position = self.position
+        """Probes, evaluates when due, writes the log line and the best weights."""
+        position, started = self.position, time.monotonic()
         result: dict[str, float] = {}
+        if self.probe is not None and self.accelerator.is_main_process:
+            line.update(self.probe(self.averaged))
         due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
         if self.evaluation is not None and due:
-            started = time.monotonic()
             result = self.evaluation(self.averaged)
-            position.seconds += time.monotonic() - started
-            line.update(result, seconds=position.seconds)
+        position.seconds += time.monotonic() - started
+        line.update(result, seconds=position.seconds)
         better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
         if better:
             position.best_top1, position.best_epoch = result["top1"], position.epoch
@@ -285,7 +288,7 @@ class Trainer:
         due = (
             main and now - self.last_read > READ_SECONDS,
             main and now - self.last_save > 60 * self.config.checkpoint_minutes,
-            self.stop_requested,
+            self.stop.made,
         )
         if self.accelerator.num_processes == 1:
             return due
@@ -370,23 +373,6 @@ class Trainer:
 
     def _unwrapped(self, objective: nn.Module) -> nn.Module:
         return self.accelerator.unwrap_model(objective)
-
-    @contextmanager
-    def _signals(self) -> Iterator[None]:
-        """Ctrl-C and SIGTERM ask for a stop at the next step; a second Ctrl-C stops at once."""
-
-        def request(number: int, frame: Any) -> None:
-            if self.stop_requested:
-                raise KeyboardInterrupt
-            self.stop_requested = True
-
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(kind, request) for kind in kinds]
-        try:
-            yield
-        finally:
-            for kind, handler in zip(kinds, previous, strict=True):
-                signal.signal(kind, handler)
 
 
 def _without_teacher(objective: nn.Module) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from jaxtyping import install_import_hook
 if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or export switch it off
     install_import_hook(
         [
+            "dearkd.attention_analysis",
             "dearkd.losses",
             "dearkd.objectives",
             "dearkd.evaluate",

@@ -1,0 +1,81 @@
+"""What a run logs of its student's attention: two measures on a few fixed images, every epoch."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from dearkd.attention_analysis import has_readable_attention, measure_attention
+from dearkd.augment import eval_augment
+from dearkd.data import ImageSource
+from dearkd.decode import BadImageError
+
+__all__ = ["PROBE_IMAGES", "attention_probe", "spread_rows"]
+
+PROBE_IMAGES = 64
+LEAST_IMAGES = 8
+DECIMALS = 5
+
+
+def attention_probe(
+    student: nn.Module,
+    source: ImageSource,
+    view: dict[str, Any],
+    device: torch.device,
+    train_images: int,
+) -> Callable[[nn.Module], dict[str, Any]] | None:
+    """Measures of a student to log: ``attention_distance`` and, of two tokens, ``token_cosine``.
+
+    Taken in float32 on ``PROBE_IMAGES`` images spread over the source, seen as evaluation sees
+    them (``view``); of a training set below 50 times that, on a 50th of its number: an image here
+    costs about half of one in training, so it is 1 % of an epoch at most. Nothing random is drawn.
+    None for a student whose attention can't be read.
+
+    Raises:
+        ValueError: If none of these images can be read.
+    """
+    if not has_readable_attention(student):
+        return None
+    count = max(LEAST_IMAGES, min(PROBE_IMAGES, train_images // 50))
+    images = _images(source, count, view).to(device)
+
+    def probe(model: nn.Module) -> dict[str, Any]:
+        measures = measure_attention(model, images)
+        line = {"attention_distance": _rounded(measures.distance)}
+        if measures.cosine is not None:
+            line["token_cosine"] = _rounded(measures.cosine)
+        return line
+
+    return probe
+
+
+def spread_rows(source: ImageSource, count: int) -> list[int]:
+    """At most ``count`` rows at even steps, so that data sorted by class gives all classes."""
+    return np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
+
+
+def _images(source: ImageSource, count: int, view: dict[str, Any]) -> Tensor:
+    augment = eval_augment(
+        view["img_size"],
+        mean=tuple(view["mean"]),
+        std=tuple(view["std"]),
+        crop_pct=view["crop_pct"],
+        interpolation=view["interpolation"],
+    )
+    prepared = []
+    for row in spread_rows(source, count):
+        with suppress(BadImageError):  # those who read all images name it
+            prepared.append(augment.prepare(source.image(row)))
+    if not prepared:
+        raise ValueError(
+            f"none of {count} images looked at can be read, the first is {source.name(0)}; "
+            "check the data"
+        )
+    return augment(prepared, np.zeros(len(prepared), dtype=np.uint64))
+
+
+def _rounded(values: Tensor) -> list[Any]:
+    return np.round(values.double().cpu().numpy(), DECIMALS).tolist()

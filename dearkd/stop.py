@@ -1,0 +1,31 @@
+"""Ctrl-C and SIGTERM as a request: the loop stops where it can save its state."""
+
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+__all__ = ["StopRequest"]
+
+
+class StopRequest:
+    """Whether the process was asked to stop while it listened."""
+
+    def __init__(self) -> None:
+        self.made = False
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Takes the signals: the first is noted, a second Ctrl-C stops at once."""
+        kinds = (signal.SIGINT, signal.SIGTERM)
+        previous = [signal.signal(kind, self._note) for kind in kinds]
+        try:
+            yield
+        finally:
+            for kind, handler in zip(kinds, previous, strict=True):
+                signal.signal(kind, handler)
+
+    def _note(self, number: int, frame: Any) -> None:
+        if self.made:
+            raise KeyboardInterrupt
+        self.made = True
