@@ -123,7 +123,7 @@ class FolderSource:
         manifest = _read_manifest(root)
         folders = natural_order(_class_folders(root))
         if manifest is not None:
-            folders = [folder for folder in folders if folder.name in manifest[0]]
+            folders = [folder for folder in folders if folder.name in manifest.indices]
         if not folders:
             raise ValueError(
                 f"{root} holds no class folders; put each class's images into a folder of its own"
@@ -150,8 +150,7 @@ class FolderSource:
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.classes = Classes(len(known), known)
         if manifest is not None:
-            indices, total = manifest
-            self.classes = Classes(len(known), known, tuple(indices[n] for n in known), total)
+            self.classes = manifest.classes_of(known)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -215,16 +214,36 @@ def _image_files(folder: Path) -> list[Path]:
     return natural_order(found)
 
 
-def _read_manifest(root: Path) -> tuple[dict[str, int], int] | None:
-    """The teacher's index of each class folder, and how many classes the teacher has."""
+@dataclass(frozen=True)
+class _Manifest:
+    """What ``dearkd synthesize`` says about its class folders."""
+
+    indices: dict[str, int]
+    """The teacher's index of each folder."""
+    total: int
+    """How many classes the teacher has."""
+    names: list[str] | None
+    """The teacher's names of all its classes: not every name makes a folder."""
+
+    def classes_of(self, folders: Sequence[str]) -> Classes:
+        indices = tuple(self.indices[folder] for folder in folders)
+        names = folders if self.names is None else [self.names[index] for index in indices]
+        return Classes(len(folders), tuple(names), indices, self.total)
+
+
+def _read_manifest(root: Path) -> _Manifest | None:
     file = root / "manifest.json"
     if not file.is_file():
         return None
     try:
-        table = json.loads(file.read_text(encoding="utf-8"))["classes"]
+        content = json.loads(file.read_text(encoding="utf-8"))
+        table, names = content["classes"], content.get("class_names")
         indices = [int(index) for index in table["indices"]]
-        return dict(zip(table["names"], indices, strict=True)), int(table["total"])
-    except (KeyError, TypeError, ValueError) as error:
+        total = int(table["total"])
+        if names is not None and len(names) != total:
+            raise ValueError(f"{len(names)} class_names, total {total}")
+        return _Manifest(dict(zip(table["names"], indices, strict=True)), total, names)
+    except (KeyError, TypeError, ValueError, AttributeError) as error:
         raise ValueError(
             f"{file} does not list the class names, indices and total ({error!r}); "
             "synthesize again, or remove it to use the folders alone"

@@ -3,7 +3,9 @@
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["ObjectiveConfig", "SynthesisConfig"]
+__all__ = ["ImageFormat", "ObjectiveConfig", "SynthesisConfig"]
+
+ImageFormat = Literal["png", "webp", "parquet"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ class SynthesisConfig:
     precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured once
     layout: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: measured once
     compile: Literal["auto", "always", "never"] = "auto"  # auto: for long runs, where faster
-    image_format: Literal["png", "webp"] = "png"  # both lossless
+    image_format: ImageFormat = "png"  # all lossless; parquet holds PNG, a file a group
     log_interval: int = 50  # iterations between progress events, and device syncs
     grad_norm_interval: int = 0  # iterations between gradient norms a term; 0: never
 

@@ -1,6 +1,6 @@
 """What is said about a set: a part for each group, and all parts merged into the manifest."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -11,8 +11,8 @@ from synth.groups import Group
 from synth.inversion import Step
 from synth.pictures import contact_sheet
 from synth.priors import l2, total_variation
-from synth.quality import confidence_histogram, recognition
-from synth.writer import Writer, pixel_hash, read_image
+from synth.quality import confidence_histogram, recognition, within_class_diversity
+from synth.writer import Writer, pixel_hash
 
 __all__ = ["group_part", "merge"]
 
@@ -39,9 +39,11 @@ def group_part(
     second = None if verifier is None else _verdicts(verifier, pixels, group)
     images = normalise(pixels / 255, teacher.mean, teacher.std)
     roughness, norm = total_variation(images).tolist(), l2(images).tolist()
+    shard = writer.shard(group)
     records = [
         {
             "file": name,
+            **({} if shard is None else {"shard": shard}),
             "target": group.targets[index],
             "group": group.id,
             "sha256": pixel_hash(pixels[index]),
@@ -63,24 +65,28 @@ def merge(
     groups: Sequence[Group],
     settings: dict[str, Any],
     teacher: Classifier,
+    verifier: Classifier | None,
 ) -> Path:
     """Write contact sheet, loss curves and, last, the manifest of a run whose parts all exist.
 
-    The content follows from the parts, so that several processes may do it at once.
+    The content follows from the parts and images, so that several processes may do it at once.
     """
     parts = writer.parts(groups)
     images = [record for part in parts for record in part["images"]]
-    names = teacher.class_names or writer.folders
     targets = sorted({record["target"] for record in images})
-    sheet: dict[str, list[Tensor]] = {}
-    for target in targets[:SHEET_CLASSES]:
-        files = [record["file"] for record in images if record["target"] == target]
-        sheet[f"{target} {names[target]}"] = [
-            read_image(writer.out / name) for name in files[:SHEET_IMAGES]
-        ]
+    names = teacher.class_names or writer.folders
+    sheet = {
+        f"{target} {names[target]}": _first_images(writer, groups, target)
+        for target in targets[:SHEET_CLASSES]
+    }
     writer.write_picture("contact_sheet.png", contact_sheet(sheet))
     curves = {str(part["group"]): part["curve"] for part in parts}
     writer.write_json("loss_curves.json", {"groups": curves})
+    quality = _quality(images)
+    for role, judge in (("teacher", teacher), ("verifier", verifier)):
+        if judge is not None:
+            classes = ((target, _class_images(writer, groups, target)) for target in targets)
+            quality[role]["diversity"] = within_class_diversity(judge, classes)
     content = settings | {
         "classes": {
             "names": [writer.folders[target] for target in targets],  # the class folders
@@ -88,11 +94,27 @@ def merge(
             "total": teacher.num_classes,
         },
         "class_names": None if teacher.class_names is None else list(teacher.class_names),
-        "quality": _quality(images),
+        "quality": quality,
         "groups": [{key: part[key] for key in ("group", "terms", "seconds")} for part in parts],
         "images": images,
     }
     return writer.write_json("manifest.json", content)
+
+
+def _class_images(writer: Writer, groups: Sequence[Group], target: int) -> Iterator[Tensor]:
+    """The images of a class, group after group, as they are on disk."""
+    for group in groups:
+        if target in group.targets:
+            yield writer.read_images(group, target)
+
+
+def _first_images(writer: Writer, groups: Sequence[Group], target: int) -> list[Tensor]:
+    found: list[Tensor] = []
+    for images in _class_images(writer, groups, target):
+        found += images
+        if len(found) >= SHEET_IMAGES:
+            break
+    return found[:SHEET_IMAGES]
 
 
 def _verdicts(classifier: Classifier, pixels: Tensor, group: Group) -> list[dict[str, Any]]:

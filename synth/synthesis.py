@@ -122,7 +122,7 @@ class _Run:
 
     @property
     def writer(self) -> Writer:
-        return Writer(self.out, self.folders, self.config.image_format)
+        return Writer(self.out, self.folders, self.config.image_format, self.teacher.class_names)
 
 
 def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
@@ -148,19 +148,24 @@ def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
         iterations_here=each * len(mine),
     )
     for index, batch in enumerate(mine):
-        yield from _batch(run, objective, batch, done=each * index)
-    whole = all(writer.is_finished(group) for group in groups)
-    yield Finished(manifest=merge(writer, groups, settings, run.teacher) if whole else None)
+        yield from _batch(run, objective, batch, each * index, pictures=rank == 0)
+    if not all(writer.is_finished(group) for group in groups):
+        yield Finished(manifest=None)
+    else:
+        yield Finished(manifest=merge(writer, groups, settings, run.teacher, run.verifier))
 
 
-def _batch(run: _Run, objective: Objective, batch: tuple[Group, ...], done: int) -> Iterator[Event]:
+def _batch(
+    run: _Run, objective: Objective, batch: tuple[Group, ...], done: int, *, pictures: bool
+) -> Iterator[Event]:
     config, writer, teacher = run.config, run.writer, run.teacher
     start = time.monotonic()
     steps: list[Step] = []
     for step in invert(objective, batch, config, run.device):
         before = sum(config.iterations[: step.stage])
         pixels = to_pixels(step.images, teacher.mean, teacher.std)
-        writer.write_picture("preview.png", preview_grid(pixels, _columns(batch[0])))
+        if pictures:
+            writer.write_picture("preview.png", preview_grid(pixels, _columns(batch[0])))
         ids = tuple(group.id for group in batch)
         yield Progress(step=step, groups=ids, iterations_done=done + before + step.iteration)
         steps.append(dataclasses.replace(step, images=step.images[:0]))

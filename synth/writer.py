@@ -1,7 +1,8 @@
 """The image folder of a run: atomic files, one part a group, a manifest merged at the end.
 
     OUT/settings.json          what every process of the run agreed on; written once
-    OUT/CLASS/GROUP_IMAGE.png  the images, lossless
+    OUT/CLASS/GROUP_IMAGE.png  the images, lossless; or, with format parquet,
+    OUT/data/train-GROUP.parquet  all images of a group
     OUT/.parts/group_*.json    targets, verdicts, terms and loss curve of a finished group
     OUT/manifest.json          the parts merged; "classes" has the class folders, their teacher
                                indices and the teacher's class total
@@ -27,7 +28,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from synth.config import ImageFormat
 from synth.groups import Group
+from synth.shards import read_shard, shard_bytes
 
 __all__ = ["Writer", "class_folders", "pixel_hash", "read_image"]
 
@@ -45,15 +48,20 @@ def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tupl
 
 
 class Writer:
-    """Writes below one folder; knows what is finished."""
+    """Writes below one folder; knows what is finished.
+
+    ``class_names`` label the rows of parquet files; by default the folders' names do.
+    """
 
     def __init__(
         self,
         out: Path,
         folders: tuple[str, ...],
-        image_format: Literal["png", "webp"],
+        image_format: ImageFormat,
+        class_names: tuple[str, ...] | None = None,
     ) -> None:
         self.out, self.folders, self.image_format = out, folders, image_format
+        self.class_names = class_names or folders
 
     def agree(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings if nobody has yet; return those that stand."""
@@ -80,29 +88,41 @@ class Writer:
         return self._part(group).exists()
 
     def write_images(self, group: Group, pixels: Tensor) -> list[str]:
-        """Write those of the group's uint8 images that are not there; all names, in order."""
-        names = self.image_names(group)
-        for name, image in zip(names, pixels.cpu(), strict=True):
-            path = self.out / name
-            path.parent.mkdir(parents=True, exist_ok=True)
-            for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-                leftover.unlink()  # of a killed attempt: a group has one owner
-            if not path.exists():
-                _write(path, self._encode(image))
+        """Write what is not there of the group's uint8 images; all names, in order."""
+        names, shard = self.image_names(group), self.shard(group)
+        images = [self._encode(image) for image in pixels.cpu()]
+        if shard is not None:
+            content = shard_bytes(names, images, group.targets, self.class_names)
+            self._write_once(shard, content)
+        else:
+            for name, image in zip(names, images, strict=True):
+                self._write_once(name, image)
         return names
 
-    def read_images(self, group: Group) -> Tensor:
-        """The group's images as they are on disk: uint8 (images, channels, height, width)."""
-        return torch.stack([read_image(self.out / name) for name in self.image_names(group)])
+    def read_images(self, group: Group, target: int | None = None) -> Tensor:
+        """The group's images (of one class) as on disk: uint8 (images, channels, height, width)."""
+        shard = self.shard(group)
+        stored = {} if shard is None else read_shard(self.out / shard)
+        images = [
+            read_image(self.out / name if shard is None else io.BytesIO(stored[name]))
+            for name, label in zip(self.image_names(group), group.targets, strict=True)
+            if target in (None, label)
+        ]
+        return torch.stack(images)
+
+    def shard(self, group: Group) -> str | None:
+        """The group's parquet file, relative to the run's folder; None where images are files."""
+        parquet = self.image_format == "parquet"
+        return f"data/train-{group.id:06d}.parquet" if parquet else None
 
     def image_names(self, group: Group) -> list[str]:
-        """Path of each image of the group, relative to the run's folder."""
+        """Each image of the group: its path in the run's folder, or in the parquet file."""
+        suffix = "png" if self.image_format == "parquet" else self.image_format
         counts: dict[int, int] = {}
         names = []
         for target in group.targets:
             number = counts[target] = counts.get(target, -1) + 1
-            file = f"{group.id:06d}_{number:03d}.{self.image_format}"
-            names.append(f"{self.folders[target]}/{file}")
+            names.append(f"{self.folders[target]}/{group.id:06d}_{number:03d}.{suffix}")
         return names
 
     def write_part(self, group: Group, part: dict[str, Any]) -> None:
@@ -128,15 +148,24 @@ class Writer:
     def _part(self, group: Group) -> Path:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
 
+    def _write_once(self, name: str, content: bytes) -> None:
+        """Write a file that is not there; what a killed attempt left goes (one owner a group)."""
+        path = self.out / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+            leftover.unlink()
+        if not path.exists():
+            _write(path, content)
+
     def _encode(self, image: Tensor) -> bytes:
         array = image.permute(1, 2, 0).numpy()
         picture = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
-        return _encoded(picture, self.image_format)
+        return _encoded(picture, "webp" if self.image_format == "webp" else "png")
 
 
-def read_image(path: Path) -> Tensor:
+def read_image(file: Path | io.BytesIO) -> Tensor:
     """Pixels of an image file as uint8 (channels, height, width)."""
-    with Image.open(path) as picture:
+    with Image.open(file) as picture:
         array = np.array(picture)
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
 
@@ -148,7 +177,7 @@ def pixel_hash(pixels: Tensor) -> str:
     return digest.hexdigest()
 
 
-def _encoded(picture: Image.Image, image_format: str) -> bytes:
+def _encoded(picture: Image.Image, image_format: Literal["png", "webp"]) -> bytes:
     buffer = io.BytesIO()
     if image_format == "webp":
         picture.save(buffer, "WEBP", lossless=True, exact=True, quality=60, method=4)
@@ -168,9 +197,13 @@ def _write(path: Path, content: bytes) -> None:
 def _temporary(path: Path, content: bytes) -> Path:
     """A synced file beside ``path``; readers of images know it by its suffix as none."""
     handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
-    with os.fdopen(handle, "wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError:  # a full disk; half a file takes room too
+        Path(name).unlink()
+        raise
     Path(name).chmod(0o644)  # mkstemp gives 0600
     return Path(name)

@@ -4,9 +4,9 @@ import pytest
 import torch
 from toy_nets import classifier, random_net
 
+from synth import quality
 from synth.quality import (
     confidence_histogram,
-    judge,
     mean_pairwise_distance,
     recognition,
     within_class_diversity,
@@ -30,28 +30,26 @@ def test_confidences_fall_into_equal_bins():
     assert confidence_histogram([0.4, 0.6, 0.6], bins=2) == [1, 2]
 
 
-def test_diversity_is_the_mean_over_pairs_then_over_classes():
+@pytest.mark.parametrize("block", [1, 4, 256])
+def test_the_mean_distance_is_that_of_all_pairs(monkeypatch, block):
+    monkeypatch.setattr(quality, "BLOCK", block)
     embedding = torch.randn(9, 5, dtype=torch.float64)
-    targets = torch.tensor([3, 3, 3, 3, 3, 8, 8, 1, 1])
-    expected = {t: slow_distance(embedding[targets == t]) for t in (1, 3, 8)}
-    result = within_class_diversity(embedding, targets)
+    embedding[3] = 7 * embedding[2] + 1e-9  # nearly parallel: the small distance must survive
+    assert mean_pairwise_distance(embedding) == pytest.approx(slow_distance(embedding), rel=1e-12)
+
+
+def test_diversity_is_the_mean_over_pairs_then_over_classes():
+    network = classifier(random_net().double())
+    pixels = torch.randint(256, (8, 3, 16, 16), dtype=torch.uint8)
+    targets = torch.tensor([3, 3, 3, 3, 8, 8, 1, 8])
+    _, embedding = network.judge(pixels)
+    expected = {t: slow_distance(embedding[targets == t]) for t in (3, 8)}
+    classes = [(t, pixels[targets == t].split(2)) for t in (1, 3, 8)]
+    result = within_class_diversity(network, iter(classes))
+    assert result["per_class"].pop(1) is None
     assert result["per_class"] == pytest.approx(expected)
-    assert result["overall"] == pytest.approx(sum(expected.values()) / 3)
-
-
-def test_judge_puts_a_set_together():
-    verifier = classifier(random_net())
-    pixels = torch.randint(256, (6, 3, 16, 16), dtype=torch.uint8)
-    targets = torch.tensor([0, 0, 1, 1, 2, 2])
-    whole = judge(verifier, [(pixels, targets)])
-    parts = judge(verifier, zip(pixels.split(2), targets.split(2), strict=True))
-    probabilities, embedding = verifier.judge(pixels)
-    hits = (probabilities.argmax(1) == targets).double().mean().item()
-    assert whole["recognition"]["overall"] == pytest.approx(hits)
-    assert sum(whole["confidence_histogram"]) == 6
-    assert whole["diversity"] == within_class_diversity(embedding, targets)
-    assert parts["recognition"] == whole["recognition"]
-    assert parts["diversity"]["overall"] == pytest.approx(whole["diversity"]["overall"], rel=1e-5)
+    assert result["overall"] == pytest.approx(sum(expected.values()) / 2)
+    assert within_class_diversity(network, [(0, [pixels[:1]])])["overall"] is None
 
 
 def test_what_cannot_be_measured():

@@ -2,15 +2,17 @@ import copy
 import hashlib
 import json
 
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
-from dearkd.data import open_data
+from dearkd.data import match_classes, open_data
 from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group
 from synth.kernels import measure_kernels
+from synth.quality import mean_pairwise_distance
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 from synth.writer import pixel_hash, read_image
 
@@ -95,6 +97,14 @@ def test_the_manifest_says_what_is_on_disk(whole, teacher):
         )
         assert record["verifier"]["prediction"] in range(4)
         assert set(record["terms"]) == {"cross_entropy", "total_variation", "l2"}
+    for role in ("teacher", "verifier"):
+        diversity = manifest["quality"][role]["diversity"]
+        assert set(diversity["per_class"]) == {"0", "1", "2", "3"}
+        assert 0 < diversity["overall"] < 2
+    cats = torch.stack([read_image(path) for path in sorted(out.glob("cat/*.png"))])
+    expected = mean_pairwise_distance(teacher.judge(cats)[1])
+    per_class = manifest["quality"]["teacher"]["diversity"]["per_class"]
+    assert per_class["0"] == pytest.approx(expected, rel=1e-4)
     assert [group["group"] for group in manifest["groups"]] == [0, 1, 2]
     names = {"easy_positive", "triplet", "bn_statistics", "objective"}
     assert names < set(manifest["groups"][0]["terms"])
@@ -270,3 +280,46 @@ def test_dearkd_reads_the_folder_as_it_is(teacher, tmp_path):
     assert train.classes.names == ("dog", "fox")
     assert (train.classes.indices, train.classes.total) == ((1, 3), 4)
     assert train.image(0).size == (16, 16)
+
+
+@pytest.mark.parametrize("names", [("cat", "dog", "eel", "fox"), ("a, b", "c", "d", "e"), None])
+def test_a_killed_parquet_run_resumes_and_is_read_by_dearkd(tmp_path, names):
+    teacher = classifier(random_net(), "teacher", class_names=names)
+    settings = config(per_class=4, classes=(3, 1), image_format="parquet")
+    for name in ("whole", "killed"):
+        run = synthesize(settings, teacher, tmp_path / name)
+        for event in run:
+            if name == "killed" and isinstance(event, GroupDone):
+                break
+        run.close()
+    first = tmp_path / "killed/data/train-000000.parquet"
+    stamp = first.stat().st_mtime_ns
+    list(synthesize(settings, teacher, tmp_path / "killed", resume=True))
+    files = [sorted((tmp_path / name).glob("data/*")) for name in ("whole", "killed")]
+    assert [f.read_bytes() for f in files[0]] == [f.read_bytes() for f in files[1]]
+    assert first.stat().st_mtime_ns == stamp and len(files[0]) == 2
+    train, evaluation = open_data(str(tmp_path / "whole"))
+    assert evaluation is None and len(train) == 8
+    assert match_classes(train.classes, names, 4) == (0, 1, 2, 3)
+    manifest = json.loads((tmp_path / "whole/manifest.json").read_text())
+    for index, record in enumerate(manifest["images"]):
+        assert record["target"] == train.labels[index]
+        assert record["shard"] == f"data/train-{record['group']:06d}.parquet"
+        pixels = torch.from_numpy(np.array(train.image(index))).permute(2, 0, 1)
+        assert record["sha256"] == pixel_hash(pixels)
+
+
+def test_class_names_that_are_no_folders_are_read_under_the_teachers_indices(tmp_path):
+    names = ("a, b", "c", "d", "e")
+    teacher = classifier(random_net(), "teacher", class_names=names)
+    list(synthesize(config(per_class=2, classes=(3, 1)), teacher, tmp_path / "run"))
+    train, _ = open_data(str(tmp_path / "run"))
+    assert match_classes(train.classes, names, 4) == (1, 3)
+
+
+def test_only_the_first_process_draws_the_preview(teacher, tmp_path):
+    run = synthesize(config(), teacher, tmp_path / "run")
+    next(run)
+    run.close()
+    list(synthesize(config(), teacher, tmp_path / "run", rank=1, world=2))
+    assert not (tmp_path / "run/preview.png").exists()

@@ -1,5 +1,9 @@
+import errno
+import io
 import json
+import os
 
+import pyarrow.parquet as pq
 import pytest
 import torch
 from PIL import Image
@@ -25,6 +29,36 @@ def test_images_come_back_to_the_last_bit(tmp_path, pixels, image_format):
     assert torch.equal(writer.read_images(GROUP), pixels)
     with Image.open(tmp_path / names[0]) as picture:
         assert (picture.format, picture.mode) == (image_format.upper(), "RGB")
+
+
+def test_a_parquet_file_holds_a_group_in_hugging_faces_layout(tmp_path, pixels):
+    names = ("crane, bird", "b", "c")
+    writer = Writer(tmp_path, class_folders(names, 3), "parquet", names)
+    written = writer.write_images(GROUP, pixels)
+    assert [path.name for path in tmp_path.rglob("*.*")] == ["train-000012.parquet"]
+    assert torch.equal(writer.read_images(GROUP), pixels)
+    assert torch.equal(writer.read_images(GROUP, 2), pixels[2:])
+    file = tmp_path / writer.shard(GROUP)
+    rows = pq.read_table(file).to_pylist()
+    assert [row["label"] for row in rows] == [0, 0, 2, 2]
+    assert [row["image"]["path"] for row in rows] == written
+    with Image.open(io.BytesIO(rows[0]["image"]["bytes"])) as picture:
+        assert picture.format == "PNG"
+    inode = file.stat().st_ino
+    leftover = file.with_name(f".{file.name}.abc123.tmp")
+    leftover.write_bytes(b"half a file")
+    writer.write_images(GROUP, pixels)
+    assert file.stat().st_ino == inode and not leftover.exists()
+
+
+def test_a_full_disk_leaves_no_half_file(tmp_path, pixels, monkeypatch):
+    def full(handle):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="No space left"):
+        Writer(tmp_path, ("a", "b", "c"), "png").write_images(GROUP, pixels)
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_grey_images(tmp_path):
