@@ -2,7 +2,6 @@
 
 import json
 from collections.abc import Iterator
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
 
@@ -12,11 +11,11 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dearkd.data import ImageSource, match_classes, open_data, open_evaluation
+from dearkd.candidate import Candidate, candidate_of_run, named_images
+from dearkd.data import match_classes
 from dearkd.estimate import LAYOUTS
 from dearkd.evaluate import evaluate
 from dearkd.feed import EVALUATION_BATCH, evaluation_loader
-from dearkd.initialise import load_run_model
 from dearkd.loaders import Loader, OnBadImage
 from dearkd.models.create import import_files
 from dearkd.models.pretrained import load_classifier
@@ -24,21 +23,6 @@ from dearkd.processes import accelerator_of, in_turn, process_state
 from dearkd.runs import RunFolder
 
 __all__ = ["evaluate_target"]
-
-
-@dataclass(frozen=True)
-class _Candidate:
-    """A model to judge, the images to judge it on, and how the run that made it saw them."""
-
-    model: Any
-    class_names: tuple[str, ...] | None
-    view: Any
-    """Its mean, std, crop_pct and interpolation."""
-    img_size: int
-    source: ImageSource
-    precision: str = "fp32"
-    memory_format: str = "contiguous"
-    on_bad_image: OnBadImage = "skip"
 
 
 def evaluate_target(
@@ -65,9 +49,13 @@ def evaluate_target(
     """
     import_files(imports)
 
-    def opened() -> _Candidate:
+    def opened() -> Candidate:
         if Path(target).is_dir():
-            return _of_run(RunFolder(Path(target)), data, weights, which)
+            if weights is not None:
+                raise ValueError(
+                    f"--weights {weights} is for a timm name; a run folder has its own"
+                )
+            return candidate_of_run(RunFolder(Path(target)), data, which or "final")
         return _of_timm(target, data, weights, which)
 
     candidate = in_turn(process_state(), opened)
@@ -92,53 +80,17 @@ def evaluate_target(
     return result
 
 
-def _of_run(
-    folder: RunFolder, data: str | None, weights: Path | None, which: str | None
-) -> _Candidate:
-    if weights is not None:
-        raise ValueError(f"--weights {weights} is for a timm name; a run folder has its own")
-    model, metadata = load_run_model(folder, which or "final")
-    common: dict[str, Any] = {
-        "model": model,
-        "class_names": metadata["class_names"],
-        "view": metadata,
-        "img_size": metadata["img_size"],
-    }
-    if not folder.config_file.exists():  # the weights alone were copied here
-        return _Candidate(**common, source=_named(data, f"{folder.path} has no config.yaml"))
-    config = folder.read_config()
-    source = None
-    if data is None:  # numbered and split as for the run; never the images it trained on
-        source = open_data(config.data.train, config.data.evaluation)[1]
-    if source is None:
-        source = _named(data, f"{folder.path} was trained without evaluation data")
-    return _Candidate(
-        **common,
-        source=source,
-        precision=config.precision,
-        memory_format=config.memory_format,
-        on_bad_image=config.data.on_bad_image,
-    )
-
-
-def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> _Candidate:
+def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
     if which is not None:
         raise ValueError(
             f"--which {which} is for a run folder, which {target} is not; leave it out"
         )
     if "/" in target and not Path(target).exists():
         raise FileNotFoundError(f"{target} does not exist; pass a run folder or a timm name")
-    source = _named(data, f"{target} is not a run folder")
+    source = named_images(data, f"{target} is not a run folder")
     model, class_names = load_classifier(target, weights=weights, role="model")
     view: Any = model.pretrained_cfg
-    return _Candidate(model, class_names, view, view["input_size"][-1], source)
-
-
-def _named(data: str | None, reason: str) -> ImageSource:
-    """The images that ``--data`` names; without it, the reason why it is needed."""
-    if data is None:
-        raise ValueError(f"{reason}, so --data must name the images to judge on")
-    return open_evaluation(data)
+    return Candidate(model, class_names, view, view["input_size"][-1], source)
 
 
 @torch.inference_mode()
