@@ -1,0 +1,192 @@
+"""One self-contained page from sections of tables, plots and pictures: no request leaves it."""
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, ClassVar
+
+import jinja2
+import plotly.graph_objects as go
+import plotly.offline
+from markupsafe import Markup
+
+from dearkd.plots import COLOURS, DASHES, templates
+
+__all__ = [
+    "Block",
+    "Cell",
+    "Details",
+    "Legend",
+    "Note",
+    "Picture",
+    "Pictures",
+    "Plot",
+    "Plots",
+    "Section",
+    "Table",
+    "page",
+]
+
+ASSETS = Path(__file__).parent / "assets"
+STROKES = {"solid": "none", "dash": "6 3", "dot": "2 3", "dashdot": "7 2 2 2"}
+"""plotly's dash patterns as SVG draws them."""
+
+
+@dataclass(frozen=True)
+class Cell:
+    """A table's cell that is more than text."""
+
+    text: str
+    tone: str = ""
+    """``good``, ``bad``, ``best`` or ``muted``."""
+    style: int | None = None
+    """The number of the run it names, whose colour stands in front."""
+
+
+@dataclass(frozen=True)
+class Table:
+    """Rows under titles; the first column names the row. It scrolls inside when it is wide."""
+
+    titles: Sequence[str]
+    rows: Sequence[Sequence[str | Cell]]
+    caption: str = ""
+    words: bool = False
+    """Whether its cells are words, set from the left, not numbers."""
+    kind: ClassVar[str] = "table"
+
+
+@dataclass(frozen=True)
+class Plot:
+    """A figure, what it is called and what to see in it."""
+
+    figure: go.Figure
+    title: str
+    caption: str = ""
+    wide: bool = False
+
+
+@dataclass(frozen=True)
+class Plots:
+    """Figures side by side where there is room."""
+
+    plots: Sequence[Plot]
+    kind: ClassVar[str] = "plots"
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A small picture as a data URI, with lines below it and a longer text to hover."""
+
+    uri: str
+    lines: Sequence[Cell]
+    title: str
+    size: int
+
+
+@dataclass(frozen=True)
+class Pictures:
+    """A row of pictures with a name in front."""
+
+    name: str
+    pictures: Sequence[Picture]
+    kind: ClassVar[str] = "pictures"
+
+
+@dataclass(frozen=True)
+class Legend:
+    """Names with the colour and dash that their curves have on the page."""
+
+    names: Sequence[tuple[str, int]]
+    kind: ClassVar[str] = "legend"
+
+
+@dataclass(frozen=True)
+class Note:
+    """A sentence; ``warning`` sets it apart."""
+
+    text: str
+    warning: bool = False
+    kind: ClassVar[str] = "note"
+
+
+@dataclass(frozen=True)
+class Details:
+    """What is folded away until it is asked for: other blocks (no plots), or a text as it is."""
+
+    title: str
+    blocks: Sequence["Block"] = ()
+    text: str = ""
+    kind: ClassVar[str] = "details"
+
+
+Block = Table | Plots | Pictures | Legend | Note | Details
+
+
+@dataclass(frozen=True)
+class Section:
+    """A chapter of the page."""
+
+    title: str
+    blocks: Sequence[Block]
+    lead: str = ""
+
+    @property
+    def id(self) -> str:
+        """Its anchor."""
+        return "-".join(self.title.lower().split())
+
+
+def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> str:
+    """HTML of a page with the plot library, styles, data and pictures in it.
+
+    It follows the device's light or dark mode, reads on a phone, and prints on white.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(ASSETS),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    figures: list[str] = []
+
+    def number(figure: go.Figure) -> int:
+        """Puts a figure into the page's data; the number of its place."""
+        figures.append(_figure_json(figure))
+        return len(figures) - 1
+
+    body = environment.get_template("report_body.html").render(
+        sections=sections,
+        number=number,
+        colours=COLOURS,
+        dashes=[STROKES[dash] for dash in DASHES],
+    )
+    return environment.get_template("report.html").render(
+        title=title,
+        lead=lead,
+        sections=sections,
+        body=Markup(body),
+        footer=footer,
+        css=_asset("report.css"),
+        js=_asset("report.js"),
+        plotly=Markup(plotly.offline.get_plotlyjs() if figures else ""),
+        data=Markup('{"templates":%s,"figures":[%s]}')
+        % (Markup(_safe(json.dumps(templates()))), Markup(",".join(figures))),
+    )
+
+
+def _figure_json(figure: go.Figure) -> str:
+    """A figure's data and layout without its template, which the page has once."""
+    content: dict[str, Any] = json.loads(figure.to_json())
+    content["layout"].pop("template", None)
+    return _safe(json.dumps(content, separators=(",", ":")))
+
+
+def _safe(text: str) -> str:
+    """JSON that cannot end the script element it stands in."""
+    return text.replace("<", "\\u003c")
+
+
+def _asset(name: str) -> Markup:
+    return Markup((ASSETS / name).read_text(encoding="utf-8"))

@@ -1,0 +1,274 @@
+"""The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
+
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from dearkd.plots import Line, bars, curves
+from dearkd.report_data import Report, SyntheticSet
+from dearkd.report_page import (
+    Block,
+    Cell,
+    Legend,
+    Note,
+    Picture,
+    Pictures,
+    Plot,
+    Plots,
+    Section,
+    Table,
+)
+from dearkd.report_pictures import thumbnail_uri
+from dearkd.report_tables import data_name, seconds_text, set_row
+from dearkd.sources import ImageSource
+
+__all__ = ["synthetic_section"]
+
+SHEET_CLASSES = 40
+"""Rows of the contact sheet at most."""
+SHEET_IMAGES = 8
+"""Images a class at most."""
+SIDE = 72  # pixels
+ROLES = ("teacher", "verifier")
+TERMS = {
+    "objective": "Objective: the weighted sum",
+    "cross_entropy": "Cross-entropy of the targets",
+    "bn_statistics": "Distance to the BatchNorm statistics",
+    "total_variation": "Total variation",
+    "l2": "Norm of the pixels",
+    "easy_positive": "Easy positive (boundary-preserving)",
+    "triplet": "Triplet (boundary-preserving)",
+    "compete": "Competition with a student",
+}
+
+
+def synthetic_section(
+    report: Report, opened: Callable[[SyntheticSet], ImageSource | None]
+) -> Section:
+    """Verdicts, contact sheets by class and loss curves of all synthetic sets.
+
+    ``opened`` gives the images of a set, or None where they are gone.
+    """
+    blocks: list[Block] = [
+        Note(f"{item.name}: {note}.", warning=True) for item in report.sets for note in item.notes
+    ]
+    finished = [item for item in report.sets if item.manifest]
+    if finished:
+        blocks += [_verdict_table(finished), *_diversity(finished)]
+    for item in finished:
+        blocks += _sheet(item, opened(item))
+    plots = [plot for item in finished for plot in _verdict_plots(item)]
+    plots += _loss_plots(report.sets)
+    if len(report.sets) > 1:
+        blocks.append(Legend([(item.name, number) for number, item in enumerate(report.sets)]))
+    return Section("Synthetic images", [*blocks, Plots(plots)] if plots else blocks)
+
+
+def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
+    titles = [
+        "set",
+        "images",
+        "classes",
+        "pixels",
+        "iterations",
+        "teacher",
+        "recognised by it",
+        "verifier",
+        "recognised by it",
+        "time",
+    ]
+    rows = []
+    for item in sets:
+        row = set_row(item)
+        cells = [item.name, f"{row['images']:,}", f"{row['classes']:,}"]
+        cells += [_stages(row["resolutions"]), _stages(row["iterations"])]
+        for role in ROLES:
+            cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
+        rows.append([*cells, seconds_text(row["seconds"])])
+    return Table(titles, rows)
+
+
+def _stages(values: Sequence[int] | None) -> str:
+    return ", ".join(map(str, values or ()))
+
+
+def _share(row: dict[str, Any], role: str) -> str:
+    share = row[f"{role}_recognition"]
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
+    """Measures of diversity where they were taken: a column a set."""
+    columns = [_numbers(item.diversity) for item in sets]
+    for item, column in zip(sets, columns, strict=True):
+        row = set_row(item)
+        for role in ROLES:
+            if row[f"{role}_diversity"] is not None:
+                column[f"distance within a class in the {role}'s embedding"] = row[
+                    f"{role}_diversity"
+                ]
+    names = dict.fromkeys(name for column in columns for name in column)
+    if not names:
+        return []
+    rows = [
+        [name, *[f"{column[name]:.4g}" if name in column else "" for column in columns]]
+        for name in names
+    ]
+    return [Table(["diversity", *[item.name for item in sets]], rows)]
+
+
+def _numbers(content: dict[str, Any], prefix: str = "") -> dict[str, float]:
+    """The numbers of a nested mapping by their joined names; what is listed by class left out."""
+    numbers: dict[str, float] = {}
+    for key, value in content.items():
+        name = f"{prefix} {key}".strip().replace("_", " ")
+        if isinstance(value, dict) and "class" not in key:
+            numbers |= _numbers(value, name)
+        elif isinstance(value, int | float) and not isinstance(value, bool):
+            numbers[name] = value
+    return numbers
+
+
+def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
+    """Some images of each class with what teacher and verifier take them for."""
+    if source is None:
+        return [Note(f"{item.name}: its images are no longer there.", warning=True)]
+    names = _class_names(item)
+    by_class: dict[int, list[dict[str, Any]]] = {}
+    for record in item.manifest["images"]:
+        by_class.setdefault(record["target"], []).append(record)
+    position = {source.name(index): index for index in range(len(source))}
+    rows: list[Block] = []
+    for target in sorted(by_class)[:SHEET_CLASSES]:
+        records = by_class[target][:SHEET_IMAGES]
+        pictures = [
+            _picture(record, source.image(index), names)
+            for record in records
+            if (index := position.get(str(item.path / record["file"]))) is not None
+        ]
+        rows.append(Pictures(f"{names(target)}\n{_class_share(item, target)}", pictures))
+    text = (
+        "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
+        "made for, V the verifier's; an arrow says what it is taken for instead."
+    )
+    return [Note(f"{item.name}. {text}"), *rows]
+
+
+def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:
+    verdicts = [(role, record[role]) for role in ROLES if record.get(role)]
+    lines = [_verdict_cell(role, verdict, record["target"], names) for role, verdict in verdicts]
+    said = [
+        f"{role}: {names(verdict['prediction'])}, {verdict['confidence']:.1%} in the target"
+        for role, verdict in verdicts
+    ]
+    title = "; ".join([f"{record['file']}, made as {names(record['target'])}", *said])
+    return Picture(thumbnail_uri(image, SIDE), lines, title, SIDE)
+
+
+def _verdict_cell(
+    role: str, verdict: dict[str, Any], target: int, names: Callable[[int], str]
+) -> Cell:
+    letter = role[0].upper()
+    if verdict["prediction"] != target:
+        return Cell(f"{letter} \u2192 {names(verdict['prediction'])}", tone="bad")
+    return Cell(f"{letter} {verdict['confidence']:.0%}", tone="good")
+
+
+def _class_names(item: SyntheticSet) -> Callable[[int], str]:
+    known = item.manifest.get("class_names")
+
+    def name(index: int) -> str:
+        return str(known[index]) if known else f"class {index}"
+
+    return name
+
+
+def _class_share(item: SyntheticSet, target: int) -> str:
+    quality = item.manifest.get("quality", {})
+    shares = [
+        f"{role[0].upper()} {quality[role]['recognition']['per_class'][str(target)]:.0%}"
+        for role in ROLES
+        if role in quality
+    ]
+    return ", ".join(shares)
+
+
+def _verdict_plots(item: SyntheticSet) -> list[Plot]:
+    quality = item.manifest.get("quality", {})
+    roles = [role for role in ROLES if role in quality]
+    if not roles:
+        return []
+    bins = len(quality[roles[0]]["confidence_histogram"])
+    edges = [f"{100 * n // bins}-{100 * (n + 1) // bins} %" for n in range(bins)]
+    histogram = {role: quality[role]["confidence_histogram"] for role in roles}
+    plots = [
+        Plot(
+            bars(edges, histogram, y_title="images", x_title="confidence in the target"),
+            f"{item.name}: how sure the networks are of the target",
+            "All in the last bin: the images are clear cases to that network.",
+        )
+    ]
+    targets = sorted({record["target"] for record in item.manifest["images"]})
+    if len(targets) <= SHEET_CLASSES:
+        shares = {
+            role: [100 * quality[role]["recognition"]["per_class"][str(t)] for t in targets]
+            for role in roles
+        }
+        names = list(map(_class_names(item), targets))
+        figure = bars(names, shares, y_title="recognised, %")
+        plots.append(Plot(figure, f"{item.name}: recognised images of each class"))
+    return plots
+
+
+def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
+    """Each term over the iterations: mean and range over the groups of a set."""
+    plots = []
+    for term, title in TERMS.items():
+        lines, switches = [], dict[float, str]()
+        for number, item in enumerate(sets):
+            line = _term_line(item, term, number)
+            if line is not None:
+                lines.append(line)
+                switches |= _resolution_switches(item)
+        if lines:
+            figure = curves(
+                lines, y_title=term.replace("_", " "), x_title="iteration", switches=switches
+            )
+            plots.append(Plot(figure, title))
+    return plots
+
+
+def _term_line(item: SyntheticSet, term: str, style: int) -> Line | None:
+    values = [
+        [step["terms"][term] for step in steps if term in step["terms"]]
+        for steps in item.curves.values()
+    ]
+    lengths = {len(row) for row in values}
+    if len(lengths) != 1 or lengths == {0}:
+        return None
+    table = np.array(values)
+    x = _iterations(next(iter(item.curves.values())))
+    band = {} if len(table) == 1 else {"low": table.min(0).tolist(), "high": table.max(0).tolist()}
+    return Line(item.name, x, table.mean(0).tolist(), style, **band)
+
+
+def _iterations(steps: Sequence[dict[str, Any]]) -> list[int]:
+    """Iterations done over all stages at each step."""
+    ends = {step["stage"]: step["iteration"] for step in steps}  # the last step of each stage
+    return [
+        step["iteration"] + sum(end for stage, end in ends.items() if stage < step["stage"])
+        for step in steps
+    ]
+
+
+def _resolution_switches(item: SyntheticSet) -> dict[float, str]:
+    steps = next(iter(item.curves.values()))
+    done = _iterations(steps)
+    return {
+        done[index]: f"{after['resolution']} px"
+        for index, (before, after) in enumerate(pairwise(steps))
+        if before["stage"] != after["stage"]
+    }
