@@ -116,7 +116,7 @@ def prepare(
     named = dataclasses.replace(config.teacher, name=teacher.name)
     config = dataclasses.replace(config, teacher=named)
     synthesis = _library_part(config, classes)
-    groups = plan_groups(synthesis, teacher.num_classes)
+    groups = _planned(synthesis, teacher.num_classes)
     verifier, student = _network("verifier", given), _network("student", given)
     for role, network in (("verifier", verifier), ("student", student)):
         _check_same_classes(role, network, teacher)
@@ -125,6 +125,16 @@ def prepare(
         teacher.check_last_layer(size)
         _check_size(student, size)
     return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes))
+
+
+def _planned(config: SynthesisConfig, classes: int) -> tuple[Group, ...]:
+    """The groups of the run; a mistake names the remedy as it is typed."""
+    try:
+        return plan_groups(config, classes)
+    except ValueError as error:
+        text = str(error).replace("use per_class=", "use --per-class ")
+        typed = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
+        raise ValueError(typed) from error
 
 
 def _recipe(

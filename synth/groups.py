@@ -79,19 +79,19 @@ def batches_of(groups: tuple[Group, ...], groups_per_batch: int) -> tuple[tuple[
 
 
 def _check_partners(config: SynthesisConfig, classes: int) -> None:
-    remedy = "or switch the boundary-preserving loss off (ep_weight=0, triplet_weight=0)"
+    off = "objective.ep_weight=0 objective.triplet_weight=0 (no boundary-preserving loss)"
     images = min(config.images_per_class, config.per_class)
     if images < 2:
         name = "per_class" if config.per_class < 2 else "images_per_class"
         raise ValueError(
             f"{name} must be at least 2, got {images}: "
-            f"alone of its class an image has no positive; raise it, {remedy}"
+            f"alone of its class an image has no positive; use {name}=2, or {off}"
         )
     if min(config.classes_per_group, classes) < 2:
         name = "the number of classes" if classes < 2 else "classes_per_group"
         raise ValueError(
             f"{name} must be at least 2, got {min(config.classes_per_group, classes)}: "
-            f"within one class an image has no negative; raise it, {remedy}"
+            f"within one class an image has no negative; raise it, or use {off}"
         )
 
 

@@ -56,7 +56,7 @@ def mean_pairwise_distance(embedding: Float[Tensor, "images dim"]) -> float:
         raise ValueError(f"a pairwise distance needs at least 2 images, got {len(embedding)}")
     unit = torch.nn.functional.normalize(embedding.double(), dim=1)
     exact = "donot_use_mm_for_euclid_dist"  # the product form rounds small distances away
-    blocks = (torch.cdist(rows, unit, compute_mode=exact) for rows in unit.split(BLOCK))
+    blocks = (torch.cdist(rows, unit, compute_mode=exact) for rows in torch.split(unit, BLOCK))
     return float(sum(block.sum() for block in blocks)) / (len(unit) * (len(unit) - 1))
 
 

@@ -70,10 +70,20 @@ def test_seeds_differ_for_everything_they_are_made_of():
 @pytest.mark.parametrize(
     ("kwargs", "classes", "message"),
     [
-        ({"per_class": 1}, 4, "per_class must be at least 2, got 1: .* no positive"),
+        (
+            {"per_class": 1},
+            4,
+            "per_class must be at least 2, got 1: .* no positive; use per_class=2, or "
+            "objective.ep_weight=0 objective.triplet_weight=0",
+        ),
         ({"images_per_class": 1}, 4, "images_per_class must be at least 2, got 1"),
         ({"classes_per_group": 1}, 4, "classes_per_group must be at least 2, .* no negative"),
-        ({"classes": (2,)}, 4, "the number of classes must be at least 2, got 1"),
+        (
+            {"classes": (2,)},
+            4,
+            "the number of classes must be at least 2, got 1: .* no negative; raise it, or use "
+            "objective.ep_weight=0 objective.triplet_weight=0",
+        ),
         ({"classes": (0, 4)}, 4, "class 4 is not one of the teacher's 4 classes; .* 0-3"),
     ],
 )
