@@ -184,7 +184,7 @@ def commit() -> str | None:
     ]
     try:
         top = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", "cli.py"],
+            ["git", "-C", str(here), "ls-files", "--error-unmatch", "runs.py"],
             capture_output=True,
             check=False,
         )

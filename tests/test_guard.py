@@ -5,7 +5,7 @@ import pytest
 import typer
 
 from dearkd.config import load_config
-from dearkd.guard import guarded
+from dearkd_cli.guard import guarded
 
 
 @guarded

@@ -13,11 +13,11 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dearkd.build import EMBEDDED_TEACHER, build
-from dearkd.cli import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.synthesis_progress import SynthesisProgress, clock
 from dearkd.synthesis_setup import SynthesizeConfig, prepare
+from dearkd_cli.main import app
 from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.synthesis import Prepared

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dearkd.cli_options import Imports, Settings, console, text
-from dearkd.guard import guarded
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import Imports, Settings, console, text
 
 __all__ = ["synthesize"]
 
@@ -53,6 +53,10 @@ def synthesize(
     allow_no_bn: Annotated[
         bool, typer.Option("--allow-no-bn", help="Go on with a teacher that has no BatchNorm.")
     ] = False,
+    image_format: Annotated[
+        str | None,
+        typer.Option("--format", metavar="png|webp|parquet", help="All lossless; default: png."),
+    ] = None,
     seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the images; default: a new one under runs/.")
@@ -90,6 +94,7 @@ def synthesize(
         "images_per_batch": images_per_batch,
         "objective.auto_weights": auto_weights or None,
         "allow_no_bn": allow_no_bn or None,
+        "image_format": image_format,
         "seed": seed,
         "imports": [str(file) for file in imports] if imports else None,
     }

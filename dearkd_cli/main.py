@@ -1,0 +1,50 @@
+"""The ``dearkd`` command: verbs and the few options people type; everything else is ``--set``."""
+
+import importlib.metadata
+import sys
+from typing import Annotated
+
+import typer
+
+from dearkd_cli.eval import evaluate
+from dearkd_cli.options import console
+from dearkd_cli.synthesize import synthesize
+from dearkd_cli.train import teacher, train
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    name="dearkd",
+    help="From a CNN you trust and few images, or none, to a vision transformer nearly as good.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+app.command()(teacher)
+app.command()(train)
+app.command(name="eval")(evaluate)
+app.command()(synthesize)
+
+
+def main() -> None:
+    """Entry point of the installed command: a mistyped option gets one line too."""
+    try:
+        code = app(standalone_mode=False, prog_name="dearkd")
+    except typer.exceptions.TyperException as error:
+        message = " ".join(getattr(error, "format_message", error.__str__)().split())
+        context = getattr(error, "ctx", None)
+        verb = context.command_path if context is not None else "dearkd"
+        sys.stderr.write(f"error: {message}; see {verb} --help\n")
+        sys.exit(2)
+    except typer.Abort:
+        sys.exit(130)
+    sys.exit(code or 0)
+
+
+@app.callback(invoke_without_command=True)
+def _top(
+    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
+) -> None:
+    if version:
+        console.print(f"dearkd {importlib.metadata.version('dearkd')}")
+        raise typer.Exit

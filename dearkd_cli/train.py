@@ -1,0 +1,181 @@
+"""The verbs ``dearkd train`` and ``dearkd teacher``."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import typer
+
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import (
+    Config,
+    Data,
+    DryRun,
+    EvalData,
+    Fraction,
+    ImgSize,
+    Imports,
+    OnBadImage,
+    Out,
+    Resume,
+    Settings,
+    console,
+    text,
+)
+
+if TYPE_CHECKING:
+    from dearkd.config import TrainConfig
+    from dearkd.runs import RunFolder
+
+__all__ = ["teacher", "train"]
+
+
+@guarded
+def train(
+    config: Config = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    teacher: Annotated[
+        str | None, typer.Option(help="timm name, or the folder of a `dearkd teacher` run.")
+    ] = None,
+    teacher_weights: Annotated[
+        Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option(help="timm name, e.g. dearkd_tiny_patch16_224.")
+    ] = None,
+    method: Annotated[
+        str | None,
+        typer.Option(metavar="dearkd|deit-hard|deit-soft|ce", help="What the student learns from."),
+    ] = None,
+    stage1: Annotated[int | None, typer.Option(help="Epochs with the teacher.")] = None,
+    stage2: Annotated[int | None, typer.Option(help="Epochs on the labels alone.")] = None,
+    fraction: Fraction = None,
+    img_size: ImgSize = None,
+    init: Annotated[
+        str | None, typer.Option(help="Start from a run folder's or a timm model's weights.")
+    ] = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    on_bad_image: OnBadImage = None,
+    out: Out = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    imports: Imports = None,
+    settings: Settings = None,
+) -> None:
+    """Train a vision transformer: DearKD's two stages, a DeiT baseline, or labels alone.
+
+    Everything is optional: `dearkd train` alone runs on embedded handwritten digits.
+
+    **Example:** `dearkd train --data cifar/ --teacher runs/teacher-1 --stage1 250 --stage2 50`
+
+    **Go on** after Ctrl-C, a crash or kill -9: `dearkd train --resume`
+    """
+    options = {
+        "method": method,
+        "student": student,
+        "stage1": stage1,
+        "stage2": stage2,
+        "init": init,
+        "seed": seed,
+        "data.train": data,
+        "data.evaluation": eval_data,
+        "data.fraction": fraction,
+        "data.img_size": img_size,
+        "data.on_bad_image": on_bad_image,
+        "teacher.name": teacher,
+        "teacher.weights": text(teacher_weights),
+    }
+    _train("train", config, options, out, resume, dry_run, imports, settings)
+
+
+@guarded
+def teacher(
+    model: Annotated[
+        str | None, typer.Argument(help="timm CNN; default: a small one for the data's image size.")
+    ] = None,
+    data: Data = None,
+    eval_data: EvalData = None,
+    epochs: Annotated[int | None, typer.Option(help="Length of the run; default 20.")] = None,
+    init: Annotated[
+        str | None, typer.Option(help="Fine-tune: a run folder, or a timm name (pretrained).")
+    ] = None,
+    fraction: Fraction = None,
+    img_size: ImgSize = None,
+    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    on_bad_image: OnBadImage = None,
+    out: Out = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
+    imports: Imports = None,
+    settings: Settings = None,
+) -> None:
+    """Train or fine-tune a CNN on your own data, to be the teacher of `dearkd train`.
+
+    **Example:** `dearkd teacher resnet18 --data photos/ --epochs 30 --out runs/my-teacher`
+
+    then `dearkd train --data photos/ --teacher runs/my-teacher`
+    """
+    options = {
+        "method": "ce",
+        "student": "cnn" if model is None and init is None and not resume else model,
+        "stage1": 20 if epochs is None and not resume else epochs,
+        "stage2": 0 if not resume else None,
+        "init": init,
+        "seed": seed,
+        "data.train": data,
+        "data.evaluation": eval_data,
+        "data.fraction": fraction,
+        "data.img_size": img_size,
+        "data.on_bad_image": on_bad_image,
+        "optim.drop_path": None if resume else 0.0,
+    }
+    _train("teacher", None, options, out, resume, dry_run, imports, settings)
+
+
+def _train(
+    verb: Literal["train", "teacher"],
+    path: Path | None,
+    options: dict[str, Any],
+    out: Path | None,
+    resume: bool,
+    dry_run: bool,
+    imports: list[Path] | None,
+    settings: list[str] | None,
+) -> None:
+    """Reads the run's configuration, then trains it or shows what it would do."""
+    from dearkd import launch
+    from dearkd.config import load_config
+    from dearkd.runs import RunFolder, newest_unfinished
+
+    if imports:
+        options["imports"] = [str(file) for file in imports]
+    folder = None
+    if resume:
+        folder = RunFolder(out if out is not None else newest_unfinished())
+        folder.check_free(resume=True)
+        config = _resumed(folder, path, options, settings or [])
+    else:
+        config = load_config(path, settings or [], {**options, "out": text(out)})
+    launch.train(config, console=console, folder=folder, resume=resume, dry_run=dry_run, stem=verb)
+
+
+def _resumed(
+    folder: "RunFolder", path: Path | None, options: dict[str, Any], settings: list[str]
+) -> "TrainConfig":
+    """The stored configuration; options typed beside ``--resume`` must agree with it."""
+    from dearkd.config import load_config
+
+    stored = folder.read_config()
+    if path is not None:
+        raise ValueError(f"--resume takes the config stored in {folder.path}; leave {path} out")
+    try:
+        same = load_config(folder.config_file, settings, options) == stored
+    except ValueError:  # does not even fit the stored settings
+        same = False
+    if not same:
+        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+        raise ValueError(
+            f"--resume keeps the settings stored in {folder.path}, which differ from "
+            f"{', '.join([*given, *settings])}; leave them out or start a new run"
+        )
+    return stored
