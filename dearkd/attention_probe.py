@@ -12,8 +12,9 @@ from dearkd.attention_analysis import has_readable_attention, measure_attention
 from dearkd.augment import eval_augment
 from dearkd.data import ImageSource
 from dearkd.decode import BadImageError
+from dearkd.order import spread_rows
 
-__all__ = ["PROBE_IMAGES", "attention_probe", "spread_rows"]
+__all__ = ["PROBE_IMAGES", "attention_probe"]
 
 PROBE_IMAGES = 64
 LEAST_IMAGES = 8
@@ -52,11 +53,6 @@ def attention_probe(
     return probe
 
 
-def spread_rows(source: ImageSource, count: int) -> list[int]:
-    """At most ``count`` rows at even steps, so that data sorted by class gives all classes."""
-    return np.linspace(0, len(source) - 1, min(count, len(source))).round().astype(int).tolist()
-
-
 def _images(source: ImageSource, count: int, view: dict[str, Any]) -> Tensor:
     augment = eval_augment(
         view["img_size"],
@@ -66,7 +62,7 @@ def _images(source: ImageSource, count: int, view: dict[str, Any]) -> Tensor:
         interpolation=view["interpolation"],
     )
     prepared = []
-    for row in spread_rows(source, count):
+    for row in spread_rows(len(source), count):
         with suppress(BadImageError):  # those who read all images name it
             prepared.append(augment.prepare(source.image(row)))
     if not prepared:

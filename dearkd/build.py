@@ -29,6 +29,7 @@ __all__ = [
     "is_convolutional",
     "load_run_model",
     "model_metadata",
+    "teacher_of",
 ]
 
 EMBEDDED_TEACHER = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
@@ -70,7 +71,7 @@ def build(config: TrainConfig) -> Parts:
     config, notes = with_models(config, source)
     config, more = with_recipe(config, full_size if config.data.keep_steps else len(source))
     assert config.student is not None
-    teacher = _teacher(config, model_cfg(config.student, "student"))
+    teacher = teacher_of(config, model_cfg(config.student, "student"))
     class_map, class_names, count = _student_classes(source, teacher)
     student = initial_student(config, count, class_names)
     return Parts(
@@ -110,8 +111,13 @@ def model_metadata(
     }
 
 
-def _teacher(config: TrainConfig, student_cfg: dict[str, Any]) -> Teacher | None:
-    """The frozen teacher, given images as the student gets them."""
+def teacher_of(config: TrainConfig, student_cfg: dict[str, Any]) -> Teacher | None:
+    """The frozen teacher, given images as the student gets them; None for plain training.
+
+    Raises:
+        ValueError: If there are no weights for it within reach, or they do not fit.
+        FileNotFoundError: If its path does not exist.
+    """
     if config.method == "ce":
         return None
     name, weights = config.teacher.name, config.teacher.weights

@@ -18,6 +18,7 @@ __all__ = [
     "remove_leftovers",
     "save_checkpoint",
     "save_model",
+    "save_tensors",
     "write_atomically",
 ]
 
@@ -46,6 +47,11 @@ def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
     tensors = {
         name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()
     }
+    save_tensors(path, tensors, metadata)
+
+
+def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any]) -> None:
+    """Writes contiguous CPU tensors as safetensors, ``metadata`` as JSON under ``dearkd``."""
     # One key alone: safetensors writes several in random order; equal runs are equal files.
     header = {"dearkd": json.dumps(metadata)}
 

@@ -13,7 +13,15 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-__all__ = ["EpochOrder", "ViewKey", "hash64", "ranked", "stratified_rows", "uniforms"]
+__all__ = [
+    "EpochOrder",
+    "ViewKey",
+    "hash64",
+    "ranked",
+    "spread_rows",
+    "stratified_rows",
+    "uniforms",
+]
 
 # One stream per purpose, so that no two kinds of draws are correlated.
 ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
@@ -53,6 +61,11 @@ def uniforms(seeds: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 def ranked(count: int, *parts: int) -> NDArray[np.int64]:
     """A permutation of ``range(count)`` that depends on ``parts`` alone, on no library."""
     return np.argsort(hash64(*parts, np.arange(count)), kind="stable")
+
+
+def spread_rows(count: int, wanted: int) -> list[int]:
+    """At most ``wanted`` of ``count`` rows at even steps: sorted data gives all its classes."""
+    return np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
 
 
 def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:

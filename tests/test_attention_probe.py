@@ -9,10 +9,11 @@ import torch
 from conftest import quiet_train
 
 from dearkd.attention_analysis import measure_attention
-from dearkd.attention_probe import PROBE_IMAGES, attention_probe, spread_rows
+from dearkd.attention_probe import PROBE_IMAGES, attention_probe
 from dearkd.data import open_data
 from dearkd.decode import BadImageError
 from dearkd.initialise import load_run_model
+from dearkd.order import spread_rows
 from dearkd.runs import RunFolder
 
 VIEW = {
@@ -55,7 +56,7 @@ def test_lines_hold_the_measures_of_the_saved_weights(tmp_path, toy_teacher, dig
 )
 def test_probe_looks_at_evaluation_images_as_evaluation_does(digits, train_images, count):
     model = timm.create_model("toy_student", num_classes=10).eval()
-    rows = spread_rows(digits, count)
+    rows = spread_rows(len(digits), count)
     pixels = [digits.image(row).resize((16, 16), 3) for row in rows]
     images = torch.from_numpy(np.stack([np.asarray(p) for p in pixels])).permute(0, 3, 1, 2)
     expected = measure_attention(model, (images / 255.0 - 0.5) / 0.5)
@@ -80,10 +81,10 @@ def test_probe_draws_no_random_number(digits):
 
 
 def test_rows_cover_a_set_sorted_by_class(digits):
-    rows = spread_rows(digits, 64)
+    rows = spread_rows(len(digits), 64)
     assert len(set(rows)) == 64
     assert (rows[0], rows[-1]) == (0, len(digits) - 1)
-    assert spread_rows(digits, 10_000) == list(range(len(digits)))
+    assert spread_rows(len(digits), 10_000) == list(range(len(digits)))
 
 
 def test_unreadable_images_are_left_out_and_all_of_them_are_an_error(digits):

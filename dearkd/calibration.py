@@ -1,0 +1,62 @@
+"""Whether a classifier that says 80 % is right 80 % of the time."""
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+__all__ = ["BINS", "Bin", "calibration_error", "reliability"]
+
+BINS = 15
+
+
+class Bin(NamedTuple):
+    """Images of similar confidence: its mean, the share that is right, their number."""
+
+    confidence: float
+    accuracy: float
+    images: int
+
+
+def reliability(
+    logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], bins: int = BINS
+) -> list[Bin]:
+    """The images in bins ((k-1)/K, k/K] of the confidence, their largest softmax output.
+
+    Empty bins are left out.
+
+    Source:
+        Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 2 (reliability diagrams).
+
+    Raises:
+        ValueError: If ``bins`` is not positive.
+    """
+    if bins < 1:
+        raise ValueError(f"bins must be positive, got {bins}")
+    confidence, predicted = logits.double().softmax(-1).max(-1)
+    right = predicted == labels
+    number = ((confidence * bins).ceil() - 1).clamp(0, bins - 1)
+    return [_bin(confidence, right, number == k) for k in range(bins) if (number == k).any()]
+
+
+def calibration_error(table: list[Bin]) -> float:
+    """Expected calibration error in [0, 1]: mean over the images of their bin's |acc - conf|.
+
+    Source:
+        Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3; 15 bins are theirs too.
+    """
+    images = sum(entry.images for entry in table)
+    return sum(e.images * abs(e.accuracy - e.confidence) for e in table) / images
+
+
+def _bin(
+    confidence: Float[Tensor, " images"],
+    right: Bool[Tensor, " images"],
+    inside: Bool[Tensor, " images"],
+) -> Bin:
+    return Bin(
+        confidence[inside].mean().item(),
+        right[inside].double().mean().item(),
+        int(torch.count_nonzero(inside)),
+    )
