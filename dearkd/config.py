@@ -54,6 +54,9 @@ class DataConfig:
     """Views a forward pass on one process; None: the batch in one pass."""
     augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
     """Views: DeiT's recipe (auto from 96 px), pad-crop and flip below, shifts for digits."""
+    flip: bool | None = None
+    """Mirror every other view (``deit`` and ``light``; the others never do): not for digits, text
+    and the like. None: yes, but for a synthetic set that was made without."""
     mixup: float | None = None
     """Beta parameter of mixup, 0 = off. None: 0.8 with ``deit``, else 0."""
     cutmix: float | None = None

@@ -154,6 +154,7 @@ def _train_loader(parts: Parts, accelerator: Accelerator) -> tuple[Loader, int]:
         data.img_size,
         mean=look["mean"],
         std=look["std"],
+        flip=bool(data.flip),
         interpolation=look["interpolation"],
     )
     loader = train_loader(

@@ -6,9 +6,11 @@ the resolved configuration.
 
 import dataclasses
 import importlib.util
+import json
 import math
 import os
 import shutil
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +28,8 @@ LARGE = 96
 """Pixels a side from which DeiT's recipe is the default."""
 DIGITS_SIZE = 16
 """Twice the digits' own 8 pixels: 4 x 4 patches of 4."""
+MIRRORING = ("deit", "light")
+"""Augmentations that mirror views unless told not to."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -90,7 +94,11 @@ def with_models(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, 
 
 
 def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
-    """Fills in what is left open by image size; ``images`` are the views of an epoch."""
+    """Fills in what is left open by image size; ``images`` are the views of an epoch.
+
+    Raises:
+        ValueError: If views are to be mirrored by an augmentation that never does.
+    """
     data, optim = config.data, config.optim
     assert data.img_size is not None
     assert config.student is not None
@@ -100,6 +108,9 @@ def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str
         augment = "digits" if data.train == "digits" else "deit" if large else "light"
     deit = augment == "deit"
     batch, notes = data.batch_size, []
+    flip = _flip(data, augment)
+    if augment in MIRRORING and not flip and data.flip is None:
+        notes.append("no mirrored views, as none were made (--set data.flip=true has them)")
     if batch is None:
         wanted = 1024 if large else 32 if augment == "digits" else 128
         batch = _batch_within(wanted, images, data)
@@ -110,6 +121,7 @@ def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str
     data = dataclasses.replace(
         data,
         augment=augment,
+        flip=flip,
         batch_size=batch,
         mixup=_default(data.mixup, 0.8 if deit else 0.0),
         cutmix=_default(data.cutmix, 1.0 if deit else 0.0),
@@ -122,6 +134,27 @@ def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str
         drop_path=_default(optim.drop_path, 0.1 if large and transformer else 0.0),
     )
     return dataclasses.replace(config, data=data, optim=optim), notes
+
+
+def _flip(data: DataConfig, augment: str) -> bool:
+    """Whether views are mirrored."""
+    if augment not in MIRRORING:
+        if data.flip:
+            raise ValueError(
+                f"data.flip=true has no effect with data.augment={augment}, which never mirrors; "
+                f"leave it out or choose data.augment={' or '.join(MIRRORING)}"
+            )
+        return False
+    return _made_mirrored(data.train) if data.flip is None else data.flip
+
+
+def _made_mirrored(train: str) -> bool:
+    """False for a synthetic set whose manifest says that no image was mirrored in the making."""
+    try:
+        manifest = json.loads((Path(train).expanduser() / "manifest.json").read_text("utf-8"))
+        return manifest["config"]["flip_probability"] > 0
+    except (OSError, KeyError, TypeError, ValueError):  # no synthetic set
+        return True
 
 
 def _settings_of_methods(config: TrainConfig) -> dict[str, tuple[str, ...]]:

@@ -23,7 +23,7 @@ from synth.config import SynthesisConfig
 from synth.groups import Group, plan_groups
 from synth.objective import Objective
 
-__all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
+__all__ = ["EMBEDDED", "NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
 
 EMBEDDED = "digits"
 """Name of the embedded teacher."""

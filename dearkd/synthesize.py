@@ -2,31 +2,35 @@
 
 import json
 import re
+import shlex
 import time
 from collections.abc import Callable, Sequence
-from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 
 from dearkd.checkpoint import write_atomically
 from dearkd.config_file import complete, to_yaml, user_tree
 from dearkd.processes import process_state
-from dearkd.runs import held, next_folder
 from dearkd.synthesis_estimate import describe
+from dearkd.synthesis_folder import (
+    CONFIG_FILE,
+    await_manifest,
+    claimed,
+    new_folder,
+    newest_unfinished_set,
+)
 from dearkd.synthesis_progress import SynthesisProgress, clock
-from dearkd.synthesis_setup import Setup, SynthesizeConfig, prepare
+from dearkd.synthesis_setup import EMBEDDED, Setup, SynthesizeConfig, prepare
 from dearkd.train import Interrupted
 from synth import synthesis as library
 
-__all__ = ["newest_unfinished_set", "synthesize"]
+__all__ = ["synthesize"]
 
-CONFIG_FILE = "synthesize.yaml"
-LOCK_FILE = ".lock.tmp"  # the library takes a folder with nothing but .tmp files for a free one
 SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
+SMALL_PATCH, LARGE_PATCH = 4, 16  # pixels; of the students it takes by default
 
 
 def synthesize(
@@ -58,30 +62,14 @@ def synthesize(
         setup = prepare(path, settings, options)
         if setup.notes:
             say(f"defaults taken: {'; '.join(setup.notes)}")
-        folder = Path() if dry_run else _new_folder(setup.config, state)
+        folder = Path() if dry_run else new_folder(setup.config, state)
     if dry_run:
         if state.is_main_process:
             describe(setup, state.device, console)
         return
-    with held(folder, LOCK_FILE) if state.is_main_process else nullcontext():
+    with claimed(folder, state):
         say(f"{_title(setup)} -> {folder}")
         _run(setup, folder, resume, state, console)
-
-
-def newest_unfinished_set(root: Path = Path("runs")) -> Path:
-    """The folder of the set that was begun last and has no manifest yet.
-
-    Raises:
-        ValueError: If there is none.
-    """
-    begun = [
-        file
-        for file in root.glob(f"*/{CONFIG_FILE}")
-        if not (file.parent / "manifest.json").exists()
-    ]
-    if not begun:
-        raise ValueError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")
-    return max(begun, key=lambda file: file.stat().st_mtime).parent
 
 
 def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
@@ -119,39 +107,6 @@ def _resumed(
     return prepare(file, ())
 
 
-def _new_folder(config: SynthesizeConfig, state: PartialState) -> Path:
-    """The named folder, or the next free one, the same on every process.
-
-    Raises:
-        ValueError: If it is taken; every process then hears of it.
-    """
-    assert config.teacher.name is not None
-    folder = Path(config.out or next_folder(f"synth-{Path(config.teacher.name).stem}"))
-    answer = [str(folder), _occupied(folder)]
-    if state.num_processes > 1:  # the main process looks, before any of them writes
-        broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise ValueError(answer[1])
-    assert answer[0] is not None
-    return Path(answer[0])
-
-
-def _occupied(folder: Path) -> str | None:
-    """Why a new set can't go there."""
-    if not folder.exists():
-        return None
-    if not folder.is_dir():
-        return f"--out {folder} is a file; choose a folder"
-    if (folder / "settings.json").exists():
-        return (
-            f"{folder} already holds a synthetic set; go on with it by --resume or choose "
-            "another --out"
-        )
-    if any(file.suffix != ".tmp" for file in folder.iterdir()):
-        return f"{folder} is not empty and holds no synthetic set; choose another --out"
-    return None
-
-
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
     main, started = state.is_main_process, time.monotonic()
     events = library.synthesize(
@@ -179,8 +134,9 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
                         progress.step(event.step, event.iterations_done)
                     case library.GroupDone():
                         progress.group(len(event.images))
-                    case library.Finished(manifest=manifest) if manifest is not None:
-                        _conclude(manifest, setup, time.monotonic() - started, console.print)
+        if main:
+            _await_others(folder, say)
+            _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
     except KeyboardInterrupt:
         begun = (folder / CONFIG_FILE).exists()
         say(
@@ -189,6 +145,12 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
             else "stopped"
         )
         raise Interrupted from None
+
+
+def _await_others(folder: Path, say: Callable[..., None]) -> None:
+    if not (folder / "manifest.json").exists():
+        say("this process's share is done; waiting for the others")
+        await_manifest(folder)
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:
@@ -224,6 +186,8 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
             f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
             f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
         )
+        if (spread := verdict["diversity"]["overall"]) is not None:
+            say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
     if setup.verifier is None:
         say("that is the teacher's own verdict; --verifier NAME asks a second network")
     say(f"look at {folder / 'contact_sheet.png'}")
@@ -232,13 +196,20 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
 
 def _train_command(folder: Path, config: SynthesizeConfig) -> str:
     """The command that trains on the set under the same teacher, at the set's own size."""
-    words = ["dearkd train", f"--data {folder}", f"--teacher {config.teacher.name}"]
+    assert config.teacher.name is not None
+    words = ["dearkd", "train", "--data", str(folder), "--teacher", config.teacher.name]
     if config.teacher.weights is not None:
-        words.append(f"--teacher-weights {config.teacher.weights}")
+        words += ["--teacher-weights", config.teacher.weights]
     size = config.resolutions[-1]
-    if size != (SMALL_DEFAULT if size <= SMALL else LARGE_DEFAULT):
-        words.append(f"--img-size {size}")
-    return " ".join([*words, *(f"--import {file}" for file in config.imports)])
+    small = size <= SMALL
+    patches = size % (SMALL_PATCH if small else LARGE_PATCH) == 0
+    if patches and size != (SMALL_DEFAULT if small else LARGE_DEFAULT):
+        words += ["--img-size", str(size)]
+    for file in config.imports:
+        words += ["--import", file]
+    if config.teacher.name == EMBEDDED:
+        words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
+    return shlex.join(words)
 
 
 def _title(setup: Setup) -> str:

@@ -1,7 +1,10 @@
 """`dearkd synthesize`: images from the embedded teacher, every mistake one line, resume."""
 
+import dataclasses
 import io
 import json
+import shlex
+import shutil
 from pathlib import Path
 
 import pytest
@@ -15,8 +18,11 @@ from typer.testing import CliRunner
 from dearkd.build import EMBEDDED_TEACHER, build
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
+from dearkd.launch import _train_loader
+from dearkd.processes import accelerator_of
 from dearkd.synthesis_progress import SynthesisProgress, clock
-from dearkd.synthesis_setup import SynthesizeConfig, prepare
+from dearkd.synthesis_setup import NetworkConfig, SynthesizeConfig, prepare
+from dearkd.synthesize import _train_command
 from dearkd_cli.main import app
 from synth.inversion import Step
 from synth.kernels import Kernels
@@ -81,7 +87,9 @@ def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
     assert "resolutions 16" in output
     assert "recognised by the teacher digits: " in output
     assert f"recognised by the verifier {EMBEDDED_TEACHER}: " in output
-    assert f"next: dearkd train --data {folder} --teacher digits --img-size 16" in output
+    line = f"dearkd train --data {folder} --teacher digits --img-size 16 --eval-data digits"
+    assert f"next: {line}\n" in output
+    assert "mean distance within a class in its embedding (0-2): 0." in output
     content = manifest(folder)
     assert content["classes"]["indices"] == [2, 5, 7]
     assert len(content["images"]) == 12
@@ -100,6 +108,103 @@ def test_the_next_command_trains_under_the_teachers_indices(digits):
     assert parts.class_map == (2, 5, 7)
     assert parts.class_names == tuple("0123456789")
     assert parts.student.num_classes == 10
+    assert parts.config.data.flip is False  # no image was mirrored in the making
+    assert any("no mirrored views" in note for note in parts.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "flip"),
+    [
+        ("digits", [], False),
+        ("digits", ["data.augment=light"], True),
+        ("set", [], False),
+        ("set", ["data.flip=true"], True),
+        ("set", ["data.augment=digits"], False),
+        ("mirrored", [], True),
+        ("mirrored", ["data.flip=false"], False),
+        ("foreign", [], True),
+    ],
+)
+def test_views_are_mirrored_unless_the_images_never_were(digits, tmp_path, data, settings, flip):
+    if data in ("mirrored", "foreign"):
+        shutil.copytree(digits[0], tmp_path / data)
+        content = manifest(digits[0])
+        content["config"]["flip_probability"] = 0.5
+        if data == "foreign":
+            del content["config"]
+        (tmp_path / data / "manifest.json").write_text(json.dumps(content))
+    options = {
+        "data.train": {"digits": "digits", "set": str(digits[0])}.get(data, str(tmp_path / data)),
+        "data.img_size": 16,
+        "student": "toy_student",
+        "teacher.name": "digits",
+    }
+    config = load_config(None, [*FAST, "data.batch_size=4", *settings], options)
+    assert build(config).config.data.flip is flip
+
+
+def test_the_loader_mirrors_where_the_configuration_says_so():
+    both = []
+    for flip in ("true", "false"):
+        settings = ["data.augment=light", "data.batch_size=32", f"data.flip={flip}"]
+        parts = build(
+            load_config(None, [*FAST, *settings], {"method": "ce", "student": "toy_student"})
+        )
+        loader, _ = _train_loader(parts, accelerator_of("fp32"))
+        both.append(next(iter(loader))["image"])
+    same = (both[0] == both[1]).flatten(1).all(1)
+    assert torch.equal(both[0][~same].flip(-1), both[1][~same])
+    assert 8 < same.sum() < 24
+
+
+def test_mirroring_by_what_never_mirrors_is_refused():
+    options = {"method": "ce", "student": "toy_student"}
+    with pytest.raises(ValueError, match=r"data.flip=true has no effect with data.augment=digits"):
+        build(load_config(None, [*FAST, "data.flip=true"], options))
+
+
+def test_a_set_of_parquet_files_is_trained_on_under_the_teachers_indices(tmp_path):
+    folder = tmp_path / "my set"
+    output = made("--classes", "2,5,7", *SHORT, "--format", "parquet", "--out", folder)
+    assert sorted(file.name for file in folder.glob("data/*")) == [
+        "train-000000.parquet",
+        "train-000001.parquet",
+    ]
+    line = shlex.split(output.splitlines()[-1].partition("next: ")[2])
+    assert line[:4] == ["dearkd", "train", "--data", str(folder)]
+    student = [
+        "--student",
+        "toy_student",
+        "--stage1",
+        "1",
+        "--stage2",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    fast = [word for setting in FAST for word in ("--set", setting)]
+    result = invoke(*line[1:], *student, *fast, "--set", "data.batch_size=4")
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["train_images"], summary["eval_images"]) == (12, 359)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (16, ["--img-size", "16"]),
+        (32, []),
+        (30, []),
+        (96, ["--img-size", "96"]),
+        (100, []),
+        (224, []),
+    ],
+)
+def test_the_next_command_names_a_size_that_a_student_takes(size, words):
+    config = complete(SynthesizeConfig, {"resolutions": [size], "iterations": [1]})
+    config = dataclasses.replace(config, teacher=NetworkConfig(name="resnet50"))
+    line = _train_command(Path("a b"), config)
+    assert line == shlex.join(["dearkd", "train", "--data", "a b", "--teacher", "resnet50", *words])
 
 
 def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
@@ -201,8 +306,15 @@ MISTAKES = [
     (["--teacher", "no/folder"], "no/folder does not exist"),
     (["--teacher-weights", "w.pth"], "w.pth needs --teacher, the model they are for"),
     (["--set", "verifier.weights=w.pth"], "verifier.weights w.pth need verifier.name"),
-    (["--per-class", "1"], "per_class must be at least 2, got 1: alone of its class"),
-    (["--classes", "3"], "number of classes must be at least 2, got 1: within one class"),
+    (["--per-class", "1"], "no positive; use --per-class 2, or --set objective.ep_weight=0 --set"),
+    (
+        ["--classes", "3"],
+        "no negative; raise it, or use --set objective.ep_weight=0 --set objective",
+    ),
+    (
+        ["--format", "jpeg"],
+        "image_format: Invalid value 'jpeg', expected one of ['png', 'webp', 'p",
+    ),
     (["--classes", "5-12"], "classes 5-12 are not among the teacher's 10; give a range in 0-9"),
     (["--classes", "cats"], "classes 'cats' are no file, nor a range; give all"),
     (["--classes", "1,1"], "classes names 1 more than once"),
