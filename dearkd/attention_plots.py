@@ -1,0 +1,255 @@
+"""Plotly figures of what attention learned, from ``metrics.jsonl`` and ``analysis.json``.
+
+Distances are in patches. Several runs in one figure take colours and dashes in their order.
+"""
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import plotly.graph_objects as go
+from plotly.colors import sample_colorscale
+from plotly.subplots import make_subplots
+
+from dearkd.plots import COLOURS, Line, curves, mark_switches, themed
+
+__all__ = [
+    "average_distance_by_epoch",
+    "distance_by_block",
+    "distance_by_epoch",
+    "position_heads",
+    "reach_of",
+    "reliability_diagram",
+    "token_cosine_by_depth",
+]
+
+DEPTH_SCALE = [COLOURS[0], COLOURS[3], COLOURS[1]]
+"""First to last block."""
+GREY = "#8792a2"
+ACROSS = 4
+"""Panels side by side."""
+PANEL = 190  # pixels
+DISTANCE = "attention distance (patches)"
+Distances = Sequence[Sequence[float]]
+"""By block, then by head."""
+
+
+def distance_by_epoch(
+    metrics: Sequence[Mapping[str, Any]], switches: Mapping[float, str] | None = None
+) -> go.Figure:
+    """Mean over the heads of every block against the epoch, and over all blocks in grey.
+
+    ``metrics`` are the lines of ``metrics.jsonl``; those without the measure are left out.
+    ``switches``: epochs, counted from 1, where a stage begins, and its name.
+
+    Raises:
+        ValueError: If no line has the measure.
+    """
+    lines = _measured(metrics)
+    epochs = [line["epoch"] + 1 for line in lines]
+    blocks = np.asarray([np.mean(line["attention_distance"], axis=1) for line in lines])
+    figure = go.Figure()
+    for number, (values, colour) in enumerate(
+        zip(blocks.T, _depth_colours(blocks.shape[-1]), strict=True), 1
+    ):
+        figure.add_trace(_curve(f"block {number}", epochs, values, colour))
+    mean = _curve("all blocks", epochs, blocks.mean(axis=1), GREY)
+    figure.add_trace(mean.update(line={"dash": "dash", "width": 3}))
+    figure.update_xaxes(title_text="epoch")
+    figure.update_yaxes(title_text=DISTANCE)
+    figure.update_layout(hovermode="x unified", legend=_LEGEND)
+    mark_switches(figure, switches or {})
+    return themed(figure, height=400)
+
+
+def average_distance_by_epoch(
+    runs: Mapping[str, Sequence[Mapping[str, Any]]], switches: Mapping[float, str] | None = None
+) -> go.Figure:
+    """Mean over all blocks and heads against the epoch: one curve a run, named by the keys.
+
+    Source:
+        Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997, figure 4.
+
+    Raises:
+        ValueError: If no line of a run has the measure.
+    """
+    lines = []
+    for style, (name, metrics) in enumerate(runs.items()):
+        measured = _measured(metrics)
+        means = [float(np.mean(line["attention_distance"])) for line in measured]
+        lines.append(Line(name, [line["epoch"] + 1 for line in measured], means, style))
+    return curves(lines, y_title=DISTANCE, switches=switches)
+
+
+def distance_by_block(runs: Mapping[str, Distances]) -> go.Figure:
+    """Every head a dot over its block, and the mean of the block a line; one colour a run."""
+    figure = go.Figure()
+    for style, (name, distances) in enumerate(runs.items()):
+        colour = COLOURS[style % len(COLOURS)]
+        dots = [(block, value) for block, heads in enumerate(distances, 1) for value in heads]
+        heads = go.Scatter(
+            x=[block for block, _ in dots],
+            y=[value for _, value in dots],
+            mode="markers",
+            marker={"color": colour, "size": 6, "opacity": 0.55},
+            name=f"{name}, a head",
+            text=[f"head {n}" for heads in distances for n in range(1, len(heads) + 1)],
+            hovertemplate="block %{x}, %{text}: %{y:.2f} patches<extra></extra>",
+            showlegend=False,
+        )
+        means = [float(np.mean(heads)) for heads in distances]
+        blocks = list(range(1, len(distances) + 1))
+        figure.add_traces([heads, _curve(name, blocks, means, colour)])
+    figure.update_xaxes(title_text="block", dtick=1)
+    figure.update_yaxes(title_text=DISTANCE, rangemode="tozero")
+    figure.update_layout(showlegend=len(runs) > 1, legend=_LEGEND)
+    return themed(figure)
+
+
+def token_cosine_by_depth(runs: Mapping[str, Sequence[float]]) -> go.Figure:
+    """Cosine of class and distillation token: at the input (0), then after every block."""
+    figure = curves(
+        [
+            Line(name, list(range(len(values))), list(values), style)
+            for style, (name, values) in enumerate(runs.items())
+        ],
+        x_title="after block (0: the input)",
+        y_title="cosine of class and distillation token",
+    )
+    figure.update_xaxes(dtick=1)
+    figure.update_layout(showlegend=len(runs) > 1, legend=_LEGEND)
+    return figure
+
+
+def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> go.Figure:
+    """Where the heads of every MHCA block look, seen from a patch (the square in the middle).
+
+    A circle lies around the patch a head looks at, one standard deviation sigma wide; a head with
+    alpha <= 0 looks at no place, and has a cross. ``position``: ``alpha``, ``sigma``, ``centres``
+    (rows down, columns right) of each block, as in ``analysis.json``.
+    """
+    down = math.ceil(len(position) / ACROSS)
+    titles = [f"block {number}" for number in range(1, len(position) + 1)]
+    figure = make_subplots(
+        rows=down,
+        cols=min(ACROSS, len(position)),
+        subplot_titles=titles,
+        shared_xaxes="all",
+        shared_yaxes="all",
+        horizontal_spacing=0.02,
+        vertical_spacing=0.12 / down,
+    )
+    for number, block in enumerate(position):
+        row, column = number // ACROSS + 1, number % ACROSS + 1
+        figure.add_trace(_query_patch(), row=row, col=column)
+        for head in range(len(block["alpha"])):
+            figure.add_trace(_head_ring(block, head), row=row, col=column)
+    reach = reach_of(position, grid)
+    ticks = {"dtick": 1 if reach <= 6 else 2, "showticklabels": False, "zeroline": False}
+    figure.update_xaxes(range=[-reach, reach], constrain="domain", **ticks)
+    figure.update_yaxes(range=[reach, -reach], scaleanchor="x", constrain="domain", **ticks)
+    figure.update_annotations(font_size=12)
+    figure.update_layout(showlegend=False, hovermode="closest")
+    return themed(figure, height=PANEL * down + 30)
+
+
+def reach_of(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> float:
+    """Patches from the middle to the border of a picture that shows all heads, the widest aside."""
+    reach = 1.0
+    for block in position:
+        for (down, right), sigma in zip(block["centres"], block["sigma"], strict=True):
+            width = sigma if sigma is not None and sigma <= max(grid) / 2 else 0.0
+            reach = max(reach, abs(down) + width, abs(right) + width)
+    return min(max(grid) - 0.5, math.ceil(reach) + 0.5)
+
+
+def reliability_diagram(heads: Mapping[str, Mapping[str, Any]]) -> go.Figure:
+    """Accuracy against confidence, a bin a point: on the diagonal a head is right as often as said.
+
+    ``heads``: ``reliability`` and ``ece`` by name, as in ``analysis.json``.
+    """
+    figure = go.Figure(
+        go.Scatter(
+            x=[0, 1],
+            y=[0, 1],
+            mode="lines",
+            name="calibrated",
+            line={"color": GREY, "dash": "dot", "width": 1.5},
+            hoverinfo="skip",
+        )
+    )
+    for style, (name, head) in enumerate(heads.items()):
+        confidence, accuracy, count = np.asarray(head["reliability"]).T
+        colour = COLOURS[style % len(COLOURS)]
+        points = _curve(f"{name} (ECE {head['ece']:.3f})", confidence, accuracy, colour)
+        points.update(
+            text=[f"{int(n)} images" for n in count],
+            hovertemplate="says %{x:.2f}, is right %{y:.2f}, %{text}<extra></extra>",
+            marker={"size": (4 + 14 * np.sqrt(count / count.sum())).tolist()},
+        )
+        figure.add_trace(points)
+    figure.update_xaxes(title_text="confidence", range=[0, 1.02])
+    figure.update_yaxes(title_text="accuracy", range=[0, 1.02])
+    figure.update_layout(legend=_LEGEND)
+    return themed(figure, height=360)
+
+
+_LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+
+
+def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    lines = [line for line in metrics if line.get("attention_distance")]
+    if not lines:
+        raise ValueError("no line of metrics.jsonl has attention_distance; train again to log it")
+    return lines
+
+
+def _depth_colours(count: int) -> list[str]:
+    return sample_colorscale(DEPTH_SCALE, [n / max(1, count - 1) for n in range(count)])
+
+
+def _curve(name: str, x: Any, y: Any, colour: str) -> go.Scatter:
+    return go.Scatter(
+        x=[float(value) for value in x],
+        y=[float(value) for value in y],
+        name=name,
+        mode="lines+markers" if len(x) <= 60 else "lines",
+        line={"color": colour, "width": 2},
+        marker={"size": 5},
+    )
+
+
+def _faint(colour: str) -> str:
+    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
+    return f"rgba({red}, {green}, {blue}, 0.12)"
+
+
+def _query_patch() -> go.Scatter:
+    x, y = [-0.5, 0.5, 0.5, -0.5, -0.5], [-0.5, -0.5, 0.5, 0.5, -0.5]
+    line = {"color": GREY, "width": 1.5}
+    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
+
+
+def _head_ring(block: Mapping[str, Any], head: int) -> go.Scatter:
+    (down, right), sigma = block["centres"][head], block["sigma"][head]
+    colour, alpha = COLOURS[head % len(COLOURS)], block["alpha"][head]
+    width = "no width" if sigma is None else f"sigma {sigma:.2f}"
+    label = f"head {head + 1}: {down:+.2f} down, {right:+.2f} right, {width} (alpha {alpha:.2f})"
+    if sigma is None:
+        marker = {"symbol": "x-thin-open", "color": colour, "size": 8}
+        return go.Scatter(
+            x=[right], y=[down], mode="markers", marker=marker, hoverinfo="text", text=label
+        )
+    turn = np.linspace(0, 2 * np.pi, 49)
+    return go.Scatter(
+        x=(right + sigma * np.cos(turn)).round(3).tolist(),
+        y=(down + sigma * np.sin(turn)).round(3).tolist(),
+        mode="lines",
+        line={"color": colour, "width": 1.5},
+        fill="toself",
+        fillcolor=_faint(colour),
+        hoveron="fills",
+        hoverinfo="text",
+        text=label,
+    )
