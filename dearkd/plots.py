@@ -85,7 +85,7 @@ def themed(figure: go.Figure, *, height: int = HEIGHT) -> go.Figure:
 def curves(
     lines: Sequence[Line],
     *,
-    y_title: str,
+    y_title: str = "",
     x_title: str = "epoch",
     switches: Mapping[float, str] | None = None,
     log_y: bool = False,

@@ -1,14 +1,18 @@
 """What `dearkd report` does: run folders in, one page, or one table, out."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 from rich.console import Console
+from rich.progress import track
 
 from dearkd.checkpoint import write_atomically
 from dearkd.data import ImageSource, open_data
-from dearkd.report_data import Report, SyntheticSet, collect
+from dearkd.predictions import Predictions, predictions_of
+from dearkd.report_data import Report, Run, SyntheticSet, collect
+from dearkd.report_mistakes import mistake_section
 from dearkd.report_page import Section, page
 from dearkd.report_sections import (
     curve_section,
@@ -18,6 +22,7 @@ from dearkd.report_sections import (
 )
 from dearkd.report_synthetic import synthetic_section
 from dearkd.report_tables import as_csv, as_json, as_markdown, headline
+from dearkd.runs import RunFolder
 
 __all__ = ["Format", "write_report"]
 
@@ -37,7 +42,7 @@ def write_report(
     """Writes a report on runs and synthetic sets and says where it is.
 
     The form follows from the name of ``out`` where it is not given. Tables without ``out`` go to
-    the console as they are.
+    the console as they are. Without ``predictions`` no run is asked about single images.
 
     Raises:
         ValueError, FileNotFoundError: If a target is no run, or the form is unknown.
@@ -46,7 +51,7 @@ def write_report(
     report = collect(targets, baseline)
     if form == "html":
         target = out or DEFAULT_OUT
-        _write(target, html(report))
+        _write(target, html(report, console if predictions else None))
         console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
         return
     text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
@@ -57,21 +62,31 @@ def write_report(
         console.print(f"report: {out}")
 
 
-def html(report: Report) -> str:
-    """The whole page."""
+def html(report: Report, console: Console | None) -> str:
+    """The whole page; without a console for its progress, no run is asked about single images."""
     sections: list[Section] = []
     if report.runs:
-        sections += [result_section(report), curve_section(report), settings_section(report)]
+        sections += [result_section(report), curve_section(report)]
+    if report.runs and console is not None:
+        sections.append(mistake_section(report, partial(_predicted, console)))
     if report.sets:
         sections.append(synthetic_section(report, _opened))
     if report.runs:
-        sections.append(origin_section(report))
-    return page(_title(report), headline(report), sections)
+        sections += [settings_section(report), origin_section(report)]
+    return page(f"dearkd report: {report.title}", headline(report), sections)
 
 
-def _title(report: Report) -> str:
-    names = [item.name for item in (*report.runs, *report.sets)]
-    return f"dearkd: {', '.join(names[:4])}{' and more' if len(names) > 4 else ''}"
+def _predicted(console: Console, run: Run) -> Predictions | str:
+    """A run's answers on its evaluation images, or why there are none."""
+
+    def watched(batches: Iterable[Any]) -> Iterable[Any]:
+        title = f"{run.name} on its test images"
+        return track(batches, title, console=console) if console.is_terminal else batches
+
+    try:
+        return predictions_of(RunFolder(run.path), watch=watched)
+    except (ValueError, OSError) as error:
+        return f"no single images here: {error}"
 
 
 def _opened(synthetic: SyntheticSet) -> ImageSource | None:

@@ -96,7 +96,7 @@ class Run:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
         pairs = zip(self.metrics, self.metrics[1:], strict=False)
         return {
-            before["epoch"] + 1.5: after["stage"]
+            before["epoch"] + 1.5: str(after["stage"]).replace("stage", "stage ")
             for before, after in pairs
             if before.get("stage") != after.get("stage")
         }
@@ -138,6 +138,16 @@ class Group:
     baseline: Run | None
     """What the others are compared with; None where no run has finished with a top-1."""
 
+    def is_teacher(self, run: Run) -> bool:
+        """Whether it taught another run of the group."""
+        return any(run.taught(other) for other in self.runs)
+
+    @property
+    def students(self) -> list[Run]:
+        """The finished runs to compare: those that taught none of the others, if there are any."""
+        able = [run for run in self.runs if run.finished and run.top1 is not None]
+        return [run for run in able if not self.is_teacher(run)] or able
+
     def delta(self, run: Run) -> tuple[float, float] | None:
         """Points of top-1 over the baseline and their standard error; None if not comparable.
 
@@ -160,6 +170,19 @@ class Report:
     runs: tuple[Run, ...]
     sets: tuple[SyntheticSet, ...]
     groups: tuple[Group, ...]
+
+    @property
+    def items(self) -> tuple[Run | SyntheticSet, ...]:
+        """Runs, then sets."""
+        return (*self.runs, *self.sets)
+
+    @property
+    def title(self) -> str:
+        """What it is about, in a line."""
+        data = dict.fromkeys(Path(group.evaluation or "unknown data").name for group in self.groups)
+        parts = [f"{_count(self.runs, 'run')} on {', '.join(data)}"] if self.runs else []
+        parts += [_count(self.sets, "synthetic set")] if self.sets else []
+        return " and ".join(parts)
 
     def group_of(self, run: Run) -> Group:
         """The group that a run is compared in."""
@@ -208,6 +231,10 @@ def _expanded(target: Path) -> list[Path]:
             f"({SET_FILES[0]}); pass the folder of one, or a folder of such folders"
         )
     return inside
+
+
+def _count(items: Sequence[object], word: str) -> str:
+    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"
 
 
 def _is_run(folder: Path) -> bool:

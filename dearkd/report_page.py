@@ -1,7 +1,7 @@
 """One self-contained page from sections of tables, plots and pictures: no request leaves it."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, ClassVar
@@ -24,6 +24,7 @@ __all__ = [
     "Plot",
     "Plots",
     "Section",
+    "Sheet",
     "Table",
     "page",
 ]
@@ -46,13 +47,15 @@ class Cell:
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under titles; the first column names the row. It scrolls inside when it is wide."""
+    """Rows under titles; the first column names the row. It scrolls inside when it is wide.
+
+    Columns in ``left`` hold words and are set from the left; the others hold numbers.
+    """
 
     titles: Sequence[str]
     rows: Sequence[Sequence[str | Cell]]
     caption: str = ""
-    words: bool = False
-    """Whether its cells are words, set from the left, not numbers."""
+    left: Collection[int] = ()
     kind: ClassVar[str] = "table"
 
 
@@ -86,16 +89,29 @@ class Picture:
 
 @dataclass(frozen=True)
 class Pictures:
-    """A row of pictures with a name in front."""
+    """A row of pictures with a name and a note in front."""
 
     name: str
+    note: str
     pictures: Sequence[Picture]
-    kind: ClassVar[str] = "pictures"
+
+
+@dataclass(frozen=True)
+class Sheet:
+    """Rows of pictures, beside each other where there is room."""
+
+    rows: Sequence[Pictures]
+    kind: ClassVar[str] = "sheet"
+
+    @property
+    def width(self) -> int:
+        """Pixels that its widest row wants."""
+        return 118 + max(sum(p.size + 8 for p in row.pictures) for row in self.rows)
 
 
 @dataclass(frozen=True)
 class Legend:
-    """Names with the colour and dash that their curves have on the page."""
+    """Names with the colour and dash that their curves have; a click hides them on the page."""
 
     names: Sequence[tuple[str, int]]
     kind: ClassVar[str] = "legend"
@@ -120,7 +136,7 @@ class Details:
     kind: ClassVar[str] = "details"
 
 
-Block = Table | Plots | Pictures | Legend | Note | Details
+Block = Table | Plots | Sheet | Legend | Note | Details
 
 
 @dataclass(frozen=True)

@@ -51,12 +51,9 @@ def curve_section(report: Report) -> Section:
     for group in report.groups:
         if len(report.groups) > 1:
             blocks.append(Note(f"Judged on {data_name(group.evaluation)}:"))
-        plots = [
-            _plot(report, group, key, title, key.replace("_", " ")) for key, title in TERMS.items()
-        ]
+        plots = [_plot(report, group, key, title) for key, title in TERMS.items()]
         blocks.append(Plots([plot for plot in plots if plot is not None]))
-    lead = "A dotted upright marks the switch from the teacher's stage to the labels alone."
-    return Section("Curves", blocks, lead if any(run.switches for run in report.runs) else "")
+    return Section("Curves", blocks, _switch_sentence(report))
 
 
 def settings_section(report: Report) -> Section:
@@ -67,7 +64,7 @@ def settings_section(report: Report) -> Section:
     if difference:
         titles = ["setting", *[run.name for run in known]]
         rows = [[key, *map(_setting, values)] for key, values in difference.items()]
-        blocks.append(Table(titles, rows, words=True))
+        blocks.append(Table(titles, rows, left=range(1, len(titles))))
     blocks += [
         Details(f"{run.name}: all settings", text=yaml.safe_dump(run.config, sort_keys=False))
         for run in known
@@ -88,13 +85,21 @@ def origin_section(report: Report) -> Section:
     origin = Table(
         ["run", "seed", "commit", "dearkd", "torch", "timm", "python", "repeat with"],
         [[_named(report, run), *_origin_cells(run, row)] for run, row in rows],
-        words=True,
+        left=range(1, 8),
     )
     throughput = [
-        _plot(report, group, "images_per_second", "Training throughput", "images/s")
+        _plot(report, group, "images_per_second", "Training throughput, images/s")
         for group in report.groups
     ]
     return Section("Cost and origin", [cost, Plots([plot for plot in throughput if plot]), origin])
+
+
+def _switch_sentence(report: Report) -> str:
+    names = [run.name for run in report.runs if run.switches]
+    if not names:
+        return ""
+    whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
+    return f"The dotted upright marks where stage 2{whose} begins: from then on labels alone."
 
 
 def legend(report: Report) -> Legend:
@@ -110,8 +115,8 @@ def style(report: Report, run: Run) -> int:
 def _result_table(report: Report, group: Group) -> Table:
     base = group.baseline
     against = "difference" if base is None else f"against {base.name}"
-    titles = ["run", "top-1 %", against, "top-5 %", "learned by", "network", "train images", "time"]
-    best = max((run.top1 or 0.0 for run in _students(group)), default=None)
+    titles = ["run", "top-1 %", against, "top-5 %", "learned by", "network", "train images"]
+    best = max((run.top1 or 0.0 for run in group.students), default=None)
     rows = []
     for run in group.runs:
         row = result_row(run, group)
@@ -121,20 +126,14 @@ def _result_table(report: Report, group: Group) -> Table:
                 _top1_cell(run, best),
                 _delta_cell(run, group),
                 _number(row["top5"], ".2f"),
-                run.learned_by,
+                run.learned_by + (" (teacher)" if group.is_teacher(run) else ""),
                 row["student"] or "",
                 _number(row["train_images"], ","),
-                seconds_text(row["seconds"]),
             ]
         )
     images = "" if group.images is None else f", {group.images:,} test images"
-    return Table(titles, rows, caption=f"Judged on {data_name(group.evaluation)}{images}")
-
-
-def _students(group: Group) -> list[Run]:
-    """The finished runs that are compared: all but the teachers of others."""
-    able = [run for run in group.runs if run.finished and run.top1 is not None]
-    return [run for run in able if not any(run.taught(other) for other in group.runs)] or able
+    caption = f"Judged on {data_name(group.evaluation)}{images}"
+    return Table(titles, rows, caption, left=(4, 5))
 
 
 def _top1_cell(run: Run, best: float | None) -> str | Cell:
@@ -150,7 +149,9 @@ def _delta_cell(run: Run, group: Group) -> Cell:
     delta = group.delta(run)
     if delta is None:
         return Cell("not compared", tone="muted")
-    tone = "" if abs(delta[0]) < 2 * delta[1] else "good" if delta[0] > 0 else "bad"
+    clear = abs(delta[0]) >= 2 * delta[1]
+    tone = ("good" if delta[0] > 0 else "bad") if clear else ""
+    tone = "muted" if group.is_teacher(run) else tone
     return Cell(delta_text(delta).replace("+-", "\u00b1"), tone=tone)
 
 
@@ -172,7 +173,7 @@ def _heads(group: Group) -> Table:
     return Table(["run", "class", "distillation", "mean of logits", "sum of softmax"], rows)
 
 
-def _plot(report: Report, group: Group, key: str, title: str, y_title: str) -> Plot | None:
+def _plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
     """One logged number of all runs of a group; None where none of them logged it."""
     lines, switches = [], dict[float, str]()
     for run in group.runs:
@@ -183,7 +184,7 @@ def _plot(report: Report, group: Group, key: str, title: str, y_title: str) -> P
             switches |= run.switches
     if not lines:
         return None
-    return Plot(curves(lines, y_title=y_title, switches=switches), title)
+    return Plot(curves(lines, switches=switches), title)
 
 
 def _is_number(line: dict[str, Any], key: str) -> bool:

@@ -19,6 +19,7 @@ from dearkd.report_page import (
     Plot,
     Plots,
     Section,
+    Sheet,
     Table,
 )
 from dearkd.report_pictures import thumbnail_uri
@@ -88,7 +89,7 @@ def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
         for role in ROLES:
             cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
         rows.append([*cells, seconds_text(row["seconds"])])
-    return Table(titles, rows)
+    return Table(titles, rows, left=(5, 7))
 
 
 def _stages(values: Sequence[int] | None) -> str:
@@ -141,7 +142,7 @@ def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
     for record in item.manifest["images"]:
         by_class.setdefault(record["target"], []).append(record)
     position = {source.name(index): index for index in range(len(source))}
-    rows: list[Block] = []
+    rows = []
     for target in sorted(by_class)[:SHEET_CLASSES]:
         records = by_class[target][:SHEET_IMAGES]
         pictures = [
@@ -149,12 +150,12 @@ def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
             for record in records
             if (index := position.get(str(item.path / record["file"]))) is not None
         ]
-        rows.append(Pictures(f"{names(target)}\n{_class_share(item, target)}", pictures))
+        rows.append(Pictures(names(target), _class_share(item, target), pictures))
     text = (
         "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
         "made for, V the verifier's; an arrow says what it is taken for instead."
     )
-    return [Note(f"{item.name}. {text}"), *rows]
+    return [Note(f"{item.name}. {text}"), Sheet(rows)]
 
 
 def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:
@@ -202,11 +203,11 @@ def _verdict_plots(item: SyntheticSet) -> list[Plot]:
     if not roles:
         return []
     bins = len(quality[roles[0]]["confidence_histogram"])
-    edges = [f"{100 * n // bins}-{100 * (n + 1) // bins} %" for n in range(bins)]
+    edges = [f"{100 * n // bins}-{100 * (n + 1) // bins}" for n in range(bins)]
     histogram = {role: quality[role]["confidence_histogram"] for role in roles}
     plots = [
         Plot(
-            bars(edges, histogram, y_title="images", x_title="confidence in the target"),
+            bars(edges, histogram, y_title="images", x_title="confidence in the target, %"),
             f"{item.name}: how sure the networks are of the target",
             "All in the last bin: the images are clear cases to that network.",
         )
@@ -234,9 +235,7 @@ def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
                 lines.append(line)
                 switches |= _resolution_switches(item)
         if lines:
-            figure = curves(
-                lines, y_title=term.replace("_", " "), x_title="iteration", switches=switches
-            )
+            figure = curves(lines, x_title="iteration", switches=switches)
             plots.append(Plot(figure, title))
     return plots
 

@@ -142,9 +142,7 @@ def as_markdown(report: Report) -> str:
         rows = [list(map(_plain, set_row(synthetic).values())) for synthetic in report.sets]
         titles = [key.replace("_", " ") for key in set_row(report.sets[0])]
         parts += ["**Synthetic sets**", _markdown_table(titles, rows)]
-    notes = [
-        f"- {item.name}: {note}" for item in (*report.runs, *report.sets) for note in item.notes
-    ]
+    notes = [f"- {item.name}: {note}" for item in report.items for note in item.notes]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
@@ -222,18 +220,25 @@ def _group_name(group: Group) -> str:
 
 def _group_sentence(group: Group) -> str:
     able = [run for run in group.runs if run.finished and run.top1 is not None]
-    count = f"{len(group.runs)} run{'s' if len(group.runs) > 1 else ''} on {_group_name(group)}"
+    plural = "" if len(group.runs) == 1 else "s"
+    count = f"{len(group.runs)} run{plural} on {_group_name(group)}"
     if not able:
         return f"{count}: none has a final top-1 yet."
-    students = [run for run in able if not any(run.taught(other) for other in group.runs)]
-    best = max(students or able, key=lambda run: run.top1 or 0.0)
-    others = [run for run in students if run is not best]
+    best = max(group.students, key=lambda run: run.top1 or 0.0)
+    others = [run for run in group.students if run is not best]
     text = f"{count}. {best.name} ({best.learned_by}) reaches {best.top1:.2f} % top-1"
     if others:
-        gaps = [f"{(best.top1 or 0) - (o.top1 or 0):.2f} above {o.name}" for o in others[:3]]
-        text += f": {', '.join(gaps)} points" if len(gaps) > 1 else f": {gaps[0]}, in points"
-    teachers = [f"{run.name} {run.top1:.2f} %" for run in able if run not in students]
+        text += f", {_gaps(best, others)}"
+    teachers = [f"{run.name} {run.top1:.2f} %" for run in able if run not in group.students]
     return f"{text}.{' Teacher: ' + ', '.join(teachers) + '.' if teachers else ''}"
+
+
+def _gaps(best: Run, others: Sequence[Run]) -> str:
+    """How far the best is above the three next: ``5.28 points above x and 6.78 above y``."""
+    ranked = sorted(others, key=lambda run: -(run.top1 or 0.0))[:3]
+    gaps = [f"{(best.top1 or 0) - (run.top1 or 0):.2f} above {run.name}" for run in ranked]
+    gaps[0] = gaps[0].replace(" above", " points above")
+    return gaps[0] if len(gaps) == 1 else f"{', '.join(gaps[:-1])} and {gaps[-1]}"
 
 
 def _set_sentence(synthetic: SyntheticSet) -> str:
@@ -242,7 +247,7 @@ def _set_sentence(synthetic: SyntheticSet) -> str:
         return f"{synthetic.name}: a synthetic set that is not finished."
     text = (
         f"{synthetic.name}: {row['images']:,} synthetic images of {row['classes']} classes from "
-        f"the network {data_name(row['teacher'])} alone, which recognises "
+        f"the teacher {data_name(row['teacher'])} alone, which recognises "
         f"{100 * row['teacher_recognition']:.1f} % of them"
     )
     if row["verifier"]:

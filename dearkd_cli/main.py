@@ -8,6 +8,7 @@ import typer
 
 from dearkd_cli.eval import evaluate
 from dearkd_cli.options import console
+from dearkd_cli.report import report
 from dearkd_cli.synthesize import synthesize
 from dearkd_cli.train import teacher, train
 
@@ -24,6 +25,7 @@ app.command()(teacher)
 app.command()(train)
 app.command(name="eval")(evaluate)
 app.command()(synthesize)
+app.command()(report)
 
 
 def main() -> None:

@@ -5,6 +5,7 @@
   const dark = matchMedia("(prefers-color-scheme: dark)");
   const paper = matchMedia("print");
   const config = { displaylogo: false, responsive: true, displayModeBar: false };
+  const hidden = new Set();
   const copy = (value) => JSON.parse(JSON.stringify(value));
 
   function draw(element, printing) {
@@ -12,6 +13,7 @@
     const template = copy(templates[dark.matches && !printing ? "dark" : "light"]);
     const width = printing ? { width: element.clientWidth, autosize: false } : {};
     element.querySelector("noscript")?.remove();
+    for (const trace of data) trace.visible = !hidden.has(trace.name);
     return Plotly.react(element, data, { ...layout, ...width, dragmode: false, template }, config);
   }
 
@@ -19,6 +21,15 @@
   const onScreen = () => drawAll(false);
   const onPaper = () => drawAll(true);
 
+  for (const box of document.querySelectorAll(".legend input")) {
+    box.addEventListener("change", () => {
+      hidden[box.checked ? "delete" : "add"](box.dataset.name);
+      for (const twin of document.querySelectorAll(".legend input")) {
+        if (twin.dataset.name === box.dataset.name) twin.checked = box.checked;
+      }
+      onScreen();
+    });
+  }
   dark.addEventListener("change", onScreen);
   paper.addEventListener("change", (event) => (event.matches ? onPaper() : onScreen()));
   addEventListener("beforeprint", onPaper);

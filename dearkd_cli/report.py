@@ -1,0 +1,60 @@
+"""The verb ``dearkd report``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import console
+
+__all__ = ["report"]
+
+
+@guarded
+def report(
+    targets: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...", help="Run folders, synthetic sets, or a folder that holds some."
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(help="File to write; default: report.html, and the terminal for a table."),
+    ] = None,
+    form: Annotated[
+        str | None,
+        typer.Option(
+            "--format",
+            metavar="html|md|csv|json",
+            help="A page, or tables for papers and scripts; default: as --out is named.",
+        ),
+    ] = None,
+    baseline: Annotated[
+        str | None,
+        typer.Option(help="The run that differences are taken against; default: the first."),
+    ] = None,
+    predictions: Annotated[
+        bool,
+        typer.Option(
+            "--predictions/--no-predictions",
+            help="Ask each run about its test images: confusion matrix, best and worst images.",
+        ),
+    ] = True,
+) -> None:
+    """Show what runs produced, side by side, as one page that needs no network.
+
+    **Example:** `dearkd report runs/dearkd-digits-1 runs/ce-digits-1` or, for a paper's table,
+    `dearkd report runs/ --format md`
+    """
+    from dearkd import report as door
+
+    door.write_report(
+        targets,
+        out=out,
+        form=form,
+        baseline=baseline,
+        predictions=predictions,
+        console=console,
+    )
