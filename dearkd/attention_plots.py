@@ -1,6 +1,7 @@
 """Plotly figures of what attention learned, from ``metrics.jsonl`` and ``analysis.json``.
 
-Distances are in patches. Several runs in one figure take colours and dashes in their order.
+Distances are in patches. Several runs in one figure take colours and dashes in their order, or by
+the numbers that a page gives them (``styles``).
 """
 
 import math
@@ -64,7 +65,9 @@ def distance_by_epoch(
 
 
 def average_distance_by_epoch(
-    runs: Mapping[str, Sequence[Mapping[str, Any]]], switches: Mapping[float, str] | None = None
+    runs: Mapping[str, Sequence[Mapping[str, Any]]],
+    switches: Mapping[float, str] | None = None,
+    styles: Mapping[str, int] | None = None,
 ) -> go.Figure:
     """Mean over all blocks and heads against the epoch: one curve a run, named by the keys.
 
@@ -75,18 +78,20 @@ def average_distance_by_epoch(
         ValueError: If no line of a run has the measure.
     """
     lines = []
-    for style, (name, metrics) in enumerate(runs.items()):
-        measured = _measured(metrics)
+    for name, style in _styles(runs, styles):
+        measured = _measured(runs[name])
         means = [float(np.mean(line["attention_distance"])) for line in measured]
         lines.append(Line(name, [line["epoch"] + 1 for line in measured], means, style))
     return curves(lines, y_title=DISTANCE, switches=switches)
 
 
-def distance_by_block(runs: Mapping[str, Distances]) -> go.Figure:
+def distance_by_block(
+    runs: Mapping[str, Distances], styles: Mapping[str, int] | None = None
+) -> go.Figure:
     """Every head a dot over its block, and the mean of the block a line; one colour a run."""
     figure = go.Figure()
-    for style, (name, distances) in enumerate(runs.items()):
-        colour = COLOURS[style % len(COLOURS)]
+    for name, style in _styles(runs, styles):
+        distances, colour = runs[name], COLOURS[style % len(COLOURS)]
         dots = [(block, value) for block, heads in enumerate(distances, 1) for value in heads]
         heads = go.Scatter(
             x=[block for block, _ in dots],
@@ -107,12 +112,14 @@ def distance_by_block(runs: Mapping[str, Distances]) -> go.Figure:
     return themed(figure)
 
 
-def token_cosine_by_depth(runs: Mapping[str, Sequence[float]]) -> go.Figure:
+def token_cosine_by_depth(
+    runs: Mapping[str, Sequence[float]], styles: Mapping[str, int] | None = None
+) -> go.Figure:
     """Cosine of class and distillation token: at the input (0), then after every block."""
     figure = curves(
         [
-            Line(name, list(range(len(values))), list(values), style)
-            for style, (name, values) in enumerate(runs.items())
+            Line(name, list(range(len(runs[name]))), list(runs[name]), style)
+            for name, style in _styles(runs, styles)
         ],
         x_title="after block (0: the input)",
         y_title="cosine of class and distillation token",
@@ -203,6 +210,11 @@ def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     if not lines:
         raise ValueError("no line of metrics.jsonl has attention_distance; train again to log it")
     return lines
+
+
+def _styles(runs: Mapping[str, Any], styles: Mapping[str, int] | None) -> list[tuple[str, int]]:
+    """Each run's name with the number of its colour: the given one, or its place."""
+    return [(name, place if styles is None else styles[name]) for place, name in enumerate(runs)]
 
 
 def _depth_colours(count: int) -> list[str]:

@@ -39,13 +39,15 @@ def test_average_distance_has_a_curve_a_run():
     np.testing.assert_allclose(found["a"].y, [2.125, 2.625, 3.125])
     assert found["b"].x == (1, 2)
     assert found["a"].line.color != found["b"].line.color
+    styled = traces(plots.average_distance_by_epoch({"b": METRICS}, styles={"a": 0, "b": 1}))
+    assert styled["b"].line.color == found["b"].line.color
 
 
 @pytest.mark.parametrize(
     "figure", [plots.distance_by_epoch, lambda m: plots.average_distance_by_epoch({"a": m})]
 )
 def test_runs_without_the_measure_are_named(figure):
-    with pytest.raises(ValueError, match="no line of metrics.jsonl has attention_distance"):
+    with pytest.raises(ValueError, match=r"no line of metrics\.jsonl has attention_distance"):
         figure([{"epoch": 0, "loss": 1.0}])
 
 
