@@ -1,6 +1,7 @@
 """What `dearkd train` does: a configuration in, a trained run folder out."""
 
 import dataclasses
+import resource
 import sys
 from collections.abc import Callable
 from contextlib import nullcontext
@@ -257,6 +258,7 @@ def _summary(
         "parameters": estimate.parameter_count(parts.student),
         "seconds": round(position.seconds, 1),
         "device": _device_name(accelerator.device),
+        "peak_memory_bytes": _peak_memory(accelerator.device),
         "threads": torch.get_num_threads(),
         "processes": accelerator.num_processes,
         "precision": config.precision,
@@ -269,6 +271,14 @@ def _summary(
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
+
+
+def _peak_memory(device: torch.device) -> int:
+    """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _title(config: TrainConfig) -> str:
