@@ -21,13 +21,25 @@ from torch import Tensor, nn
 from dearkd.checkpoint import load_weights, read_metadata
 from dearkd.models.create import check_name, create_model, import_files, size_argument
 
-__all__ = ["check_name", "load_classifier", "load_run", "run_file", "teacher_class_names"]
+__all__ = [
+    "check_name",
+    "is_reachable",
+    "load_classifier",
+    "load_run",
+    "read_state",
+    "run_file",
+    "teacher_class_names",
+]
 
 HUB_TIMEOUT = 5.0
 """Seconds to wait for the hub before saying that it can't be reached."""
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 _REMEDY = "pass local weights (--teacher-weights FILE; of eval, --weights FILE)"
-_REMEDIES = {"--init": "pass the folder of a finished run instead"}
+_REMEDIES = {
+    "--init": "pass the folder of a finished run instead",
+    "features": "pass local weights by --features-weights FILE",
+    "verifier": "pass local weights by --verifier-weights FILE",
+}
 """What to do about weights out of reach, by role; ``_REMEDY`` for the others."""
 
 State = dict[str, Tensor]
@@ -118,6 +130,45 @@ def run_file(name: str, role: str = "teacher") -> Path | None:
     return None
 
 
+def read_state(file: Path) -> State:
+    """The state dict of a file, out of the wrappers that training scripts put around it.
+
+    Raises:
+        ValueError: If the file is damaged, holds more than tensors, or is no state dict.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # odd pickles: an error comes too
+            state = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        if isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError):
+            raise ValueError(
+                f"weights {file} are refused: they hold more than tensors, which may run code when "
+                "loaded, or are damaged; save the state dict alone, best as safetensors"
+            ) from error
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise ValueError(f"weights {file} are damaged or none ({reason})") from error
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise ValueError(
+            f"weights {file} are no state dict (names to tensors); save "
+            "model.state_dict(), best as safetensors"
+        )
+    return state
+
+
+def is_reachable(url: str) -> bool:
+    """Whether a server answers; the hub client itself would try for most of a minute."""
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return False
+    try:
+        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT)
+    except HTTPError:  # an answer too
+        return True
+    except OSError:
+        return False
+    return True
+
+
 def _imports_beside(file: Path) -> list[str]:
     """Python files that the run of a weights file imports (``best.safetensors`` is one deeper)."""
     for config in (file.parent / "config.yaml", file.parent.parent / "config.yaml"):
@@ -137,35 +188,13 @@ def _with_local_weights(
     architecture = split_model_name_tag(name)[0]
     if metadata.get("arch", architecture) != architecture:
         raise ValueError(f"weights {file} are of {metadata['arch']}, not {name}; name that model")
-    state = _read_state(file)
+    state = read_state(file)
     model = _empty(architecture, _count_classes(name, state), metadata.get("img_size"), role)
     model = _filled(model, name, state, file)
     if not metadata:
         return model, teacher_class_names(model)
     _describe(model, metadata)
     return model, _class_names(metadata)
-
-
-def _read_state(file: Path) -> State:
-    """The state dict of a file, out of the wrappers that training scripts put around it."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # odd pickles: an error comes too
-            state = load_state_dict(str(file), weights_only=True)
-    except Exception as error:  # what a damaged file raises depends on where it is damaged
-        if isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError):
-            raise ValueError(
-                f"weights {file} are refused: they hold more than tensors, which may run code when "
-                "loaded, or are damaged; save the state dict alone, best as safetensors"
-            ) from error
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ValueError(f"weights {file} are damaged or none ({reason})") from error
-    if not state or not all(isinstance(value, Tensor) for value in state.values()):
-        raise ValueError(
-            f"weights {file} are no state dict (names to tensors); save "
-            "model.state_dict(), best as safetensors"
-        )
-    return state
 
 
 def _empty(name: str, num_classes: int | None, img_size: int | None, role: str) -> nn.Module:
@@ -245,12 +274,7 @@ def _check_reachable(name: str, role: str) -> None:
             f"`dearkd teacher {name}` and pass the run folder"
         )
     repo = cfg.hf_hub_id
-    if (
-        not repo
-        or cfg.file
-        or _is_cached(repo)
-        or _is_reachable(huggingface_hub.constants.ENDPOINT)
-    ):
+    if not repo or cfg.file or _is_cached(repo) or is_reachable(huggingface_hub.constants.ENDPOINT):
         return
     raise ValueError(
         f"no weights for {role} {name!r} within reach: they are not cached and "
@@ -261,16 +285,3 @@ def _check_reachable(name: str, role: str) -> None:
 def _is_cached(repo: str) -> bool:
     files = ("model.safetensors", "pytorch_model.bin")
     return any(isinstance(huggingface_hub.try_to_load_from_cache(repo, f), str) for f in files)
-
-
-def _is_reachable(url: str) -> bool:
-    """Whether a server answers; the hub client itself would try for most of a minute."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT)
-    except HTTPError:  # an answer too
-        return True
-    except OSError:
-        return False
-    return True
