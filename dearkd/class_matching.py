@@ -10,7 +10,7 @@ from timm.data.imagenet_info import ImageNetInfo
 
 from dearkd.sources import Classes
 
-__all__ = ["match_classes", "match_names"]
+__all__ = ["match_classes", "match_names", "with_descriptions"]
 
 _SYNSET = re.compile(r"n\d{8}")
 _IN_ORDER = 0.9
@@ -66,6 +66,14 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
             f"several data classes match the model's {model_names[first]!r}; rename all but one"
         )
     return tuple(found)
+
+
+def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
+    """The names for people: ImageNet's synsets with the words they stand for."""
+    if not all(map(_SYNSET.fullmatch, names)):
+        return tuple(names)
+    lemmas = _lemmas()
+    return tuple(f"{name} {lemmas[name]}" if name in lemmas else name for name in names)
 
 
 def _plain(name: str) -> str:

@@ -6,8 +6,11 @@ from typing import Annotated
 
 import typer
 
+from dearkd_cli.analyze import analyze
 from dearkd_cli.eval import evaluate
+from dearkd_cli.export import export
 from dearkd_cli.options import console
+from dearkd_cli.predict import predict
 from dearkd_cli.report import report
 from dearkd_cli.synthesize import synthesize
 from dearkd_cli.train import teacher, train
@@ -24,8 +27,11 @@ app = typer.Typer(
 app.command()(teacher)
 app.command()(train)
 app.command(name="eval")(evaluate)
+app.command()(analyze)
 app.command()(synthesize)
 app.command()(report)
+app.command()(export)
+app.command()(predict)
 
 
 def main() -> None:

@@ -1,0 +1,104 @@
+"""MHCA for inference: the position channels of q and k, constant after training, kept as such.
+
+A layer in training makes its extra channels (`dearkd.models.attention.position_channels`) from
+alpha and the centres at every step. They depend on the token's place alone, so a trained layer can
+hold them. Folding them on into the projection (rows of zeros, a bias a token) was measured too: the
+same time, and a larger model.
+"""
+
+import copy
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from dearkd.models.attention import (
+    MultiHeadConvAttention,
+    patch_coordinates,
+    position_channels,
+)
+
+__all__ = ["FusedConvAttention", "fused"]
+
+
+class FusedConvAttention(nn.Module):
+    """The function of a trained `MultiHeadConvAttention`, for sequences of ``num_tokens``.
+
+    Meant for float32 and float64: in fewer bits the channels would lose theirs.
+
+    Raises:
+        ValueError: If the layer is gated: two softmaxes have no common product.
+    """
+
+    position_query: Tensor
+    position_key: Tensor
+
+    def __init__(self, attn: MultiHeadConvAttention, num_tokens: int) -> None:
+        if not attn.folds:
+            raise ValueError("a gated layer's position term cannot be folded; leave fusing out")
+        super().__init__()
+        self.num_heads, self.head_dim, self.scale = attn.num_heads, attn.head_dim, attn.scale
+        self.qkv, self.q_norm, self.k_norm = attn.qkv, attn.q_norm, attn.k_norm
+        self.norm, self.proj = attn.norm, attn.proj
+        query, key = _channels(attn, num_tokens)
+        self.register_buffer("position_query", query)
+        self.register_buffer("position_key", key)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch tokens dim"],
+        attn_mask: Tensor | None = None,
+        is_causal: bool = False,
+    ) -> Float[Tensor, "batch tokens dim"]:
+        """Mixed tokens.
+
+        Raises:
+            ValueError: If a mask is given.
+        """
+        if attn_mask is not None or is_causal:
+            raise ValueError("FusedConvAttention takes no attn_mask or is_causal: remove it")
+        qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
+        query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
+        batch, extra = x.shape[0], self.position_query.shape[-1]
+        mixed = F.scaled_dot_product_attention(
+            torch.cat((self.q_norm(query), self.position_query.expand(batch, -1, -1, -1)), dim=-1),
+            torch.cat((self.k_norm(key), self.position_key.expand(batch, -1, -1, -1)), dim=-1),
+            F.pad(value, (0, extra)),  # fast kernels want one head dim for q, k and v
+            scale=self.scale,  # of the head dim without the extra channels
+        )
+        return self.proj(self.norm(mixed[..., : self.head_dim].transpose(1, 2).flatten(2)))
+
+
+def fused(model: nn.Module) -> nn.Module:
+    """A copy of the transformer for inference with the position term of every layer folded.
+
+    Raises:
+        ValueError: If it has no convolutional attention, or takes images of any size.
+    """
+    model = copy.deepcopy(model).eval()
+    blocks: Any = getattr(model, "blocks", ())
+    layers = [b for b in blocks if isinstance(getattr(b, "attn", None), MultiHeadConvAttention)]
+    if not layers:
+        raise ValueError(
+            f"{type(model).__name__} has no convolutional attention to fold; leave fusing out"
+        )
+    if getattr(model, "dynamic_img_size", False):
+        raise ValueError("a model for images of any size has no constants; leave fusing out")
+    prefix: Any = model.num_prefix_tokens
+    for block in layers:
+        rows, columns = block.attn.grid_size
+        block.attn = FusedConvAttention(block.attn, rows * columns + prefix)
+    return model
+
+
+@torch.no_grad()
+def _channels(
+    attn: MultiHeadConvAttention, num_tokens: int
+) -> tuple[Float[Tensor, "heads tokens 4"], Float[Tensor, "heads tokens 4"]]:
+    alpha, centres = attn.position_alpha, attn.position_centres
+    coordinates = patch_coordinates(attn.grid_size, alpha.dtype, alpha.device)
+    return position_channels(
+        alpha, centres, coordinates, num_tokens - len(coordinates), scale=attn.scale
+    )

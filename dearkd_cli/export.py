@@ -1,0 +1,69 @@
+"""The verb ``dearkd export``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import Imports, console
+
+__all__ = ["export"]
+
+
+@guarded
+def export(
+    run: Annotated[Path, typer.Argument(help="A run folder, of `dearkd train` or `teacher`.")],
+    to: Annotated[
+        str,
+        typer.Option(
+            metavar="onnx|torch-export|timm|hf-folder",
+            help="A graph for onnxruntime, one for torch, a folder that timm loads, or the same "
+            "with a model card for the Hugging Face hub.",
+        ),
+    ] = "onnx",
+    out: Annotated[
+        Path | None, typer.Option(help="File or folder to make; default: in the run folder.")
+    ] = None,
+    which: Annotated[
+        str, typer.Option(metavar="final|best|raw", help="Which of the run's weights.")
+    ] = "final",
+    fuse: Annotated[
+        bool,
+        typer.Option("--fuse", help="Fold the position term of the attention into constants."),
+    ] = False,
+    heads: Annotated[
+        bool,
+        typer.Option("--heads", help="The logits of both heads beside their mean (graphs only)."),
+    ] = False,
+    check: Annotated[
+        bool,
+        typer.Option("--check/--no-check", help="Read it back and compare it with the model."),
+    ] = True,
+    license_: Annotated[
+        str | None,
+        typer.Option("--license", help="Of the weights, for the model card, e.g. apache-2.0."),
+    ] = None,
+    imports: Imports = None,
+) -> None:
+    """Take a trained model elsewhere: ONNX, torch.export, timm, the Hugging Face hub.
+
+    Every form holds class names and preprocessing, and `dearkd predict` reads each of them.
+
+    **Example:** `dearkd export runs/dearkd-digits-1 --to onnx --out digits.onnx`
+    """
+    from dearkd import export as door
+    from dearkd.models.create import import_files
+
+    import_files(map(str, imports or ()))
+    door.export_run(
+        run,
+        console=console,
+        to=to,
+        out=out,
+        which=which,
+        fuse=fuse,
+        heads=heads,
+        check=check,
+        licence=license_,
+    )

@@ -1,0 +1,65 @@
+"""The verb ``dearkd predict``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import Imports, console
+
+__all__ = ["predict"]
+
+
+@guarded
+def predict(
+    model: Annotated[
+        str,
+        typer.Argument(help="A run folder, a timm name, or what `dearkd export` wrote."),
+    ],
+    images: Annotated[
+        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, globs.")
+    ],
+    weights: Annotated[
+        Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
+    ] = None,
+    which: Annotated[
+        str | None,
+        typer.Option(metavar="final|best|raw", help="Which of a run's weights; default: final."),
+    ] = None,
+    class_names: Annotated[
+        Path | None, typer.Option(help="Text file with the names of the classes, one a line.")
+    ] = None,
+    trust: Annotated[
+        bool,
+        typer.Option("--trust", help="Load a .pt2 archive, which may run code that is in it."),
+    ] = False,
+    imports: Imports = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+) -> None:
+    """What a model sees in your images: the five best classes of each, by name.
+
+    Images are seen as in `dearkd eval`. One that can't be read is named, the others are answered,
+    and the command exits with 2.
+
+    **Example:** `dearkd predict runs/dearkd-photos-1 holiday.jpg scans/` or
+    `dearkd predict digits.onnx "scans/*.png" --json`
+    """
+    from dearkd import predict as door
+    from dearkd.models.create import import_files
+
+    import_files(map(str, imports or ()))
+    bad = door.predict(
+        model,
+        images,
+        console=console,
+        errors=Console(stderr=True, highlight=False, soft_wrap=True),
+        weights=weights,
+        which=which,
+        trust=trust,
+        class_names=class_names,
+        as_json=json_out,
+    )
+    if bad:
+        raise typer.Exit(2)
