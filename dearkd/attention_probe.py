@@ -1,6 +1,6 @@
 """What a run logs of its student's attention: two measures on a few fixed images, every epoch."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -14,7 +14,7 @@ from dearkd.data import ImageSource
 from dearkd.decode import BadImageError
 from dearkd.order import spread_rows
 
-__all__ = ["PROBE_IMAGES", "attention_probe"]
+__all__ = ["PROBE_IMAGES", "attention_probe", "evaluation_views"]
 
 PROBE_IMAGES = 64
 LEAST_IMAGES = 8
@@ -24,7 +24,7 @@ DECIMALS = 5
 def attention_probe(
     student: nn.Module,
     source: ImageSource,
-    view: dict[str, Any],
+    view: Mapping[str, Any],
     device: torch.device,
     train_images: int,
 ) -> Callable[[nn.Module], dict[str, Any]] | None:
@@ -41,7 +41,7 @@ def attention_probe(
     if not has_readable_attention(student):
         return None
     count = max(LEAST_IMAGES, min(PROBE_IMAGES, train_images // 50))
-    images = _images(source, count, view).to(device)
+    images = evaluation_views(source, spread_rows(len(source), count), view).to(device)
 
     def probe(model: nn.Module) -> dict[str, Any]:
         measures = measure_attention(model, images)
@@ -53,7 +53,12 @@ def attention_probe(
     return probe
 
 
-def _images(source: ImageSource, count: int, view: dict[str, Any]) -> Tensor:
+def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str, Any]) -> Tensor:
+    """(images, 3, height, width) as a model's ``view`` has them; unreadable ones are left out.
+
+    Raises:
+        ValueError: If none can be read.
+    """
     augment = eval_augment(
         view["img_size"],
         mean=tuple(view["mean"]),
@@ -62,13 +67,13 @@ def _images(source: ImageSource, count: int, view: dict[str, Any]) -> Tensor:
         interpolation=view["interpolation"],
     )
     prepared = []
-    for row in spread_rows(len(source), count):
+    for row in rows:
         with suppress(BadImageError):  # those who read all images name it
             prepared.append(augment.prepare(source.image(row)))
     if not prepared:
         raise ValueError(
-            f"none of {count} images looked at can be read, the first is {source.name(0)}; "
-            "check the data"
+            f"none of {len(rows)} images looked at can be read, the first is "
+            f"{source.name(rows[0])}; check the data"
         )
     return augment(prepared, np.zeros(len(prepared), dtype=np.uint64))
 

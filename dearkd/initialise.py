@@ -67,8 +67,10 @@ def load_run_model(folder: RunFolder, which: str = "final") -> tuple[Any, dict[s
         raise ValueError(f"weights must be final, best or raw, got {which!r}")
     file = folder.best_file if which == "best" else folder.model_file
     if not file.is_file():
+        so_far = which == "final" and folder.best_file.is_file()
+        remedy = "; its best weights so far: --which best" if so_far else ""
         raise ValueError(
-            f"{folder.path} has no {file.relative_to(folder.path)}; is the run complete?"
+            f"{folder.path} has no {file.relative_to(folder.path)}; is the run complete?{remedy}"
         )
     return load_run(file, folder.raw_student() if which == "raw" else None)
 

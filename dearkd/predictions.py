@@ -24,21 +24,22 @@ from dearkd.decode import BadImageError
 from dearkd.estimate import LAYOUTS
 from dearkd.evaluate import head_scores
 from dearkd.feed import EVALUATION_BATCH, evaluation_loader
-from dearkd.loaders import Batch
+from dearkd.loaders import Batch, Loader
+from dearkd.models.create import import_files
 from dearkd.models.teacher import Teacher
 from dearkd.order import spread_rows
 from dearkd.processes import accelerator_of
 from dearkd.runs import RunFolder
 from dearkd.sources import ImageSource, SubsetSource
 
-__all__ = ["Predictions", "predictions_of"]
+__all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
 
 HEADS = ("class", "distillation", "logits")
 SAMPLE = 16
 """Images whose pixels stand for the data in the key of the kept file."""
 
 _log = logging.getLogger("dearkd")
-Watch = Callable[[Iterable[Batch]], Iterable[Batch]]
+Watch = Callable[[Loader], Iterable[Batch]]
 
 
 @dataclass(frozen=True)
@@ -56,7 +57,7 @@ class Predictions:
     source: ImageSource
     """``source.image(i)`` is the picture of answer ``i``."""
     teacher: Float[Tensor, "images classes"] | None = None
-    """The teacher's logits, if asked for and within reach."""
+    """The teacher's logits, if asked for and within reach now or when they were kept."""
     teacher_missing: str | None = None
     """Why there is no teacher, if one was asked for."""
 
@@ -82,6 +83,21 @@ def predictions_of(
         FileNotFoundError: If a path does not exist.
     """
     candidate = candidate_of_run(folder, data, which)
+    return answers_of(
+        folder, candidate, teacher=teacher, images=images, batch_size=batch_size, watch=watch
+    )
+
+
+def answers_of(
+    folder: RunFolder,
+    candidate: Candidate,
+    *,
+    teacher: bool = False,
+    images: int | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    watch: Watch = iter,
+) -> Predictions:
+    """``predictions_of`` for a model and images that are open already."""
     source = candidate.source
     if images is not None:
         source = SubsetSource(source, np.asarray(spread_rows(len(source), images)))
@@ -112,7 +128,7 @@ def _assembled(
         class_names=tuple(candidate.class_names or map(str, range(count))),
         source=source if whole else SubsetSource(source, rows),
         teacher=tensors.get("teacher"),
-        teacher_missing=missing,
+        teacher_missing=None if "teacher" in tensors else missing,
     )
 
 
@@ -122,6 +138,7 @@ def _teacher(folder: RunFolder, candidate: Candidate) -> tuple[Teacher | None, s
         return None, f"{folder.path} has no config.yaml to name its teacher"
     config = folder.read_config()
     try:
+        import_files(config.imports)
         teacher = teacher_of(config, candidate.view)
     except (ValueError, OSError) as error:
         return None, f"the teacher is out of reach: {error}"

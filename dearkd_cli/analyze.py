@@ -1,0 +1,60 @@
+"""The verb ``dearkd analyze``."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from dearkd_cli.guard import guarded
+from dearkd_cli.options import Imports, console
+
+__all__ = ["analyze"]
+
+
+@guarded
+def analyze(
+    run: Annotated[Path, typer.Argument(help="Folder of a trained vision transformer's run.")],
+    data: Annotated[
+        str | None, typer.Option(help="Images to look at; default: the run's own evaluation data.")
+    ] = None,
+    which: Annotated[
+        str,
+        typer.Option(
+            metavar="final|best|raw",
+            help="The final weights (EMA if on), the best, or without EMA.",
+        ),
+    ] = "final",
+    images: Annotated[
+        int | None,
+        typer.Option(
+            help="Use so many images, evenly spread; default: 64 for attention, all for answers.",
+            min=1,
+        ),
+    ] = None,
+    maps: Annotated[int, typer.Option(help="Images to draw the attention of.", min=0)] = 4,
+    out: Annotated[
+        Path | None, typer.Option(help="Folder for the results; default: the run itself.")
+    ] = None,
+    imports: Imports = None,
+    json_out: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+) -> None:
+    """What attention learned: distances, heads on the patch grid, tokens, maps, calibration.
+
+    Writes analysis.html (open it), analysis.json, attention_maps.png and position_heads.png.
+
+    **Example:** `dearkd analyze runs/dearkd-digits-1`
+    """
+    from dearkd import analyze as door
+    from dearkd.models.create import import_files
+
+    import_files(tuple(map(str, imports or ())))
+    door.analyze(
+        run,
+        console=console,
+        data=data,
+        which=which,
+        images=images,
+        maps=maps,
+        out=out,
+        as_json=json_out,
+    )
