@@ -11,6 +11,7 @@ from rich.progress import track
 from dearkd.checkpoint import write_atomically
 from dearkd.data import ImageSource, open_data
 from dearkd.predictions import Predictions, predictions_of
+from dearkd.report_attention import attention_section, has_attention
 from dearkd.report_data import Report, Run, SyntheticSet, collect
 from dearkd.report_mistakes import mistake_section
 from dearkd.report_page import Section, page
@@ -67,6 +68,8 @@ def html(report: Report, console: Console | None) -> str:
     sections: list[Section] = []
     if report.runs:
         sections += [result_section(report), curve_section(report)]
+    if has_attention(report):
+        sections.append(attention_section(report))
     if report.runs and console is not None:
         sections.append(mistake_section(report, partial(_predicted, console)))
     if report.sets:

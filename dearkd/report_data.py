@@ -246,7 +246,10 @@ def _is_set(folder: Path) -> bool:
 
 
 def _distinct(folders: Iterable[Path]) -> list[Path]:
-    return list({folder.resolve(): folder for folder in reversed(list(folders))}.values())[::-1]
+    first: dict[Path, Path] = {}
+    for folder in folders:
+        first.setdefault(folder.resolve(), folder)
+    return list(first.values())
 
 
 def _short_names(folders: Sequence[Path]) -> dict[Path, str]:

@@ -26,6 +26,7 @@ __all__ = [
     "Section",
     "Sheet",
     "Table",
+    "WidePicture",
     "page",
 ]
 
@@ -110,6 +111,15 @@ class Sheet:
 
 
 @dataclass(frozen=True)
+class WidePicture:
+    """A picture in its own size, or as wide as the page."""
+
+    uri: str
+    title: str
+    kind: ClassVar[str] = "wide_picture"
+
+
+@dataclass(frozen=True)
 class Legend:
     """Names with the colour and dash that their curves have; a click hides them on the page."""
 
@@ -136,7 +146,7 @@ class Details:
     kind: ClassVar[str] = "details"
 
 
-Block = Table | Plots | Sheet | Legend | Note | Details
+Block = Table | Plots | Sheet | WidePicture | Legend | Note | Details
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import io
 
 from PIL import Image
 
-__all__ = ["thumbnail_uri"]
+__all__ = ["picture_uri", "thumbnail_uri"]
 
 QUALITY = 82
 
@@ -20,6 +20,11 @@ def thumbnail_uri(image: Image.Image, side: int) -> str:
         return _uri(picture.resize(size, Image.Resampling.NEAREST), "PNG")
     picture.thumbnail((2 * side, 2 * side), Image.Resampling.LANCZOS)  # sharp on a phone too
     return _uri(picture, "WEBP")
+
+
+def picture_uri(picture: Image.Image) -> str:
+    """A picture in its own size as a data URI."""
+    return _uri(picture.convert("RGB"), "WEBP")
 
 
 def _uri(picture: Image.Image, kind: str) -> str:

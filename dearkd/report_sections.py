@@ -12,6 +12,7 @@ from dearkd.report_tables import (
     config_difference,
     data_name,
     delta_text,
+    number,
     result_row,
     seconds_text,
 )
@@ -125,10 +126,10 @@ def _result_table(report: Report, group: Group) -> Table:
                 _named(report, run),
                 _top1_cell(run, best),
                 _delta_cell(run, group),
-                _number(row["top5"], ".2f"),
+                number(row["top5"], ".2f"),
                 run.learned_by + (" (teacher)" if group.is_teacher(run) else ""),
                 row["student"] or "",
-                _number(row["train_images"], ","),
+                number(row["train_images"], ","),
             ]
         )
     images = "" if group.images is None else f", {group.images:,} test images"
@@ -137,7 +138,7 @@ def _result_table(report: Report, group: Group) -> Table:
 
 
 def _top1_cell(run: Run, best: float | None) -> str | Cell:
-    text = _number(run.top1, ".2f")
+    text = number(run.top1, ".2f")
     if not run.finished:
         return Cell(f"{text} so far" if text else "", tone="muted")
     return Cell(text, tone="best") if run.top1 == best else text
@@ -169,7 +170,7 @@ def _heads(group: Group) -> Table:
     rows = []
     for run in group.runs:
         heads = run.summary.get("heads", {})
-        rows.append([run.name, *[_number(heads.get(h, {}).get("top1"), ".2f") for h in HEADS]])
+        rows.append([run.name, *[number(heads.get(h, {}).get("top1"), ".2f") for h in HEADS]])
     return Table(["run", "class", "distillation", "mean of logits", "sum of softmax"], rows)
 
 
@@ -177,7 +178,7 @@ def _plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
     """One logged number of all runs of a group; None where none of them logged it."""
     lines, switches = [], dict[float, str]()
     for run in group.runs:
-        points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _is_number(line, key)]
+        points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _has_number(line, key)]
         if points:
             x, y = zip(*points, strict=True)
             lines.append(Line(run.name, x, y, style(report, run)))
@@ -187,7 +188,7 @@ def _plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
     return Plot(curves(lines, switches=switches), title)
 
 
-def _is_number(line: dict[str, Any], key: str) -> bool:
+def _has_number(line: dict[str, Any], key: str) -> bool:
     return isinstance(line.get(key), int | float)
 
 
@@ -199,9 +200,9 @@ def _cost_cells(row: dict[str, Any]) -> list[str]:
     memory = row["peak_memory_bytes"]
     return [
         seconds_text(row["seconds"]),
-        _number(row["images_per_second"], ",.0f"),
+        number(row["images_per_second"], ",.0f"),
         "not recorded" if memory is None else f"{memory / 2**30:.2f} GiB",
-        _number(row["parameters"], ","),
+        number(row["parameters"], ","),
         row["device"] or "",
         " x ".join(str(row[key]) for key in ("processes", "threads") if row[key]),
         row["precision"] or "",
@@ -216,7 +217,3 @@ def _origin_cells(run: Run, row: dict[str, Any]) -> list[str]:
 
 def _setting(value: Any) -> str:
     return value if isinstance(value, str) else json.dumps(value)
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None else format(value, form)

@@ -1,6 +1,7 @@
 """The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
 
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any
 
@@ -138,24 +139,33 @@ def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
     if source is None:
         return [Note(f"{item.name}: its images are no longer there.", warning=True)]
     names = _class_names(item)
-    by_class: dict[int, list[dict[str, Any]]] = {}
-    for record in item.manifest["images"]:
-        by_class.setdefault(record["target"], []).append(record)
     position = {source.name(index): index for index in range(len(source))}
-    rows = []
-    for target in sorted(by_class)[:SHEET_CLASSES]:
-        records = by_class[target][:SHEET_IMAGES]
-        pictures = [
-            _picture(record, source.image(index), names)
-            for record in records
-            if (index := position.get(str(item.path / record["file"]))) is not None
-        ]
-        rows.append(Pictures(names(target), _class_share(item, target), pictures))
+    by_class: dict[int, list[Picture]] = {}
+    for record, name in zip(item.manifest["images"], _source_names(item), strict=True):
+        row = by_class.setdefault(record["target"], [])
+        if len(row) < SHEET_IMAGES and name in position:
+            row.append(_picture(record, source.image(position[name]), names))
+    rows = [
+        Pictures(names(target), _class_share(item, target), by_class[target])
+        for target in sorted(by_class)[:SHEET_CLASSES]
+    ]
     text = (
         "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
         "made for, V the verifier's; an arrow says what it is taken for instead."
     )
     return [Note(f"{item.name}. {text}"), Sheet(rows)]
+
+
+def _source_names(item: SyntheticSet) -> Iterator[str]:
+    """What the opened set calls each image of the manifest: its file, or its row in a shard."""
+    rows: Counter[str] = Counter()
+    for record in item.manifest["images"]:
+        shard = record.get("shard")
+        if shard is None:
+            yield str(item.path / record["file"])
+        else:
+            yield f"row {rows[shard]} of {item.path / shard}"
+            rows[shard] += 1
 
 
 def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:

@@ -17,6 +17,7 @@ __all__ = [
     "data_name",
     "delta_text",
     "headline",
+    "number",
     "result_row",
     "seconds_text",
     "set_row",
@@ -197,6 +198,11 @@ def as_json(report: Report) -> str:
 def delta_text(delta: tuple[float, float] | None) -> str:
     """``+5.28 +- 1.00``, or nothing."""
     return "" if delta is None else f"{delta[0]:+.2f} +- {delta[1]:.2f}"
+
+
+def number(value: float | None, form: str) -> str:
+    """A number in a format; nothing where there is none."""
+    return "" if value is None else format(value, form)
 
 
 def seconds_text(seconds: float | None) -> str:

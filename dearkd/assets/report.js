@@ -13,7 +13,7 @@
     const template = copy(templates[dark.matches && !printing ? "dark" : "light"]);
     const width = printing ? { width: element.clientWidth, autosize: false } : {};
     element.querySelector("noscript")?.remove();
-    for (const trace of data) trace.visible = !hidden.has(trace.name);
+    for (const trace of data) trace.visible = !hidden.has((trace.name ?? "").split(", a head")[0]);
     return Plotly.react(element, data, { ...layout, ...width, dragmode: false, template }, config);
   }
 
