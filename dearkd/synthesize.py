@@ -207,7 +207,7 @@ def _train_command(folder: Path, config: SynthesizeConfig) -> str:
         words += ["--img-size", str(size)]
     for file in config.imports:
         words += ["--import", file]
-    if config.teacher.name == EMBEDDED:
+    if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
         words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
     return shlex.join(words)
 
