@@ -109,15 +109,15 @@ def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
     if record["token_cosine"]:
         table.add_column("token cosine")
     if record["position"]:
-        table.add_column("sigma (median)")
-        table.add_column("centre (mean offset)")
+        table.add_column("median sigma")
     for block, heads in enumerate(record["attention_distance"]):
         row = [str(block + 1), f"{np.mean(heads):.2f}", f"{min(heads):.2f}-{max(heads):.2f}"]
         row += [f"{np.mean(line['attention_distance'][block]):.2f}" for line in logged.values()]
         if record["token_cosine"]:
             row.append(f"{record['token_cosine'][block + 1]:.3f}")
         if block < len(record["position"]):
-            row += _position_cells(record["position"][block])
+            widths = [width for width in record["position"][block]["sigma"] if width is not None]
+            row.append(f"{np.median(widths):.2f}" if widths else "none")
         table.add_row(*row)
     return table
 
@@ -130,12 +130,6 @@ def _milestones(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
         if before["stage"] != after["stage"]:
             found[f"end of {before['stage']}"] = before
     return found
-
-
-def _position_cells(block: Mapping[str, Any]) -> list[str]:
-    widths = [width for width in block["sigma"] if width is not None]
-    offset = np.hypot(*np.asarray(block["centres"]).T).mean()
-    return [f"{np.median(widths):.2f}" if widths else "none", f"{offset:.2f}"]
 
 
 def _head_table(record: Mapping[str, Any]) -> Table:

@@ -60,7 +60,7 @@ def _positions(record: Mapping[str, Any]) -> str:
     moved = [np.hypot(*(np.asarray(block["centres"]) - start).T) for block in blocks]
     widths = [width for block in blocks for width in block["sigma"] if width is not None]
     total = sum(len(block["sigma"]) for block in blocks)
-    text = f"Their centres moved {np.mean(moved):.2f} patches from where they began"
+    text = f"The MHCA centres moved {np.mean(moved):.2f} patches from where they began"
     if widths:
         text += f"; half of the heads are narrower than sigma {np.median(widths):.2f} patches"
     if len(widths) < total:
@@ -100,8 +100,8 @@ def _calibration(record: Mapping[str, Any]) -> str:
     if abs(says - right) < CALIBRATED:
         verdict = "as confident as it is right"
     return (
-        f"It says {100 * says:.1f} % on average and is right on {100 * right:.1f} %: {verdict}, "
-        f"calibration error {head['ece']:.3f}."
+        f"The model says {100 * says:.1f} % on average and is right on {100 * right:.1f} %: "
+        f"{verdict}, calibration error {head['ece']:.3f}."
     )
 
 
