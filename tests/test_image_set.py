@@ -28,7 +28,7 @@ def open_all(root):
 
 def test_pixels_are_those_of_the_file_between_zero_and_one(tmp_path):
     source = open_all(make_set(tmp_path, {"a": (70, 70), "b": (70, 70)}))
-    assert choose_size(source, None)[0] == 70
+    assert choose_size(source, None, print)[0] == 70
     images = ImageSet(source, 70, BadImages())
     batches = images.batches(2)
     assert batches == {"a": [(0, 1), (2,)], "b": [(3, 4), (5,)]}
@@ -54,17 +54,17 @@ def test_other_sizes_are_resized_by_the_shorter_side_and_cut_in_the_centre(tmp_p
         ({"a": (8, 8)}, 64, "images of 8 px enlarged to 64"),
         ({"a": (1, 1)}, 64, "images of 1 px enlarged"),
         ({"a": (40, 40), "b": (41, 40)}, 224, "different sizes (40 x 40, 41 x 40)"),
-        ({"a": (50, 40)}, 224, "no squares (50 x 40)"),
+        ({"a": (50, 40)}, 224, "are not square (50 x 40)"),
     ],
 )
 def test_the_size_is_chosen_and_said(tmp_path, sizes, expected, words):
     source = open_all(make_set(tmp_path, sizes, count=1))
-    size, said = choose_size(source, None)
+    size, said = choose_size(source, None, print)
     assert size == expected
     assert words in said
-    assert choose_size(source, 48)[0] == 48
+    assert choose_size(source, 48, print)[0] == 48
     with pytest.raises(ValueError, match="--img-size must be at least 32 for LPIPS, got 31"):
-        choose_size(source, 31)
+        choose_size(source, 31, print)
 
 
 def test_a_limit_takes_as_many_of_every_class_and_depends_on_the_seed():
@@ -93,7 +93,7 @@ def test_unreadable_images_are_named_once_and_left_out(tmp_path, caplog):
     for other in ("0.png", "2.png"):
         (tmp_path / "a" / other).write_bytes(b"no image")
     with pytest.raises(ValueError, match="no readable image"):
-        choose_size(open_all(tmp_path), None)
+        choose_size(open_all(tmp_path), None, print)
 
 
 def test_the_newest_finished_synthetic_set_is_found(tmp_path):
