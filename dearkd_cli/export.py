@@ -18,6 +18,7 @@ def export(
         str,
         typer.Option(
             metavar="onnx|torch-export|timm|hf-folder",
+            autocompletion=lambda: ["onnx", "torch-export", "timm", "hf-folder"],
             help="A graph for onnxruntime, one for torch, a folder that timm loads, or the same "
             "with a model card for the Hugging Face hub.",
         ),

@@ -1,0 +1,271 @@
+"""What `dearkd doctor` does: looks at everything that a run may trip over, with a remedy each."""
+
+import hashlib
+import importlib.metadata
+import importlib.util
+import json
+import os
+import platform
+import shutil
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Literal
+
+import huggingface_hub
+import timm
+import torch
+import torchvision
+from packaging.requirements import Requirement
+from rich.console import Console
+
+from dearkd.build import EMBEDDED_TEACHER
+from dearkd.estimate import autocast, seconds_per_call
+from dearkd.lpips_embedding import LpipsNet
+from dearkd.lpips_weights import backbone_file
+from dearkd.models.pretrained import is_reachable
+from dearkd.runs import commit, versions
+
+__all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
+
+EMBEDDED_SHA256 = "d6206b602647146971ccdba0eb9c32895b7eb5580a2c75ad439ee350f3356a55"
+ROOM = 5e9  # bytes that a run with its checkpoints may take
+IMAGES = 16
+State = Literal["ok", "warning", "broken"]
+_COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "broken": "red"}
+_LPIPS: tuple[LpipsNet, ...] = ("alex", "vgg", "squeeze")
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing looked at."""
+
+    name: str
+    state: State
+    found: str
+    remedy: str | None = None
+    """What to type or change; None where all is well."""
+
+
+def examine(*, console: Console, quick: bool = False, as_json: bool = False) -> bool:
+    """Prints every finding and returns whether nothing is broken."""
+    listed = []
+    for finding in findings(quick):
+        listed.append(finding)
+        if not as_json:
+            _print(console, finding)
+    if as_json:
+        console.print_json(json.dumps([asdict(finding) for finding in listed]))
+    return all(finding.state != "broken" for finding in listed)
+
+
+def findings(quick: bool = False) -> Iterator[Finding]:
+    """All of them in turn; ``quick`` leaves out what takes seconds: timing and compiling."""
+    for name, check in _CHECKS.items():
+        if quick and check in _SLOW:
+            continue
+        try:
+            found = check()
+        except Exception as error:  # whatever a check trips over is what it was to find
+            reason = " ".join(str(error).split())[:200]
+            remedy = "reinstall with pip install -c constraints.txt -e ."
+            yield Finding(name, "broken", f"{type(error).__name__}: {reason}", remedy)
+            continue
+        yield Finding(name, *found) if isinstance(found, tuple) else Finding(name, "ok", found)
+
+
+_Found = str | tuple[State, str, str]
+"""What was found, or (state, what was found, remedy)."""
+
+
+def _versions() -> _Found:
+    numbers = {"Python": platform.python_version(), **versions(), "commit": commit() or "unknown"}
+    return ", ".join(f"{name} {number}" for name, number in numbers.items())
+
+
+def _requirements() -> _Found:
+    """Every package that dearkd needs, in a version that it works with (Pillow below 13, say)."""
+    wrong = []
+    for text in importlib.metadata.requires("dearkd") or ():
+        need = Requirement(text)
+        if need.marker is not None and not need.marker.evaluate({"extra": ""}):
+            continue
+        try:
+            have = importlib.metadata.version(need.name)
+        except importlib.metadata.PackageNotFoundError:
+            have = "nothing"
+        if have == "nothing" or not need.specifier.contains(have, prereleases=True):
+            wrong.append((f"{need.name}{need.specifier}", have))
+    if not wrong:
+        return "every package is of a version that dearkd works with"
+    install = " ".join(f"'{need}'" for need, _ in wrong)
+    return (
+        "broken",
+        "; ".join(f"needs {need}, has {have}" for need, have in wrong),
+        f"pip install {install}",
+    )
+
+
+def _together() -> _Found:
+    """Whether the compiled parts fit each other, by using them."""
+    boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])
+    kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
+    student = timm.create_model("dearkd_micro_patch4_32").eval()
+    with torch.inference_mode():
+        finite = bool(student(torch.zeros(1, 3, 32, 32)).isfinite().all())
+    if kept.tolist() != [0] or not finite:
+        return "broken", "wrong numbers come out", "reinstall torch, torchvision and timm"
+    return "torch, torchvision and timm work together"
+
+
+def _devices() -> _Found:
+    accelerator = torch.accelerator.current_accelerator(check_available=True)
+    if accelerator is None:
+        return f"CPU alone ({_processor()}); ImageNet-sized runs want a GPU"
+    count = torch.accelerator.device_count()
+    names = accelerator.type
+    if accelerator.type == "cuda":
+        cards = [torch.cuda.get_device_properties(index) for index in range(count)]
+        names = ", ".join(f"{card.name} ({card.total_memory / 1e9:.0f} GB)" for card in cards)
+    return f"{count} x {names}; {_processor()}"
+
+
+def _threads() -> _Found:
+    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    if threads > cores:
+        return (
+            "warning",
+            f"{threads} threads on {cores} cores, which slow each other down",
+            f"export OMP_NUM_THREADS={cores}",
+        )
+    return f"{threads} threads on {cores} cores"
+
+
+def _bf16() -> _Found:
+    """Forward and backward pass of a small CNN and a small transformer, both ways."""
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    gains = []
+    for kind, name in (("CNN", "dearkd_resnet10t_32"), ("ViT", "dearkd_micro_patch4_32")):
+        model = timm.create_model(name).to(device)
+        images = torch.rand(IMAGES, 3, 32, 32, device=device)
+
+        def step(model: torch.nn.Module = model, images: torch.Tensor = images) -> None:
+            out = model(images)
+            (out[0] if isinstance(out, tuple) else out).float().sum().backward()
+
+        seconds = {}
+        for precision in ("fp32", "bf16"):
+            with autocast(device, precision):
+                seconds[precision] = seconds_per_call(step, device)
+        gains.append(f"{kind} {seconds['fp32'] / seconds['bf16']:.1f}x as fast in bf16 as in fp32")
+    return f"{', '.join(gains)} ({_units()}); precision=auto measures it for every run"
+
+
+def _compile() -> _Found:
+    """A function of two operations through torch.compile; on a CPU that takes a C++ compiler."""
+    remedy = "install a C++ compiler (apt-get install g++) or leave compile=false, the default"
+    named = os.environ.get("CXX")
+    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
+    if compiler is None and not torch.cuda.is_available():
+        return "warning", f"no C++ compiler ({named or 'g++, clang++'} not on PATH)", remedy
+    x = torch.linspace(0, 1, 64)
+    try:
+        same = torch.allclose(torch.compile(_tiny)(x), _tiny(x))
+    except Exception as error:  # inductor's errors share no class
+        reason = " ".join(str(error).split())[:160]
+        return "warning", f"torch.compile fails ({reason})", remedy
+    if not same:
+        return "warning", "torch.compile gives wrong numbers", "leave compile=false, the default"
+    return f"torch.compile works ({compiler or 'GPU'})"
+
+
+def _hub() -> _Found:
+    place = huggingface_hub.constants.ENDPOINT
+    if huggingface_hub.constants.HF_HUB_OFFLINE:
+        return "warning", "switched off by HF_HUB_OFFLINE", "unset it to load weights by timm name"
+    if is_reachable(place):
+        return f"{place} answers"
+    return (
+        "warning",
+        f"{place} does not answer, so timm's weights are out of reach",
+        "pass local ones: --teacher-weights FILE (of eval and predict, --weights FILE)",
+    )
+
+
+def _lpips() -> _Found:
+    files = {net: backbone_file(net) for net in _LPIPS}
+    have = [net for net in _LPIPS if files[net].is_file()]
+    folder = files["alex"].parent
+    if "alex" in have:
+        return f"{', '.join(have)} in {folder}"
+    return (
+        "warning",
+        f"no AlexNet, which `dearkd eval --lpips` uses by default, in {folder}",
+        "it is downloaded on first use; offline: scripts/convert_lpips_backbone.py, "
+        "then --lpips-weights FILE",
+    )
+
+
+def _onnx() -> _Found:
+    missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
+    if missing:
+        found = f"{', '.join(missing)} not installed, which `dearkd export --to onnx` needs"
+        return "warning", found, "pip install 'dearkd[onnx]'"
+    return "onnx, onnxscript and onnxruntime are installed"
+
+
+def _disk() -> _Found:
+    rooms = {str(place): shutil.disk_usage(place).free for place in (Path.cwd(), Path.home())}
+    text = ", ".join(f"{free / 1e9:.0f} GB free in {place}" for place, free in rooms.items())
+    if min(rooms.values()) < ROOM:
+        return "warning", text, "make room, or write elsewhere with --out"
+    return text
+
+
+def _embedded() -> _Found:
+    remedy = "reinstall dearkd"
+    if not EMBEDDED_TEACHER.is_file():
+        return "broken", f"{EMBEDDED_TEACHER} is missing", remedy
+    if hashlib.sha256(EMBEDDED_TEACHER.read_bytes()).hexdigest() != EMBEDDED_SHA256:
+        return "broken", f"{EMBEDDED_TEACHER} is not the file that was published", remedy
+    return f"{EMBEDDED_TEACHER.name} is intact"
+
+
+_CHECKS: dict[str, Callable[[], _Found]] = {
+    "versions": _versions,
+    "requirements": _requirements,
+    "libraries": _together,
+    "devices": _devices,
+    "threads": _threads,
+    "bf16": _bf16,
+    "compile": _compile,
+    "hub": _hub,
+    "lpips": _lpips,
+    "onnx": _onnx,
+    "disk": _disk,
+    "embedded teacher": _embedded,
+}
+_SLOW = (_bf16, _compile)
+
+
+def _print(console: Console, finding: Finding) -> None:
+    colour = _COLOURS[finding.state]
+    console.print(f"[{colour}]{finding.state:8}[/] {finding.name:17}", end="")
+    console.print(finding.found, markup=False)
+    if finding.remedy is not None:
+        console.print(f"{'':26}-> {finding.remedy}", markup=False)
+
+
+def _tiny(x: torch.Tensor) -> torch.Tensor:
+    return x.sin() + 1
+
+
+def _processor() -> str:
+    return f"{torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
+
+
+def _units() -> str:
+    """Which of a CPU's units for bfloat16 this one has."""
+    able = torch.cpu.get_capabilities()
+    found = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if able.get(name)]
+    return f"CPU has {', '.join(found)}" if found else "CPU has no bf16 units"
