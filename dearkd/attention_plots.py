@@ -142,8 +142,6 @@ def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -
         rows=down,
         cols=min(ACROSS, len(position)),
         subplot_titles=titles,
-        shared_xaxes="all",
-        shared_yaxes="all",
         horizontal_spacing=0.02,
         vertical_spacing=0.12 / down,
     )
@@ -155,7 +153,8 @@ def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -
     reach = reach_of(position, grid)
     ticks = {"dtick": 1 if reach <= 6 else 2, "showticklabels": False, "zeroline": False}
     figure.update_xaxes(range=[-reach, reach], constrain="domain", **ticks)
-    figure.update_yaxes(range=[reach, -reach], scaleanchor="x", constrain="domain", **ticks)
+    figure.update_yaxes(range=[reach, -reach], constrain="domain", **ticks)
+    figure.for_each_yaxis(lambda axis: axis.update(scaleanchor=axis.anchor))  # square patches
     figure.update_annotations(font_size=12)
     figure.update_layout(showlegend=False, hovermode="closest")
     return themed(figure, height=PANEL * down + 30)

@@ -10,6 +10,7 @@ from rich.progress import track
 
 from dearkd.checkpoint import write_atomically
 from dearkd.data import ImageSource, open_data
+from dearkd.models.create import import_files
 from dearkd.predictions import Predictions, predictions_of
 from dearkd.report_attention import attention_section, has_attention
 from dearkd.report_data import Report, Run, SyntheticSet, collect
@@ -39,6 +40,7 @@ def write_report(
     form: str | None = None,
     baseline: str | None = None,
     predictions: bool = True,
+    imports: tuple[str, ...] = (),
 ) -> None:
     """Writes a report on runs and synthetic sets and says where it is.
 
@@ -49,6 +51,7 @@ def write_report(
         ValueError, FileNotFoundError: If a target is no run, or the form is unknown.
     """
     form = _form(form, out)
+    import_files(imports)
     report = collect(targets, baseline)
     if form == "html":
         target = out or DEFAULT_OUT

@@ -15,7 +15,7 @@ from dearkd.attention_plots import (
     token_cosine_by_depth,
 )
 from dearkd.report_data import Report, Run
-from dearkd.report_page import Block, Note, Plot, Plots, Section, Table, WidePicture
+from dearkd.report_page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.report_pictures import picture_uri
 from dearkd.report_tables import number
 
@@ -54,7 +54,8 @@ def attention_section(report: Report) -> Section:
     analysed = [run for run in report.runs if run.analysis]
     blocks += [_trust_table(analysed)] if analysed else []
     for run in analysed:
-        blocks += [Note(f"{run.name}: {remark}") for remark in run.analysis.get("remarks", ())]
+        if run.analysis.get("remarks"):
+            blocks.append(Note(f"{run.name}: {' '.join(run.analysis['remarks'])}"))
         blocks += _maps(run)
     blocks += _how_to_see_more(report)
     lead = "Attention distance: how many patches away a patch looks, on average."
@@ -131,7 +132,8 @@ def _maps(run: Run) -> list[Block]:
     if not file.is_file():
         return []
     with Image.open(file) as picture:
-        return [WidePicture(picture_uri(picture), f"{run.name}: where it looks in some images")]
+        maps = WidePicture(picture_uri(picture), "From the class token, block by block")
+    return [Details(f"{run.name}: where each head looks in some images", [maps])]
 
 
 def _how_to_see_more(report: Report) -> list[Block]:

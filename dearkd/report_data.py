@@ -127,6 +127,10 @@ class SyntheticSet:
     """What ``dearkd eval --lpips`` found."""
     notes: tuple[str, ...] = ()
 
+    def is_at(self, data: str) -> bool:
+        """Whether a run's data setting names this set."""
+        return Path(data).resolve() == self.path.resolve()
+
 
 @dataclass(frozen=True)
 class Group:

@@ -116,7 +116,7 @@ def style(report: Report, run: Run) -> int:
 def _result_table(report: Report, group: Group) -> Table:
     base = group.baseline
     against = "difference" if base is None else f"against {base.name}"
-    titles = ["run", "top-1 %", against, "top-5 %", "learned by", "network", "train images"]
+    titles = ["run", "top-1 %", against, "top-5 %", "learned by", "network", "trained on", "images"]
     best = max((run.top1 or 0.0 for run in group.students), default=None)
     rows = []
     for run in group.runs:
@@ -129,12 +129,18 @@ def _result_table(report: Report, group: Group) -> Table:
                 number(row["top5"], ".2f"),
                 run.learned_by + (" (teacher)" if group.is_teacher(run) else ""),
                 row["student"] or "",
+                _trained_on(report, row["data"]),
                 number(row["train_images"], ","),
             ]
         )
     images = "" if group.images is None else f", {group.images:,} test images"
     caption = f"Judged on {data_name(group.evaluation)}{images}"
-    return Table(titles, rows, caption, left=(4, 5))
+    return Table(titles, rows, caption, left=(4, 5, 6))
+
+
+def _trained_on(report: Report, data: str | None) -> str:
+    synthetic = any(data is not None and item.is_at(data) for item in report.sets)
+    return "" if data is None else data_name(data) + (" (synthetic)" if synthetic else "")
 
 
 def _top1_cell(run: Run, best: float | None) -> str | Cell:

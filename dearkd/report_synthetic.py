@@ -24,7 +24,7 @@ from dearkd.report_page import (
     Table,
 )
 from dearkd.report_pictures import thumbnail_uri
-from dearkd.report_tables import data_name, seconds_text, set_row
+from dearkd.report_tables import data_name, number, seconds_text, set_row
 from dearkd.sources import ImageSource
 
 __all__ = ["synthetic_section"]
@@ -65,7 +65,7 @@ def synthetic_section(
     plots = [plot for item in finished for plot in _verdict_plots(item)]
     plots += _loss_plots(report.sets)
     if len(report.sets) > 1:
-        blocks.append(Legend([(item.name, number) for number, item in enumerate(report.sets)]))
+        blocks.append(Legend([(item.name, place) for place, item in enumerate(report.sets)]))
     return Section("Synthetic images", [*blocks, Plots(plots)] if plots else blocks)
 
 
@@ -103,35 +103,49 @@ def _share(row: dict[str, Any], role: str) -> str:
 
 
 def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
-    """Measures of diversity where they were taken: a column a set."""
-    columns = [_numbers(item.diversity) for item in sets]
-    for item, column in zip(sets, columns, strict=True):
-        row = set_row(item)
-        for role in ROLES:
-            if row[f"{role}_diversity"] is not None:
-                column[f"distance within a class in the {role}'s embedding"] = row[
-                    f"{role}_diversity"
-                ]
+    """Measures of diversity and nearness where they were taken: a column a set."""
+    columns = [_measures(item) for item in sets]
     names = dict.fromkeys(name for column in columns for name in column)
     if not names:
         return []
-    rows = [
-        [name, *[f"{column[name]:.4g}" if name in column else "" for column in columns]]
-        for name in names
-    ]
-    return [Table(["diversity", *[item.name for item in sets]], rows)]
+    rows = [[name, *[column.get(name, "") for column in columns]] for name in names]
+    titles = ["how unlike its images are", *[item.name for item in sets]]
+    return [Table(titles, rows, "\u00b1 is the jackknife's standard error over images")]
 
 
-def _numbers(content: dict[str, Any], prefix: str = "") -> dict[str, float]:
-    """The numbers of a nested mapping by their joined names; what is listed by class left out."""
-    numbers: dict[str, float] = {}
-    for key, value in content.items():
-        name = f"{prefix} {key}".strip().replace("_", " ")
-        if isinstance(value, dict) and "class" not in key:
-            numbers |= _numbers(value, name)
-        elif isinstance(value, int | float) and not isinstance(value, bool):
-            numbers[name] = value
-    return numbers
+def _measures(item: SyntheticSet) -> dict[str, str]:
+    """What the set's manifest and ``dearkd eval --lpips`` say of it, by name."""
+    row, stored = set_row(item), item.diversity
+    found = {
+        f"distance within a class, {role}'s embedding": f"{row[f'{role}_diversity']:.4f}"
+        for role in ROLES
+        if row[f"{role}_diversity"] is not None
+    }
+    found |= _distances(stored, "") | _distances(stored.get("reference") or {}, ", reference")
+    near = stored.get("nearness") or {}
+    for key in ("frechet_distance", "density", "coverage"):
+        if key in near:
+            name = f"{key.replace('_', ' ')} ({data_name(near.get('network'))})"
+            found[name] = f"{near[key]:.4g}"
+    return found
+
+
+def _distances(part: dict[str, Any], suffix: str) -> dict[str, str]:
+    """Mean distances between images, in LPIPS and in a network's features, with their errors."""
+    found = {}
+    for key, unit in (("lpips", "LPIPS"), ("features", "distance")):
+        if key in part:
+            network = part[key].get("net") or data_name(part[key].get("network"))
+            for measure, words in (("within_class", "within a class"), ("overall", "overall")):
+                name = f"{unit} ({network}) {words}{suffix}"
+                found[name] = _with_error(part[key], measure)
+    return found
+
+
+def _with_error(part: dict[str, Any], measure: str) -> str:
+    mean, error = part.get(measure), part.get(f"{measure}_standard_error")
+    text = number(mean, ".4f")
+    return text if error is None else f"{text} \u00b1 {error:.4f}"
 
 
 def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
@@ -239,8 +253,8 @@ def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
     plots = []
     for term, title in TERMS.items():
         lines, switches = [], dict[float, str]()
-        for number, item in enumerate(sets):
-            line = _term_line(item, term, number)
+        for style, item in enumerate(sets):
+            line = _term_line(item, term, style)
             if line is not None:
                 lines.append(line)
                 switches |= _resolution_switches(item)

@@ -29,7 +29,8 @@ COLUMNS = {
     "run": "run",
     "learned_by": "learned by",
     "student": "network",
-    "train_images": "train images",
+    "trained_on": "trained on",
+    "train_images": "images",
     "top1": "top-1 %",
     "delta": "difference",
     "top5": "top-5 %",
@@ -264,6 +265,7 @@ def _set_sentence(synthetic: SyntheticSet) -> str:
 
 def _markdown_cells(run: Run, group: Group) -> list[str]:
     row = result_row(run, group)
+    row["trained_on"] = data_name(row["data"])
     row |= {"delta": delta_text(group.delta(run)), "time": seconds_text(row["seconds"])}
     if run is group.baseline:
         row["delta"] = "baseline"

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd_cli.guard import guarded
-from dearkd_cli.options import console
+from dearkd_cli.options import Imports, console
 
 __all__ = ["report"]
 
@@ -42,6 +42,7 @@ def report(
             help="Ask each run about its test images: confusion matrix, best and worst images.",
         ),
     ] = True,
+    imports: Imports = None,
 ) -> None:
     """Show what runs produced, side by side, as one page that needs no network.
 
@@ -56,5 +57,6 @@ def report(
         form=form,
         baseline=baseline,
         predictions=predictions,
+        imports=tuple(map(str, imports or ())),
         console=console,
     )

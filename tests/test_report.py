@@ -145,7 +145,10 @@ def test_markdown_tables_are_whole(report):
         widths = {line.count("|") for line in block.splitlines() if line.startswith("|")}
         assert len(widths) <= 1
     assert "| method | ce | dearkd | dearkd | ce |" in text
-    assert "| dearkd | DearKD, two stages | toy_student | 1,438 | 95.50 | +5.50 +- 1.92 |" in text
+    assert (
+        "| dearkd | DearKD, two stages | toy_student | digits | 1,438 | 95.50 | +5.50 +- 1.92 |"
+        in text
+    )
 
 
 def test_a_chosen_baseline_by_name_or_folder(runs):
