@@ -72,14 +72,12 @@ def _distance_section(
         "At the end: every head a dot, the line their mean",
         f"A head that looks everywhere alike is at {record['uniform_distance']:.2f}.",
     )
-    plots, blocks = [now], list[Block]()
+    plots = [now]
     if any(line.get("attention_distance") for line in metrics):
         caption = "The dotted upright marks where a stage begins." if switches else ""
         plots.insert(0, Plot(distance_by_epoch(metrics, switches), "Over the epochs", caption))
-    else:
-        blocks.append(Note("The run did not log attention distances; newer runs do."))
     lead = "How many patches lie between a patch and those it attends to, on average."
-    return Section("Attention distance", [*blocks, Plots(plots)], lead)
+    return Section("Attention distance", [Plots(plots)], lead)
 
 
 def _position_section(record: Mapping[str, Any]) -> Section | None:
