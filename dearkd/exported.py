@@ -1,6 +1,7 @@
 """Exported models read back: what to check an export with, and to predict with."""
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,9 @@ def open_torch_export(file: Path) -> Exported:
         ValueError: If it is none, or has no description of its images.
     """
     extra = {DESCRIPTION: ""}
+    log = logging.getLogger("torch.export")
+    level = log.level
+    log.setLevel(logging.CRITICAL)  # it writes a traceback for what it then raises
     try:
         with file.open("rb") as stream:
             model: Any = torch.export.load(stream, extra_files=extra).module()
@@ -68,6 +72,8 @@ def open_torch_export(file: Path) -> Exported:
         raise ValueError(
             f"{file} is damaged or no torch.export archive ({_one_line(error)})"
         ) from error
+    finally:
+        log.setLevel(level)
     stored = json.loads(extra[DESCRIPTION] or "{}")
     return Exported(model, _described(file, {key: json.dumps(stored[key]) for key in stored}))
 

@@ -1,0 +1,99 @@
+"""The doctor finds what is wrong, says what to do, exits with 1 where something is broken."""
+
+import importlib.metadata
+import json
+
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from dearkd import doctor
+from dearkd_cli.main import app
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr(doctor, "is_reachable", lambda url: False)
+
+
+def examined(*options):
+    result = CliRunner().invoke(app, ["doctor", "--quick", "--json", *options])
+    return result.exit_code, {row["name"]: row for row in json.loads(result.stdout)}
+
+
+def test_a_sound_machine_passes():
+    code, rows = examined()
+    assert code == 0
+    for name in ("versions", "requirements", "libraries", "threads", "embedded teacher"):
+        assert rows[name]["state"] == "ok", rows[name]
+    assert rows["hub"]["state"] == "warning"
+    assert "--teacher-weights" in rows["hub"]["remedy"]
+    assert all((row["remedy"] is None) == (row["state"] == "ok") for row in rows.values())
+
+
+def test_what_is_printed_has_a_line_each():
+    result = CliRunner().invoke(app, ["doctor", "--quick"])
+    assert result.exit_code == 0
+    assert "-> pass local ones" in result.stdout
+    assert torch.__version__.partition("+")[0] in result.stdout
+
+
+def test_a_package_out_of_bounds_is_broken(monkeypatch):
+    true = importlib.metadata.version
+    monkeypatch.setattr(
+        importlib.metadata, "version", lambda name: "13.0.0" if name == "pillow" else true(name)
+    )
+    code, rows = examined()
+    assert code == 1
+    assert rows["requirements"]["state"] == "broken"
+    assert rows["requirements"]["found"].startswith("needs pillow")
+    assert rows["requirements"]["remedy"].startswith("pip install 'pillow")
+
+
+def test_a_changed_or_missing_teacher_is_broken(monkeypatch, tmp_path):
+    changed = tmp_path / "teacher.safetensors"
+    monkeypatch.setattr(doctor, "EMBEDDED_TEACHER", changed)
+    assert "is missing" in examined()[1]["embedded teacher"]["found"]
+    changed.write_bytes(b"other")
+    code, rows = examined()
+    assert code == 1
+    assert "not the file" in rows["embedded teacher"]["found"]
+
+
+def test_too_many_threads_are_a_warning(monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 10_000)
+    code, rows = examined()
+    assert code == 0
+    assert rows["threads"]["state"] == "warning"
+    assert "OMP_NUM_THREADS" in rows["threads"]["remedy"]
+
+
+def test_a_check_that_fails_is_a_finding(monkeypatch):
+    def fails():
+        raise RuntimeError("operator torchvision::nms does not exist")
+
+    monkeypatch.setitem(doctor._CHECKS, "libraries", fails)
+    code, rows = examined()
+    assert code == 1
+    assert "nms does not exist" in rows["libraries"]["found"]
+    assert "reinstall" in rows["libraries"]["remedy"]
+
+
+def test_no_compiler_is_a_warning(monkeypatch):
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    state, found, remedy = doctor._compile()
+    assert state == "warning"
+    assert "no-such-compiler" in found
+    assert "apt-get install g++" in remedy
+
+
+def test_offline_by_wish_is_said(monkeypatch):
+    monkeypatch.setattr(doctor.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    assert "HF_HUB_OFFLINE" in doctor._hub()[1]
+
+
+@pytest.mark.slow
+def test_timing_and_compiling():
+    names = [finding.name for finding in doctor.findings()]
+    assert {"bf16", "compile"} <= set(names)
+    assert "torch.compile works" in doctor._compile()
