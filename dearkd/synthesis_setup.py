@@ -220,6 +220,8 @@ def _network(role: str, given: DictConfig) -> Classifier | None:
         raise ValueError(f"{role}.weights {weights} need {role}.name, the model they are for")
     if name is None or (role == "teacher" and name == EMBEDDED):
         return None
+    if name == EMBEDDED and weights is None:
+        return _classifier(EMBEDDED, str(EMBEDDED_TEACHER), None)
     try:
         return _classifier(name, name, Path(weights) if weights else None)
     except ValueError as error:

@@ -108,7 +108,25 @@ def _resumed(
 
 
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
-    main, started = state.is_main_process, time.monotonic()
+    """Makes the images and tells about it; what stops it also says how to go on."""
+    say = console.print if state.is_main_process else _silent
+    started = time.monotonic()
+    try:
+        _make(setup, folder, resume, state, console)
+        if state.is_main_process:
+            _await_others(folder, say)
+            _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
+    except KeyboardInterrupt:
+        say(f"stopped{_way_on(folder)}")
+        raise Interrupted from None
+    except OSError as error:  # a full disk, as a rule
+        reason = error.strerror or error
+        raise OSError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
+
+
+def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+    """This process's share of the images, with its progress."""
+    main = state.is_main_process
     events = library.synthesize(
         setup.synthesis,
         setup.teacher,
@@ -120,31 +138,24 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
         world=state.num_processes,
         resume=resume,
     )
-    say = console.print if main else _silent
-    try:
-        with SynthesisProgress(console, setup.synthesis.stages, visible=main) as progress:
-            for event in events:
-                match event:
-                    case library.Prepared():
-                        if main and not resume:
-                            _store(folder, setup.config)
-                        say(_prepared(event, setup))
-                        progress.begin(event)
-                    case library.Progress():
-                        progress.step(event.step, event.iterations_done)
-                    case library.GroupDone():
-                        progress.group(len(event.images))
-        if main:
-            _await_others(folder, say)
-            _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
-    except KeyboardInterrupt:
-        begun = (folder / CONFIG_FILE).exists()
-        say(
-            f"stopped; go on with: dearkd synthesize --resume --out {folder}"
-            if begun
-            else "stopped"
-        )
-        raise Interrupted from None
+    with SynthesisProgress(console, setup.synthesis.stages, visible=main) as progress:
+        for event in events:
+            match event:
+                case library.Prepared():
+                    if main and not resume:
+                        _store(folder, setup.config)
+                    if main:
+                        console.print(_prepared(event, setup))
+                    progress.begin(event)
+                case library.Progress():
+                    progress.step(event.step, event.iterations_done)
+                case library.GroupDone():
+                    progress.group(len(event.images))
+
+
+def _way_on(folder: Path) -> str:
+    begun = (folder / CONFIG_FILE).exists()
+    return f"; go on with: dearkd synthesize --resume --out {folder}" if begun else ""
 
 
 def _await_others(folder: Path, say: Callable[..., None]) -> None:

@@ -1,8 +1,10 @@
 """`dearkd synthesize`: images from the embedded teacher, every mistake one line, resume."""
 
 import dataclasses
+import errno
 import io
 import json
+import os
 import shlex
 import shutil
 from pathlib import Path
@@ -250,6 +252,19 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     assert "no unfinished synthetic set under runs/" in refused("--resume")
 
 
+def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(handle):
+        if any((tmp_path / "set").glob("*/*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused(*SHORT, "--out", tmp_path / "set")
+    assert f"cannot go on in {tmp_path}/set (No space left on device); go on with: dearkd" in line
+    monkeypatch.undo()
+    made("--resume", "--out", tmp_path / "set")
+    assert len(manifest(tmp_path / "set")["images"]) == 40
+
+
 def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
     adaptive = ["--student", toy_teacher, "--auto-weights", "--set", "objective.auto_iterations=4"]
     made(*adaptive, "--classes", "0-1", *SHORT, "--out", tmp_path / "set")
@@ -283,6 +298,7 @@ def test_bare_defaults_shrink_with_the_resolution():
     small, large = prepare(None, []).config, prepare(None, [], {"resolutions": [112, 224]}).config
     assert (small.per_class, small.iterations) == (100, (500,))
     assert (large.per_class, large.iterations) == (4, (150, 150))
+    assert prepare(None, [], {"verifier.name": "digits"}).verifier.num_classes == 10
     given = prepare(None, ["iterations=[7]", "per_class=9", "flip_probability=0.5"]).config
     assert (given.per_class, given.iterations, given.flip_probability) == (9, (7,), 0.5)
 
