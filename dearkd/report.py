@@ -13,7 +13,8 @@ from dearkd.data import ImageSource, open_data
 from dearkd.models.create import import_files
 from dearkd.predictions import Predictions, predictions_of
 from dearkd.report_attention import attention_section, has_attention
-from dearkd.report_data import Report, Run, SyntheticSet, collect
+from dearkd.report_collect import collect
+from dearkd.report_data import Report, Run, SyntheticSet
 from dearkd.report_mistakes import mistake_section
 from dearkd.report_page import Section, page
 from dearkd.report_sections import (
@@ -23,7 +24,8 @@ from dearkd.report_sections import (
     settings_section,
 )
 from dearkd.report_synthetic import synthetic_section
-from dearkd.report_tables import as_csv, as_json, as_markdown, headline
+from dearkd.report_tables import as_csv, as_json, as_markdown
+from dearkd.report_words import headline
 from dearkd.runs import RunFolder
 
 __all__ = ["Format", "write_report"]

@@ -17,7 +17,7 @@ from dearkd.attention_plots import (
 from dearkd.report_data import Report, Run
 from dearkd.report_page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.report_pictures import picture_uri
-from dearkd.report_tables import number
+from dearkd.report_words import number
 
 __all__ = ["attention_section", "has_attention"]
 

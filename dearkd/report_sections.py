@@ -8,14 +8,8 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from dearkd.plots import Line, curves
 from dearkd.report_data import Group, Report, Run
 from dearkd.report_page import Block, Cell, Details, Legend, Note, Plot, Plots, Section, Table
-from dearkd.report_tables import (
-    config_difference,
-    data_name,
-    delta_text,
-    number,
-    result_row,
-    seconds_text,
-)
+from dearkd.report_rows import config_difference, over_seeds, result_row
+from dearkd.report_words import data_name, delta_text, number, seconds_text
 
 __all__ = ["curve_section", "origin_section", "result_section", "settings_section"]
 
@@ -41,6 +35,8 @@ def result_section(report: Report) -> Section:
         blocks.append(_result_table(report, group))
         if (text := _uncertainty(group)) is not None:
             blocks.append(Note(text))
+        if seeds := over_seeds(group):
+            blocks.append(_seed_table(seeds))
         if any(len(run.summary.get("heads", {})) > 1 for run in group.runs):
             blocks.append(Details("Top-1 by each way of reading the two heads", [_heads(group)]))
     return Section("Results", blocks)
@@ -170,6 +166,21 @@ def _uncertainty(group: Group) -> str | None:
         f"{group.images:,} test images leave to a difference; coloured differences exceed twice "
         "that. What another seed would change is not in it."
     )
+
+
+def _seed_table(rows: list[dict[str, Any]]) -> Table:
+    titles = ["learned by", "seeds", "top-1 %, mean", "standard deviation", "runs"]
+    cells = [
+        [
+            row["learned_by"],
+            str(row["seeds"]),
+            number(row["mean_top1"], ".2f"),
+            number(row["standard_deviation"], ".2f"),
+            ", ".join(row["runs"]),
+        ]
+        for row in rows
+    ]
+    return Table(titles, cells, "Runs that differ by their seed alone", left=(4,))
 
 
 def _heads(group: Group) -> Table:

@@ -1,40 +1,29 @@
 """The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
 
 import numpy as np
-from PIL import Image
 
 from dearkd.plots import Line, bars, curves
 from dearkd.report_data import Report, SyntheticSet
 from dearkd.report_page import (
     Block,
-    Cell,
     Legend,
     Note,
-    Picture,
-    Pictures,
     Plot,
     Plots,
     Section,
-    Sheet,
     Table,
 )
-from dearkd.report_pictures import thumbnail_uri
-from dearkd.report_tables import data_name, number, seconds_text, set_row
+from dearkd.report_rows import set_row
+from dearkd.report_sheet import ROLES, SHEET_CLASSES, class_names, sheet
+from dearkd.report_words import data_name, number, seconds_text
 from dearkd.sources import ImageSource
 
 __all__ = ["synthetic_section"]
 
-SHEET_CLASSES = 40
-"""Rows of the contact sheet at most."""
-SHEET_IMAGES = 8
-"""Images a class at most."""
-SIDE = 72  # pixels
-ROLES = ("teacher", "verifier")
 TERMS = {
     "objective": "Objective: the weighted sum",
     "cross_entropy": "Cross-entropy of the targets",
@@ -61,7 +50,7 @@ def synthetic_section(
     if finished:
         blocks += [_verdict_table(finished), *_diversity(finished)]
     for item in finished:
-        blocks += _sheet(item, opened(item))
+        blocks += sheet(item, opened(item))
     plots = [plot for item in finished for plot in _verdict_plots(item)]
     plots += _loss_plots(report.sets)
     if len(report.sets) > 1:
@@ -148,79 +137,6 @@ def _with_error(part: dict[str, Any], measure: str) -> str:
     return text if error is None else f"{text} \u00b1 {error:.4f}"
 
 
-def _sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
-    """Some images of each class with what teacher and verifier take them for."""
-    if source is None:
-        return [Note(f"{item.name}: its images are no longer there.", warning=True)]
-    names = _class_names(item)
-    position = {source.name(index): index for index in range(len(source))}
-    by_class: dict[int, list[Picture]] = {}
-    for record, name in zip(item.manifest["images"], _source_names(item), strict=True):
-        row = by_class.setdefault(record["target"], [])
-        if len(row) < SHEET_IMAGES and name in position:
-            row.append(_picture(record, source.image(position[name]), names))
-    rows = [
-        Pictures(names(target), _class_share(item, target), by_class[target])
-        for target in sorted(by_class)[:SHEET_CLASSES]
-    ]
-    text = (
-        "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
-        "made for, V the verifier's; an arrow says what it is taken for instead."
-    )
-    return [Note(f"{item.name}. {text}"), Sheet(rows)]
-
-
-def _source_names(item: SyntheticSet) -> Iterator[str]:
-    """What the opened set calls each image of the manifest: its file, or its row in a shard."""
-    rows: Counter[str] = Counter()
-    for record in item.manifest["images"]:
-        shard = record.get("shard")
-        if shard is None:
-            yield str(item.path / record["file"])
-        else:
-            yield f"row {rows[shard]} of {item.path / shard}"
-            rows[shard] += 1
-
-
-def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:
-    verdicts = [(role, record[role]) for role in ROLES if record.get(role)]
-    lines = [_verdict_cell(role, verdict, record["target"], names) for role, verdict in verdicts]
-    said = [
-        f"{role}: {names(verdict['prediction'])}, {verdict['confidence']:.1%} in the target"
-        for role, verdict in verdicts
-    ]
-    title = "; ".join([f"{record['file']}, made as {names(record['target'])}", *said])
-    return Picture(thumbnail_uri(image, SIDE), lines, title, SIDE)
-
-
-def _verdict_cell(
-    role: str, verdict: dict[str, Any], target: int, names: Callable[[int], str]
-) -> Cell:
-    letter = role[0].upper()
-    if verdict["prediction"] != target:
-        return Cell(f"{letter} \u2192 {names(verdict['prediction'])}", tone="bad")
-    return Cell(f"{letter} {verdict['confidence']:.0%}", tone="good")
-
-
-def _class_names(item: SyntheticSet) -> Callable[[int], str]:
-    known = item.manifest.get("class_names")
-
-    def name(index: int) -> str:
-        return str(known[index]) if known else f"class {index}"
-
-    return name
-
-
-def _class_share(item: SyntheticSet, target: int) -> str:
-    quality = item.manifest.get("quality", {})
-    shares = [
-        f"{role[0].upper()} {quality[role]['recognition']['per_class'][str(target)]:.0%}"
-        for role in ROLES
-        if role in quality
-    ]
-    return ", ".join(shares)
-
-
 def _verdict_plots(item: SyntheticSet) -> list[Plot]:
     quality = item.manifest.get("quality", {})
     roles = [role for role in ROLES if role in quality]
@@ -242,7 +158,7 @@ def _verdict_plots(item: SyntheticSet) -> list[Plot]:
             role: [100 * quality[role]["recognition"]["per_class"][str(t)] for t in targets]
             for role in roles
         }
-        names = list(map(_class_names(item), targets))
+        names = list(map(class_names(item), targets))
         figure = bars(names, shares, y_title="recognised, %")
         plots.append(Plot(figure, f"{item.name}: recognised images of each class"))
     return plots

@@ -12,9 +12,11 @@ from typer.testing import CliRunner
 
 from dearkd import report as door
 from dearkd.config import load_config
-from dearkd.report_data import collect
+from dearkd.report_collect import collect
 from dearkd.report_page import Note, Section, Table, page
-from dearkd.report_tables import as_csv, as_json, as_markdown, config_difference, headline
+from dearkd.report_rows import config_difference, over_seeds
+from dearkd.report_tables import as_csv, as_json, as_markdown
+from dearkd.report_words import headline
 from dearkd.runs import RunFolder
 from dearkd_cli.main import app
 
@@ -230,6 +232,18 @@ def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_
     names = [run.name for run in report.runs]
     assert names[:2] == ["runs/ce", f"{tmp_path.name}/ce"]
     assert len(names) == 5
+
+
+def test_runs_that_differ_by_their_seed_alone_are_averaged(tmp_path):
+    for seed, top1 in enumerate([90.0, 92.0, 97.0]):
+        write_run(tmp_path / f"ce-{seed}", top1, method="ce", seed=seed)
+    write_run(tmp_path / "other", 50.0, ["optim.lr=0.5"], method="ce", seed=3)
+    report = collect([tmp_path])
+    (row,) = over_seeds(report.groups[0])
+    assert row["runs"] == ["ce-0", "ce-1", "ce-2"]
+    assert row["mean_top1"] == 93.0
+    assert row["standard_deviation"] == pytest.approx(math.sqrt(13))  # (9 + 1 + 16) / 2
+    assert "| ce-0, ce-1, ce-2 | labels alone | 3 | 93.00 | 3.61 |" in as_markdown(report)
 
 
 def test_what_is_no_run_gets_one_line(tmp_path, runs):
