@@ -1,12 +1,15 @@
 """What `dearkd doctor` does: looks at everything that a run may trip over, with a remedy each."""
 
+import getpass
 import hashlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -163,19 +166,24 @@ def _bf16() -> _Found:
 
 def _compile() -> _Found:
     """A function of two operations through torch.compile; on a CPU that takes a C++ compiler."""
-    remedy = "install a C++ compiler (apt-get install g++) or leave compile=false, the default"
+    leave = "leave compile=false, the default"
     named = os.environ.get("CXX")
     compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
     if compiler is None and not torch.cuda.is_available():
-        return "warning", f"no C++ compiler ({named or 'g++, clang++'} not on PATH)", remedy
+        found = f"no C++ compiler ({named or 'g++, clang++'} is not on PATH)"
+        return "warning", found, f"apt-get install g++, or {leave}"
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's absence
     x = torch.linspace(0, 1, 64)
     try:
         same = torch.allclose(torch.compile(_tiny)(x), _tiny(x))
     except Exception as error:  # inductor's errors share no class
         reason = " ".join(str(error).split())[:160]
+        default = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
+        cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)
+        remedy = f"try without torch's cache of compiled code ({cache}), or {leave}"
         return "warning", f"torch.compile fails ({reason})", remedy
     if not same:
-        return "warning", "torch.compile gives wrong numbers", "leave compile=false, the default"
+        return "warning", "torch.compile gives wrong numbers", leave
     return f"torch.compile works ({compiler or 'GPU'})"
 
 

@@ -65,6 +65,7 @@ def export_run(
             no such weights, or what was written does not compute what the model does.
         FileNotFoundError: If there is no such folder.
         ImportError: If the form takes packages that are not installed.
+        OSError: If there is no room or no permission to write.
     """
     _check_options(to, fuse, heads, licence)
     if not run.is_dir():
@@ -82,17 +83,19 @@ def export_run(
         nonlocal gap
         writer.write(target, exported, description)
         if to == "hf-folder":
-            weights = Weights(run.name, which, _parameters(model), licence)
+            weights = Weights(run.resolve().name, which, _parameters(model), licence)
             (target / "README.md").write_text(model_card(description, weights, _summary(run)))
         if check:
             gap = difference(trained, writer.read(target), description["img_size"])
 
-    place.parent.mkdir(parents=True, exist_ok=True)
+    in_place = _write_folder if writer.ending is None else write_atomically
     with console.status(f"writing {place}"):
-        if writer.ending is None:
-            _write_folder(place, write)
-        else:
-            write_atomically(place, write)
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            in_place(place, write)
+        except OSError as error:
+            reason = error.strerror or error
+            raise OSError(f"cannot write {place} ({reason}); choose another --out") from error
     _tell(console, place, trained, description, gap)
     return place
 

@@ -4,6 +4,7 @@ Every form carries what is needed to use it: class names, image size, mean, std,
 crop. Graphs take normalised images, (batch, 3, size, size) with any batch, and return logits.
 """
 
+import io
 import json
 import warnings
 from collections.abc import Iterator
@@ -84,8 +85,10 @@ def write_torch_export(file: Path, readout: Readout, description: dict[str, Any]
     example = (_example(description["img_size"]),)
     with _traced(description["arch"]):
         program = torch.export.export(readout, example, dynamic_shapes=_any_batch())
-    with file.open("wb") as stream:  # given a name, torch insists on its ending
-        torch.export.save(program, stream, extra_files={DESCRIPTION: json.dumps(description)})
+    # Through memory: given a name torch insists on its ending, and on a full disk it aborts.
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files={DESCRIPTION: json.dumps(description)})
+    file.write_bytes(archive.getbuffer())
 
 
 def write_timm(folder: Path, model: Any, description: dict[str, Any]) -> None:

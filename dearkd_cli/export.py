@@ -31,7 +31,10 @@ def export(
     ] = "final",
     fuse: Annotated[
         bool,
-        typer.Option("--fuse", help="Fold the position term of the attention into constants."),
+        typer.Option(
+            "--fuse",
+            help="Fold the position term into constants (ONNX mostly does by itself).",
+        ),
     ] = False,
     heads: Annotated[
         bool,
