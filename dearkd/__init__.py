@@ -4,8 +4,14 @@ Importing the package registers the students and the small CNNs with timm, so th
 ``timm.create_model("dearkd_tiny_patch16_224")`` works.
 """
 
-from dearkd.models import cnn, vit
+import sys
+from pathlib import Path
 
-__all__ = ["__version__", "cnn", "vit"]
+__all__ = ["__version__"]
 
 __version__ = "0.1.0"
+
+# Registering loads torch, which takes seconds. The command alone puts it off: its verbs import
+# `dearkd.models` when they need it, and --help, --version and completion answer at once.
+if Path(sys.argv[0] if sys.argv else "").name != "dearkd":
+    import dearkd.models  # noqa: F401

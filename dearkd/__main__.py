@@ -1,6 +1,6 @@
 """``python -m dearkd``, which ``accelerate launch -m dearkd`` needs."""
 
-from dearkd_cli.main import main
+from dearkd.cli.main import main
 
 if __name__ == "__main__":
     main()

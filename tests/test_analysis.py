@@ -21,12 +21,12 @@ from dearkd.analysis import analysis_of
 from dearkd.attention_analysis import measure_attention
 from dearkd.attention_pictures import TILE, attention_sheet, heat_tile, position_sheet
 from dearkd.attention_probe import evaluation_views
+from dearkd.cli.main import app
 from dearkd.data import open_data
 from dearkd.initialise import load_run_model
 from dearkd.predictions import predictions_of
 from dearkd.remarks import remarks
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app
 
 default_cfgs = generate_default_cfgs(
     {

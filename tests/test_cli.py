@@ -17,9 +17,9 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import dearkd
+from dearkd.cli.main import app, main
 from dearkd.data import open_evaluation
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app, main
 
 SET = [part for setting in FAST for part in ("--set", setting)]
 TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]

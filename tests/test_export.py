@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from dearkd import export as door
 from dearkd.classifier import open_classifier
+from dearkd.cli.main import app
 from dearkd.export import export_run
 from dearkd.export_formats import Readout
 from dearkd.exported import difference, open_onnx, open_torch_export
@@ -22,7 +23,6 @@ from dearkd.model_card import Weights, model_card
 from dearkd.models.fused import fused
 from dearkd.onnx_packages import import_packages
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app
 
 QUIET = Console(file=io.StringIO())
 

@@ -4,8 +4,8 @@ import numpy as np
 import pytest
 import typer
 
+from dearkd.cli.guard import guarded
 from dearkd.config import load_config
-from dearkd_cli.guard import guarded
 
 
 @guarded

@@ -11,9 +11,9 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
+from dearkd.cli.main import STORY, app
 from dearkd.config import Method
 from dearkd.export import Form
-from dearkd_cli.main import STORY, app
 
 COMMAND = typer.main.get_command(app)
 VERBS = list(COMMAND.commands)
@@ -33,13 +33,14 @@ def parses(line):
 def test_help_and_version_load_nothing_heavy():
     code = """
 import sys
+sys.argv[0] = "bin/dearkd"
 from typer.testing import CliRunner
-from dearkd_cli.main import app
+from dearkd.cli.main import app
 for line in ("--help", "--version", "train --help", "eval --help"):
     result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 0, result.output
     assert "dearkd" in result.output
-heavy = {"dearkd", "torch", "timm", "numpy", "PIL"} & set(sys.modules)
+heavy = {"dearkd.models", "torch", "timm", "numpy", "PIL"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)

@@ -13,9 +13,9 @@ from test_image_set import make_set
 from test_lpips_embedding import random_backbone
 from typer.testing import CliRunner
 
+from dearkd.cli.main import app
 from dearkd.fidelity import density_and_coverage, frechet_distance
 from dearkd.lpips_weights import load_lpips
-from dearkd_cli.main import app
 
 
 @pytest.fixture(scope="module")

@@ -17,11 +17,11 @@ from typer.testing import CliRunner
 
 from dearkd import build, estimate, judge, launch
 from dearkd.augment import eval_augment
+from dearkd.cli.main import app
 from dearkd.data import open_data
 from dearkd.judge import evaluate_target
 from dearkd.models.pretrained import load_classifier
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app
 
 QUIET = Console(file=io.StringIO())
 CHANNELS_LAST = torch.channels_last

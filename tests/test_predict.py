@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 
 from dearkd.class_matching import with_descriptions
 from dearkd.classifier import open_classifier
+from dearkd.cli.main import app
 from dearkd.data import open_data, open_evaluation
 from dearkd.export import export_run
 from dearkd.feed import evaluation_loader
@@ -21,7 +22,6 @@ from dearkd.initialise import load_run_model
 from dearkd.predict import answers, image_files
 from dearkd.processes import accelerator_of
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app
 
 
 def invoke(*args):

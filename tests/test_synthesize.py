@@ -18,6 +18,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dearkd.build import EMBEDDED_TEACHER, build
+from dearkd.cli.main import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.launch import _train_loader
@@ -25,7 +26,6 @@ from dearkd.processes import accelerator_of
 from dearkd.synthesis_progress import SynthesisProgress, clock
 from dearkd.synthesis_setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesize import _train_command
-from dearkd_cli.main import app
 from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.synthesis import Prepared

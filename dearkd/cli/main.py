@@ -6,15 +6,15 @@ from typing import Annotated
 
 import typer
 
-from dearkd_cli.analyze import analyze
-from dearkd_cli.doctor import doctor
-from dearkd_cli.eval import evaluate
-from dearkd_cli.export import export
-from dearkd_cli.options import console
-from dearkd_cli.predict import predict
-from dearkd_cli.report import report
-from dearkd_cli.synthesize import synthesize
-from dearkd_cli.train import teacher, train
+from dearkd.cli.analyze import analyze
+from dearkd.cli.doctor import doctor
+from dearkd.cli.eval import evaluate
+from dearkd.cli.export import export
+from dearkd.cli.options import console
+from dearkd.cli.predict import predict
+from dearkd.cli.report import report
+from dearkd.cli.synthesize import synthesize
+from dearkd.cli.train import teacher, train
 
 __all__ = ["app", "main"]
 

@@ -20,7 +20,7 @@ LESS_MEMORY = {
     "synthesize": "lower --images-per-batch",
 }
 """Verb: what to do when the device is full."""
-OURS = tuple(Path(__file__).parents[1] / package for package in ("dearkd", "dearkd_cli", "synth"))
+OURS = tuple(Path(__file__).parents[2] / package for package in ("dearkd", "synth"))
 """What is raised here is meant for the user."""
 
 

@@ -5,8 +5,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
 
-from dearkd_cli.guard import guarded
-from dearkd_cli.options import (
+from dearkd.cli.guard import guarded
+from dearkd.cli.options import (
     Config,
     Data,
     DryRun,

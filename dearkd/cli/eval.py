@@ -5,8 +5,8 @@ from typing import Annotated, Any
 
 import typer
 
-from dearkd_cli.guard import guarded
-from dearkd_cli.options import ImgSize, Imports, OnBadImage, console
+from dearkd.cli.guard import guarded
+from dearkd.cli.options import ImgSize, Imports, OnBadImage, console
 
 __all__ = ["evaluate"]
 

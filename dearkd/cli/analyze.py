@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dearkd_cli.guard import guarded
-from dearkd_cli.options import Imports, console
+from dearkd.cli.guard import guarded
+from dearkd.cli.options import Imports, console
 
 __all__ = ["analyze"]
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dearkd_cli.options import console
+from dearkd.cli.options import console
 
 __all__ = ["doctor"]
 

@@ -5,8 +5,8 @@ from typing import Annotated
 
 import typer
 
-from dearkd_cli.guard import guarded
-from dearkd_cli.options import Imports, Settings, console, text
+from dearkd.cli.guard import guarded
+from dearkd.cli.options import Imports, Settings, console, text
 
 __all__ = ["synthesize"]
 
