@@ -5,7 +5,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import torch
-from accelerate import Accelerator
+from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from dearkd.augment import eval_augment
@@ -51,7 +51,7 @@ def evaluation_loader(
     view: Any,
     img_size: int,
     class_map: tuple[int, ...],
-    accelerator: Accelerator,
+    accelerator: Accelerator | PartialState,
     *,
     batch_size: int = EVALUATION_BATCH,
     on_bad_image: OnBadImage = "skip",

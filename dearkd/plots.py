@@ -37,6 +37,7 @@ COLOURS = (
 """Of the runs, in their order: at least 3:1 against white and against the dark page."""
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Of the runs, beside the colours: for print in black, and for eyes that see few colours."""
+GREY = "#8792a2"
 HEIGHT = 280  # pixels
 INK = {
     "light": {"text": "#1c2430", "grid": "#e2e6ec", "label": "#ffffff"},
@@ -67,8 +68,8 @@ class Line:
 
     @property
     def dash(self) -> str:
-        """Its dash pattern; it changes before the colours repeat."""
-        return DASHES[self.style % len(DASHES)]
+        """Its dash pattern, another one when the colours repeat."""
+        return DASHES[(self.style + self.style // len(COLOURS)) % len(DASHES)]
 
 
 def templates() -> dict[str, Any]:
@@ -88,9 +89,12 @@ def curves(
     y_title: str = "",
     x_title: str = "epoch",
     switches: Mapping[float, str] | None = None,
-    log_y: bool = False,
+    switch_styles: Mapping[float, int] | None = None,
 ) -> go.Figure:
-    """Curves in one panel, without a legend: the page has one for all its figures."""
+    """Curves in one panel, without a legend: the page has one for all its figures.
+
+    ``switches`` are marked, in the colour of the curve that ``switch_styles`` says they belong to.
+    """
     figure = go.Figure()
     for line in lines:
         if line.low is not None and line.high is not None:
@@ -107,17 +111,20 @@ def curves(
         )
     figure.update_layout(showlegend=False, hovermode="x unified")
     figure.update_xaxes(title_text=x_title)
-    figure.update_yaxes(title_text=y_title, type="log" if log_y else "linear")
-    mark_switches(figure, switches or {})
+    figure.update_yaxes(title_text=y_title)
+    mark_switches(figure, switches or {}, switch_styles or {})
     return themed(figure)
 
 
-def mark_switches(figure: go.Figure, switches: Mapping[float, str]) -> None:
-    """Draws a dotted upright where a stage begins, with its name."""
+def mark_switches(
+    figure: go.Figure, switches: Mapping[float, str], styles: Mapping[float, int] | None = None
+) -> None:
+    """Draws a dotted upright where a stage begins, with its name, grey or in a curve's colour."""
     for x, name in switches.items():
+        colour = COLOURS[styles[x] % len(COLOURS)] if styles and x in styles else GREY
         figure.add_vline(
             x=x,
-            line={"dash": "dot", "width": 1.5, "color": "#8792a2"},
+            line={"dash": "dot", "width": 1.5, "color": colour},
             annotation={"text": name, "font": {"size": 11}, "yanchor": "bottom", "y": 1},
             annotation_position="top",
         )

@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -21,14 +20,14 @@ from dearkd.candidate import Candidate, candidate_of_run
 from dearkd.checkpoint import load_weights, read_metadata, save_tensors
 from dearkd.data import match_classes
 from dearkd.decode import BadImageError
-from dearkd.estimate import LAYOUTS
+from dearkd.estimate import LAYOUTS, autocast
 from dearkd.evaluate import head_scores
 from dearkd.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.loaders import Batch, Loader
 from dearkd.models.create import import_files
 from dearkd.models.teacher import Teacher
 from dearkd.order import spread_rows
-from dearkd.processes import accelerator_of
+from dearkd.processes import process_state
 from dearkd.runs import RunFolder
 from dearkd.sources import ImageSource, SubsetSource
 
@@ -158,25 +157,27 @@ def _answers(
     watch: Watch,
 ) -> dict[str, Tensor]:
     """Labels, rows of the source, and logits by head, of the images that can be read."""
-    accelerator = accelerator_of(candidate.precision)
-    if accelerator.num_processes > 1:
-        raise ValueError(f"needs one process, got {accelerator.num_processes}; start it by itself")
+    state = process_state()  # an Accelerator's precision would hold for all runs of the process
+    if state.num_processes > 1:
+        raise ValueError(f"needs one process, got {state.num_processes}; start it by itself")
     loader = evaluation_loader(
         source,
         candidate.view,
         candidate.img_size,
         class_map,
-        accelerator,
+        state,
         batch_size=batch_size,
         on_bad_image=candidate.on_bad_image,
     )
-    model = candidate.model.to(accelerator.device).eval()
+    model = candidate.model.to(state.device).eval()
     model.to(memory_format=LAYOUTS[candidate.memory_format])
     if teacher is not None:
-        teacher.to(accelerator.device)
+        teacher.to(state.device)
     parts: dict[str, list[Tensor]] = {}
     for batch in watch(loader):
-        answers = _of_batch(model, teacher, batch["image"], accelerator)
+        images = batch["image"].to(state.device, non_blocking=True)
+        with autocast(state.device, candidate.precision):
+            answers = _of_batch(model, teacher, images)
         found = {"labels": batch["label"], "rows": batch["index"], **answers}
         for name, value in found.items():
             parts.setdefault(name, []).append(value.cpu())
@@ -186,15 +187,11 @@ def _answers(
     return {name: torch.cat(values).contiguous() for name, values in parts.items()}
 
 
-def _of_batch(
-    model: nn.Module, teacher: Teacher | None, images: Tensor, accelerator: Accelerator
-) -> dict[str, Tensor]:
-    images = images.to(accelerator.device, non_blocking=True)
-    with accelerator.autocast():
-        scores: dict[Any, Tensor] = dict(head_scores(model, images))
-        found = {head: scores[head] for head in HEADS if head in scores}
-        if teacher is not None:
-            found["teacher"] = teacher(images).logits.float()
+def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict[str, Tensor]:
+    scores: dict[Any, Tensor] = dict(head_scores(model, images))
+    found = {head: scores[head] for head in HEADS if head in scores}
+    if teacher is not None:
+        found["teacher"] = teacher(images).logits.float()
     return found
 
 

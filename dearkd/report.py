@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -81,7 +82,8 @@ def html(report: Report, console: Console | None) -> str:
         sections.append(synthetic_section(report, _opened))
     if report.runs:
         sections += [settings_section(report), origin_section(report)]
-    return page(f"dearkd report: {report.title}", headline(report), sections)
+    footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
+    return page(f"dearkd report: {report.title}", headline(report), sections, footer)
 
 
 def _predicted(console: Console, run: Run) -> Predictions | str:

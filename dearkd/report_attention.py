@@ -14,9 +14,11 @@ from dearkd.attention_plots import (
     reliability_diagram,
     token_cosine_by_depth,
 )
+from dearkd.plots import mark_switches
 from dearkd.report_data import Report, Run
 from dearkd.report_page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.report_pictures import picture_uri
+from dearkd.report_sections import switch_marks
 from dearkd.report_words import number
 
 __all__ = ["attention_section", "has_attention"]
@@ -66,8 +68,8 @@ def _average(report: Report) -> Plot | None:
     runs = {run.name: run.metrics for run in report.runs if _logged(run)}
     if not runs:
         return None
-    switches = {x: name for run in report.runs if _logged(run) for x, name in run.switches.items()}
-    figure = average_distance_by_epoch(runs, switches, _styles(report))
+    figure = average_distance_by_epoch(runs, styles=_styles(report))
+    mark_switches(figure, *switch_marks(report, [run for run in report.runs if _logged(run)]))
     return _untitled(
         figure,
         "Attention distance of all heads, in patches",

@@ -1,6 +1,7 @@
 """The chapters on runs: results, curves, settings, costs, and where the numbers come from."""
 
 import json
+from collections.abc import Sequence
 from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
@@ -11,7 +12,13 @@ from dearkd.report_page import Block, Cell, Details, Legend, Note, Plot, Plots, 
 from dearkd.report_rows import config_difference, over_seeds, result_row
 from dearkd.report_words import data_name, delta_text, number, seconds_text
 
-__all__ = ["curve_section", "origin_section", "result_section", "settings_section"]
+__all__ = [
+    "curve_section",
+    "origin_section",
+    "result_section",
+    "settings_section",
+    "switch_marks",
+]
 
 TERMS = {
     "top1": "Accuracy on the test images, %",
@@ -96,7 +103,19 @@ def _switch_sentence(report: Report) -> str:
     if not names:
         return ""
     whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
-    return f"The dotted upright marks where stage 2{whose} begins: from then on labels alone."
+    return f"A dotted upright marks where stage 2{whose} begins: from then on labels alone."
+
+
+def switch_marks(report: Report, runs: Sequence[Run]) -> tuple[dict[float, str], dict[float, int]]:
+    """Where further stages begin: their names, and the style of a run that is alone there."""
+    owners: dict[float, list[Run]] = {}
+    names: dict[float, str] = {}
+    for run in runs:
+        for x, name in run.switches.items():
+            owners.setdefault(x, []).append(run)
+            names[x] = name
+    styles = {x: style(report, found[0]) for x, found in owners.items() if len(found) == 1}
+    return names, styles
 
 
 def legend(report: Report) -> Legend:
@@ -193,16 +212,17 @@ def _heads(group: Group) -> Table:
 
 def _plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
     """One logged number of all runs of a group; None where none of them logged it."""
-    lines, switches = [], dict[float, str]()
+    lines = []
     for run in group.runs:
         points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _has_number(line, key)]
         if points:
             x, y = zip(*points, strict=True)
             lines.append(Line(run.name, x, y, style(report, run)))
-            switches |= run.switches
     if not lines:
         return None
-    return Plot(curves(lines, switches=switches), title)
+    logged = [run for run in group.runs if any(line.name == run.name for line in lines)]
+    switches, styles = switch_marks(report, logged)
+    return Plot(curves(lines, switches=switches, switch_styles=styles), title)
 
 
 def _has_number(line: dict[str, Any], key: str) -> bool:

@@ -96,4 +96,4 @@ def _class_share(item: SyntheticSet, target: int) -> str:
         for role in ROLES
         if role in quality
     ]
-    return ", ".join(shares)
+    return "\n".join(shares)

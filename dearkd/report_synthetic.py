@@ -99,7 +99,9 @@ def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
         return []
     rows = [[name, *[column.get(name, "") for column in columns]] for name in names]
     titles = ["how unlike its images are", *[item.name for item in sets]]
-    return [Table(titles, rows, "\u00b1 is the jackknife's standard error over images")]
+    errors = any("\u00b1" in cell for row in rows for cell in row)
+    text = "\u00b1 is the jackknife's standard error over images" if errors else ""
+    return [Table(titles, rows, text)]
 
 
 def _measures(item: SyntheticSet) -> dict[str, str]:
@@ -149,7 +151,7 @@ def _verdict_plots(item: SyntheticSet) -> list[Plot]:
         Plot(
             bars(edges, histogram, y_title="images", x_title="confidence in the target, %"),
             f"{item.name}: how sure the networks are of the target",
-            "All in the last bin: the images are clear cases to that network.",
+            "The further right, the clearer a case of its class an image is to that network.",
         )
     ]
     targets = sorted({record["target"] for record in item.manifest["images"]})

@@ -61,8 +61,8 @@ def _group_sentence(group: Group) -> str:
     text = f"{count}. {best.name} ({best.learned_by}) reaches {best.top1:.2f} % top-1"
     if others:
         text += f", {_gaps(best, others)}"
-    teachers = [f"{run.name} {run.top1:.2f} %" for run in able if run not in group.students]
-    return f"{text}.{' Teacher: ' + ', '.join(teachers) + '.' if teachers else ''}"
+    teachers = [f"{run.name} ({run.top1:.2f} %)" for run in able if run not in group.students]
+    return f"{text}.{' Taught by ' + ' and '.join(teachers) + '.' if teachers else ''}"
 
 
 def _gaps(best: Run, others: Sequence[Run]) -> str:
@@ -78,11 +78,11 @@ def _set_sentence(synthetic: SyntheticSet) -> str:
     if not row["images"]:
         return f"{synthetic.name}: a synthetic set that is not finished."
     text = (
-        f"{synthetic.name}: {row['images']:,} synthetic images of {row['classes']} classes from "
-        f"the teacher {data_name(row['teacher'])} alone, which recognises "
+        f"{synthetic.name}: {row['images']:,} synthetic images of {row['classes']} classes, made "
+        f"from {data_name(row['teacher'])} alone; it recognises "
         f"{100 * row['teacher_recognition']:.1f} % of them"
     )
     if row["verifier"]:
         share = 100 * row["verifier_recognition"]
-        text += f"; the verifier {data_name(row['verifier'])} recognises {share:.1f} %"
+        text += f", the verifier {data_name(row['verifier'])} {share:.1f} %"
     return text + "."

@@ -11,6 +11,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from dearkd import report as door
+from dearkd.cli.main import app
 from dearkd.config import load_config
 from dearkd.report_collect import collect
 from dearkd.report_page import Note, Section, Table, page
@@ -18,7 +19,6 @@ from dearkd.report_rows import config_difference, over_seeds
 from dearkd.report_tables import as_csv, as_json, as_markdown
 from dearkd.report_words import headline
 from dearkd.runs import RunFolder
-from dearkd_cli.main import app
 
 IMAGES = 359
 
@@ -104,7 +104,7 @@ def test_the_teacher_is_known_and_is_no_contestant(report):
     assert [run.name for run in group.students] == ["ce", "data-free", "dearkd"]
     assert headline(report) == [
         "4 runs on digits, 359 test images. dearkd (DearKD, two stages) reaches 95.50 % top-1, "
-        "5.50 points above ce and 15.50 above data-free. Teacher: teacher 98.00 %."
+        "5.50 points above ce and 15.50 above data-free. Taught by teacher (98.00 %)."
     ]
 
 

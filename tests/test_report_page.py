@@ -12,6 +12,7 @@ from conftest import quiet_train
 from PIL import Image
 from typer.testing import CliRunner
 
+from dearkd.cli.main import app
 from dearkd.plots import COLOURS, INK
 from dearkd.predictions import Predictions
 from dearkd.report_collect import collect
@@ -19,7 +20,6 @@ from dearkd.report_mistakes import confusion_counts, extremes
 from dearkd.report_page import Note, Section, page
 from dearkd.report_pictures import thumbnail_uri
 from dearkd.sources import DigitsSource
-from dearkd_cli.main import app
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -93,6 +93,17 @@ def test_predictions_that_cannot_be_had_are_explained(runs, tmp_path):
     out = tmp_path / "page.html"
     assert invoke("report", cut, "--out", out).exit_code == 0
     assert "gone&#39; does not exist" in out.read_text()
+
+
+def test_runs_of_both_precisions_are_asked_in_one_go(runs, tmp_path):
+    half = copied(runs, "teacher", tmp_path)
+    text = (half / "config.yaml").read_text()
+    (half / "config.yaml").write_text(text.replace("\nprecision: fp32", "\nprecision: bf16"))
+    for file in (half, runs / "dearkd"):
+        (file / "predictions.safetensors").unlink(missing_ok=True)
+    text = written(tmp_path / "page.html", runs / "dearkd", half)
+    assert "no single images" not in text
+    assert text.count("the images it is surest about") == 2
 
 
 def answers(logits, labels):
