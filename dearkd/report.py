@@ -1,6 +1,6 @@
 """What `dearkd report` does: run folders in, one page, or one table, out."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -55,9 +55,12 @@ def write_report(
     """
     form = _form(form, out)
     import_files(imports)
+    target = DEFAULT_OUT if out is None and form == "html" else out
+    if target is not None:
+        _make_room(target)
     report = collect(targets, baseline)
     if form == "html":
-        target = out or DEFAULT_OUT
+        assert target is not None
         _write(target, html(report, console if predictions else None))
         console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
         return
@@ -115,15 +118,25 @@ def _form(form: str | None, out: Path | None) -> str:
     return form
 
 
-def _write(target: Path, text: str) -> None:
+def _make_room(target: Path) -> None:
+    """Makes the folder of a file that will be written, before the work for it is done."""
     if target.is_dir():
         raise ValueError(f"--out {target} is a folder; name a file in it")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    write_atomically(target, _text_writer(text))
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, error) from error
 
 
-def _text_writer(text: str) -> Callable[[Path], None]:
+def _write(target: Path, text: str) -> None:
     def write(file: Path) -> None:
         file.write_text(text, encoding="utf-8")
 
-    return write
+    try:
+        write_atomically(target, write)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> OSError:
+    return OSError(f"cannot write {target} ({error.strerror}); choose another file with --out")

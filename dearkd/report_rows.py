@@ -72,6 +72,10 @@ def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
         row[f"{role}_recognition"] = quality.get(role, {}).get("recognition", {}).get("overall")
         diversity = quality.get(role, {}).get("diversity") or {}
         row[f"{role}_diversity"] = diversity.get("overall")
+    lpips = synthetic.diversity.get("lpips") or {}
+    row["lpips_net"] = lpips.get("net")
+    row["lpips_within_class"] = lpips.get("within_class")
+    row["lpips_overall"] = lpips.get("overall")
     return row
 
 

@@ -6,9 +6,9 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dearkd.report_data import Group, Report, Run
+from dearkd.report_data import Group, Report, Run, SyntheticSet
 from dearkd.report_rows import config_difference, over_seeds, result_row, set_row
-from dearkd.report_words import data_name, delta_text, group_name, headline, seconds_text
+from dearkd.report_words import data_name, delta_text, group_name, headline, number, seconds_text
 
 __all__ = ["as_csv", "as_json", "as_markdown"]
 
@@ -25,6 +25,19 @@ COLUMNS = {
     "time": "time",
 }
 """Of the Markdown table: key of a row, and title."""
+SET_COLUMNS = {
+    "set": "synthetic set",
+    "images": "images",
+    "classes": "classes",
+    "resolutions": "pixels",
+    "iterations": "iterations",
+    "teacher": "teacher",
+    "teacher_recognition": "recognised by it",
+    "verifier": "verifier",
+    "verifier_recognition": "recognised by it",
+    "verifier_diversity": "distance within a class, to the verifier",
+    "lpips_within_class": "LPIPS within a class",
+}
 
 
 def as_markdown(report: Report) -> str:
@@ -43,9 +56,8 @@ def as_markdown(report: Report) -> str:
         rows = [[key, *map(_code, values)] for key, values in difference.items()]
         parts += ["**Settings that differ**", _markdown_table(["setting", *names], rows)]
     if report.sets:
-        rows = [list(map(_plain, set_row(synthetic).values())) for synthetic in report.sets]
-        titles = [key.replace("_", " ") for key in set_row(report.sets[0])]
-        parts += ["**Synthetic sets**", _markdown_table(titles, rows)]
+        rows = [_set_cells(synthetic) for synthetic in report.sets]
+        parts += ["**Synthetic sets**", _markdown_table(list(SET_COLUMNS.values()), rows)]
     notes = [f"- {item.name}: {note}" for item in report.items for note in item.notes]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
@@ -108,6 +120,16 @@ def _markdown_cells(run: Run, group: Group) -> list[str]:
     if not run.finished:
         row["run"] = f"{run.name} ({run.status})"
     return [_plain(row[key]) for key in COLUMNS]
+
+
+def _set_cells(synthetic: SyntheticSet) -> list[str]:
+    row = set_row(synthetic)
+    for role in ("teacher", "verifier"):
+        share = row[f"{role}_recognition"]
+        row[f"{role}_recognition"] = "" if share is None else f"{100 * share:.1f} %"
+    for key in ("verifier_diversity", "lpips_within_class"):
+        row[key] = number(row[key], ".4f")
+    return [_plain(row[key]) for key in SET_COLUMNS]
 
 
 def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -13,9 +13,11 @@ from typer.testing import CliRunner
 from dearkd import report as door
 from dearkd.cli.main import app
 from dearkd.config import load_config
+from dearkd.plots import COLOURS, DASHES, Line
 from dearkd.report_collect import collect
 from dearkd.report_page import Note, Section, Table, page
 from dearkd.report_rows import config_difference, over_seeds
+from dearkd.report_sections import switch_marks
 from dearkd.report_tables import as_csv, as_json, as_markdown
 from dearkd.report_words import headline
 from dearkd.runs import RunFolder
@@ -119,6 +121,17 @@ def test_only_settings_that_differ_are_listed(report):
 
 def test_the_stage_switch_lies_between_the_last_epoch_of_one_and_the_first_of_the_other(report):
     assert [run.switches for run in report.runs] == [{}, {2.5: "stage 2"}, {2.5: "stage 2"}, {}]
+
+
+def test_a_switch_has_the_style_of_a_run_that_is_alone_there(report):
+    names, styles = switch_marks(report, report.runs)
+    assert (names, styles) == ({2.5: "stage 2"}, {})  # data-free and dearkd switch together
+    assert switch_marks(report, report.runs[:2]) == ({2.5: "stage 2"}, {2.5: 1})
+
+
+def test_no_two_of_many_runs_look_alike():
+    lines = [Line("", [], [], style) for style in range(len(COLOURS) * len(DASHES))]
+    assert len({(line.colour, line.dash) for line in lines}) == len(lines)
 
 
 def test_csv_has_a_row_a_run(report):
@@ -252,6 +265,8 @@ def test_what_is_no_run_gets_one_line(tmp_path, runs):
     assert "holds no run" in refused(tmp_path / "empty")
     assert "is a file; pass the run folder" in refused(runs / "ce/summary.json")
     assert "--format pdf is unknown; choose html, md, csv, json" in refused(runs, "--format", "pdf")
+    for out in ("/proc/page.md", runs / "ce/summary.json/page.md"):
+        assert f"cannot write {out} (" in refused(runs / "ce", "--out", out)
     assert "is a folder; name a file in it" in refused(runs / "ce", "--out", tmp_path)
 
 

@@ -154,6 +154,8 @@ def test_diversity_beside_a_set_is_shown_with_its_error(runs, tmp_path):
     assert f"{stored['nearness']['coverage']:.4g}" in text
     manifest = json.loads((folder / "manifest.json").read_text())
     assert f"{manifest['quality']['verifier']['diversity']['overall']:.4f}" in text
+    table = written(tmp_path / "table.md", folder)
+    assert f"{manifest['quality']['verifier']['diversity']['overall']:.4f} |" in table
 
 
 def test_a_set_of_parquet_shards_has_its_sheet_too(tmp_path):
