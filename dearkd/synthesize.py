@@ -30,6 +30,7 @@ from synth import synthesis as library
 __all__ = ["synthesize"]
 
 SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
+UNRECOGNISED = 0.5  # share of images the teacher knows, below which a set is of little use
 SMALL_PATCH, LARGE_PATCH = 4, 16  # pixels; of the students it takes by default
 
 
@@ -199,6 +200,11 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
             say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
+    if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
+        say(
+            "most images are not what they were to become: try more --iters, --auto-weights, a "
+            "smaller lr or a size the teacher was trained at"
+        )
     if setup.verifier is None:
         say("that is the teacher's own verdict; --verifier NAME asks a second network")
     say(f"look at {folder / 'contact_sheet.png'}")

@@ -1,7 +1,7 @@
-"""The whole story on embedded data: a CNN teacher, then three students that learn from it or not.
+"""The whole story on embedded data: a CNN teacher, three students, and one without a real image.
 
-Runs the installed ``dearkd`` command, as a user would type it, and ends with one table. A second
-call goes on where the first one stopped.
+Runs the installed ``dearkd`` command, as a user would type it; ends with a table and a page of all
+runs. A second call goes on where the first one stopped.
 """
 
 import json
@@ -14,62 +14,91 @@ from rich.console import Console
 from rich.table import Table
 
 ROOT = Path("runs/demo")
+TEACHER, SET = ROOT / "teacher", ROOT / "synth"
+PAGE = ROOT / "report.html"
+CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEARKD = Path(sys.executable).parent / "dearkd"
-EPOCHS, STAGE1 = 15, 12
 
-RUNS = {
-    "teacher (CNN)": ["teacher", "dearkd_resnet10t_32", "--epochs", "12"],
-    "DearKD, two stages": ["train", "--method", "dearkd"],
-    "DeiT, hard distillation": ["train", "--method", "deit-hard"],
-    "ViT from scratch": ["train", "--method", "ce"],
+FROM_TEACHER = ["--teacher", str(TEACHER)]
+REAL = ["--data", "digits", "--stage1", "12", "--stage2", "3"]
+# As many steps on the synthetic images as on the real ones, and the same kind of views.
+SYNTHETIC = ["--data", str(SET), "--stage1", "36", "--stage2", "9", "--eval-data", "digits"]
+SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits"]
+IMAGES = [str(CONFIGS / "synth" / "digits.yaml"), *FROM_TEACHER, "--verifier", "digits"]
+IMAGES += [
+    "--per-class",
+    "48",
+    "--iters",
+    "300",
+    "--set",
+    "images_per_class=16",
+    "--set",
+    "compile=never",
+]
+
+CHAPTERS = {
+    "teacher (CNN)": (
+        TEACHER,
+        ["teacher", "dearkd_resnet10t_32", "--data", "digits", "--epochs", "12"],
+    ),
+    "DearKD, two stages": (
+        ROOT / "dearkd",
+        ["train", "--method", "dearkd", *REAL, *FROM_TEACHER],
+    ),
+    "DeiT, hard distillation": (
+        ROOT / "deit-hard",
+        ["train", "--method", "deit-hard", *REAL, *FROM_TEACHER],
+    ),
+    "ViT from scratch": (ROOT / "ce", ["train", "--method", "ce", *REAL]),
+    "images out of the teacher": (SET, ["synthesize", *IMAGES]),
+    "DF-DearKD, no real image": (ROOT / "df-dearkd", ["train", *SYNTHETIC, *FROM_TEACHER]),
 }
 
 
 def main() -> None:
     console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
-    table = Table("what", "top-1 %", "parameters", "seconds", title="digits, 359 test images")
-    folders = {
-        name: ROOT / ("teacher" if "teacher" in args else args[-1]) for name, args in RUNS.items()
-    }
-    teacher = folders["teacher (CNN)"]
-    for number, (name, args) in enumerate(RUNS.items(), 1):
-        folder = folders[name]
-        console.rule(f"{number}/{len(RUNS)} {name}")
-        if not (folder / "summary.json").exists():
-            run(command(args, folder, teacher), console)
-        summary = json.loads((folder / "summary.json").read_text())
-        table.add_row(
-            name,
-            f"{summary['top1']:.2f}",
-            f"{summary['parameters']:,}",
-            f"{summary['seconds']:.0f}",
-        )
+    columns = ("what", "trained on", "top-1 %", "parameters", "seconds")
+    table = Table(*columns, title="digits, 359 test images")
+    for number, (name, (folder, line)) in enumerate(CHAPTERS.items(), 1):
+        console.rule(f"{number}/{len(CHAPTERS)} {name}")
+        if not any((folder / file).exists() for file in ("summary.json", "manifest.json")):
+            run(command(folder, line), console)
+        if (folder / "summary.json").exists():
+            table.add_row(name, *cells(json.loads((folder / "summary.json").read_text())))
     console.rule()
+    run(["report", str(ROOT), "--out", str(PAGE)], console)
     console.print(table)
     console.print(
-        f"{time.monotonic() - started:.0f} s. Every run's numbers, curves and weights: {ROOT}/. "
-        "One test image is 0.28 points: small differences are noise (RESULTS.md has larger runs)."
+        f"{time.monotonic() - started:.0f} s. One test image is 0.28 points: small differences are "
+        f"noise (RESULTS.md has larger runs). Images to look at: {SET / 'contact_sheet.png'}. "
+        f"All of it on one page, for a browser: {PAGE.resolve()}"
     )
 
 
-def command(args: list[str], folder: Path, teacher: Path) -> list[str]:
+def command(folder: Path, line: list[str]) -> list[str]:
     """The command line of one chapter; a folder that was begun is resumed."""
-    if (folder / "config.yaml").exists():
-        return [str(DEARKD), args[0], "--resume", "--out", str(folder)]
-    full = [str(DEARKD), *args, "--data", "digits", "--out", str(folder)]
-    if args[0] == "train":
-        full += ["--stage1", str(STAGE1), "--stage2", str(EPOCHS - STAGE1)]
-        full += [] if "ce" in args else ["--teacher", str(teacher)]
-    return full
+    begun = any((folder / file).exists() for file in ("config.yaml", "synthesize.yaml"))
+    return [*([line[0], "--resume"] if begun else line), "--out", str(folder)]
 
 
 def run(line: list[str], console: Console) -> None:
-    """Runs a command with its output in sight; leaves with its exit code if it fails."""
-    console.print("$ dearkd " + " ".join(line[1:]), style="bold")
-    code = subprocess.run(line, check=False).returncode
+    """Runs a dearkd command with its output in sight; leaves with its exit code if it fails."""
+    console.print("$ dearkd " + " ".join(line), style="bold")
+    code = subprocess.run([str(DEARKD), *line], check=False).returncode
     if code:
         raise SystemExit(code)
+
+
+def cells(summary: dict[str, object]) -> list[str]:
+    """A run's row of the table."""
+    kind = "real" if summary["data"] == "digits" else "synthetic"
+    return [
+        f"{summary['train_images']:,} {kind}",
+        f"{summary['top1']:.2f}",
+        f"{summary['parameters']:,}",
+        f"{summary['seconds']:.0f}",
+    ]
 
 
 if __name__ == "__main__":
