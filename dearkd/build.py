@@ -11,7 +11,7 @@ from torch import nn
 
 import dearkd
 from dearkd.config import TrainConfig
-from dearkd.data import Classes, ImageSource, match_classes, open_data, subset
+from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
 from dearkd.initialise import initial_student, load_run_model
 from dearkd.models.create import create_model, import_files, model_cfg
 from dearkd.models.teacher import Teacher, load_teacher

@@ -3,9 +3,9 @@
 from dataclasses import dataclass
 from typing import Any
 
-from dearkd.data import ImageSource, open_data, open_evaluation
+from dearkd.data.datasets import ImageSource, open_data, open_evaluation
+from dearkd.data.loaders import OnBadImage
 from dearkd.initialise import load_run_model
-from dearkd.loaders import OnBadImage
 from dearkd.runs import RunFolder
 
 __all__ = ["Candidate", "candidate_of_run", "named_images"]

@@ -11,9 +11,9 @@ from jaxtyping import Float
 from PIL import Image
 from torch import Tensor
 
-from dearkd.augment import Augment, eval_augment
 from dearkd.checkpoint import read_metadata
-from dearkd.exported import Exported, open_onnx, open_timm, open_torch_export
+from dearkd.data.augment import Augment, eval_augment
+from dearkd.export.exported import Exported, open_onnx, open_timm, open_torch_export
 from dearkd.initialise import load_run_model
 from dearkd.models.pretrained import load_classifier
 from dearkd.runs import RunFolder

@@ -24,8 +24,8 @@ from rich.console import Console
 
 from dearkd.build import EMBEDDED_TEACHER
 from dearkd.estimate import autocast, seconds_per_call
-from dearkd.lpips_embedding import LpipsNet
-from dearkd.lpips_weights import backbone_file
+from dearkd.measures.lpips_embedding import LpipsNet
+from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.pretrained import is_reachable
 from dearkd.runs import commit, versions
 

@@ -12,11 +12,11 @@ from rich.progress import track
 from rich.table import Table
 
 from dearkd.candidate import Candidate, candidate_of_run, named_images
-from dearkd.data import match_classes
+from dearkd.data.datasets import match_classes
+from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.estimate import LAYOUTS
 from dearkd.evaluate import evaluate
-from dearkd.feed import EVALUATION_BATCH, evaluation_loader
-from dearkd.loaders import Loader, OnBadImage
 from dearkd.models.create import import_files
 from dearkd.models.pretrained import load_classifier
 from dearkd.processes import accelerator_of, in_turn, process_state

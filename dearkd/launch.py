@@ -15,17 +15,17 @@ from rich.console import Console
 from torch import nn
 
 from dearkd import estimate
+from dearkd.analysis.probe import attention_probe
 from dearkd.arithmetic import laid_out, with_arithmetic
-from dearkd.attention_probe import attention_probe
-from dearkd.augment import train_augment
 from dearkd.build import Parts, build, model_metadata
 from dearkd.config import TrainConfig
+from dearkd.data.augment import train_augment
+from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
+from dearkd.data.loaders import Loader, train_loader
+from dearkd.data.mixing import Mixing
+from dearkd.data.order import EpochOrder
 from dearkd.dry_run import describe
 from dearkd.evaluate import evaluate
-from dearkd.feed import DeviceBatches, evaluation_loader, worker_count
-from dearkd.loaders import Loader, train_loader
-from dearkd.mixing import Mixing
-from dearkd.order import EpochOrder
 from dearkd.processes import accelerator_of, in_turn, process_state
 from dearkd.progress import RunProgress
 from dearkd.runs import RunFolder, commit, next_folder, versions

@@ -13,10 +13,10 @@ from typing import Any
 from PIL import Image
 from rich.console import Console
 
-from dearkd.class_matching import with_descriptions
 from dearkd.classifier import Classifier, open_classifier
-from dearkd.decode import BadImageError, open_image
-from dearkd.sources import IMAGE_SUFFIXES, natural_order
+from dearkd.data.class_matching import with_descriptions
+from dearkd.data.decode import BadImageError, open_image
+from dearkd.data.sources import IMAGE_SUFFIXES, natural_order
 
 __all__ = ["Answer", "answers", "image_files", "predict"]
 

@@ -16,8 +16,8 @@ from typing import Any
 import torch
 
 from dearkd.config import DataConfig, DistillConfig, TeacherConfig, TrainConfig
-from dearkd.data import ImageSource
-from dearkd.decode import BadImageError
+from dearkd.data.datasets import ImageSource
+from dearkd.data.decode import BadImageError
 from dearkd.initialise import init_arch
 from dearkd.models.create import check_name, model_cfg
 from dearkd.models.teacher import SMALL

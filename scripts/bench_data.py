@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from PIL import Image
 
-from dearkd.augment import train_augment
-from dearkd.decode import open_image
-from dearkd.loaders import train_loader
-from dearkd.mixing import Mixing
-from dearkd.order import EpochOrder
-from dearkd.sources import Classes
+from dearkd.data.augment import train_augment
+from dearkd.data.decode import open_image
+from dearkd.data.loaders import train_loader
+from dearkd.data.mixing import Mixing
+from dearkd.data.order import EpochOrder
+from dearkd.data.sources import Classes
 
 LOOK = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 CASES = (("none", 32), ("light", 32), ("digits", 32), ("deit", 32), ("light", 224), ("deit", 224))

@@ -20,12 +20,12 @@ import lpips
 import torch
 from torch import Tensor
 
-from dearkd.diversity import pair_mean, squared_distance_sums
-from dearkd.image_set import ImageSet, open_set
-from dearkd.loaders import BadImages
-from dearkd.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
-from dearkd.lpips_weights import load_lpips
-from dearkd.order import ranked
+from dearkd.data.loaders import BadImages
+from dearkd.data.order import ranked
+from dearkd.measures.diversity import pair_mean, squared_distance_sums
+from dearkd.measures.image_set import ImageSet, open_set
+from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
+from dearkd.measures.lpips_weights import load_lpips
 from dearkd.runs import commit
 
 

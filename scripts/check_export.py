@@ -22,13 +22,13 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dearkd.data import match_classes, open_data
-from dearkd.export import export_run
-from dearkd.export_formats import Readout
-from dearkd.exported import Exported, open_onnx, open_timm, open_torch_export
-from dearkd.feed import evaluation_loader
+from dearkd.data.datasets import match_classes, open_data
+from dearkd.data.feed import evaluation_loader
+from dearkd.export.exported import Exported, open_onnx, open_timm, open_torch_export
+from dearkd.export.formats import Readout
+from dearkd.export.onnx_packages import import_packages
+from dearkd.export.write import export_run
 from dearkd.initialise import load_run_model
-from dearkd.onnx_packages import import_packages
 from dearkd.processes import accelerator_of
 from dearkd.runs import RunFolder, commit, versions
 

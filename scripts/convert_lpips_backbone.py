@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
-from dearkd.lpips_embedding import backbone_shapes
+from dearkd.measures.lpips_embedding import backbone_shapes
 
 NAMES = {"alex": ("alexnet", "AlexNet_0"), "vgg": ("vgg16", "VGG16_0")}
 

@@ -88,17 +88,25 @@ class Recorder:
         """Note one layer's statistics, in the order of the forward."""
         self._seen.append((mean, var, stored_mean, stored_var))
 
-    def loss(self, first_multiplier: float = 1.0) -> Tensor:
+    def loss(self, first_multiplier: float = 1.0, relative: bool = False) -> Tensor:
         """R_BN of each group: sum over layers of ||mean - stored||_2 + ||var - stored||_2.
 
-        The first layer of the forward counts ``first_multiplier`` times.
+        The first layer of the forward counts ``first_multiplier`` times. ``relative`` divides a
+        layer's first norm by that of its stored standard deviations, its second by that of its
+        stored variances.
 
         Source:
             Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 4.
+
+        Departure:
+            ``relative``: variances of a thousand beside variances of one (inverted bottlenecks
+            without activation) leave all layers but the few largest without a say.
         """
         layers = [
             torch.linalg.vector_norm(mean - stored_mean, dim=1)
+            / (torch.linalg.vector_norm(stored_var.sqrt()) if relative else 1.0)
             + torch.linalg.vector_norm(var - stored_var, dim=1)
+            / (torch.linalg.vector_norm(stored_var) if relative else 1.0)
             for mean, var, stored_mean, stored_var in self._seen
         ]
         layers[0] = layers[0] * first_multiplier

@@ -27,6 +27,7 @@ class ObjectiveConfig:
     l2_weight: float = 1e-5  # alpha_L2 of the paper
     bn_weight: float = 5e-2  # alpha_BN of the paper
     bn_first_multiplier: float = 1.0  # the paper has none; the public code's habit is 10
+    bn_relative: bool = False  # ours: each layer's distances in units of its stored statistics
     ep_weight: float = 50.0  # alpha_ep of the paper, on distances in [0, 2]
     triplet_weight: float = 0.5  # alpha_tri of the paper
     triplet_margin: float = 0.3  # ours: the paper names no number
@@ -47,6 +48,8 @@ class ObjectiveConfig:
                 "triplet_margin must be in 0-2, the range of the embedding's distances, got "
                 f"{self.triplet_margin}"
             )
+        if self.bn_relative and not self.bn_weight:
+            raise ValueError("bn_relative has no effect with bn_weight 0; set one of them")
         if self.ep_warmup_iterations and not self.ep_weight:
             raise ValueError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
         if self.auto_weights and not self.bn_weight:

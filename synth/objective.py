@@ -102,7 +102,9 @@ class Objective:
             "l2": _mean(l2(images), groups),
         }
         if self.recorder is not None and self.config.bn_weight > 0:
-            terms["bn_statistics"] = self.recorder.loss(self.config.bn_first_multiplier)
+            terms["bn_statistics"] = self.recorder.loss(
+                self.config.bn_first_multiplier, self.config.bn_relative
+            )
         if targets.pairs is not None:
             terms["easy_positive"], terms["triplet"] = intra_divergence(
                 embedding.view(groups, -1, embedding.shape[1]),

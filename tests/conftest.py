@@ -8,14 +8,14 @@ from jaxtyping import install_import_hook
 if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or export switch it off
     install_import_hook(
         [
-            "dearkd.attention_analysis",
+            "dearkd.analysis.attention",
             "dearkd.losses",
             "dearkd.objectives",
             "dearkd.evaluate",
-            "dearkd.mixing",
-            "dearkd.diversity",
-            "dearkd.fidelity",
-            "dearkd.lpips_embedding",
+            "dearkd.data.mixing",
+            "dearkd.measures.diversity",
+            "dearkd.measures.fidelity",
+            "dearkd.measures.lpips_embedding",
             "dearkd.models",
             "synth.priors",
             "synth.intra_divergence",

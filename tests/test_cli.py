@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 import dearkd
 from dearkd.cli.main import app, main
-from dearkd.data import open_evaluation
+from dearkd.data.datasets import open_evaluation
 from dearkd.runs import RunFolder
 
 SET = [part for setting in FAST for part in ("--set", setting)]

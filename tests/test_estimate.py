@@ -12,7 +12,7 @@ from dearkd import estimate
 from dearkd.arithmetic import noise, with_arithmetic
 from dearkd.build import build
 from dearkd.config import load_config
-from dearkd.feed import worker_count
+from dearkd.data.feed import worker_count
 
 CPU = torch.device("cpu")
 

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from dearkd.cli.main import STORY, app
 from dearkd.config import Method
-from dearkd.export import Form
+from dearkd.export.write import Form
 
 COMMAND = typer.main.get_command(app)
 VERBS = list(COMMAND.commands)

@@ -16,9 +16,9 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from dearkd import build, estimate, judge, launch
-from dearkd.augment import eval_augment
 from dearkd.cli.main import app
-from dearkd.data import open_data
+from dearkd.data.augment import eval_augment
+from dearkd.data.datasets import open_data
 from dearkd.judge import evaluate_target
 from dearkd.models.pretrained import load_classifier
 from dearkd.runs import RunFolder

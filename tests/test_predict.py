@@ -12,12 +12,12 @@ from rich.console import Console
 from safetensors.torch import save_file
 from typer.testing import CliRunner
 
-from dearkd.class_matching import with_descriptions
 from dearkd.classifier import open_classifier
 from dearkd.cli.main import app
-from dearkd.data import open_data, open_evaluation
-from dearkd.export import export_run
-from dearkd.feed import evaluation_loader
+from dearkd.data.class_matching import with_descriptions
+from dearkd.data.datasets import open_data, open_evaluation
+from dearkd.data.feed import evaluation_loader
+from dearkd.export.write import export_run
 from dearkd.initialise import load_run_model
 from dearkd.predict import answers, image_files
 from dearkd.processes import accelerator_of

@@ -44,7 +44,7 @@ def analyze(
 
     **Example:** `dearkd analyze runs/dearkd-digits-1`
     """
-    from dearkd import analyze as door
+    from dearkd.analysis import analyze as door
     from dearkd.models.create import import_files
 
     import_files(tuple(map(str, imports or ())))

@@ -117,7 +117,7 @@ def evaluate(
         "imports": tuple(map(str, imports or ())),
     }
     if out is not None or any(value is not None for value in measures.values()):
-        from dearkd import judge_set
+        from dearkd.measures import judge_set
 
         for option, value in (("--data", data), ("--weights", weights), ("--which", which)):
             if value is not None:

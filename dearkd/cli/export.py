@@ -56,7 +56,7 @@ def export(
 
     **Example:** `dearkd export runs/dearkd-digits-1 --to onnx --out digits.onnx`
     """
-    from dearkd import export as door
+    from dearkd.export import write as door
     from dearkd.models.create import import_files
 
     import_files(map(str, imports or ()))

@@ -49,7 +49,7 @@ def report(
     **Example:** `dearkd report runs/dearkd-digits-1 runs/ce-digits-1` or, for a paper's table,
     `dearkd report runs/ --format md`
     """
-    from dearkd import report as door
+    from dearkd.report import write as door
 
     door.write_report(
         targets,

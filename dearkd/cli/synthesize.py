@@ -79,7 +79,7 @@ def synthesize(
 
     then `dearkd train --data runs/synth-resnet50-1 --teacher resnet50.a1_in1k`
     """
-    from dearkd import synthesize as door
+    from dearkd.synthesis import synthesize as door
 
     options = {
         "teacher.name": teacher,

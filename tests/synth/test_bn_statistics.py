@@ -12,7 +12,7 @@ from toy_nets import ToyNet, classifier, random_net
 from synth.bn_statistics import batch_norm_statistics, with_statistics
 
 
-def hook_loss(net, images, groups, first_multiplier=1.0):
+def hook_loss(net, images, groups, first_multiplier=1.0, by_layer=False):
     """R_BN of each group as everyone writes it: forward hooks on the untouched network."""
     seen = []
     handles = [
@@ -28,8 +28,12 @@ def hook_loss(net, images, groups, first_multiplier=1.0):
         total = 0.0
         for layer, (module, x) in enumerate(seen):
             block = x.chunk(groups)[group].transpose(0, 1).flatten(1)
-            distance = (block.mean(1) - module.running_mean).norm(2)
-            distance = distance + (block.var(1, unbiased=False) - module.running_var).norm(2)
+            means = (block.mean(1) - module.running_mean).norm(2)
+            variances = (block.var(1, unbiased=False) - module.running_var).norm(2)
+            if by_layer:
+                means = means / module.running_var.sum().sqrt()
+                variances = variances / module.running_var.norm(2)
+            distance = means + variances
             total = total + distance * (first_multiplier if layer == 0 else 1.0)
         losses.append(total)
     return logits, torch.stack(losses)
@@ -40,19 +44,21 @@ def relative(a, b):
 
 
 @pytest.mark.parametrize("groups", [1, 3])
-@pytest.mark.parametrize("first_multiplier", [1.0, 10.0])
-def test_loss_and_gradient_equal_the_hook_version(groups, first_multiplier):
+@pytest.mark.parametrize(
+    ("first_multiplier", "by_layer"), [(1.0, False), (10.0, False), (4.0, True)]
+)
+def test_loss_and_gradient_equal_the_hook_version(groups, first_multiplier, by_layer):
     net = random_net().double().requires_grad_(False)
     images = torch.randn(6, 3, 9, 12, dtype=torch.float64, requires_grad=True)
     weights = torch.rand(groups, dtype=torch.float64)
-    logits, expected = hook_loss(net, images, groups, first_multiplier)
+    logits, expected = hook_loss(net, images, groups, first_multiplier, by_layer)
     (F.cross_entropy(logits, torch.arange(6) % 4) + (expected * weights).sum()).backward()
     gradient, images.grad = images.grad, None
 
     clone, recorder = with_statistics(net, torch.float64)
     recorder.start(groups)
     ours = clone(images)
-    loss = recorder.loss(first_multiplier)
+    loss = recorder.loss(first_multiplier, relative=by_layer)
     (F.cross_entropy(ours, torch.arange(6) % 4) + (loss * weights).sum()).backward()
     assert relative(ours, logits) < 1e-12
     assert relative(loss, expected) < 1e-12

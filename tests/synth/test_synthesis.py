@@ -8,7 +8,7 @@ import torch
 from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
-from dearkd.data import match_classes, open_data
+from dearkd.data.datasets import match_classes, open_data
 from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group
 from synth.kernels import measure_kernels

@@ -1,0 +1,153 @@
+"""What `dearkd analyze` does: a trained transformer in; a table, pictures and a page out."""
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dearkd.analysis.findings import Analysis, analysis_of
+from dearkd.analysis.page import analysis_page
+from dearkd.analysis.pictures import attention_sheet, position_sheet
+from dearkd.analysis.remarks import remarks
+from dearkd.checkpoint import write_atomically
+from dearkd.data.loaders import Batch, Loader
+from dearkd.runs import RunFolder
+
+__all__ = ["analyze"]
+
+
+def analyze(
+    run: Path,
+    *,
+    console: Console,
+    data: str | None = None,
+    which: str = "final",
+    images: int | None = None,
+    maps: int = 4,
+    out: Path | None = None,
+    as_json: bool = False,
+) -> None:
+    """Prints what a run's transformer learned and writes it to ``out``, by default the run.
+
+    ``analysis.json``, ``analysis.html``, ``attention_maps.png`` and, of a student with MHCA,
+    ``position_heads.png``.
+
+    Raises:
+        ValueError: If the run is none, is unfinished or has no attention to read.
+        FileNotFoundError: If a path does not exist.
+    """
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is no folder; pass that of a run of dearkd train")
+    folder = RunFolder(run)
+    metrics = folder.read_metrics()
+
+    def watched(batches: Loader) -> Iterable[Batch]:
+        if not console.is_terminal or as_json:
+            return batches
+        return track(batches, "answers", total=len(batches), console=console)
+
+    analysis = analysis_of(folder, data, which, images=images, maps=maps, watch=watched)
+    sentences = remarks(analysis.record, metrics)
+    analysis.record["remarks"] = sentences
+    target = run if out is None else out
+    _write(analysis, metrics, sentences, target)
+    if as_json:
+        console.print_json(json.dumps(analysis.record))
+        return
+    console.print(_block_table(analysis.record, metrics))
+    console.print(_head_table(analysis.record))
+    for sentence in sentences:
+        console.print(f"- {sentence}", markup=False)
+    console.print(f"written: {target / 'analysis.html'}")
+
+
+def _write(
+    analysis: Analysis, metrics: Sequence[Mapping[str, Any]], sentences: list[str], target: Path
+) -> None:
+    target.mkdir(parents=True, exist_ok=True)
+    record = analysis.record
+    pictures = {}
+    if analysis.maps:
+        pictures["attention_maps.png"] = attention_sheet(analysis.maps)
+    if record["position"]:
+        pictures["position_heads.png"] = position_sheet(record["position"], record["grid"])
+    for name, picture in pictures.items():
+        write_atomically(target / name, lambda file, one=picture: one.save(file, "PNG"))  # type: ignore[misc]
+    html = analysis_page(analysis, metrics, _switches(metrics), sentences)
+    texts = {"analysis.json": json.dumps(record, indent=1) + "\n", "analysis.html": html}
+    for name, text in texts.items():
+        write_atomically(target / name, lambda file, one=text: _write_text(file, one))  # type: ignore[misc]
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")
+
+
+def _switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """Epochs, counted from 1, between which another stage begins, and its name."""
+    return {
+        after["epoch"] + 0.5: after["stage"]
+        for before, after in pairwise(metrics)
+        if before["stage"] != after["stage"]
+    }
+
+
+def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
+    """A row a block: distance of its heads at the end and as logged, tokens, position term."""
+    title = (
+        f"{record['run']}: attention on {record['images']} images, distances in patches of a "
+        f"{record['grid'][0]} x {record['grid'][1]} grid"
+    )
+    logged = _milestones(metrics)
+    table = Table("block", "distance", "heads from-to", *logged, title=title)
+    if record["token_cosine"]:
+        table.add_column("token cosine")
+    if record["position"]:
+        table.add_column("median sigma")
+    for block, heads in enumerate(record["attention_distance"]):
+        row = [str(block + 1), f"{np.mean(heads):.2f}", f"{min(heads):.2f}-{max(heads):.2f}"]
+        row += [f"{np.mean(line['attention_distance'][block]):.2f}" for line in logged.values()]
+        if record["token_cosine"]:
+            row.append(f"{record['token_cosine'][block + 1]:.3f}")
+        if block < len(record["position"]):
+            widths = [width for width in record["position"][block]["sigma"] if width is not None]
+            row.append(f"{np.median(widths):.2f}" if widths else "none")
+        table.add_row(*row)
+    return table
+
+
+def _milestones(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
+    """The first logged epoch, and the last of a stage that another follows, by column title."""
+    lines = [line for line in metrics if line.get("attention_distance")]
+    found = {f"epoch {lines[0]['epoch'] + 1}": lines[0]} if lines else {}
+    for before, after in pairwise(lines):
+        if before["stage"] != after["stage"]:
+            found[f"end of {before['stage']}"] = before
+    return found
+
+
+def _head_table(record: Mapping[str, Any]) -> Table:
+    table = Table(
+        "head",
+        "top-1 %",
+        "confidence %",
+        "calibration error",
+        "agrees with teacher %",
+        title=f"{record['data']}, {record['head_images']} images",
+    )
+    for name, head in record["heads"].items():
+        agreement = head["agreement_teacher"]
+        table.add_row(
+            name,
+            f"{head['top1']:.2f}",
+            f"{100 * head['confidence']:.2f}",
+            f"{head['ece']:.4f}",
+            "-" if agreement is None else f"{agreement:.2f}",
+        )
+    return table

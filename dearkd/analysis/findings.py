@@ -1,0 +1,198 @@
+"""What a trained transformer learned to look at, and how far its answers can be trusted."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from numpy.typing import NDArray
+from torch import Tensor
+
+from dearkd.analysis.attention import (
+    attention_distance,
+    block_views,
+    grid_of,
+    has_readable_attention,
+    measure_attention,
+)
+from dearkd.analysis.calibration import calibration_error, reliability
+from dearkd.analysis.predictions import Predictions, Watch, answers_of
+from dearkd.analysis.probe import PROBE_IMAGES, evaluation_views
+from dearkd.candidate import candidate_of_run
+from dearkd.data.order import spread_rows
+from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
+from dearkd.processes import accelerator_of
+from dearkd.runs import RunFolder
+
+__all__ = ["Analysis", "AttentionMaps", "analysis_of"]
+
+DECIMALS = 5
+
+
+@dataclass(frozen=True)
+class AttentionMaps:
+    """Where the model looks in one image."""
+
+    name: str
+    label: str
+    pixels: NDArray[np.uint8]
+    """(height, width, 3), as the model sees it."""
+    weights: Float[Tensor, "depth heads rows columns"]
+    """From the class token, or from all patches where there is none, to every patch; sum 1."""
+
+
+@dataclass(frozen=True)
+class Analysis:
+    """``record`` is what ``analysis.json`` holds."""
+
+    record: dict[str, Any]
+    maps: list[AttentionMaps]
+
+
+def analysis_of(
+    folder: RunFolder,
+    data: str | None = None,
+    which: str = "final",
+    *,
+    images: int | None = None,
+    maps: int = 4,
+    watch: Watch = iter,
+) -> Analysis:
+    """Attention, tokens and position heads of a run's weights; calibration and agreement.
+
+    Accuracy, calibration and agreement are of all evaluation images, attention is of
+    ``PROBE_IMAGES`` spread over them; ``images`` is the number for both. ``maps`` images have
+    their attention kept. Of a run without ``data`` it is the run's own evaluation data.
+
+    Raises:
+        ValueError: If the run has no transformer whose attention can be read, no such weights, or
+            its classes are not the data's.
+        FileNotFoundError: If a path does not exist.
+    """
+    candidate = candidate_of_run(folder, data, which)
+    model, source = candidate.model, candidate.source
+    if not has_readable_attention(model):
+        raise ValueError(
+            f"{folder.path} holds {candidate.view['arch']}, which has no attention to read (a "
+            "student of dearkd or a plain vision transformer of timm has); judge it by dearkd eval"
+        )
+    answers = answers_of(folder, candidate, teacher=True, images=images, watch=watch)
+    device = accelerator_of(candidate.precision).device
+    model.to(device)
+    rows = spread_rows(len(source), images or PROBE_IMAGES)
+    views = evaluation_views(source, rows, candidate.view).to(device)
+    measures = measure_attention(model.eval(), views)
+    grid = grid_of(model, views)
+    record = {
+        "run": folder.path.resolve().name,
+        "student": candidate.view["arch"],
+        "data": data or _own_data(folder),
+        "images": len(views),
+        "weights": which,
+        "grid": list(grid),
+        "attention_distance": _rounded(measures.distance),
+        "uniform_distance": _uniform(grid),
+        "token_cosine": None if measures.cosine is None else _rounded(measures.cosine),
+        "position": _positions(model),
+        **_record_of_heads(answers),
+    }
+    return Analysis(record, _maps(model, answers, candidate.view, maps))
+
+
+def _own_data(folder: RunFolder) -> str:
+    config = folder.read_config()
+    return config.data.evaluation or config.data.train
+
+
+def _uniform(grid: tuple[int, int]) -> float:
+    """Distance of a head that looks everywhere alike."""
+    patches = grid[0] * grid[1]
+    weights = torch.full((1, 1, patches, patches), 1 / patches, dtype=torch.float64)
+    return round(attention_distance(weights, grid).item(), DECIMALS)
+
+
+def _positions(model: Any) -> list[dict[str, Any]]:
+    """Learned strength, width and centre of the heads of every MHCA block."""
+    found = []
+    for block in model.blocks:
+        if isinstance(block.attn, MultiHeadConvAttention):
+            alpha = block.attn.position_alpha.detach().double()
+            widths = [(2 * a) ** -0.5 if a > 0 else None for a in alpha.tolist()]
+            entry = {
+                "alpha": _rounded(alpha),
+                "sigma": [None if w is None else round(w, DECIMALS) for w in widths],
+                "centres": _rounded(block.attn.position_centres.detach()),
+            }
+            if isinstance(block.attn, GatedMultiHeadConvAttention):
+                entry["gate"] = _rounded(block.attn.position_gate.detach().sigmoid())
+            found.append(entry)
+    return found
+
+
+def _record_of_heads(answers: Predictions) -> dict[str, Any]:
+    labels, teacher = answers.labels, answers.teacher
+    guided = None if teacher is None else teacher.argmax(-1)
+    heads: dict[str, Any] = {}
+    for name, logits in answers.logits.items():
+        answer, table = logits.argmax(-1), reliability(logits, labels)
+        heads[name] = {
+            "top1": _percent(answer == labels),
+            "confidence": sum(b.confidence * b.images for b in table) / len(labels),
+            "ece": calibration_error(table),
+            "agreement_teacher": None if guided is None else _percent(answer == guided),
+            "reliability": [list(entry) for entry in table],
+        }
+    chosen = {name: logits.argmax(-1) for name, logits in answers.logits.items()}
+    two = "distillation" in chosen
+    return {
+        "head_images": len(labels),
+        "heads": heads,
+        "agreement_between_heads": (
+            _percent(chosen["class"] == chosen["distillation"]) if two else None
+        ),
+        "teacher_top1": None if guided is None else _percent(guided == labels),
+        "teacher_missing": answers.teacher_missing,
+    }
+
+
+@torch.inference_mode()
+def _maps(model: Any, answers: Predictions, view: Any, count: int) -> list[AttentionMaps]:
+    """Of ``count`` images spread over those that could be read."""
+    if count == 0:
+        return []
+    rows = spread_rows(len(answers.labels), count)
+    images = evaluation_views(answers.source, rows, view)
+    views = block_views(model, images.to(next(model.parameters()).device))
+    grid, looks = grid_of(model, images), []
+    for block in views:
+        if block.weights is not None:
+            looks.append(_looks(block.weights, model.num_prefix_tokens, grid).cpu())
+    weights = torch.stack(looks, dim=1)
+    pixels = _pixels(images, view)
+    labels = [answers.class_names[int(answers.labels[row])] for row in rows]
+    return [
+        AttentionMaps(answers.ids[row], labels[i], pixels[i], weights[i])
+        for i, row in enumerate(rows)
+    ]
+
+
+def _looks(
+    weights: Float[Tensor, "batch heads tokens tokens"], prefix: int, grid: tuple[int, int]
+) -> Float[Tensor, "batch heads rows columns"]:
+    among = weights[:, :, 0, prefix:] if prefix else weights.mean(2)
+    return (among / among.sum(-1, keepdim=True)).reshape(*among.shape[:2], *grid)
+
+
+def _pixels(images: Tensor, view: Any) -> NDArray[np.uint8]:
+    mean, std = (torch.tensor(view[key])[:, None, None] for key in ("mean", "std"))
+    levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
+    return levels.permute(0, 2, 3, 1).numpy()
+
+
+def _percent(right: Tensor) -> float:
+    return 100 * right.double().mean().item()
+
+
+def _rounded(values: Tensor) -> list[Any]:
+    return np.round(values.double().cpu().numpy(), DECIMALS).tolist()

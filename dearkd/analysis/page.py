@@ -1,0 +1,161 @@
+"""The analysis of one run as a page of its own."""
+
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from PIL import Image
+
+from dearkd.analysis.findings import Analysis, AttentionMaps
+from dearkd.analysis.pictures import heat_tile, image_tile
+from dearkd.analysis.plots import (
+    distance_by_block,
+    distance_by_epoch,
+    position_heads,
+    reliability_diagram,
+    token_cosine_by_depth,
+)
+from dearkd.report.page import (
+    Block,
+    Cell,
+    Details,
+    Note,
+    Picture,
+    Pictures,
+    Plot,
+    Plots,
+    Section,
+    Sheet,
+    Table,
+    page,
+)
+
+__all__ = ["analysis_page"]
+
+HEADS_NOTE = (
+    "The square is the patch a head looks from, a ring lies around the patch it looks at, one "
+    "standard deviation wide. Hover for the numbers."
+)
+
+
+def analysis_page(
+    analysis: Analysis,
+    metrics: Sequence[Mapping[str, Any]],
+    switches: Mapping[float, str],
+    sentences: Sequence[str],
+) -> str:
+    """HTML of the whole analysis, figures and pictures in it."""
+    record = analysis.record
+    sections = [
+        _distance_section(record, metrics, switches),
+        _position_section(record),
+        _token_section(record),
+        _map_section(analysis.maps),
+        _trust_section(record),
+    ]
+    lead = [
+        f"{record['student']}, {record['weights']} weights: attention on {record['images']} "
+        f"images of {record['data']}, answers on {record['head_images']:,}.",
+        *sentences,
+    ]
+    return page(f"What {record['run']} looks at", lead, [part for part in sections if part])
+
+
+def _distance_section(
+    record: Mapping[str, Any],
+    metrics: Sequence[Mapping[str, Any]],
+    switches: Mapping[float, str],
+) -> Section:
+    now = Plot(
+        distance_by_block({record["run"]: record["attention_distance"]}),
+        "At the end: every head a dot, the line their mean",
+        f"A head that looks everywhere alike is at {record['uniform_distance']:.2f}.",
+    )
+    plots = [now]
+    if any(line.get("attention_distance") for line in metrics):
+        caption = "The dotted upright marks where a stage begins." if switches else ""
+        plots.insert(0, Plot(distance_by_epoch(metrics, switches), "Over the epochs", caption))
+    lead = "How many patches lie between a patch and those it attends to, on average."
+    return Section("Attention distance", [Plots(plots)], lead)
+
+
+def _position_section(record: Mapping[str, Any]) -> Section | None:
+    if not record["position"]:
+        return None
+    figure = position_heads(record["position"], record["grid"])
+    plot = Plot(figure, "Learned centres and widths", HEADS_NOTE, wide=True)
+    lead = "MHCA adds to every head a place to look at, relative to the patch."
+    return Section("Heads on the patch grid", [Plots([plot])], lead)
+
+
+def _token_section(record: Mapping[str, Any]) -> Section | None:
+    if not record["token_cosine"]:
+        return None
+    figure = token_cosine_by_depth({record["run"]: record["token_cosine"]})
+    plot = Plot(figure, "Cosine by depth", "1: the two tokens say the same; 0: nothing in common.")
+    return Section("Class and distillation token", [Plots([plot])])
+
+
+def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
+    if not maps:
+        return None
+    rows = [_row(one) for one in maps]
+    details = [Details(f"{one.label}: every head", [_sheet_of_heads(one)]) for one in maps]
+    lead = (
+        "From the class token to the patches, block by block, mean over the heads; bright is much, "
+        "each tile on its own scale."
+    )
+    return Section("Attention maps", [Sheet(rows), *details], lead)
+
+
+def _row(maps: AttentionMaps) -> Pictures:
+    tiles = [_picture(image_tile(maps.pixels), "image", maps.name)]
+    for number, weights in enumerate(maps.weights.mean(1), 1):
+        tile = heat_tile(maps.pixels, weights)
+        tiles.append(_picture(tile, f"block {number}", f"{maps.name}, block {number}"))
+    return Pictures(maps.label, "", tiles)
+
+
+def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
+    rows = []
+    for block, heads in enumerate(maps.weights, 1):
+        tiles = [
+            _picture(heat_tile(maps.pixels, weights), f"head {n}", f"block {block}, head {n}")
+            for n, weights in enumerate(heads, 1)
+        ]
+        rows.append(Pictures(f"block {block}", "", tiles))
+    return Sheet(rows)
+
+
+def _picture(tile: Image.Image, line: str, title: str) -> Picture:
+    file = io.BytesIO()
+    tile.save(file, "WEBP", quality=85)
+    uri = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
+    return Picture(uri, [Cell(line, tone="muted")], title, tile.width)
+
+
+def _trust_section(record: Mapping[str, Any]) -> Section:
+    titles = ["head", "top-1 %", "confidence %", "calibration error", "agrees with teacher %"]
+    rows = []
+    for name, head in record["heads"].items():
+        agreement = head["agreement_teacher"]
+        rows.append(
+            [
+                name,
+                f"{head['top1']:.2f}",
+                f"{100 * head['confidence']:.2f}",
+                f"{head['ece']:.4f}",
+                "" if agreement is None else f"{agreement:.2f}",
+            ]
+        )
+    plot = Plot(
+        reliability_diagram(record["heads"]),
+        "Reliability",
+        "On the dotted line a head is right as often as it says; below it, overconfident. "
+        "Larger points hold more images.",
+    )
+    blocks: list[Block] = [Table(titles, rows), Plots([plot])]
+    if record["teacher_missing"] is not None:
+        blocks.insert(1, Note(f"No comparison with a teacher: {record['teacher_missing']}."))
+    return Section("Answers: label, teacher, confidence", blocks)

@@ -1,0 +1,134 @@
+"""Attention drawn on images, and MHCA heads on the patch grid, with Pillow alone."""
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from torch import Tensor
+
+from dearkd.analysis.findings import AttentionMaps
+from dearkd.analysis.plots import reach_of
+from dearkd.plots import COLOURS
+
+__all__ = ["attention_sheet", "heat_tile", "image_tile", "position_sheet"]
+
+TILE = 56  # pixels a side
+GAP = 3
+LEFT = 62  # for the names of the rows
+TOP = 40  # for the names of the image and the columns
+ACROSS = 2
+"""Images side by side."""
+PANEL = 220  # pixels a side of a block's heads
+PANELS_ACROSS = 4
+FINER = 3  # drawn so much larger, then reduced: Pillow's lines have no smooth edges
+INK, GREY, RULE = "#1c2430", "#8792a2", "#e2e6ec"
+HEAT = np.array(
+    [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64
+)
+"""No attention to most; the stops of matplotlib's inferno."""
+
+
+def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
+    """For every image a panel: a row a block; first the mean of the heads, then every head.
+
+    Each tile has a scale of its own, from no attention to its largest.
+    """
+    panels = [_panel(one) for one in maps]
+    width, height = panels[0].size
+    down = math.ceil(len(panels) / ACROSS)
+    across = min(ACROSS, len(panels))
+    sheet = Image.new("RGB", (across * width, down * height), "white")
+    for number, panel in enumerate(panels):
+        sheet.paste(panel, (number % ACROSS * width, number // ACROSS * height))
+    return sheet
+
+
+def heat_tile(
+    pixels: NDArray[np.uint8], weights: Float[Tensor, "rows columns"], size: int = TILE
+) -> Image.Image:
+    """The image darkened where attention is little; every patch has one colour."""
+    image = np.asarray(image_tile(pixels, size).convert("L"), dtype=np.float64)[..., None]
+    share = (weights / weights.max()).double().numpy()
+    patches = Image.fromarray((255 * share).round().astype(np.uint8))
+    share = np.asarray(patches.resize((size, size), Image.Resampling.NEAREST)) / 255
+    stops = np.linspace(0, 1, len(HEAT))
+    heat = np.stack([np.interp(share, stops, HEAT[:, c]) for c in range(3)], axis=-1)
+    return Image.fromarray((0.35 * image + 0.65 * heat).round().astype(np.uint8))
+
+
+def image_tile(pixels: NDArray[np.uint8], size: int = TILE) -> Image.Image:
+    """The image at the size of a tile."""
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> Image.Image:
+    """A panel a block: rings of one sigma around the patches that its heads look at.
+
+    The square is the patch they look from. A head with alpha <= 0 has a cross.
+    """
+    reach = reach_of(position, grid)
+    down = math.ceil(len(position) / PANELS_ACROSS)
+    across = min(PANELS_ACROSS, len(position))
+    sheet = Image.new("RGB", (across * PANEL, down * PANEL), "white")
+    for number, block in enumerate(position):
+        panel = _heads(block, reach, f"block {number + 1}")
+        sheet.paste(panel, (number % PANELS_ACROSS * PANEL, number // PANELS_ACROSS * PANEL))
+    return sheet
+
+
+def _panel(maps: AttentionMaps) -> Image.Image:
+    depth, heads = maps.weights.shape[:2]
+    step = TILE + GAP
+    panel = Image.new("RGB", (LEFT + (heads + 2) * step + 12, TOP + depth * step + 8), "white")
+    draw = ImageDraw.Draw(panel)
+    draw.text((6, 3), f"{maps.label}   {maps.name[-60:]}", fill=INK, font=_font(13))
+    columns = ["image", "mean", *[f"head {n}" for n in range(1, heads + 1)]]
+    for number, name in enumerate(columns):
+        draw.text((LEFT + number * step, TOP - 17), name, fill=GREY, font=_font(11))
+    panel.paste(image_tile(maps.pixels), (LEFT, TOP))
+    for block in range(depth):
+        y = TOP + block * step
+        draw.text((6, y + TILE // 2 - 7), f"block {block + 1}", fill=GREY, font=_font(11))
+        for number, weights in enumerate((maps.weights[block].mean(0), *maps.weights[block])):
+            panel.paste(heat_tile(maps.pixels, weights), (LEFT + (number + 1) * step, y))
+    return panel
+
+
+def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:
+    side = PANEL * FINER
+    panel = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(panel)
+    border, head_room = 8 * FINER, 24 * FINER
+    unit = (side - border - head_room) / (2 * reach)
+    middle = (border / 2 + reach * unit, head_room + reach * unit)
+
+    def box(right: float, down: float, half: float) -> tuple[float, float, float, float]:
+        x, y = middle[0] + right * unit, middle[1] + down * unit
+        return x - half * unit, y - half * unit, x + half * unit, y + half * unit
+
+    for edge in np.arange(-math.floor(reach) - 0.5, reach + 0.01):
+        x, y = middle[0] + edge * unit, middle[1] + edge * unit
+        if abs(edge) <= reach:
+            draw.line((x, head_room, x, side - border), fill=RULE, width=FINER)
+            draw.line((border / 2, y, side - border / 2, y), fill=RULE, width=FINER)
+    draw.rectangle(box(0, 0, 0.5), outline=GREY, width=2 * FINER)
+    for number, (down, right) in enumerate(block["centres"]):
+        colour, sigma = COLOURS[number % len(COLOURS)], block["sigma"][number]
+        if sigma is None:
+            left, top, end, bottom = box(right, down, 0.2)
+            draw.line((left, top, end, bottom), fill=colour, width=2 * FINER)
+            draw.line((left, bottom, end, top), fill=colour, width=2 * FINER)
+        else:
+            draw.ellipse(box(right, down, sigma), outline=colour, width=2 * FINER)
+            draw.ellipse(box(right, down, 0.06), fill=colour)
+    draw.rectangle((0, 0, side, head_room - 1), fill="white")
+    draw.text((border, 3 * FINER), title, fill=INK, font=_font(13 * FINER))
+    return panel.resize((PANEL, PANEL), Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

@@ -1,0 +1,239 @@
+"""What a run's model, and on request its teacher, answers on every evaluation image; kept on disk.
+
+``RUN/predictions.safetensors`` is reused while weights and data are the same.
+"""
+
+import hashlib
+import logging
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from dearkd.build import teacher_of
+from dearkd.candidate import Candidate, candidate_of_run
+from dearkd.checkpoint import load_weights, read_metadata, save_tensors
+from dearkd.data.datasets import match_classes
+from dearkd.data.decode import BadImageError
+from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.data.loaders import Batch, Loader
+from dearkd.data.order import spread_rows
+from dearkd.data.sources import ImageSource, SubsetSource
+from dearkd.estimate import LAYOUTS, autocast
+from dearkd.evaluate import head_scores
+from dearkd.models.create import import_files
+from dearkd.models.teacher import Teacher
+from dearkd.processes import process_state
+from dearkd.runs import RunFolder
+
+__all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
+
+HEADS = ("class", "distillation", "logits")
+SAMPLE = 16
+"""Images whose pixels stand for the data in the key of the kept file."""
+
+_log = logging.getLogger("dearkd")
+Watch = Callable[[Loader], Iterable[Batch]]
+
+
+@dataclass(frozen=True)
+class Predictions:
+    """Answers to the images that could be read, in the order of the data."""
+
+    labels: Int[Tensor, " images"]
+    """The model's class of each image."""
+    logits: dict[str, Float[Tensor, "images classes"]]
+    """By head: ``class``, ``distillation`` and their mean ``logits``; a CNN has the last alone."""
+    ids: list[str]
+    """What a user would look for: a file, or a row of a file."""
+    class_names: tuple[str, ...]
+    """Of the model's classes; their numbers where names are not known."""
+    source: ImageSource
+    """``source.image(i)`` is the picture of answer ``i``."""
+    teacher: Float[Tensor, "images classes"] | None = None
+    """The teacher's logits, if asked for and within reach now or when they were kept."""
+    teacher_missing: str | None = None
+    """Why there is no teacher, if one was asked for."""
+
+
+def predictions_of(
+    folder: RunFolder,
+    data: str | None = None,
+    which: str = "final",
+    *,
+    teacher: bool = False,
+    images: int | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    watch: Watch = iter,
+) -> Predictions:
+    """Answers of a run's weights (``final``, ``best`` or ``raw``) on its evaluation images.
+
+    ``data`` names other images; ``images`` takes so many of them, evenly spread, and keeps
+    nothing. What is kept is used while the weights, the names and labels of the images and the
+    pixels of a few of them are as they were. ``watch`` wraps the batches, to show progress.
+
+    Raises:
+        ValueError: If there are no such weights, no images, or their classes are not the model's.
+        FileNotFoundError: If a path does not exist.
+    """
+    candidate = candidate_of_run(folder, data, which)
+    return answers_of(
+        folder, candidate, teacher=teacher, images=images, batch_size=batch_size, watch=watch
+    )
+
+
+def answers_of(
+    folder: RunFolder,
+    candidate: Candidate,
+    *,
+    teacher: bool = False,
+    images: int | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    watch: Watch = iter,
+) -> Predictions:
+    """``predictions_of`` for a model and images that are open already."""
+    source = candidate.source
+    if images is not None:
+        source = SubsetSource(source, np.asarray(spread_rows(len(source), images)))
+    class_map = match_classes(source.classes, candidate.class_names, candidate.model.num_classes)
+    guide, missing = _teacher(folder, candidate) if teacher else (None, None)
+    file = folder.path / "predictions.safetensors"
+    keys = {"student": _key(candidate, source)}
+    if guide is not None:
+        keys["teacher"] = _hash_of_weights(guide)
+    tensors = _kept(file, keys) if images is None else None
+    if tensors is None:
+        tensors = _answers(candidate, source, class_map, guide, batch_size, watch)
+        if images is None:
+            _keep(file, tensors, keys)
+    return _assembled(tensors, candidate, source, missing)
+
+
+def _assembled(
+    tensors: dict[str, Tensor], candidate: Candidate, source: ImageSource, missing: str | None
+) -> Predictions:
+    rows = tensors["rows"].numpy()
+    whole = len(rows) == len(source)
+    count = candidate.model.num_classes
+    return Predictions(
+        labels=tensors["labels"],
+        logits={head: tensors[head] for head in HEADS if head in tensors},
+        ids=[source.name(int(row)) for row in rows],
+        class_names=tuple(candidate.class_names or map(str, range(count))),
+        source=source if whole else SubsetSource(source, rows),
+        teacher=tensors.get("teacher"),
+        teacher_missing=None if "teacher" in tensors else missing,
+    )
+
+
+def _teacher(folder: RunFolder, candidate: Candidate) -> tuple[Teacher | None, str | None]:
+    """The teacher of a run, or the reason why there is none."""
+    if not folder.config_file.exists():
+        return None, f"{folder.path} has no config.yaml to name its teacher"
+    config = folder.read_config()
+    try:
+        import_files(config.imports)
+        teacher = teacher_of(config, candidate.view)
+    except (ValueError, OSError) as error:
+        return None, f"the teacher is out of reach: {error}"
+    if teacher is None:
+        return None, "the run had no teacher"
+    teacher.set_memory_format(LAYOUTS[config.teacher.memory_format])
+    return teacher, None
+
+
+@torch.inference_mode()
+def _answers(
+    candidate: Candidate,
+    source: ImageSource,
+    class_map: tuple[int, ...],
+    teacher: Teacher | None,
+    batch_size: int,
+    watch: Watch,
+) -> dict[str, Tensor]:
+    """Labels, rows of the source, and logits by head, of the images that can be read."""
+    state = process_state()  # an Accelerator's precision would hold for all runs of the process
+    if state.num_processes > 1:
+        raise ValueError(f"needs one process, got {state.num_processes}; start it by itself")
+    loader = evaluation_loader(
+        source,
+        candidate.view,
+        candidate.img_size,
+        class_map,
+        state,
+        batch_size=batch_size,
+        on_bad_image=candidate.on_bad_image,
+    )
+    model = candidate.model.to(state.device).eval()
+    model.to(memory_format=LAYOUTS[candidate.memory_format])
+    if teacher is not None:
+        teacher.to(state.device)
+    parts: dict[str, list[Tensor]] = {}
+    for batch in watch(loader):
+        images = batch["image"].to(state.device, non_blocking=True)
+        with autocast(state.device, candidate.precision):
+            answers = _of_batch(model, teacher, images)
+        found = {"labels": batch["label"], "rows": batch["index"], **answers}
+        for name, value in found.items():
+            parts.setdefault(name, []).append(value.cpu())
+    loader.close()
+    if not sum(map(len, parts["labels"])):
+        raise ValueError("no readable image to predict on; check the evaluation data")
+    return {name: torch.cat(values).contiguous() for name, values in parts.items()}
+
+
+def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict[str, Tensor]:
+    scores: dict[Any, Tensor] = dict(head_scores(model, images))
+    found = {head: scores[head] for head in HEADS if head in scores}
+    if teacher is not None:
+        found["teacher"] = teacher(images).logits.float()
+    return found
+
+
+def _key(candidate: Candidate, source: ImageSource) -> str:
+    """A hash of the weights, how they are run, and the images by name, label and a few pixels."""
+    digest = hashlib.sha256(_hash_of_weights(candidate.model).encode())
+    view = {name: candidate.view[name] for name in ("mean", "std", "crop_pct", "interpolation")}
+    digest.update(repr((view, candidate.img_size, candidate.precision)).encode())
+    digest.update(repr((candidate.class_names, source.classes)).encode())
+    digest.update(np.ascontiguousarray(source.labels).tobytes())
+    digest.update("\n".join(source.name(row) for row in range(len(source))).encode())
+    for row in spread_rows(len(source), SAMPLE):
+        try:
+            digest.update(source.image(row).tobytes())
+        except BadImageError as error:
+            digest.update(str(error).encode())
+    return digest.hexdigest()
+
+
+def _hash_of_weights(model: nn.Module) -> str:
+    digest = hashlib.sha256()
+    for name, value in model.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
+
+
+def _kept(file: Path, keys: dict[str, str]) -> dict[str, Tensor] | None:
+    """The tensors of an earlier call with the same keys; None where there is no such file."""
+    if not file.is_file():
+        return None
+    try:
+        known = read_metadata(file)
+        if any(known.get(name) != key for name, key in keys.items()):
+            return None
+        return load_weights(file)
+    except ValueError:  # damaged: made anew
+        return None
+
+
+def _keep(file: Path, tensors: dict[str, Tensor], keys: dict[str, str]) -> None:
+    try:
+        save_tensors(file, tensors, keys)
+    except OSError as error:  # what was asked for is there; a later call takes longer
+        _log.warning("predictions are not kept: %s", error)

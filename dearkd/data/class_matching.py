@@ -1,0 +1,135 @@
+"""Which of a model's classes a class of the data is: by name, ImageNet's synonyms included."""
+
+import re
+from collections import defaultdict
+from collections.abc import Sequence
+from functools import cache
+from typing import Any
+
+from timm.data.imagenet_info import ImageNetInfo
+
+from dearkd.data.sources import Classes
+
+__all__ = ["match_classes", "match_names", "with_descriptions"]
+
+_SYNSET = re.compile(r"n\d{8}")
+_IN_ORDER = 0.9
+"""Share of names that must be found, each at its own index, for the rest to follow by index."""
+
+
+def match_classes(
+    data: Classes, model_names: Sequence[str] | None, model_count: int
+) -> tuple[int, ...]:
+    """The model's index of each data class: by name where both are known, by count otherwise.
+
+    Names match exactly, or else without case, spaces, dashes and underscores. ImageNet's
+    descriptions ("tench, Tinca tinca", as torchvision and Hugging Face have them) match its synsets
+    (n01440764) by timm's tables. Synthetic data keeps the indices of the teacher it came from.
+
+    Raises:
+        ValueError: If a class is unknown to the model, two fall together, or the counts differ.
+    """
+    if data.names is not None and model_names is not None:
+        return match_names(data.names, model_names)
+    if data.indices is not None and data.total == model_count:
+        return data.indices
+    count = data.total or data.count
+    if count != model_count:
+        raise ValueError(
+            f"the data has {count} classes, the model {model_count}, and no class names tell how "
+            "they correspond; use a model trained on these classes or data with class names"
+        )
+    return tuple(range(data.count))
+
+
+def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[int, ...]:
+    """The index in ``model_names`` of each data class.
+
+    Raises:
+        ValueError: If a class is unknown to the model or two fall together.
+    """
+    exact = {name: index for index, name in enumerate(model_names)}
+    loose = {_plain(name): index for index, name in enumerate(model_names)}
+    found = [exact.get(name, loose.get(_plain(name), -1)) for name in data_names]
+    if -1 in found:
+        found = _with_synsets(found, data_names, model_names)
+    missing = [name for name, index in zip(data_names, found, strict=True) if index < 0]
+    if missing:
+        raise ValueError(
+            f"{len(missing)} of {len(data_names)} data classes are unknown to the model's "
+            f"{len(model_names)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; "
+            "rename them, remove them, or use a model trained on them"
+        )
+    if len(set(found)) < len(found):
+        first = next(index for index in found if found.count(index) > 1)
+        raise ValueError(
+            f"several data classes match the model's {model_names[first]!r}; rename all but one"
+        )
+    return tuple(found)
+
+
+def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
+    """The names for people: ImageNet's synsets with the words they stand for."""
+    if not all(map(_SYNSET.fullmatch, names)):
+        return tuple(names)
+    lemmas = _lemmas()
+    return tuple(f"{name} {lemmas[name]}" if name in lemmas else name for name in names)
+
+
+def _plain(name: str) -> str:
+    return "".join(letter for letter in name.casefold() if letter not in " -_")
+
+
+def _with_synsets(
+    found: list[int], data_names: Sequence[str], model_names: Sequence[str]
+) -> list[int]:
+    """``found`` with ImageNet's synsets on one side matched to descriptions on the other."""
+    if all(map(_SYNSET.fullmatch, model_names)):
+        matched = _by_description(data_names, model_names)
+    elif all(map(_SYNSET.fullmatch, data_names)):
+        back = _by_description(model_names, data_names)
+        place = {synset: index for index, synset in enumerate(back) if synset >= 0}
+        matched = [place.get(index, -1) for index in range(len(data_names))]
+    else:
+        return found
+    found = [old if old >= 0 else new for old, new in zip(found, matched, strict=True)]
+    known = [index for index in found if index >= 0]
+    ordered = all(index in (-1, place) for place, index in enumerate(found))
+    if ordered and len(found) == len(model_names) and len(known) >= _IN_ORDER * len(found):
+        return list(range(len(found)))  # ImageNet in its own order, some descriptions reworded
+    return found
+
+
+def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
+    """The index in ``synsets`` of each name, -1 for one that fits none or several.
+
+    ImageNet has two cranes and two maillots: names that come as often as synsets have them take
+    those in order.
+    """
+    lemmas = _lemmas()
+    whole, single = defaultdict(list), defaultdict(list)
+    for index, synset in enumerate(synsets):
+        lemma = lemmas.get(synset, synset)
+        whole[_plain(lemma)].append(index)
+        for word in set(map(_plain, lemma.split(","))):
+            single[word].append(index)
+    places: dict[str, list[int]] = defaultdict(list)
+    for place, name in enumerate(names):
+        places[_plain(name)].append(place)
+    found = [-1] * len(names)
+    for name, at in places.items():
+        candidates = whole.get(name) or single.get(name, [])
+        if len(candidates) == len(at):
+            for place, index in zip(at, candidates, strict=True):
+                found[place] = index
+    return found
+
+
+@cache
+def _lemmas() -> dict[str, str]:
+    """Synset to its names. The 22k of ImageNet lack one of its 1000: the teddy bear."""
+    names: dict[str, str] = {}
+    for subset in ("imagenet-22k", "imagenet-1k"):
+        info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
+        names |= info.label_descriptions(as_dict=True)
+    return names

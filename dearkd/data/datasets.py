@@ -1,0 +1,165 @@
+"""Where images and labels come from: digits, folders, parquet files, timm's data sets."""
+
+from pathlib import Path
+
+import numpy as np
+
+from dearkd.data.class_matching import match_classes, match_names
+from dearkd.data.hosted import PREFIXES, open_hosted
+from dearkd.data.order import stratified_rows
+from dearkd.data.parquet import ParquetSource
+from dearkd.data.sources import (
+    IMAGE_SUFFIXES,
+    Classes,
+    DigitsSource,
+    FolderSource,
+    ImageSource,
+    SubsetSource,
+)
+from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
+
+__all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
+
+
+def open_data(
+    train: str, evaluation: str | None = None, *, root: str | Path = "data"
+) -> tuple[ImageSource, ImageSource | None]:
+    """The training images and the evaluation images, or None where there are none.
+
+    ``train`` is ``digits``, an image folder (``train/`` and ``val/`` or ``test/``, or bare class
+    folders), a parquet file or a folder of them, or a timm name (``torch/cifar10``, ``hfds/NAME``,
+    ``hfids/NAME``, ``wds/FOLDER``). ``evaluation`` takes the same and replaces what ``train``
+    brings. Evaluation labels are numbered as the training labels are. Downloads go to ``root``.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If the data is empty, unknown, or evaluates on classes it does not train.
+    """
+    source, own_evaluation = _open(train, Path(root))
+    if source is None:
+        raise ValueError(
+            f"{train} has an evaluation split but no train split; pass the latter's folder"
+        )
+    other = own_evaluation if evaluation is None else open_evaluation(evaluation, root=root)
+    return source, None if other is None else _renumbered(other, source.classes)
+
+
+def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
+    """The evaluation split of ``data``, or all of it where it has no splits.
+
+    Raises:
+        FileNotFoundError: If a path does not exist.
+        ValueError: If the data is empty, unknown, or has a training split alone.
+    """
+    source, evaluation = _open(data, Path(root), evaluation_only=True)
+    found = evaluation or source
+    if found is None:
+        raise ValueError(
+            f"{data} has a train split alone; pass the folder of the images to evaluate on"
+        )
+    return found
+
+
+def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
+    """A fixed share of every class, at least one image; smaller shares lie within larger ones.
+
+    Raises:
+        ValueError: If ``fraction`` is not in (0, 1].
+    """
+    if not 0 < fraction <= 1:
+        raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+    if fraction == 1:
+        return source
+    return SubsetSource(source, stratified_rows(source.labels, fraction, seed))
+
+
+def _open(
+    data: str, root: Path, evaluation_only: bool = False
+) -> tuple[ImageSource | None, ImageSource | None]:
+    """Training and evaluation source; a set without splits counts as training."""
+    if data == "digits":
+        return DigitsSource("train"), DigitsSource("test")
+    if data.lower().startswith(PREFIXES):
+        return open_hosted(data, root, evaluation_only)
+    path = Path(data).expanduser()
+    if not path.exists():
+        raise FileNotFoundError(
+            f"data {data!r} does not exist; pass digits, an image folder, parquet files, "
+            f"or a name that starts with {', '.join(PREFIXES)}"
+        )
+    if path.is_file():
+        return _open_file(path), None
+    files = _parquet_files(path)
+    return _open_parquet(files, path) if files else _open_folder(path, evaluation_only)
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """Those in ``root`` and the folders in it; none where these folders hold images instead.
+
+    No deeper: a set of a million images is not to be walked through.
+    """
+    own = sorted(root.glob("*.parquet"))
+    files = list(own)
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        for entry in folder.iterdir():
+            if entry.suffix.lower() in IMAGE_SUFFIXES:
+                return own
+            if entry.suffix == ".parquet":
+                files.append(entry)
+    return sorted(files)
+
+
+def _open_file(path: Path) -> ImageSource:
+    if path.suffix != ".parquet":
+        raise ValueError(
+            f"data {str(path)!r} is a file but no .parquet; pass the folder of the images"
+        )
+    return ParquetSource([path])
+
+
+def _open_parquet(files: list[Path], root: Path) -> tuple[ImageSource | None, ImageSource | None]:
+    train = [file for file in files if split_of(file, root) in TRAIN_NAMES]
+    evaluations = (
+        [file for file in files if split_of(file, root) == name] for name in EVALUATION_NAMES
+    )
+    evaluation = next((found for found in evaluations if found), [])
+    if not train and not evaluation:
+        return ParquetSource(files), None
+    return (
+        ParquetSource(train) if train else None,
+        ParquetSource(evaluation) if evaluation else None,
+    )
+
+
+def _open_folder(
+    path: Path, evaluation_only: bool
+) -> tuple[ImageSource | None, ImageSource | None]:
+    train_root = next((path / name for name in TRAIN_NAMES if (path / name).is_dir()), None)
+    evaluation_root = next((path / n for n in EVALUATION_NAMES if (path / n).is_dir()), None)
+    if train_root is None and evaluation_root is None:
+        return FolderSource(path), None
+    train = None if train_root is None else FolderSource(train_root)
+    names = None if train is None else train.classes.names
+    if evaluation_only and evaluation_root is None:
+        return None, None
+    evaluation = None if evaluation_root is None else FolderSource(evaluation_root, names)
+    return train, evaluation
+
+
+def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
+    """``source`` with the labels of ``classes``; unchanged where they agree."""
+    if source.classes.names == classes.names and source.classes.count == classes.count:
+        return source
+    if source.classes.names is None or classes.names is None:
+        if int(source.labels.max()) >= classes.count:
+            raise ValueError(
+                f"the evaluation data has label {source.labels.max()}, the training data "
+                f"{classes.count} classes; pass data with the same classes"
+            )
+        return SubsetSource(source, np.arange(len(source)), classes=classes)
+    try:
+        new_labels = match_names(source.classes.names, classes.names)
+    except ValueError as error:
+        message = str(error).replace("the model's", "the training data's")
+        raise ValueError(f"evaluation data: {message}") from error
+    return SubsetSource(source, np.arange(len(source)), new_labels=new_labels, classes=classes)

@@ -1,0 +1,94 @@
+"""What a run and `dearkd eval` read: training batches on the device, evaluation images."""
+
+import os
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from accelerate import Accelerator, PartialState
+from torch import Tensor
+
+from dearkd.config import TrainConfig
+from dearkd.data.augment import eval_augment
+from dearkd.data.datasets import ImageSource
+from dearkd.data.loaders import Loader, OnBadImage, eval_loader
+from dearkd.data.mixing import mix, smooth
+from dearkd.processes import local_processes
+
+__all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
+
+EVALUATION_BATCH = 128
+SMALL_PIXELS = 64
+MOST_WORKERS = 16
+
+
+class DeviceBatches:
+    """Training batches on the device, mixed there."""
+
+    def __init__(self, loader: Loader, config: TrainConfig, num_classes: int, device: torch.device):
+        self.steps = len(loader)
+        self._loader = loader
+        self._smoothing = config.data.smoothing
+        self._mixes = bool(config.data.mixup or config.data.cutmix)
+        self._num_classes = num_classes
+        self._device = device
+
+    def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """(images, soft targets) of an epoch from forward pass ``start`` on."""
+        for batch in self._loader.epoch(epoch, start):
+            images = batch["image"].to(self._device, non_blocking=True)
+            labels = batch["label"].to(self._device, non_blocking=True)
+            if self._mixes:
+                weight = batch["weight"].to(self._device, non_blocking=True)
+                box = batch["box"].to(self._device, non_blocking=True)
+                yield mix(images, labels, weight, box, self._num_classes, self._smoothing)
+            else:
+                yield images, smooth(labels, self._num_classes, self._smoothing)
+
+
+def evaluation_loader(
+    source: ImageSource,
+    view: Any,
+    img_size: int,
+    class_map: tuple[int, ...],
+    accelerator: Accelerator | PartialState,
+    *,
+    batch_size: int = EVALUATION_BATCH,
+    on_bad_image: OnBadImage = "skip",
+    workers: int | None = None,
+) -> Loader:
+    """Every image once over all processes, seen as the model's ``view`` settings say.
+
+    ``view`` has mean, std, crop_pct and interpolation; ``workers`` None chooses.
+    """
+    augment = eval_augment(
+        img_size,
+        mean=tuple(view["mean"]),
+        std=tuple(view["std"]),
+        crop_pct=view["crop_pct"],
+        interpolation=view["interpolation"],
+    )
+    device = accelerator.device
+    return eval_loader(
+        source,
+        augment,
+        batch_size,
+        class_map=class_map,
+        on_bad_image=on_bad_image,
+        rank=accelerator.process_index,
+        world=accelerator.num_processes,
+        workers=worker_count(workers, img_size, device, accelerator.num_processes),
+        pin_memory=device.type == "cuda",
+    )
+
+
+def worker_count(asked: int | None, img_size: int, device: torch.device, processes: int = 1) -> int:
+    """Loader processes of one process: as asked, or this machine's cores shared among all.
+
+    Small images on a CPU are cheaper in place: 0.
+    """
+    if asked is not None:
+        return asked
+    if device.type == "cpu" and img_size <= SMALL_PIXELS:
+        return 0
+    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // local_processes(processes)))

@@ -1,0 +1,231 @@
+"""Data loaders: training views in the order of an `EpochOrder`, evaluation images once each."""
+
+import logging
+import signal
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal, TypedDict
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Sampler
+from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
+
+from dearkd.data.augment import Augment
+from dearkd.data.decode import BadImageError
+from dearkd.data.mixing import Mixing
+from dearkd.data.order import EpochOrder, ViewKey
+from dearkd.data.sources import ImageSource
+from dearkd.data.views import CACHE_BYTES, Views
+
+__all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
+
+OnBadImage = Literal["skip", "fail"]
+
+_log = logging.getLogger("dearkd")
+
+
+class Batch(TypedDict):
+    """Views on the CPU; ``weight`` and ``box`` are in training batches, for ``mixing.mix``."""
+
+    image: Tensor
+    """(B, 3, H, W), normalised."""
+    label: Tensor
+    """(B,)."""
+    index: Tensor
+    """(B,), in the source."""
+    weight: Tensor
+    """(B,), of each view's own image."""
+    box: Tensor
+    """(B, 4): top, bottom, left, right of what the partner fills."""
+
+
+@dataclass
+class BadImages:
+    """What to do with images that cannot be decoded, and those found so far: name to reason."""
+
+    policy: OnBadImage = "skip"
+    found: dict[str, str] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.policy not in ("skip", "fail"):
+            raise ValueError(f"on_bad_image must be skip or fail, got {self.policy!r}")
+
+    def note(self, errors: Sequence[BadImageError]) -> None:
+        """Logs each image once.
+
+        Raises:
+            ValueError: If the policy is ``fail``.
+        """
+        for error in errors:
+            if self.policy == "fail":
+                raise ValueError(
+                    f"{error}; repair or remove it, "
+                    "or go on without such images by --on-bad-image skip"
+                )
+            if error.name not in self.found:
+                self.found[error.name] = error.reason
+                _log.warning("%s: skipped", error)
+
+
+class Loader:
+    """Batches of an epoch in order, made by worker processes or in place.
+
+    Not to be given to ``accelerator.prepare``: each process already gets its own share.
+    """
+
+    def __init__(
+        self,
+        views: Views,
+        batches: Callable[[int, int], Iterator[list[ViewKey]]],
+        steps: int,
+        bad_images: BadImages,
+        *,
+        workers: int = 0,
+        pin_memory: bool = False,
+    ) -> None:
+        self.views = views
+        self.bad_images = bad_images
+        bad_images.note(list(views.bad.values()))
+        self._steps = steps
+        self._sampler = _Sampler(batches)
+        self._loader = DataLoader(
+            views,
+            batch_size=None,
+            sampler=self._sampler,
+            num_workers=workers,
+            collate_fn=_unchanged,
+            pin_memory=pin_memory,
+            persistent_workers=workers > 0,
+            worker_init_fn=_leave_signals_to_parent,
+            # Its own generator: the global one is part of a checkpoint and belongs to the model.
+            generator=torch.Generator(),
+        )
+        self.close = weakref.finalize(self, _stop_workers, self._loader)
+        """Ends the workers; also called when the loader is no longer used, and at exit."""
+
+    def __len__(self) -> int:
+        """Steps in a whole epoch."""
+        return self._steps
+
+    def __iter__(self) -> Iterator[Batch]:
+        return self.epoch(0)
+
+    def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
+        """The batches of an epoch from ``start_step`` on.
+
+        Raises:
+            ValueError: If an image is bad and the policy is ``fail``, or too many are.
+        """
+        self._sampler.position = (epoch, start_step)
+        for batch in self._loader:
+            self.bad_images.note(batch.pop("errors"))
+            failure = batch.pop("failure")
+            if failure is not None:
+                raise ValueError(failure)
+            yield batch
+
+
+def train_loader(
+    source: ImageSource,
+    augment: Augment,
+    order: EpochOrder,
+    *,
+    mixing: Mixing | None = None,
+    class_map: Sequence[int] | None = None,
+    on_bad_image: OnBadImage = "skip",
+    workers: int = 0,
+    pin_memory: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+) -> Loader:
+    """Training views in ``order``, with each view's draws for `dearkd.data.mixing.mix`."""
+    bad_images = BadImages(on_bad_image)
+    views = Views(
+        source,
+        augment,
+        seed=order.seed,
+        mixing=mixing or Mixing(mixup=0.0, cutmix=0.0),
+        class_map=class_map,
+        cache_bytes=cache_bytes,
+    )
+    return Loader(
+        views,
+        order.batches,
+        order.steps_per_epoch,
+        bad_images,
+        workers=workers,
+        pin_memory=pin_memory,
+    )
+
+
+def eval_loader(
+    source: ImageSource,
+    augment: Augment,
+    batch_size: int,
+    *,
+    class_map: Sequence[int] | None = None,
+    on_bad_image: OnBadImage = "skip",
+    rank: int = 0,
+    world: int = 1,
+    workers: int = 0,
+    pin_memory: bool = False,
+    cache_bytes: int = CACHE_BYTES,
+) -> Loader:
+    """Every image once over all processes; bad images are named and left out.
+
+    Raises:
+        ValueError: If ``batch_size`` is below 1.
+    """
+    if batch_size < 1:
+        raise ValueError(f"evaluation batch size must be at least 1, got {batch_size}")
+    share = np.array_split(np.arange(len(source)), world)[rank].tolist()
+    keys = [ViewKey(0, index, 0) for index in share]
+    steps = -(-len(keys) // batch_size)
+
+    def batches(_: int, start_step: int) -> Iterator[list[ViewKey]]:
+        for step in range(start_step, steps):
+            yield keys[step * batch_size : (step + 1) * batch_size]
+
+    rows = np.asarray(share, dtype=np.int64)
+    views = Views(
+        source, augment, class_map=class_map, substitute=False, cache_bytes=cache_bytes, rows=rows
+    )
+    return Loader(
+        views, batches, steps, BadImages(on_bad_image), workers=workers, pin_memory=pin_memory
+    )
+
+
+class _Sampler(Sampler[list[ViewKey]]):
+    """The batches from ``position`` on; persistent workers need one object for all epochs."""
+
+    def __init__(self, batches: Callable[[int, int], Iterator[list[ViewKey]]]) -> None:
+        self.batches = batches
+        self.position = (0, 0)
+
+    def __iter__(self) -> Iterator[list[ViewKey]]:
+        return self.batches(*self.position)
+
+
+def _stop_workers(loader: DataLoader[Any]) -> None:
+    # Left to the interpreter's exit, torch waits five seconds for persistent workers.
+    iterator = loader._iterator
+    if isinstance(iterator, _MultiProcessingDataLoaderIter):
+        iterator._shutdown_workers()
+        for worker in iterator._workers:
+            if worker.is_alive():  # past torch's patience, and deaf to its SIGTERM
+                worker.kill()
+
+
+def _unchanged(batch: Any) -> Any:
+    return batch
+
+
+def _leave_signals_to_parent(_: int) -> None:
+    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the parent saves.
+
+    It ends the workers itself, and they end by themselves when it is gone.
+    """
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)

@@ -1,0 +1,163 @@
+"""Images in parquet files of the Hugging Face layout, read row group by row group."""
+
+import bisect
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+from numpy.typing import NDArray
+from PIL import Image
+
+from dearkd.data.decode import BadImageError, open_image
+from dearkd.data.sources import Classes, natural_order
+
+__all__ = ["ParquetSource"]
+
+_IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
+_LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "cls", "class")
+# Encoded bytes kept in Arrow memory.
+_MEMORY_LIMIT = 4 << 30
+
+
+class ParquetSource:
+    """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
+
+    Row groups are read when first needed and stay in Arrow buffers, shared with forked workers,
+    while they fit into 4 GiB; beyond it the oldest are dropped, and a shuffled read of a larger set
+    costs a row group an image: prefer ``hfds/`` or an image folder there.
+
+    Raises:
+        ValueError: If a file is no parquet, has no image or label column, or a label is missing.
+    """
+
+    def __init__(self, files: Sequence[Path]) -> None:
+        self.files = tuple(files)
+        schema = _schema(self.files[0])
+        self.image_column = _column(self.files[0], schema, _IMAGE_COLUMNS, "image")
+        self.label_column = _column(self.files[0], schema, _LABEL_COLUMNS, "label")
+        self._groups: list[tuple[int, int]] = []
+        self._starts: list[int] = []
+        labels: list[NDArray[Any]] = []
+        for number, file in enumerate(self.files):
+            if _schema(file).names != schema.names:
+                raise ValueError(
+                    f"{file} has other columns than {self.files[0]}; move it elsewhere"
+                )
+            labels += self._scan(number, file, sum(len(part) for part in labels))
+        if not sum(map(len, labels)):
+            raise ValueError(f"{self.files[0]} has no rows; pass files that hold images")
+        names = _class_names(schema, self.label_column)
+        self.labels, self.classes = _encode_labels(self.files[0], np.concatenate(labels), names)
+        self._tables: OrderedDict[int, pa.Table] = OrderedDict()
+        self._bytes = 0
+
+    def _scan(self, number: int, file: Path, start: int) -> list[NDArray[Any]]:
+        """Notes the file's row groups and returns their labels."""
+        reader = pq.ParquetFile(file)
+        labels: list[NDArray[Any]] = []
+        for group in range(reader.num_row_groups):
+            column = _rows(reader, file, group, self.label_column).column(0)
+            if column.null_count:
+                raise ValueError(f"{file} has rows without {self.label_column!r}; remove them")
+            self._groups.append((number, group))
+            self._starts.append(start + sum(len(part) for part in labels))
+            labels.append(column.to_numpy())
+        return labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image."""
+        group, row = self._locate(index)
+        cell = self._table(group).column(0)[row].as_py()
+        content = cell if not isinstance(cell, dict) else cell.get("bytes")
+        if content is not None:
+            return open_image(content, self.name(index))
+        path = cell.get("path") if isinstance(cell, dict) else None
+        if not path:
+            raise BadImageError(self.name(index), "the image is missing")
+        return open_image(self.files[self._groups[group][0]].parent / path, self.name(index))
+
+    def name(self, index: int) -> str:
+        """The row, from 0, and its file."""
+        file = self._groups[self._locate(index)[0]][0]
+        first = self._starts[[number for number, _ in self._groups].index(file)]
+        return f"row {index - first} of {self.files[file]}"
+
+    def __getstate__(self) -> dict[str, Any]:
+        # A spawned worker reads for itself; sending the tables would copy them once a worker.
+        return self.__dict__ | {"_tables": OrderedDict(), "_bytes": 0}
+
+    def _locate(self, index: int) -> tuple[int, int]:
+        group = bisect.bisect_right(self._starts, index) - 1
+        return group, index - self._starts[group]
+
+    def _table(self, group: int) -> pa.Table:
+        if group not in self._tables:
+            number, row_group = self._groups[group]
+            reader = pq.ParquetFile(self.files[number])
+            table = _rows(reader, self.files[number], row_group, self.image_column)
+            self._tables[group] = table
+            self._bytes += table.nbytes
+            while self._bytes > _MEMORY_LIMIT and len(self._tables) > 1:
+                self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        return self._tables[group]
+
+
+def _rows(reader: pq.ParquetFile, file: Path, group: int, column: str) -> pa.Table:
+    try:
+        # One thread: Arrow's pool does not survive the fork into a worker.
+        return reader.read_row_group(group, [column], use_threads=False)
+    except (pa.ArrowInvalid, OSError) as error:
+        reason = " ".join(str(error).split())[:160]
+        raise ValueError(f"{file} is damaged ({reason}); fetch it again or remove it") from error
+
+
+def _schema(file: Path) -> pa.Schema:
+    try:
+        return pq.read_schema(file)
+    except pa.ArrowInvalid as error:
+        raise ValueError(f"{file} is not a parquet file; fetch it again or remove it") from error
+
+
+def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> str:
+    for name in wanted:
+        if name in schema.names:
+            return name
+    raise ValueError(
+        f"{file} has no {kind} column (columns: {', '.join(schema.names)}); "
+        f"name it one of {', '.join(wanted)}"
+    )
+
+
+def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+    """The names that Hugging Face's writer keeps in the schema, if it wrote the file."""
+    text = (schema.metadata or {}).get(b"huggingface")
+    if text is None:
+        return None
+    feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
+    names = feature.get("names") if isinstance(feature, dict) else None
+    return tuple(map(str, names)) if names else None
+
+
+def _encode_labels(
+    file: Path, labels: NDArray[Any], names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], Classes]:
+    if labels.dtype.kind in "OUS":
+        names = names or tuple(natural_order(set(labels.tolist())))
+        index = {name: number for number, name in enumerate(names)}
+        labels = np.asarray([index.get(name, -1) for name in labels.tolist()])
+    count = len(names) if names else int(labels.max()) + 1
+    wrong = labels[(labels < 0) | (labels >= count)]
+    if len(wrong):
+        raise ValueError(
+            f"{file} has label {wrong[0]}, outside 0..{count - 1} (a split without labels?); "
+            "choose a split with labels"
+        )
+    return labels.astype(np.int64), Classes(count, names)

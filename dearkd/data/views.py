@@ -1,0 +1,140 @@
+"""A data set of views: any worker, process or resumed run draws the same ones."""
+
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from dearkd.data.augment import Augment
+from dearkd.data.decode import BadImageError
+from dearkd.data.mixing import Mixing
+from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
+from dearkd.data.sources import ImageSource
+
+__all__ = ["Views"]
+
+CACHE_BYTES = 2 << 30
+_SUBSTITUTES = 16  # images tried in place of a bad one: the first half from its class
+
+
+class Views(Dataset[dict[str, Any]]):
+    """Batches of views: ``views[keys]`` for a list of `ViewKey`, made in a worker or in place.
+
+    A bad image is replaced by another of its class (then of any class), chosen by the view's hash.
+    What went wrong travels in the batch (``errors``, ``failure``): a worker never raises for bad
+    data. ``class_map`` renumbers the labels, from ``match_classes``. Small prepared
+    images are cached where all fit into ``cache_bytes``; ``rows`` are those that will be asked for
+    (default: all).
+    """
+
+    def __init__(
+        self,
+        source: ImageSource,
+        augment: Augment,
+        *,
+        seed: int = 0,
+        mixing: Mixing | None = None,
+        class_map: Sequence[int] | None = None,
+        substitute: bool = True,
+        rows: NDArray[np.int64] | None = None,
+        cache_bytes: int = CACHE_BYTES,
+    ) -> None:
+        self.source = source
+        self.augment = augment
+        self.seed = seed
+        self.mixing = mixing
+        self.substitute = substitute
+        self.labels = source.labels if class_map is None else np.asarray(class_map)[source.labels]
+        self.cache: NDArray[np.uint8] | None = None
+        self.bad: dict[int, BadImageError] = {}
+        size = len(source) * augment.img_size**2 * 3
+        if augment.cacheable and size <= cache_bytes:
+            self._fill_cache(np.arange(len(source)) if rows is None else rows)
+
+    def __len__(self) -> int:
+        return len(self.source)
+
+    def __getitem__(self, keys: Sequence[ViewKey]) -> dict[str, Any]:
+        """The batch of these views, or one that carries a ``failure``."""
+        errors: list[BadImageError] = []
+        try:
+            picked = [self._pick(key, errors) for key in keys]
+        except OSError as error:
+            return _failed(f"cannot read the data ({error}); check the disk, then resume", errors)
+        if self.substitute and None in picked:
+            last = errors[-1].name
+            return _failed(
+                f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data",
+                errors,
+            )
+        kept = [(key, *found) for key, found in zip(keys, picked, strict=True) if found is not None]
+        return {"failure": None, "errors": errors, **self._batch(kept)}
+
+    def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Tensor]:
+        """Draws by key, pixels and label by index: they differ where an image was replaced."""
+        size = self.augment.img_size
+        epoch, index, repeat = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 3).T
+        found = np.asarray([index for _, index, _ in views], dtype=np.int64)
+        seeds = hash64(self.seed, VIEW_STREAM, epoch, index, repeat)
+        prepared = [pixels for *_, pixels in views]
+        images = self.augment(prepared, seeds) if views else torch.zeros(0, 3, size, size)
+        batch = {
+            "image": images,
+            "label": torch.from_numpy(self.labels[found]),
+            "index": torch.from_numpy(found),
+        }
+        if self.mixing is not None:
+            seeds = hash64(self.seed, MIX_STREAM, epoch, index, repeat)
+            weight, box = self.mixing.draw(seeds, size, size)
+            batch |= {"weight": torch.from_numpy(weight), "box": torch.from_numpy(box)}
+        return batch
+
+    def _pick(self, key: ViewKey, errors: list[BadImageError]) -> tuple[int, Any] | None:
+        """The view's image or its substitute, as (index, prepared); None where there is none."""
+        index = key.index
+        for attempt in range(_SUBSTITUTES + 1):
+            try:
+                return index, self._prepared(index)
+            except BadImageError as error:
+                errors.append(error)
+            if not self.substitute:
+                break
+            rows = self._substitutes(key.index, attempt)
+            draw = hash64(self.seed, SUBSTITUTE_STREAM, *key, attempt)[0]
+            index = int(rows[int(draw) % len(rows)])
+        return None
+
+    def _substitutes(self, index: int, attempt: int) -> NDArray[np.int64]:
+        if attempt < _SUBSTITUTES // 2:
+            return np.flatnonzero(self.labels == self.labels[index])
+        return np.arange(len(self.labels))
+
+    def _prepared(self, index: int) -> Any:
+        if index in self.bad:
+            raise self.bad[index]
+        if self.cache is not None:
+            return self.cache[index]
+        try:
+            image = self.source.image(index)
+        except BadImageError as error:
+            self.bad[index] = error
+            raise
+        return self.augment.prepare(image)
+
+    def _fill_cache(self, rows: NDArray[np.int64]) -> None:
+        """Decodes ``rows`` once, before any worker is forked: they share the memory."""
+        size = self.augment.img_size
+        cache = np.zeros((len(self.source), size, size, 3), dtype=np.uint8)
+        for index in rows.tolist():
+            with suppress(BadImageError):  # remembered, and met again when a view asks for it
+                cache[index] = self._prepared(index)
+        self.cache = cache
+
+
+def _failed(reason: str, errors: list[BadImageError]) -> dict[str, Any]:
+    return {"failure": reason, "errors": errors}

@@ -1,0 +1,1 @@
+"""A trained classifier in the forms that others load, checked before it is there."""

@@ -1,0 +1,125 @@
+"""A trained classifier in the forms that others load: ONNX, a torch.export archive, a timm folder.
+
+Every form carries what is needed to use it: class names, image size, mean, std, interpolation and
+crop. Graphs take normalised images, (batch, 3, size, size) with any batch, and return logits.
+"""
+
+import io
+import json
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from timm.models._hub import save_config_for_hf
+from torch import Tensor, nn
+
+from dearkd.checkpoint import save_model
+from dearkd.evaluate import Head, head_scores, readings
+from dearkd.export.onnx_packages import import_packages
+
+__all__ = ["DESCRIPTION", "Readout", "write_onnx", "write_timm", "write_torch_export"]
+
+DESCRIPTION = "dearkd.json"
+"""Name of the description inside a torch.export archive."""
+TRACED_BATCH = 2  # one image would be taken for a constant
+
+
+class Readout(nn.Module):
+    """What an exported graph computes: ``logits``, and with ``heads`` each head's besides.
+
+    A distilled student's ``logits`` are the mean of its two heads, as `dearkd eval` reads them.
+
+    Raises:
+        ValueError: If ``heads`` are asked for of a model with one head.
+    """
+
+    def __init__(self, model: nn.Module, heads: bool = False) -> None:
+        if heads and len(readings(model)) == 1:
+            raise ValueError(f"{type(model).__name__} has one head; leave --heads out")
+        super().__init__()
+        self.model = model.eval()
+        self.names: tuple[Head, ...] = ("logits", "class", "distillation") if heads else ("logits",)
+
+    def forward(self, images: Float[Tensor, "batch 3 height width"]) -> tuple[Tensor, ...]:
+        """The logits of each of ``names``, (batch, classes)."""
+        if len(self.names) == 1:
+            return (self.model(images),)
+        scores = head_scores(self.model, images)
+        return tuple(scores[name] for name in self.names)
+
+
+def write_onnx(file: Path, readout: Readout, description: dict[str, Any]) -> None:
+    """One ONNX file, weights inside; the description is in its metadata, JSON under each key.
+
+    Raises:
+        ImportError: If the packages it takes are not installed.
+        ValueError: If the model has no such graph.
+    """
+    import_packages("onnx", "onnxscript")
+    with _traced(description["arch"]):
+        program = torch.onnx.export(
+            readout,
+            (_example(description["img_size"]),),
+            input_names=["images"],
+            output_names=list(readout.names),
+            dynamic_shapes=_any_batch(),
+            dynamo=True,
+            verbose=False,
+        )
+    assert program is not None
+    for key, value in description.items():
+        program.model.metadata_props[key] = json.dumps(value)
+    program.save(str(file), external_data=False)
+
+
+def write_torch_export(file: Path, readout: Readout, description: dict[str, Any]) -> None:
+    """A torch.export archive, the description in its extra file ``dearkd.json``.
+
+    Raises:
+        ValueError: If the model has no such graph.
+    """
+    example = (_example(description["img_size"]),)
+    with _traced(description["arch"]):
+        program = torch.export.export(readout, example, dynamic_shapes=_any_batch())
+    # Through memory: given a name torch insists on its ending, and on a full disk it aborts.
+    archive = io.BytesIO()
+    torch.export.save(program, archive, extra_files={DESCRIPTION: json.dumps(description)})
+    file.write_bytes(archive.getbuffer())
+
+
+def write_timm(folder: Path, model: Any, description: dict[str, Any]) -> None:
+    """``config.json`` and ``model.safetensors``, as ``timm.create_model("local-dir:...")`` reads.
+
+    The weights carry dearkd's own metadata too: the folder serves where a run's does.
+    """
+    folder.mkdir()
+    save_model(folder / "model.safetensors", model, description)
+    # timm's own entry has the licence of the code; that of these weights is not known here.
+    config = {"label_names": description["class_names"], "pretrained_cfg": {"license": None}}
+    save_config_for_hf(model, str(folder / "config.json"), model_config=config)
+
+
+def _example(img_size: int) -> Tensor:
+    return torch.zeros(TRACED_BATCH, 3, img_size, img_size)
+
+
+def _any_batch() -> dict[str, Any]:
+    return {"images": {0: torch.export.Dim("batch")}}
+
+
+@contextmanager
+def _traced(arch: str) -> Iterator[None]:
+    """Tells in one line that a model can't be traced, and keeps the tracer's warnings away."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:  # tracer, decomposition and translation raise kinds of their own
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise ValueError(
+            f"{arch} cannot be exported as a graph ({reason}); --to timm keeps it as a model"
+        ) from error

@@ -1,0 +1,164 @@
+"""The measures of `dearkd eval` on sets of images: each takes a network and reads the images."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import torch
+from accelerate import Accelerator
+from torch import Tensor
+
+from dearkd.data.datasets import ImageSource, match_classes
+from dearkd.data.feed import evaluation_loader
+from dearkd.data.loaders import BadImages, Loader
+from dearkd.evaluate import evaluate
+from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums
+from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
+from dearkd.measures.image_set import ImageSet, Remembered, Rows
+from dearkd.measures.lpips_embedding import LpipsEmbedding
+
+__all__ = [
+    "Advance",
+    "Features",
+    "Network",
+    "feature_diversity",
+    "lpips_diversity",
+    "lpips_features",
+    "nearness",
+    "network_features",
+    "verdict",
+]
+
+Advance = Callable[[int], None]
+"""Told how many images have been read."""
+_PIXELS = {"alex": 1 << 20, "squeeze": 1 << 19, "vgg": 1 << 18}
+"""Pixels a forward pass of LPIPS at most: the embeddings of a batch then take some 50 MB."""
+
+
+class Network(NamedTuple):
+    """A classifier, its class names where they are known, and how it reads images."""
+
+    name: str
+    model: Any
+    class_names: tuple[str, ...] | None
+    accelerator: Accelerator
+    batch_size: int
+    bad_images: BadImages
+
+    def loader(self, source: ImageSource, class_map: tuple[int, ...]) -> Loader:
+        """Every image once, as the network's own settings say."""
+        view = self.model.pretrained_cfg
+        loader = evaluation_loader(
+            source,
+            view,
+            view["input_size"][-1],
+            class_map,
+            self.accelerator,
+            batch_size=self.batch_size,
+            on_bad_image=self.bad_images.policy,
+        )
+        loader.bad_images = self.bad_images  # those known already are not named again
+        return loader
+
+
+class Features(NamedTuple):
+    """Pooled features of the readable images of a set."""
+
+    embedding: Tensor
+    """(images, dim), float32."""
+    labels: Tensor
+    """(images,), numbered as the source's."""
+
+
+@torch.inference_mode()
+def lpips_diversity(
+    images: ImageSet, embedding: LpipsEmbedding, batch_size: int, advance: Advance
+) -> Diversity:
+    """LPIPS over all pairs of a class, and of the set.
+
+    One forward an image where the embeddings of all fit into memory, three where those of every
+    class do, four at most.
+    """
+
+    def embed(rows: Rows) -> Tensor:
+        advance(len(rows))
+        return embedding(images.pixels(rows).to(embedding.device)).cpu()
+
+    batches = images.batches(_fitting(batch_size, images, embedding))
+    remembered = Remembered(embed)
+    return diversity(batches, lambda parts: squared_distance_sums(parts, remembered))
+
+
+@torch.inference_mode()
+def lpips_features(
+    images: ImageSet, embedding: LpipsEmbedding, batch_size: int, advance: Advance
+) -> Tensor:
+    """Features of the LPIPS network's last layer, (images, dim)."""
+    found = []
+    for batches in images.batches(_fitting(batch_size, images, embedding)).values():
+        for rows in batches:
+            advance(len(rows))
+            found.append(embedding.pooled(images.pixels(rows).to(embedding.device)).cpu())
+    return torch.cat(found)
+
+
+@torch.inference_mode()
+def network_features(source: ImageSource, network: Network, advance: Advance) -> Features:
+    """What the network hands to its classifier.
+
+    Raises:
+        ValueError: If it has no such features, or no image is readable.
+    """
+    model, loader = network.model, network.loader(source, tuple(range(source.classes.count)))
+    if not hasattr(model, "forward_head"):
+        raise ValueError(f"--features {network.name} has no forward_head(); choose a timm network")
+    found, labels = [], []
+    for batch in loader:
+        images = batch["image"].to(network.accelerator.device, non_blocking=True)
+        features = model.forward_head(model.forward_features(images), pre_logits=True)
+        found.append(features.float().cpu())
+        labels.append(batch["label"])
+        advance(len(images))
+    if not sum(map(len, labels)):
+        raise ValueError(f"no readable image, the first is {source.name(0)}; check the data")
+    return Features(torch.cat(found), torch.cat(labels))
+
+
+def feature_diversity(features: Features, names: tuple[str, ...] | None) -> Diversity:
+    """Mean Euclidean distance of features brought to unit length, within classes and overall."""
+    classes = {
+        str(label) if names is None else names[label]: torch.where(features.labels == label)[0]
+        for label in torch.unique(features.labels).tolist()
+    }
+    return diversity(
+        {name: rows.tolist() for name, rows in classes.items()},
+        lambda rows: distance_sums(features.embedding[list(rows)]),
+    )
+
+
+def nearness(features: Tensor, real_features: Tensor) -> dict[str, Any]:
+    """Frechet distance, density and coverage of a set's features among real ones."""
+    density, coverage = density_and_coverage(features, real_features)
+    return {
+        "frechet_distance": frechet_distance(features, real_features),
+        "density": density,
+        "coverage": coverage,
+        "nearest": NEAREST,
+        "dim": features.shape[1],
+    }
+
+
+def verdict(source: ImageSource, network: Network, advance: Advance) -> dict[str, float]:
+    """Share of images, in %, whose class the network puts first (``top1``), or among five."""
+    class_map = match_classes(source.classes, network.class_names, network.model.num_classes)
+
+    def batches() -> Iterable[Mapping[str, Any]]:
+        for batch in network.loader(source, class_map):
+            advance(len(batch["label"]))
+            yield batch
+
+    result = evaluate(network.model, batches(), network.accelerator, heads=("logits",))
+    return result["logits"] | result["images"]
+
+
+def _fitting(batch_size: int, images: ImageSet, embedding: LpipsEmbedding) -> int:
+    return max(1, min(batch_size, _PIXELS[embedding.net] // images.img_size**2))

@@ -1,0 +1,1 @@
+"""One page, or one table, about runs and synthetic sets."""

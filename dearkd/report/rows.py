@@ -1,0 +1,125 @@
+"""A report as plain rows: a run, a synthetic set, settings that differ, runs over seeds."""
+
+import json
+from collections.abc import Sequence
+from statistics import mean, stdev
+from typing import Any
+
+from dearkd.report.data import Group, Run, SyntheticSet
+
+__all__ = ["config_difference", "over_seeds", "result_row", "set_row"]
+
+UNCOMPARED = ("out",)
+"""Settings that always differ and change nothing."""
+
+
+def result_row(run: Run, group: Group) -> dict[str, Any]:
+    """One run as flat numbers and words; None where it has none."""
+    summary, delta = run.summary, group.delta(run)
+    last: dict[str, Any] = run.metrics[-1] if run.metrics else {}
+    versions = summary.get("versions") or {}
+    return {
+        "run": run.name,
+        "path": str(run.path),
+        "status": run.status,
+        "method": run.setting("method") or summary.get("method"),
+        "learned_by": run.learned_by,
+        "student": run.setting("student") or summary.get("student"),
+        "teacher": run.setting("teacher.name") or summary.get("teacher"),
+        "data": run.setting("data.train") or summary.get("data"),
+        "evaluation": run.evaluation,
+        "train_images": summary.get("train_images"),
+        "eval_images": summary.get("eval_images"),
+        "epochs": len(run.metrics) or summary.get("epochs"),
+        "top1": run.top1,
+        "top5": summary.get("top5"),
+        "baseline": group.baseline.name if delta is not None and group.baseline else None,
+        "delta_top1": None if delta is None else round(delta[0], 4),
+        "delta_top1_error": None if delta is None else round(delta[1], 4),
+        "best_top1": summary.get("best_top1"),
+        "best_epoch": summary.get("best_epoch"),
+        **{f"{head}_top1": value["top1"] for head, value in summary.get("heads", {}).items()},
+        "parameters": summary.get("parameters"),
+        "seconds": summary.get("seconds", last.get("seconds")),
+        "images_per_second": run.images_per_second,
+        "peak_memory_bytes": summary.get("peak_memory_bytes"),
+        "precision": run.setting("precision") or summary.get("precision"),
+        "device": summary.get("device"),
+        "threads": summary.get("threads"),
+        "processes": summary.get("processes"),
+        "seed": run.setting("seed"),
+        "commit": summary.get("commit"),
+        "python": summary.get("python"),
+        **{name: versions.get(name) for name in ("dearkd", "torch", "timm")},
+    }
+
+
+def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
+    """One synthetic set as flat numbers and words."""
+    manifest = synthetic.manifest
+    config, quality = manifest.get("config", {}), manifest.get("quality", {})
+    row: dict[str, Any] = {
+        "set": synthetic.name,
+        "path": str(synthetic.path),
+        "images": len(manifest.get("images", [])),
+        "classes": len(manifest.get("classes", {}).get("indices", [])),
+        "resolutions": config.get("resolutions"),
+        "iterations": config.get("iterations"),
+        "seconds": sum(group.get("seconds") or 0.0 for group in manifest.get("groups", [])),
+    }
+    for role in ("teacher", "verifier"):
+        row[role] = (manifest.get(role) or {}).get("name")
+        row[f"{role}_recognition"] = quality.get(role, {}).get("recognition", {}).get("overall")
+        diversity = quality.get(role, {}).get("diversity") or {}
+        row[f"{role}_diversity"] = diversity.get("overall")
+    lpips = synthetic.diversity.get("lpips") or {}
+    row["lpips_net"] = lpips.get("net")
+    row["lpips_within_class"] = lpips.get("within_class")
+    row["lpips_overall"] = lpips.get("overall")
+    return row
+
+
+def config_difference(runs: Sequence[Run]) -> dict[str, list[Any]]:
+    """Dotted settings in which the runs with a configuration differ: a value for each run.
+
+    A setting that a run does not have is None there.
+    """
+    known = [run for run in runs if run.config]
+    flat = [_flattened(run.config) for run in known]
+    keys = dict.fromkeys(key for settings in flat for key in settings)
+    rows = {key: [settings.get(key) for settings in flat] for key in keys}
+    return {
+        key: values
+        for key, values in rows.items()
+        if key not in UNCOMPARED and any(value != values[0] for value in values)
+    }
+
+
+def over_seeds(group: Group) -> list[dict[str, Any]]:
+    """Finished runs that differ by their seed alone: mean and standard deviation of their top-1."""
+    alike: dict[str, list[Run]] = {}
+    for run in group.runs:
+        if run.config and run.finished and run.top1 is not None:
+            settings = _flattened(run.config)
+            rest = {
+                key: value for key, value in settings.items() if key not in (*UNCOMPARED, "seed")
+            }
+            alike.setdefault(json.dumps(rest, default=str), []).append(run)
+    rows = []
+    for runs in alike.values():
+        values = [run.top1 for run in runs if run.top1 is not None]
+        if len(values) > 1:
+            row = {"runs": [run.name for run in runs], "learned_by": runs[0].learned_by}
+            spread = {"mean_top1": mean(values), "standard_deviation": stdev(values)}
+            rows.append({**row, "seeds": len(values), **spread})
+    return rows
+
+
+def _flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= _flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat

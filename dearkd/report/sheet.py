@@ -1,0 +1,99 @@
+"""The contact sheet of a synthetic set: every class, with what the networks take its images for."""
+
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from typing import Any
+
+from PIL import Image
+
+from dearkd.data.decode import BadImageError
+from dearkd.data.sources import ImageSource
+from dearkd.report.data import SyntheticSet
+from dearkd.report.page import Block, Cell, Note, Picture, Pictures, Sheet
+from dearkd.report.pictures import thumbnail_uri
+
+__all__ = ["ROLES", "SHEET_CLASSES", "class_names", "sheet"]
+
+SHEET_CLASSES = 40
+"""Rows of the contact sheet at most."""
+SHEET_IMAGES = 8
+"""Images a class at most."""
+SIDE = 72  # pixels
+ROLES = ("teacher", "verifier")
+"""The networks that judge a set."""
+
+
+def sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
+    """Some images of each class with what teacher and verifier take them for."""
+    if source is None:
+        return [Note(f"{item.name}: its images are no longer there.", warning=True)]
+    names = class_names(item)
+    position = {source.name(index): index for index in range(len(source))}
+    by_class: dict[int, list[Picture]] = {}
+    for record, name in zip(item.manifest["images"], _source_names(item), strict=True):
+        row = by_class.setdefault(record["target"], [])
+        if len(row) < SHEET_IMAGES and name in position:
+            with suppress(BadImageError):
+                row.append(_picture(record, source.image(position[name]), names))
+    rows = [
+        Pictures(names(target), _class_share(item, target), by_class[target])
+        for target in sorted(by_class)[:SHEET_CLASSES]
+    ]
+    text = (
+        "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
+        "made for, V the verifier's; an arrow says what it is taken for instead."
+    )
+    return [Note(f"{item.name}. {text}"), Sheet(rows)]
+
+
+def _source_names(item: SyntheticSet) -> Iterator[str]:
+    """What the opened set calls each image of the manifest: its file, or its row in a shard."""
+    rows: Counter[str] = Counter()
+    for record in item.manifest["images"]:
+        shard = record.get("shard")
+        if shard is None:
+            yield str(item.path / record["file"])
+        else:
+            yield f"row {rows[shard]} of {item.path / shard}"
+            rows[shard] += 1
+
+
+def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:
+    verdicts = [(role, record[role]) for role in ROLES if record.get(role)]
+    lines = [_verdict_cell(role, verdict, record["target"], names) for role, verdict in verdicts]
+    said = [
+        f"{role}: {names(verdict['prediction'])}, {verdict['confidence']:.1%} in the target"
+        for role, verdict in verdicts
+    ]
+    title = "; ".join([f"{record['file']}, made as {names(record['target'])}", *said])
+    return Picture(thumbnail_uri(image, SIDE), lines, title, SIDE)
+
+
+def _verdict_cell(
+    role: str, verdict: dict[str, Any], target: int, names: Callable[[int], str]
+) -> Cell:
+    letter = role[0].upper()
+    if verdict["prediction"] != target:
+        return Cell(f"{letter} \u2192 {names(verdict['prediction'])}", tone="bad")
+    return Cell(f"{letter} {verdict['confidence']:.0%}", tone="good")
+
+
+def class_names(item: SyntheticSet) -> Callable[[int], str]:
+    """The name of each of the teacher's classes by its index."""
+    known = item.manifest.get("class_names")
+
+    def name(index: int) -> str:
+        return str(known[index]) if known else f"class {index}"
+
+    return name
+
+
+def _class_share(item: SyntheticSet, target: int) -> str:
+    quality = item.manifest.get("quality", {})
+    shares = [
+        f"{role[0].upper()} {quality[role]['recognition']['per_class'][str(target)]:.0%}"
+        for role in ROLES
+        if role in quality
+    ]
+    return "\n".join(shares)

@@ -1,0 +1,142 @@
+"""What `dearkd report` does: run folders in, one page, or one table, out."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.progress import track
+
+from dearkd.analysis.predictions import Predictions, predictions_of
+from dearkd.checkpoint import write_atomically
+from dearkd.data.datasets import ImageSource, open_data
+from dearkd.models.create import import_files
+from dearkd.report.attention import attention_section, has_attention
+from dearkd.report.collect import collect
+from dearkd.report.data import Report, Run, SyntheticSet
+from dearkd.report.mistakes import mistake_section
+from dearkd.report.page import Section, page
+from dearkd.report.sections import (
+    curve_section,
+    origin_section,
+    result_section,
+    settings_section,
+)
+from dearkd.report.synthetic import synthetic_section
+from dearkd.report.tables import as_csv, as_json, as_markdown
+from dearkd.report.words import headline
+from dearkd.runs import RunFolder
+
+__all__ = ["Format", "write_report"]
+
+Format = Literal["html", "md", "csv", "json"]
+DEFAULT_OUT = Path("report.html")
+
+
+def write_report(
+    targets: Sequence[Path],
+    *,
+    console: Console,
+    out: Path | None = None,
+    form: str | None = None,
+    baseline: str | None = None,
+    predictions: bool = True,
+    imports: tuple[str, ...] = (),
+) -> None:
+    """Writes a report on runs and synthetic sets and says where it is.
+
+    The form follows from the name of ``out`` where it is not given. Tables without ``out`` go to
+    the console as they are. Without ``predictions`` no run is asked about single images.
+
+    Raises:
+        ValueError, FileNotFoundError: If a target is no run, or the form is unknown.
+    """
+    form = _form(form, out)
+    import_files(imports)
+    target = DEFAULT_OUT if out is None and form == "html" else out
+    if target is not None:
+        _make_room(target)
+    report = collect(targets, baseline)
+    if form == "html":
+        assert target is not None
+        _write(target, html(report, console if predictions else None))
+        console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
+        return
+    text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
+    if out is None:
+        console.file.write(text)
+    else:
+        _write(out, text)
+        console.print(f"report: {out}")
+
+
+def html(report: Report, console: Console | None) -> str:
+    """The whole page; without a console for its progress, no run is asked about single images."""
+    sections: list[Section] = []
+    if report.runs:
+        sections += [result_section(report), curve_section(report)]
+    if has_attention(report):
+        sections.append(attention_section(report))
+    if report.runs and console is not None:
+        sections.append(mistake_section(report, partial(_predicted, console)))
+    if report.sets:
+        sections.append(synthetic_section(report, _opened))
+    if report.runs:
+        sections += [settings_section(report), origin_section(report)]
+    footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
+    return page(f"dearkd report: {report.title}", headline(report), sections, footer)
+
+
+def _predicted(console: Console, run: Run) -> Predictions | str:
+    """A run's answers on its evaluation images, or why there are none."""
+
+    def watched(batches: Iterable[Any]) -> Iterable[Any]:
+        title = f"{run.name} on its test images"
+        return track(batches, title, console=console) if console.is_terminal else batches
+
+    try:
+        return predictions_of(RunFolder(run.path), watch=watched)
+    except (ValueError, OSError) as error:
+        return f"no single images here: {error}"
+
+
+def _opened(synthetic: SyntheticSet) -> ImageSource | None:
+    try:
+        return open_data(str(synthetic.path))[0]
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def _form(form: str | None, out: Path | None) -> str:
+    if form is None:
+        suffix = "" if out is None else out.suffix.removeprefix(".")
+        return suffix if suffix in get_args(Format) else "html"
+    if form not in get_args(Format):
+        raise ValueError(f"--format {form} is unknown; choose {', '.join(get_args(Format))}")
+    return form
+
+
+def _make_room(target: Path) -> None:
+    """Makes the folder of a file that will be written, before the work for it is done."""
+    if target.is_dir():
+        raise ValueError(f"--out {target} is a folder; name a file in it")
+    try:
+        target.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _write(target: Path, text: str) -> None:
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf-8")
+
+    try:
+        write_atomically(target, write)
+    except OSError as error:
+        raise _unwritable(target, error) from error
+
+
+def _unwritable(target: Path, error: OSError) -> OSError:
+    return OSError(f"cannot write {target} ({error.strerror}); choose another file with --out")

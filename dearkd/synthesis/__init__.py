@@ -1,0 +1,1 @@
+"""The door to the library ``synth``: a configuration in, an image set in a folder out."""

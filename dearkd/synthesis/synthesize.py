@@ -1,0 +1,243 @@
+"""What ``dearkd synthesize`` does: images from a trained network alone, as a folder to train on."""
+
+import json
+import re
+import shlex
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from accelerate import PartialState
+from rich.console import Console
+
+from dearkd.checkpoint import write_atomically
+from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.processes import process_state
+from dearkd.synthesis.estimate import describe
+from dearkd.synthesis.folder import (
+    CONFIG_FILE,
+    await_manifest,
+    claimed,
+    new_folder,
+    newest_unfinished_set,
+)
+from dearkd.synthesis.progress import SynthesisProgress, clock
+from dearkd.synthesis.setup import EMBEDDED, Setup, SynthesizeConfig, prepare
+from dearkd.train import Interrupted
+from synth import synthesis as library
+
+__all__ = ["synthesize"]
+
+SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
+UNRECOGNISED = 0.5  # share of images the teacher knows, below which a set is of little use
+SMALL_PATCH, LARGE_PATCH = 4, 16  # pixels; of the students it takes by default
+
+
+def synthesize(
+    path: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    *,
+    console: Console,
+    out: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+) -> None:
+    """Makes the images a configuration describes, or shows what that would take.
+
+    Raises:
+        ValueError, OSError: Anything wrong with the configuration, the networks or the folder.
+        FloatingPointError: If an objective is no longer finite.
+        Interrupted: After Ctrl-C; finished groups are on disk.
+    """
+    state = process_state()
+    say = console.print if state.is_main_process else _silent
+    options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
+    if resume:
+        folder = out or newest_unfinished_set()
+        setup = _resumed(folder, path, settings, options)
+    else:
+        if out is not None:
+            options = {**options, "out": str(out)}
+        setup = prepare(path, settings, options)
+        if setup.notes:
+            say(f"defaults taken: {'; '.join(setup.notes)}")
+        folder = Path() if dry_run else new_folder(setup.config, state)
+    if dry_run:
+        if state.is_main_process:
+            describe(setup, state.device, console)
+        return
+    with claimed(folder, state):
+        say(f"{_title(setup)} -> {folder}")
+        _run(setup, folder, resume, state, console)
+
+
+def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
+    """The options that are typed as 112,224."""
+    numbers = {}
+    for key, flag in flags.items():
+        text = options.get(key)
+        if text is None:
+            continue
+        if not re.fullmatch(r"\d+(,\d+)*", text):
+            raise ValueError(
+                f"{flag} wants whole numbers, one a stage, as in 112,224; got {text!r}"
+            )
+        numbers[key] = [int(part) for part in text.split(",")]
+    return numbers
+
+
+def _resumed(
+    folder: Path, path: Path | None, settings: Sequence[str], options: dict[str, Any]
+) -> Setup:
+    """The stored run; options typed beside ``--resume`` must agree with it."""
+    file = folder / CONFIG_FILE
+    if not file.is_file():
+        raise ValueError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
+    if path is not None:
+        raise ValueError(f"--resume takes the config stored in {folder}; leave {path} out")
+    kind = SynthesizeConfig
+    stored = complete(kind, user_tree(kind, file, (), {}))
+    if complete(kind, user_tree(kind, file, settings, options)) != stored:
+        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+        raise ValueError(
+            f"--resume keeps the settings stored in {folder}, which differ from "
+            f"{', '.join([*given, *settings])}; leave them out or start a new set"
+        )
+    return prepare(file, ())
+
+
+def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+    """Makes the images and tells about it; what stops it also says how to go on."""
+    say = console.print if state.is_main_process else _silent
+    started = time.monotonic()
+    try:
+        _make(setup, folder, resume, state, console)
+        if state.is_main_process:
+            _await_others(folder, say)
+            _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
+    except KeyboardInterrupt:
+        say(f"stopped{_way_on(folder)}")
+        raise Interrupted from None
+    except OSError as error:  # a full disk, as a rule
+        reason = error.strerror or error
+        raise OSError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
+
+
+def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+    """This process's share of the images, with its progress."""
+    main = state.is_main_process
+    events = library.synthesize(
+        setup.synthesis,
+        setup.teacher,
+        folder,
+        verifier=setup.verifier,
+        student=setup.student,
+        device=state.device.type,  # the process's own card is the current one
+        rank=state.process_index,
+        world=state.num_processes,
+        resume=resume,
+    )
+    with SynthesisProgress(console, setup.synthesis.stages, visible=main) as progress:
+        for event in events:
+            match event:
+                case library.Prepared():
+                    if main and not resume:
+                        _store(folder, setup.config)
+                    if main:
+                        console.print(_prepared(event, setup))
+                    progress.begin(event)
+                case library.Progress():
+                    progress.step(event.step, event.iterations_done)
+                case library.GroupDone():
+                    progress.group(len(event.images))
+
+
+def _way_on(folder: Path) -> str:
+    begun = (folder / CONFIG_FILE).exists()
+    return f"; go on with: dearkd synthesize --resume --out {folder}" if begun else ""
+
+
+def _await_others(folder: Path, say: Callable[..., None]) -> None:
+    if not (folder / "manifest.json").exists():
+        say("this process's share is done; waiting for the others")
+        await_manifest(folder)
+
+
+def _store(folder: Path, config: SynthesizeConfig) -> None:
+    text = to_yaml(config)
+    write_atomically(folder / CONFIG_FILE, lambda file: _write_text(file, text))
+
+
+def _prepared(event: library.Prepared, setup: Setup) -> str:
+    """What was measured and decided, and how much is left."""
+    kernels = event.kernels
+    layout = "channels_last" if kernels.channels_last else "contiguous"
+    tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
+    done = event.images - event.images_here
+    share = f"{done} of {event.images} images are done or another process's" if done else ""
+    compiled = ", compiled" if kernels.compile else ""
+    parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{tuned}", share]
+    return "; ".join(part for part in parts if part)
+
+
+def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
+    """The judges' verdicts, where the images are, and what to do with them."""
+    content = json.loads(manifest.read_text())
+    folder, config = manifest.parent, setup.config
+    classes = len(content["classes"]["indices"])
+    say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} classes: {folder}")
+    judges = {"teacher": setup.teacher.name}
+    if setup.verifier is not None:
+        judges["verifier"] = setup.verifier.name
+    for role, verdict in content["quality"].items():
+        share = verdict["recognition"]
+        worst = min(share["per_class"], key=lambda index: share["per_class"][index])
+        say(
+            f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
+            f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
+        )
+        if (spread := verdict["diversity"]["overall"]) is not None:
+            say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
+    if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
+        say(
+            "most images are not what they were to become: try more --iters, --auto-weights, a "
+            "smaller lr or a size the teacher was trained at"
+        )
+    if setup.verifier is None:
+        say("that is the teacher's own verdict; --verifier NAME asks a second network")
+    say(f"look at {folder / 'contact_sheet.png'}")
+    say(f"next: {_train_command(folder, config)}")
+
+
+def _train_command(folder: Path, config: SynthesizeConfig) -> str:
+    """The command that trains on the set under the same teacher, at the set's own size."""
+    assert config.teacher.name is not None
+    words = ["dearkd", "train", "--data", str(folder), "--teacher", config.teacher.name]
+    if config.teacher.weights is not None:
+        words += ["--teacher-weights", config.teacher.weights]
+    size = config.resolutions[-1]
+    small = size <= SMALL
+    patches = size % (SMALL_PATCH if small else LARGE_PATCH) == 0
+    if patches and size != (SMALL_DEFAULT if small else LARGE_DEFAULT):
+        words += ["--img-size", str(size)]
+    for file in config.imports:
+        words += ["--import", file]
+    if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
+        words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
+    return shlex.join(words)
+
+
+def _title(setup: Setup) -> str:
+    config, images = setup.synthesis, sum(len(group.targets) for group in setup.groups)
+    stages = " -> ".join(f"{size} px x {iterations}" for size, iterations in config.stages)
+    return f"{images} images from {setup.teacher.name}, {stages}"
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text)
+
+
+def _silent(*args: object, **kwargs: object) -> None:
+    """What a process that is not the main one says."""

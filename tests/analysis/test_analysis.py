@@ -1,0 +1,272 @@
+"""`dearkd analyze`: its numbers, its pictures, its sentences and its refusals."""
+
+import json
+import math
+import shutil
+
+import numpy as np
+import pytest
+import torch
+from conftest import quiet_train
+from PIL import Image
+from timm.models import (
+    VisionTransformer,
+    build_model_with_cfg,
+    generate_default_cfgs,
+    register_model,
+)
+from typer.testing import CliRunner
+
+from dearkd.analysis.attention import measure_attention
+from dearkd.analysis.findings import analysis_of
+from dearkd.analysis.pictures import TILE, attention_sheet, heat_tile, position_sheet
+from dearkd.analysis.predictions import predictions_of
+from dearkd.analysis.probe import evaluation_views
+from dearkd.analysis.remarks import remarks
+from dearkd.cli.main import app
+from dearkd.data.datasets import open_data
+from dearkd.initialise import load_run_model
+from dearkd.runs import RunFolder
+
+default_cfgs = generate_default_cfgs(
+    {
+        "toy_vit": {
+            "input_size": (3, 16, 16),
+            "mean": (0.5,) * 3,
+            "std": (0.5,) * 3,
+            "crop_pct": 1.0,
+            "interpolation": "bicubic",
+            "fixed_input_size": True,
+            "classifier": "head",
+        }
+    }
+)
+
+
+@register_model
+def toy_vit(pretrained=False, **kwargs):
+    """A plain vision transformer without any prefix token."""
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 3}
+    sizes |= {"class_token": False, "global_pool": "avg"}
+    return build_model_with_cfg(VisionTransformer, "toy_vit", pretrained, **{**sizes, **kwargs})
+
+
+@pytest.fixture(scope="module")
+def student_run(tmp_path_factory, toy_teacher):
+    folder = tmp_path_factory.mktemp("student") / "run"
+    options = {"student": "toy_student", "stage1": 2, "stage2": 1}
+    quiet_train({**options, "teacher.name": str(toy_teacher), "out": str(folder)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def analysis(student_run):
+    return analysis_of(RunFolder(student_run), maps=3)
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def refused(*args):
+    result = invoke("analyze", *args)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def test_attention_is_that_of_the_saved_weights(student_run, analysis):
+    model, view = load_run_model(RunFolder(student_run))
+    digits = open_data("digits")[1]
+    rows = np.linspace(0, 358, 64).round().astype(int).tolist()
+    expected = measure_attention(model, evaluation_views(digits, rows, view))
+    record = json.loads(json.dumps(analysis.record))
+    np.testing.assert_allclose(record["attention_distance"], expected.distance, atol=1e-5)
+    np.testing.assert_allclose(record["token_cosine"], expected.cosine, atol=1e-5)
+    assert (record["grid"], record["images"], record["data"]) == ([4, 4], 64, "digits")
+    where = [(i // 4, i % 4) for i in range(16)]
+    spread = sum(math.dist(a, b) for a in where for b in where) / 256
+    assert record["uniform_distance"] == pytest.approx(spread, abs=1e-5)
+
+
+def test_positions_are_the_parameters_of_the_mhca_blocks(student_run, analysis):
+    model, _ = load_run_model(RunFolder(student_run))
+    assert len(analysis.record["position"]) == 2
+    for block, found in zip(model.blocks, analysis.record["position"], strict=False):
+        alpha = block.attn.position_alpha.tolist()
+        np.testing.assert_allclose(found["alpha"], alpha, atol=1e-5)
+        np.testing.assert_allclose(found["sigma"], [1 / math.sqrt(2 * a) for a in alpha], atol=1e-4)
+        np.testing.assert_allclose(
+            found["centres"], block.attn.position_centres.detach(), atol=1e-5
+        )
+
+
+def test_heads_are_judged_against_label_and_teacher(student_run, analysis, toy_teacher):
+    run, record = RunFolder(student_run), analysis.record
+    summary = json.loads(run.summary_file.read_text())
+    taught_by = json.loads((toy_teacher / "summary.json").read_text())
+    answers = predictions_of(run, teacher=True)
+    teacher = answers.teacher.argmax(-1)
+    for name, head in record["heads"].items():
+        assert head["top1"] == pytest.approx(summary["heads"][name]["top1"])
+        same = sum(a == b for a, b in zip(answers.logits[name].argmax(-1), teacher, strict=True))
+        assert head["agreement_teacher"] == pytest.approx(100 * int(same) / 359)
+        assert sum(images for *_, images in head["reliability"]) == record["head_images"] == 359
+        assert 0 < head["ece"] < 1
+    assert record["teacher_top1"] == pytest.approx(taught_by["top1"])
+    assert record["teacher_missing"] is None
+    two = [answers.logits[name].argmax(-1) for name in ("class", "distillation")]
+    between = 100 * (two[0] == two[1]).double().mean().item()
+    assert record["agreement_between_heads"] == pytest.approx(between)
+
+
+def test_maps_are_of_the_images_they_name(analysis):
+    digits = open_data("digits")[1]
+    names = {digits.name(row): row for row in range(len(digits))}
+    assert len(analysis.maps) == 3
+    for one in analysis.maps:
+        row = names[one.name]
+        assert one.label == str(digits.labels[row])
+        np.testing.assert_array_equal(one.pixels, np.asarray(digits.image(row).resize((16, 16), 3)))
+        assert one.weights.shape == (3, 4, 4, 4)
+        torch.testing.assert_close(one.weights.sum((-1, -2)), torch.ones(3, 4))
+
+
+def test_tile_is_brightest_where_most_attention_is():
+    weights = torch.full((4, 4), 0.01)
+    weights[1, 2] = 0.5
+    tile = np.asarray(heat_tile(np.full((16, 16, 3), 128, np.uint8), weights)).sum(-1)
+    cells = tile.reshape(4, TILE // 4, 4, TILE // 4).mean((1, 3))
+    assert np.unravel_index(cells.argmax(), cells.shape) == (1, 2)
+    assert cells[1, 2] > 2 * np.median(cells)
+
+
+def test_sheets_show_every_block_and_head(analysis):
+    sheet = attention_sheet(analysis.maps)
+    assert sheet.width > 2 * 6 * TILE
+    assert sheet.height > 2 * 3 * TILE
+    position = [{"alpha": [2.0, -1.0], "sigma": [0.5, None], "centres": [[0.0, 2.0], [-1.0, -1.0]]}]
+    panel = np.asarray(position_sheet(position, (8, 8))).astype(int)
+    blue = (panel[..., 2] - panel[..., 0]) > 100
+    orange = (panel[..., 0] - panel[..., 2]) > 100
+    middle = panel.shape[1] / 2
+    assert np.argwhere(blue)[:, 1].mean() > middle + 40  # two patches to the right
+    assert np.argwhere(orange)[:, 1].mean() < middle - 20  # a cross, up and to the left
+    assert np.argwhere(orange)[:, 0].mean() < np.argwhere(blue)[:, 0].mean()
+
+
+def test_command_writes_everything_and_a_page_that_asks_for_nothing(student_run, tmp_path):
+    before = {file: file.read_bytes() for file in student_run.rglob("*.json*")}
+    result = invoke("analyze", student_run, "--out", tmp_path / "found", "--maps", 2)
+    assert result.exit_code == 0, result.output
+    names = {"analysis.json", "analysis.html", "attention_maps.png", "position_heads.png"}
+    assert {file.name for file in (tmp_path / "found").iterdir()} == names
+    for name in ("attention_maps.png", "position_heads.png"):
+        Image.open(tmp_path / "found" / name).verify()
+    page = (tmp_path / "found" / "analysis.html").read_text()
+    assert 'src="http' not in page
+    assert "Attention maps" in page
+    record = json.loads((tmp_path / "found" / "analysis.json").read_text())
+    assert any(sentence in result.output.replace("\n", " ") for sentence in record["remarks"])
+    assert {file: file.read_bytes() for file in student_run.rglob("*.json*")} == before
+    for title in ("epoch 1", "end of", "stage1", "token", "sigma"):
+        assert title in result.output
+
+
+def test_a_few_images_and_json(student_run):
+    result = invoke(
+        "analyze", student_run, "--images", 20, "--maps", 0, "--which", "best", "--json"
+    )
+    assert result.exit_code == 0, result.output
+    record = json.loads(result.output)
+    assert (record["images"], record["head_images"], record["weights"]) == (20, 20, "best")
+    assert not (student_run / "attention_maps.png").exists()
+
+
+def test_a_plain_transformer_without_any_token(tmp_path):
+    folder = tmp_path / "run"
+    options = {"method": "ce", "student": "toy_vit", "stage1": 1, "stage2": 0, "out": str(folder)}
+    quiet_train(options)
+    line = RunFolder(folder).read_metrics()[0]
+    assert np.shape(line["attention_distance"]) == (2, 3)
+    assert "token_cosine" not in line
+    result = invoke("analyze", folder)
+    assert result.exit_code == 0, result.output
+    record = json.loads((folder / "analysis.json").read_text())
+    assert record["position"] == []
+    assert record["token_cosine"] is None
+    assert record["agreement_between_heads"] is None
+    assert record["heads"].keys() == {"logits"}
+    assert record["teacher_missing"] == "the run had no teacher"
+    assert not (folder / "position_heads.png").exists()
+
+
+def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
+    assert "toy_cnn, which has no attention to read" in refused(toy_teacher)
+    assert "is no folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "has no model.safetensors" in refused(tmp_path / "empty")
+    half = shutil.copytree(student_run, tmp_path / "half")
+    (half / "model.safetensors").unlink()
+    assert "best weights so far: --which best" in refused(half)
+    (half / "metrics.jsonl").write_text('{"epoch": 0, "sta')
+    assert invoke("analyze", half, "--which", "best", "--images", 10).exit_code == 0
+    assert "does not exist" in refused(student_run, "--data", tmp_path / "gone")
+    assert "must be final, best or raw" in refused(student_run, "--which", "last")
+    for name in ("cat", "dog"):
+        (tmp_path / "pets" / name).mkdir(parents=True)
+        Image.new("RGB", (16, 16)).save(tmp_path / "pets" / name / "1.png")
+    assert "unknown to the model" in refused(student_run, "--data", tmp_path / "pets")
+
+
+RECORD = {
+    "attention_distance": [[1.0, 1.4]] * 2 + [[1.8, 2.0]] * 2,
+    "uniform_distance": 3.0,
+    "position": [{"alpha": [1.0], "sigma": [0.7], "centres": [[3.0, 4.0]]}] * 2,
+    "token_cosine": [0.06, 0.5, 0.93],
+    "heads": {
+        "class": {"agreement_teacher": 80.0},
+        "distillation": {"agreement_teacher": 90.0},
+        "logits": {"confidence": 0.9, "top1": 60.0, "ece": 0.3},
+    },
+    "agreement_between_heads": 75.0,
+    "teacher_top1": 95.0,
+    "teacher_missing": None,
+}
+
+
+def logged(epoch, stage, distance):
+    return {"epoch": epoch, "stage": stage, "attention_distance": [[distance]]}
+
+
+def test_sentences_say_what_the_numbers_say():
+    lines = [logged(0, "stage1", 2.0), logged(1, "stage1", 1.5), logged(2, "stage2", 1.75)]
+    text = " ".join(remarks(RECORD, lines))
+    assert "blocks 1-2 (MHCA) look 1.2 patches away on average, those of blocks 3-4 1.9" in text
+    assert "from 2.00 (epoch 1) to 1.50 at the end of stage 1 to 1.75 (epoch 3)" in text
+    assert "moved 5.00 patches" in text
+    assert "cosine 0.06 at the input and 0.93 after the last block" in text
+    assert "class head agrees with the teacher on 80.0 %, the distillation head on 90.0 %" in text
+    assert "says 90.0 % on average and is right on 60.0 %: overconfident" in text
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({"teacher_top1": None, "teacher_missing": "it is gone"}, "not compared: it is gone."),
+        ({"position": [], "attention_distance": [[2.0]]}, "The heads look 2.0 patches away"),
+        (
+            {"heads": {**RECORD["heads"], "logits": {"confidence": 0.6, "top1": 60, "ece": 0.0}}},
+            "as confident as it is right",
+        ),
+        (
+            {"position": [{"alpha": [-1.0], "sigma": [None], "centres": [[0.0, 0.0]]}] * 2},
+            "2 of 2 look away from their centre",
+        ),
+    ],
+)
+def test_sentences_of_other_runs(change, expected):
+    text = " ".join(remarks({**RECORD, **change}, []))
+    assert expected in text
+    assert "did not log attention distances" in text

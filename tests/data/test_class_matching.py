@@ -1,0 +1,40 @@
+"""Classes matched by name, ImageNet's synsets and descriptions included, against timm's tables."""
+
+import pytest
+from timm.data.imagenet_info import ImageNetInfo
+from torchvision.models import ResNet18_Weights
+
+from dearkd.data.class_matching import match_classes, match_names
+from dearkd.data.sources import Classes
+
+INFO = ImageNetInfo()
+SYNSETS, DESCRIPTIONS = INFO.label_names(), INFO.label_descriptions()
+WHOLE = tuple(range(1000))
+
+
+def test_descriptions_and_synsets_match_both_ways():
+    assert match_classes(Classes(1000, tuple(DESCRIPTIONS)), SYNSETS, 1000) == WHOLE
+    assert match_classes(Classes(1000, tuple(SYNSETS)), DESCRIPTIONS, 1000) == WHOLE
+
+
+def test_shuffled_descriptions_are_matched_by_name_not_by_place():
+    order = [index for index in reversed(range(1000)) if "crane" not in DESCRIPTIONS[index]]
+    names = [DESCRIPTIONS[index] for index in order]
+    assert match_names(names, SYNSETS) == tuple(order)
+
+
+def test_torchvisions_own_wording_follows_in_order():
+    names = ResNet18_Weights.DEFAULT.meta["categories"]
+    assert match_names(names, SYNSETS) == WHOLE
+    with pytest.raises(ValueError, match=r"9 of 1000 data classes are unknown"):
+        match_names([*names[1:], names[0]], SYNSETS)
+
+
+def test_a_few_classes_match_by_one_of_their_names():
+    assert match_names(["Tinca tinca", "goldfish"], SYNSETS) == (0, 1)
+    assert match_names(["n01443537"], DESCRIPTIONS) == (1,)
+
+
+def test_a_name_of_two_synsets_is_not_guessed():
+    with pytest.raises(ValueError, match=r"1 of 2 data classes are unknown.*crane"):
+        match_names(["tench", "crane"], SYNSETS)

@@ -1,0 +1,254 @@
+"""Exports compute what the model does, carry their description, and leave nothing half-written."""
+
+import io
+import json
+import subprocess
+import sys
+
+import pytest
+import timm
+import torch
+from conftest import quiet_train
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dearkd.classifier import open_classifier
+from dearkd.cli.main import app
+from dearkd.export import write as door
+from dearkd.export.exported import difference, open_onnx, open_torch_export
+from dearkd.export.formats import Readout
+from dearkd.export.model_card import Weights, model_card
+from dearkd.export.onnx_packages import import_packages
+from dearkd.export.write import export_run
+from dearkd.initialise import load_run_model
+from dearkd.models.fused import fused
+from dearkd.runs import RunFolder
+
+QUIET = Console(file=io.StringIO())
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def refused(*args):
+    result = invoke(*args)
+    assert result.exit_code == 2, result.output
+    (line,) = result.stderr.strip().splitlines()
+    return line
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory, toy_teacher):
+    """A finished student's folder: MHCA, two heads, 16 px."""
+    folder = tmp_path_factory.mktemp("export") / "toy-run"
+    options = {"student": "toy_student", "stage1": 1, "stage2": 1, "out": str(folder)}
+    quiet_train({**options, "teacher.name": str(toy_teacher)})
+    return folder
+
+
+@pytest.fixture(scope="module")
+def onnx_file(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("onnx") / "model.onnx"
+    result = invoke("export", run, "--out", out, "--fuse", "--heads")
+    assert result.exit_code == 0, result.output
+    assert "largest difference" in result.output
+    return out
+
+
+def images(batch):
+    return torch.randn(batch, 3, 16, 16)
+
+
+def test_onnx_takes_any_batch_and_gives_both_heads(run, onnx_file):
+    model, _ = load_run_model(RunFolder(run))
+    exported = open_onnx(onnx_file)
+    for batch in (1, 2, 7):
+        x = images(batch)
+        logits, of_class, of_distillation = exported.outputs(x)
+        with torch.inference_mode():
+            tokens = model.forward_features(x)
+            expected = model.head(tokens[:, 0]), model.head_dist(tokens[:, 1])
+        torch.testing.assert_close(of_class, expected[0], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(of_distillation, expected[1], rtol=1e-4, atol=1e-5)
+        torch.testing.assert_close(logits, sum(expected) / 2, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_is_one_file_that_says_what_it_is(onnx_file):
+    (onnx,) = import_packages("onnx")
+    model = onnx.load(onnx_file)
+    onnx.checker.check_model(model)
+    said = {prop.key: json.loads(prop.value) for prop in model.metadata_props}
+    assert said["class_names"] == [str(digit) for digit in range(10)]
+    assert (said["img_size"], said["mean"], said["arch"]) == (16, [0.5] * 3, "toy_student")
+    assert [output.name for output in model.graph.output] == ["logits", "class", "distillation"]
+    assert model.graph.input[0].type.tensor_type.shape.dim[0].dim_param == "batch"
+    assert [file.name for file in onnx_file.parent.iterdir()] == [onnx_file.name]
+
+
+def test_torch_export_takes_any_batch(run, tmp_path):
+    out = export_run(run, console=QUIET, to="torch-export", out=tmp_path / "m.pt2")
+    model, _ = load_run_model(RunFolder(run))
+    for batch in (1, 5):
+        x = images(batch)
+        (logits,) = open_torch_export(out).outputs(x)
+        torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-5)
+
+
+def test_a_timm_folder_loads_in_a_fresh_process(run, tmp_path):
+    """The student's size is not its architecture's own, so the config must say it."""
+    student = tmp_path / "micro"
+    quiet_train(
+        {"method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 1, "stage2": 0}
+        | {"data.img_size": 16, "data.fraction": 0.05, "out": str(student)},
+        ["data.batch_size=40"],
+    )
+    out = export_run(student, console=QUIET, to="timm", out=tmp_path / "folder")
+    x = images(2)
+    torch.save(x, tmp_path / "x.pt")
+    code = """
+import sys, dearkd, timm, torch
+model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
+torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
+"""
+    paths = [str(out), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
+    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    model, _ = load_run_model(RunFolder(student))
+    torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x))
+    assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors"]
+    assert all(file.stat().st_mode & 0o777 == 0o644 for file in out.iterdir())
+
+
+def test_a_timm_folder_knows_classes_and_view_and_serves_as_a_run(toy_teacher, tmp_path):
+    out = export_run(toy_teacher, console=QUIET, to="timm", out=tmp_path / "cnn")
+    view = timm.create_model(f"local-dir:{out}", pretrained=True).pretrained_cfg
+    assert view["label_names"] == [str(digit) for digit in range(10)]
+    assert tuple(view["input_size"]) == (3, 16, 16)
+    assert view["crop_pct"] == 1.0
+    result = invoke("eval", out, "--data", "digits", "--json")
+    summary = json.loads((toy_teacher / "summary.json").read_text())
+    assert json.loads(result.stdout)["logits"]["top1"] == pytest.approx(summary["top1"])
+
+
+def test_the_model_card_has_the_measured_numbers(run, tmp_path):
+    result = invoke(
+        "export", run, "--to", "hf-folder", "--out", tmp_path / "hf", "--license", "mit"
+    )
+    assert result.exit_code == 0, result.output
+    card = (tmp_path / "hf" / "README.md").read_text()
+    summary = json.loads((run / "summary.json").read_text())
+    assert f"| logits | {summary['top1']:.2f} | {summary['top5']:.2f} |" in card
+    assert "359 test images" in card
+    assert card.startswith("---\nlibrary_name: timm\n")
+    assert "license: mit" in card
+    assert str(tmp_path) not in card
+    assert str(summary["teacher"]) not in card  # a path of this machine
+    timm.create_model(f"local-dir:{tmp_path / 'hf'}", pretrained=True)
+
+
+@pytest.mark.parametrize(
+    ("which", "summary", "words"),
+    [
+        ("final", {}, "the run has left no numbers"),
+        ("raw", None, "judged its averaged weights"),
+        ("best", None, "chosen by this very number"),
+    ],
+)
+def test_a_card_claims_no_number_that_is_not_of_its_weights(run, which, summary, words):
+    if summary is None:
+        summary = json.loads((run / "summary.json").read_text())
+    _, description = load_run_model(RunFolder(run))
+    card = model_card(description, Weights("toy", which, 1000, None), summary)
+    assert words in card
+    assert "| logits |" not in card
+    assert "license: unknown" in card
+
+
+def test_a_model_that_differs_is_not_written(run, tmp_path, monkeypatch):
+    def shifted(model):
+        folded = fused(model)
+        torch.nn.init.normal_(folded.head.bias)
+        return folded
+
+    monkeypatch.setattr(door, "fused", shifted)
+    out = tmp_path / "deep" / "m.pt2"
+    with pytest.raises(ValueError, match="nothing was written"):
+        export_run(run, console=QUIET, to="torch-export", out=out, fuse=True)
+    assert list(out.parent.iterdir()) == []
+    export_run(run, console=QUIET, to="torch-export", out=out, fuse=True, check=False)
+    assert out.is_file()
+
+
+@pytest.mark.parametrize("to", ["timm", "torch-export"])
+def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
+    def fails(*args):
+        raise OSError(28, "No space left on device", "x")
+
+    monkeypatch.setattr(door, "difference", fails)
+    with pytest.raises(OSError, match="No space"):
+        export_run(run, console=QUIET, to=to, out=tmp_path / "m")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_difference_refuses_another_best_class(run):
+    readout = Readout(load_run_model(RunFolder(run))[0])
+    exported = open_timm_like(lambda x: (readout(x)[0] - 1e-9,))
+    assert difference(readout, exported, 16) < 1e-5
+    swapped = open_timm_like(lambda x: (readout(x)[0].flip(1),))
+    with pytest.raises(ValueError, match="same best class: no"):
+        difference(readout, swapped, 16)
+
+
+def open_timm_like(outputs):
+    from dearkd.export.exported import Exported
+
+    return Exported(outputs, {})
+
+
+def test_mistakes_get_one_line(run, toy_teacher, tmp_path):
+    taken = tmp_path / "taken.onnx"
+    taken.write_text("")
+    assert "exists already" in refused("export", run, "--out", taken)
+    assert taken.read_text() == ""
+    assert "must be one of onnx, torch-export" in refused("export", run, "--to", "tflite")
+    assert "leave it out or choose --to onnx" in refused("export", run, "--to", "timm", "--fuse")
+    assert "--license goes into a model card" in refused("export", run, "--license", "mit")
+    assert "is not a run folder" in refused("export", tmp_path / "nowhere")
+    assert "is the run complete?" in refused("export", tmp_path)
+    assert "no convolutional attention" in refused("export", toy_teacher, "--fuse")
+    assert "has one head" in refused("export", toy_teacher, "--heads")
+    assert "has no checkpoint/best" in refused("export", _copy(run, tmp_path), "--which", "best")
+
+
+def _copy(run, tmp_path):
+    """The weights of a run alone, as somebody might send them."""
+    folder = tmp_path / "alone"
+    folder.mkdir()
+    (folder / "model.safetensors").write_bytes((run / "model.safetensors").read_bytes())
+    return folder
+
+
+def test_missing_packages_are_named(monkeypatch):
+    with pytest.raises(ImportError, match=r"pip install 'dearkd\[onnx\]'"):
+        import_packages("json", "no_such_package_of_onnx")
+
+
+@pytest.mark.parametrize("name", ["m.onnx", "m.pt2", "folder"])
+def test_damaged_exports_get_one_line(tmp_path, name):
+    path = tmp_path / name
+    if name == "folder":
+        path.mkdir()
+        (path / "config.json").write_text("{")
+    else:
+        path.write_bytes(b"damaged")
+    with pytest.raises(ValueError, match=r"damaged|cannot load"):
+        open_classifier(str(path), trust=name.endswith("pt2"))
+
+
+def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):
+    (onnx,) = import_packages("onnx")
+    model = onnx.load(onnx_file)
+    del model.metadata_props[:]
+    onnx.save(model, tmp_path / "other.onnx")
+    with pytest.raises(ValueError, match="does not say its num_classes"):
+        open_onnx(tmp_path / "other.onnx")

@@ -1,0 +1,290 @@
+"""The report: what it says of finished, unfinished and unlike runs, and in which forms."""
+
+import csv
+import io
+import json
+import math
+import shutil
+
+import pytest
+from rich.console import Console
+from typer.testing import CliRunner
+
+from dearkd.cli.main import app
+from dearkd.config import load_config
+from dearkd.plots import COLOURS, DASHES, Line
+from dearkd.report import write as door
+from dearkd.report.collect import collect
+from dearkd.report.page import Note, Section, Table, page
+from dearkd.report.rows import config_difference, over_seeds
+from dearkd.report.sections import switch_marks
+from dearkd.report.tables import as_csv, as_json, as_markdown
+from dearkd.report.words import headline
+from dearkd.runs import RunFolder
+
+IMAGES = 359
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def refused(*args):
+    result = invoke("report", *args)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def write_run(folder, top1, settings=(), **options):
+    """A finished run without weights, as `dearkd train` writes it; top-1 rises to its end."""
+    run = RunFolder(folder)
+    folder.mkdir(parents=True)
+    options = {"student": "toy_student", "stage1": 2, "stage2": 1, **options}
+    config = load_config(None, settings, {**options, "out": str(folder)})
+    run.write_config(config)
+    for epoch in range(config.epochs):
+        second = config.method == "dearkd" and epoch >= config.stage1
+        stage = f"stage{1 + second}" if config.method == "dearkd" else config.method
+        line = {"epoch": epoch, "stage": stage, "lr": 1e-3, "class": 2.0 - epoch, "loss": 2.0}
+        rates = {"images_per_second": 100.0 + epoch, "seconds": 10.0 * (1 + epoch)}
+        run.append_metrics({**line, "top1": top1 - config.epochs + 1 + epoch, **rates})
+    heads = {name: {"top1": top1, "top5": 99.0} for name in ("class", "distillation", "logits")}
+    run.write_summary(
+        {
+            **{"method": config.method, "student": config.student, "data": config.data.train},
+            **{"train_images": 1438, "eval_images": IMAGES, "epochs": config.epochs},
+            **{"top1": top1, "top5": 99.0, "heads": heads, "best_top1": top1, "best_epoch": 3},
+            **{"parameters": 12345, "seconds": 33.0, "device": "cpu", "peak_memory_bytes": 2**29},
+            **{"versions": {"torch": "2.14.1"}, "commit": "abc"},
+        }
+    )
+    return folder
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A folder as `make demo` leaves it, without the synthetic set."""
+    root = tmp_path_factory.mktemp("report") / "runs"
+    teacher = {"teacher.name": str(root / "teacher")}
+    write_run(root / "teacher", 98.0, method="ce", stage2=0)
+    write_run(root / "dearkd", 95.5, **teacher)
+    write_run(root / "ce", 90.0, method="ce", seed=1)
+    data = {"data.train": "somewhere/synthetic", "data.evaluation": "digits"}
+    write_run(root / "data-free", 80.0, ["data.batch_size=20"], **teacher, **data)
+    return root
+
+
+@pytest.fixture(scope="module")
+def report(runs):
+    return collect([runs])
+
+
+def copied(runs, name, tmp_path):
+    return shutil.copytree(runs / name, tmp_path / name)
+
+
+def test_a_folder_of_runs_is_expanded_in_natural_order(report):
+    assert [run.name for run in report.runs] == ["ce", "data-free", "dearkd", "teacher"]
+    assert report.sets == ()
+
+
+def test_runs_judged_on_the_same_images_are_compared_whatever_they_were_trained_on(report):
+    (group,) = report.groups
+    assert (group.evaluation, group.images) == ("digits", 359)
+    assert group.baseline.name == "ce"  # the first that taught nobody
+    dearkd, ce = report.runs[2], report.runs[0]
+    points, error = group.delta(dearkd)
+    assert points == 5.5
+    assert error == pytest.approx(100 * math.sqrt((0.955 * 0.045 + 0.9 * 0.1) / 359))
+    assert group.delta(ce) is None
+
+
+def test_the_teacher_is_known_and_is_no_contestant(report):
+    (group,) = report.groups
+    assert [run.name for run in group.students] == ["ce", "data-free", "dearkd"]
+    assert headline(report) == [
+        "4 runs on digits, 359 test images. dearkd (DearKD, two stages) reaches 95.50 % top-1, "
+        "5.50 points above ce and 15.50 above data-free. Taught by teacher (98.00 %)."
+    ]
+
+
+def test_only_settings_that_differ_are_listed(report):
+    difference = config_difference(report.runs)
+    assert difference["method"] == ["ce", "dearkd", "dearkd", "ce"]
+    assert difference["seed"] == [1, 0, 0, 0]
+    assert difference["data.batch_size"] == [None, 20, None, None]
+    assert not {"out", "precision", "optim.lr", "data.fraction"} & difference.keys()
+    assert config_difference(report.runs[2:3]) == {}
+
+
+def test_the_stage_switch_lies_between_the_last_epoch_of_one_and_the_first_of_the_other(report):
+    assert [run.switches for run in report.runs] == [{}, {2.5: "stage 2"}, {2.5: "stage 2"}, {}]
+
+
+def test_a_switch_has_the_style_of_a_run_that_is_alone_there(report):
+    names, styles = switch_marks(report, report.runs)
+    assert (names, styles) == ({2.5: "stage 2"}, {})  # data-free and dearkd switch together
+    assert switch_marks(report, report.runs[:2]) == ({2.5: "stage 2"}, {2.5: 1})
+
+
+def test_no_two_of_many_runs_look_alike():
+    lines = [Line("", [], [], style) for style in range(len(COLOURS) * len(DASHES))]
+    assert len({(line.colour, line.dash) for line in lines}) == len(lines)
+
+
+def test_csv_has_a_row_a_run(report):
+    rows = list(csv.DictReader(io.StringIO(as_csv(report))))
+    assert [row["run"] for row in rows] == ["ce", "data-free", "dearkd", "teacher"]
+    assert [row["top1"] for row in rows] == ["90.0", "80.0", "95.5", "98.0"]
+    assert [row["delta_top1"] for row in rows] == ["", "-10.0", "5.5", "8.0"]
+    assert [row["baseline"] for row in rows] == ["", "ce", "ce", "ce"]
+    assert rows[2]["class_top1"] == "95.5"
+    assert rows[2]["images_per_second"] == "101.0"
+    assert rows[2]["peak_memory_bytes"] == str(2**29)
+
+
+def test_json_has_everything(report, runs):
+    content = json.loads(as_json(report))
+    assert content["headline"] == headline(report)
+    run = content["runs"][2]
+    assert run["summary"] == json.loads((runs / "dearkd/summary.json").read_text())
+    assert [line["epoch"] for line in run["metrics"]] == [0, 1, 2]
+    assert run["config"]["student"] == "toy_student"
+
+
+def test_markdown_tables_are_whole(report):
+    text = as_markdown(report)
+    for block in text.split("\n\n"):
+        widths = {line.count("|") for line in block.splitlines() if line.startswith("|")}
+        assert len(widths) <= 1
+    assert "| method | ce | dearkd | dearkd | ce |" in text
+    assert (
+        "| dearkd | DearKD, two stages | toy_student | digits | 1,438 | 95.50 | +5.50 +- 1.92 |"
+        in text
+    )
+
+
+def test_a_chosen_baseline_by_name_or_folder(runs):
+    assert collect([runs], "dearkd").groups[0].baseline.name == "dearkd"
+    assert collect([runs], str(runs / "teacher")).groups[0].baseline.name == "teacher"
+    assert "none of the runs: ce, data-free, dearkd, teacher" in refused(
+        runs, "--baseline", "nonsense"
+    )
+
+
+def test_a_half_written_run_is_shown_as_unfinished_and_not_compared(runs, tmp_path):
+    cut = copied(runs, "dearkd", tmp_path)
+    (cut / "summary.json").unlink()
+    lines = (cut / "metrics.jsonl").read_text().splitlines()
+    (cut / "metrics.jsonl").write_text("\n".join([*lines[:2], lines[2][:40]]))
+    report = collect([runs / "ce", cut])
+    unfinished = report.runs[1]
+    assert unfinished.status == "unfinished: epoch 2 of 3"
+    assert unfinished.top1 == json.loads(lines[1])["top1"]
+    (group,) = report.groups  # found its place though its test images are not counted yet
+    assert group.delta(unfinished) is None
+    out = tmp_path / "page.html"
+    assert invoke("report", runs / "ce", cut, "--out", out).exit_code == 0
+    text = out.read_text()
+    assert "dearkd: unfinished: epoch 2 of 3" in text
+    assert "not compared" in text
+
+
+@pytest.mark.parametrize("name", ["config.yaml", "summary.json", "metrics.jsonl"])
+def test_a_run_without_one_of_its_files_is_still_reported(runs, tmp_path, name):
+    cut = copied(runs, "dearkd", tmp_path)
+    (cut / name).unlink()
+    for form in ("html", "md", "csv", "json"):
+        out = tmp_path / f"page.{form}"
+        result = invoke("report", cut, runs / "ce", "--out", out, "--no-predictions")
+        assert result.exit_code == 0, result.output
+        assert out.stat().st_size > 100
+
+
+def test_damaged_files_are_named_and_left_out(runs, tmp_path):
+    cut = copied(runs, "dearkd", tmp_path)
+    (cut / "summary.json").write_text('{"top1": ')
+    (cut / "config.yaml").write_text("a: [b")
+    (run,) = collect([cut]).runs
+    assert "summary.json is damaged and was left out" in run.notes
+    assert "config.yaml is damaged and was left out" in run.notes
+    assert not run.finished
+
+
+def test_an_empty_run_folder_is_still_a_run(tmp_path):
+    (tmp_path / "config.yaml").write_text("method: ce\nstage1: 3\nstage2: 0\n")
+    out = tmp_path / "page.html"
+    assert invoke("report", tmp_path, "--out", out).exit_code == 0
+    assert "unfinished: epoch 0 of 3" in out.read_text()
+
+
+def test_runs_on_different_data_are_not_compared_and_that_is_said(runs, tmp_path):
+    other = copied(runs, "ce", tmp_path)
+    for name in ("config.yaml", "summary.json"):
+        text = (other / name).read_text()
+        (other / name).write_text(text.replace("digits", "elsewhere"))
+    report = collect([runs / "dearkd", other])
+    assert [group.evaluation for group in report.groups] == ["digits", "elsewhere"]
+    assert all(group.delta(run) is None for group in report.groups for run in group.runs)
+    assert "compared only within a table" in headline(report)[-1]
+    assert all(row["delta_top1"] == "" for row in csv.DictReader(io.StringIO(as_csv(report))))
+
+
+def test_the_same_name_with_another_number_of_test_images_is_other_data(runs, tmp_path):
+    other = copied(runs, "ce", tmp_path)
+    summary = json.loads((other / "summary.json").read_text())
+    (other / "summary.json").write_text(json.dumps({**summary, "eval_images": 100}))
+    assert len(collect([runs / "dearkd", other]).groups) == 2
+
+
+def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):
+    other = copied(runs, "ce", tmp_path)
+    report = collect([runs / "ce", other, runs])
+    names = [run.name for run in report.runs]
+    assert names[:2] == ["runs/ce", f"{tmp_path.name}/ce"]
+    assert len(names) == 5
+
+
+def test_runs_that_differ_by_their_seed_alone_are_averaged(tmp_path):
+    for seed, top1 in enumerate([90.0, 92.0, 97.0]):
+        write_run(tmp_path / f"ce-{seed}", top1, method="ce", seed=seed)
+    write_run(tmp_path / "other", 50.0, ["optim.lr=0.5"], method="ce", seed=3)
+    report = collect([tmp_path])
+    (row,) = over_seeds(report.groups[0])
+    assert row["runs"] == ["ce-0", "ce-1", "ce-2"]
+    assert row["mean_top1"] == 93.0
+    assert row["standard_deviation"] == pytest.approx(math.sqrt(13))  # (9 + 1 + 16) / 2
+    assert "| ce-0, ce-1, ce-2 | labels alone | 3 | 93.00 | 3.61 |" in as_markdown(report)
+
+
+def test_what_is_no_run_gets_one_line(tmp_path, runs):
+    assert "does not exist; pass a run folder" in refused(tmp_path / "nowhere")
+    (tmp_path / "empty").mkdir()
+    assert "holds no run" in refused(tmp_path / "empty")
+    assert "is a file; pass the run folder" in refused(runs / "ce/summary.json")
+    assert "--format pdf is unknown; choose html, md, csv, json" in refused(runs, "--format", "pdf")
+    for out in ("/proc/page.md", runs / "ce/summary.json/page.md"):
+        assert f"cannot write {out} (" in refused(runs / "ce", "--out", out)
+    assert "is a folder; name a file in it" in refused(runs / "ce", "--out", tmp_path)
+
+
+def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path):
+    result = invoke("report", runs / "ce", "--format", "csv")
+    assert result.stdout.startswith("run,path,status")
+    out = tmp_path / "deep/table.md"
+    assert invoke("report", runs / "ce", "--out", out).exit_code == 0
+    assert "| run | learned by |" in out.read_text()
+
+
+def test_names_cannot_break_out_of_the_page():
+    evil = "</script><script>alert(1)</script>"
+    section = Section(evil, [Note(evil), Table([evil], [[evil]])])
+    assert "<script>alert" not in page(evil, [evil], [section])
+
+
+def test_the_console_hears_where_the_page_is(runs, tmp_path):
+    console = Console(file=io.StringIO(), width=200)
+    door.write_report([runs / "ce"], console=console, out=tmp_path / "p.html", predictions=False)
+    assert f"report: {tmp_path}/p.html" in console.file.getvalue()

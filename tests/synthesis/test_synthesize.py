@@ -1,0 +1,441 @@
+"""`dearkd synthesize`: images from the embedded teacher, every mistake one line, resume."""
+
+import dataclasses
+import errno
+import io
+import json
+import os
+import shlex
+import shutil
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+from conftest import FAST
+from rich.console import Console
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from dearkd.build import EMBEDDED_TEACHER, build
+from dearkd.cli.main import app
+from dearkd.config import load_config
+from dearkd.config_file import complete, user_tree
+from dearkd.launch import _train_loader
+from dearkd.processes import accelerator_of
+from dearkd.synthesis.progress import SynthesisProgress, clock
+from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
+from dearkd.synthesis.synthesize import _train_command
+from synth.inversion import Step
+from synth.kernels import Kernels
+from synth.synthesis import Prepared
+
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/synth/*.yaml"))
+ARITHMETIC = ["--set", "precision=fp32", "--set", "layout=contiguous", "--set", "log_interval=2"]
+SHORT = ["--iters", "4", "--per-class", "4", "--set", "images_per_class=2", *ARITHMETIC]
+
+
+class Killed(BaseException):
+    """As sudden as kill -9: nothing between the group and the end of the process runs."""
+
+
+def invoke(*args):
+    return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def made(*args):
+    result = invoke("synthesize", *args)
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def refused(*args):
+    """The one line on stderr of a command that must fail with exit code 2."""
+    result = invoke("synthesize", *args)
+    assert result.exit_code == 2, result.output
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return lines[0]
+
+
+def manifest(folder):
+    return json.loads((folder / "manifest.json").read_text())
+
+
+def hashes(folder):
+    return {image["file"]: image["sha256"] for image in manifest(folder)["images"]}
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory):
+    """A set of classes 2, 5 and 7 in two groups, judged by a verifier."""
+    folder = tmp_path_factory.mktemp("set") / "digits"
+    judge = ["--verifier", EMBEDDED_TEACHER]
+    return folder, made("--classes", "2,5,7", *SHORT, *judge, "--out", folder)
+
+
+@pytest.fixture(scope="module")
+def no_bn(tmp_path_factory):
+    """Weights of a 7-class network without BatchNorm."""
+    torch.manual_seed(0)
+    file = tmp_path_factory.mktemp("weights") / "convnext.safetensors"
+    save_file(timm.create_model("convnext_atto", num_classes=7).state_dict(), file)
+    return file
+
+
+def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
+    folder, output = digits
+    assert "the embedded digits CNN" in output
+    assert "resolutions 16" in output
+    assert "recognised by the teacher digits: " in output
+    assert f"recognised by the verifier {EMBEDDED_TEACHER}: " in output
+    line = f"dearkd train --data {folder} --teacher digits --img-size 16"
+    assert f"next: {line}\n" in output
+    assert "mean distance within a class in its embedding (0-2): 0." in output
+    content = manifest(folder)
+    assert content["classes"]["indices"] == [2, 5, 7]
+    assert len(content["images"]) == 12
+    assert content["config"]["flip_probability"] == 0
+    assert content["config"]["objective"]["ep_weight"] == 1.0
+
+
+def test_the_next_command_trains_under_the_teachers_indices(digits):
+    folder, _ = digits
+    small = ["--set", "data.batch_size=4", "--student", "toy_student", "--img-size", "16"]
+    result = invoke("train", "--data", folder, "--teacher", "digits", *small, "--dry-run")
+    assert result.exit_code == 0, result.output
+    assert "12 training images" in result.output
+    options = {"data.train": str(folder), "teacher.name": "digits", "student": "toy_student"}
+    parts = build(load_config(None, FAST, {**options, "data.img_size": 16}))
+    assert parts.class_map == (2, 5, 7)
+    assert parts.class_names == tuple("0123456789")
+    assert parts.student.num_classes == 10
+    assert parts.config.data.flip is False  # no image was mirrored in the making
+    assert any("no mirrored views" in note for note in parts.notes)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings", "flip"),
+    [
+        ("digits", [], False),
+        ("digits", ["data.augment=light"], True),
+        ("set", [], False),
+        ("set", ["data.flip=true"], True),
+        ("set", ["data.augment=digits"], False),
+        ("mirrored", [], True),
+        ("mirrored", ["data.flip=false"], False),
+        ("foreign", [], True),
+    ],
+)
+def test_views_are_mirrored_unless_the_images_never_were(digits, tmp_path, data, settings, flip):
+    if data in ("mirrored", "foreign"):
+        shutil.copytree(digits[0], tmp_path / data)
+        content = manifest(digits[0])
+        content["config"]["flip_probability"] = 0.5
+        if data == "foreign":
+            del content["config"]
+        (tmp_path / data / "manifest.json").write_text(json.dumps(content))
+    options = {
+        "data.train": {"digits": "digits", "set": str(digits[0])}.get(data, str(tmp_path / data)),
+        "data.img_size": 16,
+        "student": "toy_student",
+        "teacher.name": "digits",
+    }
+    config = load_config(None, [*FAST, "data.batch_size=4", *settings], options)
+    assert build(config).config.data.flip is flip
+
+
+def test_the_loader_mirrors_where_the_configuration_says_so():
+    both = []
+    for flip in ("true", "false"):
+        settings = ["data.augment=light", "data.batch_size=32", f"data.flip={flip}"]
+        parts = build(
+            load_config(None, [*FAST, *settings], {"method": "ce", "student": "toy_student"})
+        )
+        loader, _ = _train_loader(parts, accelerator_of("fp32"))
+        both.append(next(iter(loader))["image"])
+    same = (both[0] == both[1]).flatten(1).all(1)
+    assert torch.equal(both[0][~same].flip(-1), both[1][~same])
+    assert 8 < same.sum() < 24
+
+
+def test_mirroring_by_what_never_mirrors_is_refused():
+    options = {"method": "ce", "student": "toy_student"}
+    with pytest.raises(ValueError, match=r"data.flip=true has no effect with data.augment=digits"):
+        build(load_config(None, [*FAST, "data.flip=true"], options))
+
+
+def test_a_set_of_parquet_files_is_trained_on_under_the_teachers_indices(tmp_path):
+    folder = tmp_path / "my set"
+    output = made(*SHORT, "--format", "parquet", "--out", folder)
+    assert sorted(file.name for file in folder.glob("data/*")) == [
+        "train-000000.parquet",
+        "train-000001.parquet",
+    ]
+    line = shlex.split(output.splitlines()[-1].partition("next: ")[2])
+    assert line[:4] == ["dearkd", "train", "--data", str(folder)]
+    assert line[-2:] == ["--eval-data", "digits"]
+    student = [
+        "--student",
+        "toy_student",
+        "--stage1",
+        "1",
+        "--stage2",
+        "1",
+        "--out",
+        tmp_path / "run",
+    ]
+    fast = [word for setting in FAST for word in ("--set", setting)]
+    result = invoke(*line[1:], *student, *fast, "--set", "data.batch_size=4")
+    assert result.exit_code == 0, result.output
+    summary = json.loads((tmp_path / "run/summary.json").read_text())
+    assert (summary["train_images"], summary["eval_images"]) == (40, 359)
+
+
+@pytest.mark.parametrize(
+    ("size", "words"),
+    [
+        (16, ["--img-size", "16"]),
+        (32, []),
+        (30, []),
+        (96, ["--img-size", "96"]),
+        (100, []),
+        (224, []),
+    ],
+)
+def test_the_next_command_names_a_size_that_a_student_takes(size, words):
+    config = complete(SynthesizeConfig, {"resolutions": [size], "iterations": [1]})
+    config = dataclasses.replace(config, teacher=NetworkConfig(name="resnet50"))
+    line = _train_command(Path("a b"), config)
+    assert line == shlex.join(["dearkd", "train", "--data", "a b", "--teacher", "resnet50", *words])
+
+
+def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
+    whole, _ = digits
+    folder = tmp_path / "set"
+    args = ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_TEACHER]
+
+    def kill(self, images):
+        raise Killed
+
+    monkeypatch.setattr(SynthesisProgress, "group", kill)
+    with pytest.raises(Killed):
+        CliRunner().invoke(
+            app, ["synthesize", *map(str, args), "--out", str(folder)], catch_exceptions=False
+        )
+    monkeypatch.undo()
+    first = sorted(folder.glob("*/000000_*.png"))
+    stamps = [file.stat().st_mtime_ns for file in first]
+    assert len(first) == 6
+    assert not (folder / "manifest.json").exists()
+    assert "already holds a synthetic set" in refused(*args, "--out", folder)
+    assert "differ from per_class=9" in refused("--resume", "--per-class", "9", "--out", folder)
+    output = made("--resume", "--out", folder)
+    assert "6 of 12 images are done" in output
+    assert hashes(folder) == hashes(whole)
+    assert [file.stat().st_mtime_ns for file in first] == stamps
+
+
+def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
+    def stop(self, step, iterations_done):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SynthesisProgress, "step", stop)
+    monkeypatch.chdir(tmp_path)
+    result = invoke("synthesize", *SHORT)
+    assert result.exit_code == 130
+    assert "go on with: dearkd synthesize --resume --out runs/synth-digits-1" in result.output
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    made("--resume")  # the newest unfinished
+    assert len(manifest(Path("runs/synth-digits-1"))["images"]) == 40
+    assert "no unfinished synthetic set under runs/" in refused("--resume")
+
+
+def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
+    def full(handle):
+        if any((tmp_path / "set").glob("*/*")):
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    line = refused(*SHORT, "--out", tmp_path / "set")
+    assert f"cannot go on in {tmp_path}/set (No space left on device); go on with: dearkd" in line
+    monkeypatch.undo()
+    made("--resume", "--out", tmp_path / "set")
+    assert len(manifest(tmp_path / "set")["images"]) == 40
+
+
+def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
+    adaptive = ["--student", toy_teacher, "--auto-weights", "--set", "objective.auto_iterations=4"]
+    made(*adaptive, "--classes", "0-1", *SHORT, "--out", tmp_path / "set")
+    content = manifest(tmp_path / "set")
+    assert content["config"]["objective"]["compete_weight"] == 0.2
+    assert content["student"]["name"] == str(toy_teacher)
+    assert content["bn_weight"] != 0.5
+
+
+def test_a_run_folder_is_a_teacher_and_a_file_names_classes(tmp_path, toy_teacher):
+    names = tmp_path / "names.txt"
+    names.write_text("7\n\n3 three  # a comment\n")
+    settings = [f"objective.{name}=0" for name in ("ep_weight", "triplet_weight")]
+    options = {"teacher.name": str(toy_teacher), "select": str(names)}
+    setup = prepare(None, settings, options)
+    assert setup.synthesis.classes == (7, 3)
+    assert setup.config.resolutions == (16,)
+    assert setup.config.iterations == (2000,)
+    assert setup.config.per_class == 50
+
+
+def test_a_large_teacher_gets_two_stages(no_bn):
+    options = {"teacher.name": "convnext_atto", "teacher.weights": str(no_bn), "allow_no_bn": True}
+    config = prepare(None, [], options).config
+    assert config.resolutions == (112, 224)
+    assert config.iterations == (2000, 2000)
+    assert config.objective.ep_weight == 50
+
+
+def test_bare_defaults_shrink_with_the_resolution():
+    small, large = prepare(None, []).config, prepare(None, [], {"resolutions": [112, 224]}).config
+    assert (small.per_class, small.iterations) == (100, (500,))
+    assert (large.per_class, large.iterations) == (4, (150, 150))
+    assert prepare(None, [], {"verifier.name": "digits"}).verifier.num_classes == 10
+    given = prepare(None, ["iterations=[7]", "per_class=9", "flip_probability=0.5"]).config
+    assert (given.per_class, given.iterations, given.flip_probability) == (9, (7,), 0.5)
+
+
+@pytest.mark.parametrize(("room", "shape"), [(80, (4, 10, 2)), (12, (4, 3, 1)), (5, (2, 2, 1))])
+def test_images_per_batch_chooses_groups(room, shape):
+    config = prepare(None, [], {"images_per_batch": room}).config
+    assert (config.images_per_class, config.classes_per_group, config.groups_per_batch) == shape
+
+
+def test_dry_run_tells_groups_time_and_memory(tmp_path):
+    output = made(*SHORT, "--dry-run", "--out", tmp_path / "set")
+    assert "40 images of 10 classes in 2 groups" in output
+    assert "iterations/s" in output
+    assert "GiB on cpu" in output
+    assert not (tmp_path / "set").exists()
+
+
+MISTAKES = [
+    (["--teacher", "resnet5"], "unknown teacher 'resnet5'; did you mean"),
+    (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
+    (["--teacher", "no/folder"], "no/folder does not exist"),
+    (["--teacher-weights", "w.pth"], "w.pth needs --teacher, the model they are for"),
+    (["--set", "verifier.weights=w.pth"], "verifier.weights w.pth need verifier.name"),
+    (["--per-class", "1"], "no positive; use --per-class 2, or --set objective.ep_weight=0 --set"),
+    (
+        ["--classes", "3"],
+        "no negative; raise it, or use --set objective.ep_weight=0 --set objective",
+    ),
+    (
+        ["--format", "jpeg"],
+        "image_format: Invalid value 'jpeg', expected one of ['png', 'webp', 'p",
+    ),
+    (["--classes", "5-12"], "classes 5-12 are not among the teacher's 10; give a range in 0-9"),
+    (["--classes", "cats"], "classes 'cats' are no file, nor a range; give all"),
+    (["--classes", "1,1"], "classes names 1 more than once"),
+    (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
+    (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
+    (["--res", "16,8", "--iters", "2,2"], "resolutions must not fall, got [16, 8]"),
+    (["--res", "0"], "every entry of resolutions must be at least 8, got 0"),
+    (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
+    (["--iters", "-4"], "--iters wants whole numbers"),
+    (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
+    (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
+    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; did you mean"),
+    (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr, or use precision=fp32"),
+    (["--student", EMBEDDED_TEACHER, "--set", "objective.compete_weight=0"], "has no effect"),
+    (["nothing.yaml"], "config nothing.yaml does not exist"),
+    (["--import", "mine.py"], "--import mine.py does not exist"),
+    (["--resume", "--out", "empty"], "nothing to resume in empty: it has no synthesize.yaml"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), MISTAKES, ids=[" ".join(map(str, m[0])) for m in MISTAKES]
+)
+def test_a_mistake_gets_one_line(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert words in refused(*args)
+
+
+def test_a_file_with_an_unknown_class_is_refused(tmp_path):
+    (tmp_path / "names.txt").write_text("1\ntench\n")
+    line = refused("--classes", tmp_path / "names.txt")
+    assert "names.txt has class 'tench', which digits does not know" in line
+
+
+def test_networks_that_do_not_fit_are_refused(no_bn):
+    named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn]
+    line = refused(*named)
+    assert "convnext_atto has no BatchNorm2d" in line
+    assert "resnet50, regnety_160" in line
+    judge = ["--verifier", "convnext_atto", "--verifier-weights", no_bn]
+    assert "verifier convnext_atto has 7 classes, the teacher 10" in refused(*judge)
+    assert "cannot take 16-pixel" in refused(*named, "--allow-no-bn", "--res", "16", "--iters", "2")
+
+
+def test_folders_that_are_taken_are_refused(tmp_path, digits):
+    file = tmp_path / "file"
+    file.write_text("")
+    assert f"--out {file} is a file" in refused("--out", file)
+    assert f"cannot write to {file}/below" in refused("--out", file / "below", *SHORT)
+    assert f"{tmp_path} is not empty and holds no synthetic set" in refused("--out", tmp_path)
+    assert "already holds a synthetic set" in refused("--out", digits[0])
+    assert "leave x.yaml out" in refused("x.yaml", "--resume", "--out", digits[0])
+
+
+def test_a_folder_in_use_is_refused(tmp_path):
+    from dearkd.runs import held
+
+    with held(tmp_path / "set", ".lock.tmp"):
+        assert "is in use by another running process" in refused("--out", tmp_path / "set", *SHORT)
+
+
+def test_time_left_is_told_from_pixels():
+    stages = ((8, 10), (16, 10))
+    text = io.StringIO()
+    console = Console(file=text, force_terminal=True, width=160)
+    kernels = Kernels(device="cpu", threads=1, precision="fp32", channels_last=False)
+    with SynthesisProgress(console, stages) as progress:
+        progress.begin(
+            Prepared(kernels=kernels, bn_weight=1.0, images=8, images_here=8, iterations_here=40)
+        )
+        done = []
+        for batch, stage in ((0, 0), (0, 1), (1, 0), (1, 1)):
+            size = stages[stage][0]
+            step = Step(
+                stage=stage,
+                iteration=10,
+                resolution=size,
+                terms={"objective": [2.0, 4.0], "l2": [1.0, 1.0]},
+                grad_norms={},
+                images=torch.empty(0),
+            )
+            progress.step(step, 20 * batch + 10 * stage + 10)
+            done.append(progress._work(step, 20 * batch + 10 * stage + 10) / progress.total)
+            progress.group(2)
+    assert done == [0.1, 0.5, 0.6, 1.0]
+    assert "objective 3" in text.getvalue()
+    assert "iterations/s" in text.getvalue()
+    assert clock(3661.5) == "1:01:01"
+
+
+@pytest.mark.parametrize("file", CONFIGS, ids=lambda file: file.stem)
+def test_every_config_loads_and_tells_its_story(file):
+    config = complete(SynthesizeConfig, user_tree(SynthesizeConfig, file, (), {}))
+    assert config.teacher.name is not None
+    weights = config.objective
+    assert weights.intra_divergence != file.stem.endswith("_deepinversion")
+    text = file.read_text()
+    assert len(text.splitlines()) <= 40
+    for word in ("# Command", "# Hardware", "# Time", "# Expected"):
+        assert word in text
+
+
+def test_there_are_configs_and_digits_is_the_bare_run():
+    names = {file.stem for file in CONFIGS}
+    assert {"digits", "cifar10_cpu", "imagenet_lite0", "imagenet_resnet50"} <= names
+    spelled_out = next(file for file in CONFIGS if file.stem == "digits")
+    assert prepare(spelled_out, []).config == prepare(None, []).config
