@@ -24,6 +24,8 @@ class Candidate:
     precision: str = "fp32"
     memory_format: str = "contiguous"
     on_bad_image: OnBadImage = "skip"
+    is_own_data: bool = False
+    """Whether these are the run's own evaluation images."""
 
 
 def candidate_of_run(folder: RunFolder, data: str | None = None, which: str = "final") -> Candidate:
@@ -54,6 +56,7 @@ def candidate_of_run(folder: RunFolder, data: str | None = None, which: str = "f
         precision=config.precision,
         memory_format=config.memory_format,
         on_bad_image=config.data.on_bad_image,
+        is_own_data=data is None,
     )
 
 

@@ -1,6 +1,7 @@
 """What a run's model, and on request its teacher, answers on every evaluation image; kept on disk.
 
-``RUN/predictions.safetensors`` is reused while weights and data are the same.
+``RUN/predictions.safetensors`` holds those on the run's own evaluation images, and is reused while
+weights and images are the same.
 """
 
 import hashlib
@@ -73,9 +74,9 @@ def predictions_of(
 ) -> Predictions:
     """Answers of a run's weights (``final``, ``best`` or ``raw``) on its evaluation images.
 
-    ``data`` names other images; ``images`` takes so many of them, evenly spread, and keeps
-    nothing. What is kept is used while the weights, the names and labels of the images and the
-    pixels of a few of them are as they were. ``watch`` wraps the batches, to show progress.
+    ``data`` names other images; ``images`` takes so many of them, evenly spread; neither is kept.
+    What is kept is used while the weights, the names and labels of the images and the pixels of a
+    few of them are as they were. ``watch`` wraps the batches, to show progress.
 
     Raises:
         ValueError: If there are no such weights, no images, or their classes are not the model's.
@@ -103,13 +104,14 @@ def answers_of(
     class_map = match_classes(source.classes, candidate.class_names, candidate.model.num_classes)
     guide, missing = _teacher(folder, candidate) if teacher else (None, None)
     file = folder.path / "predictions.safetensors"
+    keeps = candidate.is_own_data and images is None
     keys = {"student": _key(candidate, source)}
     if guide is not None:
         keys["teacher"] = _hash_of_weights(guide)
-    tensors = _kept(file, keys) if images is None else None
+    tensors = _kept(file, keys) if keeps else None
     if tensors is None:
         tensors = _answers(candidate, source, class_map, guide, batch_size, watch)
-        if images is None:
+        if keeps:
             _keep(file, tensors, keys)
     return _assembled(tensors, candidate, source, missing)
 

@@ -121,7 +121,7 @@ def folder_of_digits(root, source, rows, classes=tuple("0123456789")):
     return root
 
 
-def test_other_images_unreadable_ones_left_out_and_changed_pixels_noticed(run, tmp_path, passes):
+def test_other_images_without_unreadable_ones_do_not_replace_what_is_kept(run, tmp_path, passes):
     digits = predictions_of(run).source
     root = folder_of_digits(tmp_path / "images", digits, range(60))
     victim = sorted(root.rglob("*.png"))[3]
@@ -134,11 +134,23 @@ def test_other_images_unreadable_ones_left_out_and_changed_pixels_noticed(run, t
         assert found.labels[i] == digits.labels[row]
         assert found.source.image(i).tobytes() == digits.image(row).tobytes()
     before = len(passes)
-    predictions_of(run, str(root))
+    predictions_of(run)
     assert len(passes) == before
+
+
+def test_changed_pixels_of_the_run_s_own_images_are_noticed(run, tmp_path, passes):
+    root = folder_of_digits(tmp_path / "images", predictions_of(run).source, range(60))
+    text = run.config_file.read_text()
+    assert "evaluation: null" in text
+    run.config_file.write_text(text.replace("evaluation: null", f"evaluation: {root}"))
+    before = len(passes)
+    for _ in range(2):
+        assert len(predictions_of(run).labels) == 60
+    assert len(passes) == before + 1
     for file in root.rglob("*.png"):
         Image.new("RGB", (8, 8), "red").save(file)
-    assert len(predictions_of(run, str(root)).labels) == 60
+    predictions_of(run)
+    assert len(passes) == before + 2
 
 
 def test_a_few_images_do_not_replace_what_is_kept(run, passes):
