@@ -257,9 +257,8 @@ _SLOW = (_bf16, _compile)
 
 
 def _print(console: Console, finding: Finding) -> None:
-    colour = _COLOURS[finding.state]
-    console.print(f"[{colour}]{finding.state:8}[/] {finding.name:17}", end="")
-    console.print(finding.found, markup=False)
+    console.print(f"{finding.state:8} ", style=_COLOURS[finding.state], end="")
+    console.print(f"{finding.name:17}{finding.found}", markup=False)
     if finding.remedy is not None:
         console.print(f"{'':26}-> {finding.remedy}", markup=False)
 

@@ -17,8 +17,7 @@ from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.estimate import LAYOUTS
 from dearkd.evaluate import evaluate
-from dearkd.models.create import import_files
-from dearkd.models.pretrained import load_classifier
+from dearkd.models.pretrained import load_classifier, run_file
 from dearkd.processes import accelerator_of, in_turn, process_state
 from dearkd.runs import RunFolder
 
@@ -35,7 +34,6 @@ def evaluate_target(
     batch_size: int = EVALUATION_BATCH,
     img_size: int | None = None,
     on_bad_image: str | None = None,
-    imports: tuple[str, ...] = (),
     as_json: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Prints and returns top-1 and top-5 of a run folder or a timm model, per head.
@@ -47,7 +45,6 @@ def evaluate_target(
         ValueError: If the target is unknown, has no weights or no evaluation data, its classes are
             not the data's, it can't take ``img_size``, or an option does not apply to it.
     """
-    import_files(imports)
 
     def opened() -> Candidate:
         if Path(target).is_dir():
@@ -85,8 +82,7 @@ def _of_timm(target: str, data: str | None, weights: Path | None, which: str | N
         raise ValueError(
             f"--which {which} is for a run folder, which {target} is not; leave it out"
         )
-    if "/" in target and not Path(target).exists():
-        raise FileNotFoundError(f"{target} does not exist; pass a run folder or a timm name")
+    run_file(target, "model")  # a path that does not exist is told before missing --data
     source = named_images(data, f"{target} is not a run folder")
     model, class_names = load_classifier(target, weights=weights, role="model")
     view: Any = model.pretrained_cfg

@@ -238,6 +238,8 @@ def test_folder_mistakes_get_one_line(run, tmp_path):
     assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "9")
     assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "-9")
     assert "does not exist" in refused("eval", "runs/nope", "--data", "digits")
+    assert "hf-hub:me/model" in refused("eval", "hf-hub:me/model")
+    assert "--data must name the images" in refused("eval", "hf-hub:me/model")
     file = tmp_path / "file"
     file.write_text("")
     assert "is a file" in refused("train", *TOY, "--out", file)

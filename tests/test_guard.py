@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+import torch
 import typer
 
 from dearkd.cli.guard import guarded
@@ -24,6 +25,20 @@ def test_a_mistake_is_one_line(capsys):
     assert caught.value.exit_code == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert line.startswith("error: optim.lr must be above 0")
+
+
+@pytest.mark.parametrize(
+    ("name", "remedy"), [("teacher", "data.micro_batch"), ("analyze", "end what else")]
+)
+def test_a_full_device_has_a_remedy_that_the_verb_has(name, remedy, capsys):
+    def full():
+        raise torch.OutOfMemoryError("no room for 3 GB")
+
+    full.__name__ = name
+    with pytest.raises(typer.Exit):
+        guarded(full)()
+    (line,) = capsys.readouterr().err.splitlines()
+    assert remedy in line
 
 
 def test_a_librarys_own_error_keeps_its_traceback(capsys):

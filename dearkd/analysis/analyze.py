@@ -17,9 +17,12 @@ from dearkd.analysis.pictures import attention_sheet, position_sheet
 from dearkd.analysis.remarks import remarks
 from dearkd.checkpoint import write_atomically
 from dearkd.data.loaders import Batch, Loader
+from dearkd.output import make_room, write_text
 from dearkd.runs import RunFolder
 
 __all__ = ["analyze"]
+
+PAGE = "analysis.html"
 
 
 def analyze(
@@ -41,9 +44,12 @@ def analyze(
     Raises:
         ValueError: If the run is none, is unfinished or has no attention to read.
         FileNotFoundError: If a path does not exist.
+        OSError: If ``out`` cannot be written to.
     """
     if not run.is_dir():
         raise FileNotFoundError(f"{run} is no folder; pass that of a run of dearkd train")
+    target = run if out is None else out
+    make_room(target / PAGE)
     folder = RunFolder(run)
     metrics = folder.read_metrics()
 
@@ -55,7 +61,6 @@ def analyze(
     analysis = analysis_of(folder, data, which, images=images, maps=maps, watch=watched)
     sentences = remarks(analysis.record, metrics)
     analysis.record["remarks"] = sentences
-    target = run if out is None else out
     _write(analysis, metrics, sentences, target)
     if as_json:
         console.print_json(json.dumps(analysis.record))
@@ -64,13 +69,12 @@ def analyze(
     console.print(_head_table(analysis.record))
     for sentence in sentences:
         console.print(f"- {sentence}", markup=False)
-    console.print(f"written: {target / 'analysis.html'}")
+    console.print(f"written: {target / PAGE}")
 
 
 def _write(
     analysis: Analysis, metrics: Sequence[Mapping[str, Any]], sentences: list[str], target: Path
 ) -> None:
-    target.mkdir(parents=True, exist_ok=True)
     record = analysis.record
     pictures = {}
     if analysis.maps:
@@ -79,14 +83,8 @@ def _write(
         pictures["position_heads.png"] = position_sheet(record["position"], record["grid"])
     for name, picture in pictures.items():
         write_atomically(target / name, lambda file, one=picture: one.save(file, "PNG"))  # type: ignore[misc]
-    html = analysis_page(analysis, metrics, _switches(metrics), sentences)
-    texts = {"analysis.json": json.dumps(record, indent=1) + "\n", "analysis.html": html}
-    for name, text in texts.items():
-        write_atomically(target / name, lambda file, one=text: _write_text(file, one))  # type: ignore[misc]
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")
+    write_text(target / "analysis.json", json.dumps(record, indent=1) + "\n")
+    write_text(target / PAGE, analysis_page(analysis, metrics, _switches(metrics), sentences))
 
 
 def _switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, console
+from dearkd.cli.options import AsJson, Imports, Which, console, run_imports
 
 __all__ = ["analyze"]
 
@@ -17,13 +17,7 @@ def analyze(
     data: Annotated[
         str | None, typer.Option(help="Images to look at; default: the run's own evaluation data.")
     ] = None,
-    which: Annotated[
-        str,
-        typer.Option(
-            metavar="final|best|raw",
-            help="The final weights (EMA if on), the best, or without EMA.",
-        ),
-    ] = "final",
+    which: Which = None,
     images: Annotated[
         int | None,
         typer.Option(
@@ -36,7 +30,7 @@ def analyze(
         Path | None, typer.Option(help="Folder for the results; default: the run itself.")
     ] = None,
     imports: Imports = None,
-    json_out: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What attention learned: distances, heads on the patch grid, tokens, maps, calibration.
 
@@ -45,16 +39,15 @@ def analyze(
     **Example:** `dearkd analyze runs/dearkd-digits-1`
     """
     from dearkd.analysis import analyze as door
-    from dearkd.models.create import import_files
 
-    import_files(tuple(map(str, imports or ())))
+    run_imports(imports)
     door.analyze(
         run,
         console=console,
         data=data,
-        which=which,
+        which=which or "final",
         images=images,
         maps=maps,
         out=out,
-        as_json=json_out,
+        as_json=as_json,
     )

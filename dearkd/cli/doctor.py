@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from dearkd.cli.options import console
+from dearkd.cli.options import AsJson, console
 
 __all__ = ["doctor"]
 
@@ -13,7 +13,7 @@ def doctor(
     quick: Annotated[
         bool, typer.Option("--quick", help="Leave out timing and compiling, which take seconds.")
     ] = False,
-    json_out: Annotated[bool, typer.Option("--json", help="Print the findings as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """Look at this machine and installation; every trouble comes with its remedy.
 
@@ -26,8 +26,8 @@ def doctor(
         from dearkd import doctor as door
     except Exception as error:  # libraries that don't fit each other raise anything
         reason = " ".join(str(error).split())[:200]
-        console.print(f"broken   libraries: {type(error).__name__}: {reason}", markup=False)
-        console.print("-> reinstall: pip install -c constraints.txt -e .", markup=False)
+        console.print(f"broken   libraries: {type(error).__name__}: {reason}")
+        console.print("-> reinstall: pip install -c constraints.txt -e .")
         raise typer.Exit(1) from error
-    if not door.examine(console=console, quick=quick, as_json=json_out):
+    if not door.examine(console=console, quick=quick, as_json=as_json):
         raise typer.Exit(1)

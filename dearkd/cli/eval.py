@@ -6,7 +6,16 @@ from typing import Annotated, Any
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import ImgSize, Imports, OnBadImage, console
+from dearkd.cli.options import (
+    AsJson,
+    ImgSize,
+    Imports,
+    OnBadImage,
+    Weights,
+    Which,
+    console,
+    run_imports,
+)
 
 __all__ = ["evaluate"]
 
@@ -22,21 +31,13 @@ def evaluate(
     data: Annotated[
         str | None, typer.Option(help="Images to judge on; default: the run's own evaluation data.")
     ] = None,
-    weights: Annotated[
-        Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
-    ] = None,
-    which: Annotated[
-        str | None,
-        typer.Option(
-            metavar="final|best|raw",
-            help="A run's final weights (EMA if on; the default), best, or without EMA.",
-        ),
-    ] = None,
+    weights: Weights = None,
+    which: Which = None,
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
     img_size: ImgSize = None,
     on_bad_image: OnBadImage = None,
     imports: Imports = None,
-    json_out: Annotated[bool, typer.Option("--json", help="Print the numbers as JSON.")] = False,
+    as_json: AsJson = False,
     lpips: Annotated[
         bool,
         typer.Option(
@@ -114,8 +115,8 @@ def evaluate(
         "batch_size": batch_size,
         "img_size": img_size,
         "on_bad_image": on_bad_image,
-        "imports": tuple(map(str, imports or ())),
     }
+    run_imports(imports)
     if out is not None or any(value is not None for value in measures.values()):
         from dearkd.measures import judge_set
 
@@ -123,7 +124,7 @@ def evaluate(
             if value is not None:
                 raise ValueError(f"{option} {value} is for judging a model, not a set of images")
         request = judge_set.SetRequest(target=target, **measures, **common)
-        judge_set.evaluate_set(request, console=console, out=out, as_json=json_out)
+        judge_set.evaluate_set(request, console=console, out=out, as_json=as_json)
         return
     if target is None:
         raise ValueError(
@@ -138,6 +139,6 @@ def evaluate(
         weights=weights,
         which=which,
         **common,
-        as_json=json_out,
+        as_json=as_json,
         console=console,
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, console
+from dearkd.cli.options import Imports, Which, console, run_imports
 
 __all__ = ["export"]
 
@@ -26,9 +26,7 @@ def export(
     out: Annotated[
         Path | None, typer.Option(help="File or folder to make; default: in the run folder.")
     ] = None,
-    which: Annotated[
-        str, typer.Option(metavar="final|best|raw", help="Which of the run's weights.")
-    ] = "final",
+    which: Which = None,
     fuse: Annotated[
         bool,
         typer.Option(
@@ -57,15 +55,14 @@ def export(
     **Example:** `dearkd export runs/dearkd-digits-1 --to onnx --out digits.onnx`
     """
     from dearkd.export import write as door
-    from dearkd.models.create import import_files
 
-    import_files(map(str, imports or ()))
+    run_imports(imports)
     door.export_run(
         run,
         console=console,
         to=to,
         out=out,
-        which=which,
+        which=which or "final",
         fuse=fuse,
         heads=heads,
         check=check,

@@ -14,12 +14,14 @@ from rich.console import Console
 
 __all__ = ["guarded"]
 
+_SMALLER_STEPS = "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same"
 LESS_MEMORY = {
-    "train": "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same",
+    "train": _SMALLER_STEPS,
+    "teacher": _SMALLER_STEPS,
     "evaluate": "lower --batch-size",
     "synthesize": "lower --images-per-batch",
 }
-"""Verb: what to do when the device is full."""
+"""Verb: what to do when the device is full; the others can only be given more room."""
 OURS = tuple(Path(__file__).parents[2] / package for package in ("dearkd", "synth"))
 """What is raised here is meant for the user."""
 
@@ -38,7 +40,8 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         from dearkd.train import Interrupted
 
         if not sys.warnoptions:
-            warnings.filterwarnings("ignore", module="torch|timm|accelerate")
+            # Pillow's is of an enormous image, which it reads; a yet larger one it refuses.
+            warnings.filterwarnings("ignore", module="torch|timm|accelerate|PIL")
         try:
             verb(*args, **kwargs)
         except (ValueError, OSError, ImportError, FloatingPointError) as error:
@@ -48,7 +51,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except OutOfMemoryError as error:
             if os.environ.get("DEARKD_TRACEBACK"):
                 raise
-            remedy = LESS_MEMORY.get(verb.__name__, LESS_MEMORY["train"])
+            remedy = LESS_MEMORY.get(verb.__name__, "end what else uses the device")
             _refuse(f"out of memory; {remedy} ({_one_line(error)})")
         except Interrupted:
             raise typer.Exit(130) from None

@@ -7,6 +7,7 @@ import typer
 from rich.console import Console
 
 __all__ = [
+    "AsJson",
     "Config",
     "Data",
     "DryRun",
@@ -17,12 +18,18 @@ __all__ = [
     "OnBadImage",
     "Out",
     "Resume",
+    "Seed",
     "Settings",
+    "TeacherWeights",
+    "Weights",
+    "Which",
     "console",
+    "run_imports",
     "text",
 ]
 
-console = Console(highlight=False, soft_wrap=True)
+console = Console(highlight=False, soft_wrap=True, markup=False)
+"""Without markup: in a path, square brackets are square brackets."""
 
 Config = Annotated[
     Path | None,
@@ -47,6 +54,21 @@ Settings = Annotated[
     list[str] | None,
     typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, e.g. optim.lr=3e-4."),
 ]
+Seed = Annotated[int | None, typer.Option(help="Decides every random draw.")]
+TeacherWeights = Annotated[
+    Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
+]
+Weights = Annotated[
+    Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
+]
+Which = Annotated[
+    str | None,
+    typer.Option(
+        metavar="final|best|raw",
+        help="A run's final weights (EMA if on; the default), best, or without EMA.",
+    ),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Imports = Annotated[
     list[Path] | None,
     typer.Option("--import", help="Python file run first; it may register your models with timm."),
@@ -68,3 +90,15 @@ DryRun = Annotated[
 def text(value: Path | None) -> str | None:
     """A path as the config holds it."""
     return None if value is None else str(value)
+
+
+def run_imports(files: list[Path] | None) -> None:
+    """Runs the files of ``--import``, which may register models.
+
+    Raises:
+        FileNotFoundError: If one does not exist.
+        ValueError: If one fails.
+    """
+    from dearkd.models.create import import_files
+
+    import_files(map(str, files or ()))

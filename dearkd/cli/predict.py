@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, console
+from dearkd.cli.options import AsJson, Imports, Weights, Which, console, run_imports
 
 __all__ = ["predict"]
 
@@ -21,13 +21,8 @@ def predict(
     images: Annotated[
         list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, globs.")
     ],
-    weights: Annotated[
-        Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
-    ] = None,
-    which: Annotated[
-        str | None,
-        typer.Option(metavar="final|best|raw", help="Which of a run's weights; default: final."),
-    ] = None,
+    weights: Weights = None,
+    which: Which = None,
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with the names of the classes, one a line.")
     ] = None,
@@ -36,7 +31,7 @@ def predict(
         typer.Option("--trust", help="Load a .pt2 archive, which may run code that is in it."),
     ] = False,
     imports: Imports = None,
-    json_out: Annotated[bool, typer.Option("--json", help="Print the answers as JSON.")] = False,
+    as_json: AsJson = False,
 ) -> None:
     """What a model sees in your images: the five best classes of each, by name.
 
@@ -47,9 +42,8 @@ def predict(
     `dearkd predict digits.onnx "scans/*.png" --json`
     """
     from dearkd import predict as door
-    from dearkd.models.create import import_files
 
-    import_files(map(str, imports or ()))
+    run_imports(imports)
     bad = door.predict(
         model,
         images,
@@ -59,7 +53,7 @@ def predict(
         which=which,
         trust=trust,
         class_names=class_names,
-        as_json=json_out,
+        as_json=as_json,
     )
     if bad:
         raise typer.Exit(2)

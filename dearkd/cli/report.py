@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, console
+from dearkd.cli.options import Imports, console, run_imports
 
 __all__ = ["report"]
 
@@ -51,12 +51,12 @@ def report(
     """
     from dearkd.report import write as door
 
+    run_imports(imports)
     door.write_report(
         targets,
         out=out,
         form=form,
         baseline=baseline,
         predictions=predictions,
-        imports=tuple(map(str, imports or ())),
         console=console,
     )

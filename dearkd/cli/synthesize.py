@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Settings, console, text
+from dearkd.cli.options import Imports, Seed, Settings, TeacherWeights, console, text
 
 __all__ = ["synthesize"]
 
@@ -20,9 +20,7 @@ def synthesize(
         str | None,
         typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
     ] = None,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
-    ] = None,
+    teacher_weights: TeacherWeights = None,
     res: Annotated[
         str | None,
         typer.Option(metavar="112,224", help="Pixels a side, stage by stage; the teacher's own."),
@@ -57,7 +55,7 @@ def synthesize(
         str | None,
         typer.Option("--format", metavar="png|webp|parquet", help="All lossless; default: png."),
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    seed: Seed = None,
     out: Annotated[
         Path | None, typer.Option(help="Folder of the images; default: a new one under runs/.")
     ] = None,

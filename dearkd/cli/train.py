@@ -17,7 +17,9 @@ from dearkd.cli.options import (
     OnBadImage,
     Out,
     Resume,
+    Seed,
     Settings,
+    TeacherWeights,
     console,
     text,
 )
@@ -37,9 +39,7 @@ def train(
     teacher: Annotated[
         str | None, typer.Option(help="timm name, or the folder of a `dearkd teacher` run.")
     ] = None,
-    teacher_weights: Annotated[
-        Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
-    ] = None,
+    teacher_weights: TeacherWeights = None,
     student: Annotated[
         str | None, typer.Option(help="timm name, e.g. dearkd_tiny_patch16_224.")
     ] = None,
@@ -54,7 +54,7 @@ def train(
     init: Annotated[
         str | None, typer.Option(help="Start from a run folder's or a timm model's weights.")
     ] = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    seed: Seed = None,
     on_bad_image: OnBadImage = None,
     out: Out = None,
     resume: Resume = False,
@@ -77,11 +77,7 @@ def train(
         "stage2": stage2,
         "init": init,
         "seed": seed,
-        "data.train": data,
-        "data.evaluation": eval_data,
-        "data.fraction": fraction,
-        "data.img_size": img_size,
-        "data.on_bad_image": on_bad_image,
+        **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),
     }
@@ -101,7 +97,7 @@ def teacher(
     ] = None,
     fraction: Fraction = None,
     img_size: ImgSize = None,
-    seed: Annotated[int | None, typer.Option(help="Decides every random draw.")] = None,
+    seed: Seed = None,
     on_bad_image: OnBadImage = None,
     out: Out = None,
     resume: Resume = False,
@@ -122,14 +118,26 @@ def teacher(
         "stage2": 0 if not resume else None,
         "init": init,
         "seed": seed,
+        **_data_options(data, eval_data, fraction, img_size, on_bad_image),
+        "optim.drop_path": None if resume else 0.0,
+    }
+    _train("teacher", None, options, out, resume, dry_run, imports, settings)
+
+
+def _data_options(
+    data: str | None,
+    eval_data: str | None,
+    fraction: float | None,
+    img_size: int | None,
+    on_bad_image: str | None,
+) -> dict[str, Any]:
+    return {
         "data.train": data,
         "data.evaluation": eval_data,
         "data.fraction": fraction,
         "data.img_size": img_size,
         "data.on_bad_image": on_bad_image,
-        "optim.drop_path": None if resume else 0.0,
     }
-    _train("teacher", None, options, out, resume, dry_run, imports, settings)
 
 
 def _train(

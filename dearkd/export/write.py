@@ -21,6 +21,7 @@ from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_e
 from dearkd.export.model_card import Weights, model_card
 from dearkd.initialise import load_run_model
 from dearkd.models.fused import fused
+from dearkd.output import unwritable
 from dearkd.runs import RunFolder
 
 __all__ = ["Form", "export_run"]
@@ -94,8 +95,7 @@ def export_run(
             place.parent.mkdir(parents=True, exist_ok=True)
             in_place(place, write)
         except OSError as error:
-            reason = error.strerror or error
-            raise OSError(f"cannot write {place} ({reason}); choose another --out") from error
+            raise unwritable(place, error) from error
     _tell(console, place, trained, description, gap)
     return place
 

@@ -2,19 +2,16 @@
 
 import importlib.metadata
 import json
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast, get_args
 
-from PIL import Image
 from rich.console import Console
 from rich.progress import Progress
 from rich.table import Table
 
-from dearkd.checkpoint import write_atomically
 from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import BadImages, OnBadImage
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
@@ -30,8 +27,8 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
-from dearkd.models.create import import_files
 from dearkd.models.pretrained import load_classifier
+from dearkd.output import make_room, write_text
 from dearkd.processes import accelerator_of
 from dearkd.runs import commit, versions
 
@@ -65,7 +62,6 @@ class SetRequest:
     """Pixels a side for LPIPS; other networks have their own."""
     batch_size: int = 128
     on_bad_image: str | None = None
-    imports: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuses what is unknown or would have no effect."""
@@ -101,20 +97,18 @@ def evaluate_set(
         FileNotFoundError: If a path does not exist.
         OSError: If the result cannot be written.
     """
-    import_files(request.imports)
     target = request.target or newest_set()
-    with warnings.catch_warnings():
-        # up to 179 megapixels it is only a large image; beyond, Pillow refuses it
-        warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        result = _Judge(request, target, console).result()
+    stored = Path(target) / STORED if (Path(target) / "manifest.json").is_file() else None
+    files = [file for file in (out, stored) if file is not None]
+    for file in files:
+        make_room(file)
+    result = _Judge(request, target, console).result()
     if as_json:
         console.print_json(json.dumps(result))
     else:
         _print_result(result, console)
-    is_synthetic = (Path(target) / "manifest.json").is_file()
-    for file in (out, Path(target) / STORED if is_synthetic else None):
-        if file is not None:
-            _write(file, result)
+    for file in files:
+        write_text(file, json.dumps(result, indent=2) + "\n")
     return result
 
 
@@ -263,9 +257,13 @@ def _number(part: dict[str, Any], measure: str) -> str:
 
 def _notes(result: dict[str, Any]) -> list[str]:
     """What the numbers rest on, in words."""
-    notes = ["+/-: one standard error, jackknife over images"]
+    notes = []
+    if "lpips" in result or "features" in result:
+        notes.append("+/-: one standard error, jackknife over images")
     if "lpips" in result:
         notes.append(result["lpips"]["images_are"])
+    if count := len(result["unreadable"]):
+        notes.append(f"{count} unreadable image{'s are' if count > 1 else ' is'} left out")
     for part in (result, result.get("reference", {})):
         measured = part.get("lpips") or part.get("features")
         if measured and measured["classes_of_two_or_more"] < part["classes"]:
@@ -281,13 +279,3 @@ def _notes(result: dict[str, Any]) -> list[str]:
             "upwards; compare it between sets of one size alone"
         )
     return notes
-
-
-def _write(file: Path, result: dict[str, Any]) -> None:
-    def write(path: Path) -> None:
-        path.write_text(json.dumps(result, indent=2) + "\n")
-
-    try:
-        write_atomically(file, write)
-    except OSError as error:
-        raise OSError(f"cannot write {file} ({error.strerror or error}); check --out") from error

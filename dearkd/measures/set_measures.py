@@ -56,7 +56,8 @@ class Network(NamedTuple):
             batch_size=self.batch_size,
             on_bad_image=self.bad_images.policy,
         )
-        loader.bad_images = self.bad_images  # those known already are not named again
+        self.bad_images.found |= loader.bad_images.found  # named when it looked ahead
+        loader.bad_images = self.bad_images
         return loader
 
 

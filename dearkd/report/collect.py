@@ -1,5 +1,6 @@
 """Runs and synthetic sets as they lie on disk, finished or not, gathered into a report."""
 
+import dataclasses
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -15,6 +16,7 @@ __all__ = ["collect"]
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 SET_FILES = ("manifest.json", "synthesize.yaml")
+MANIFEST_KEYS = {"classes", "config", "groups", "images", "quality", "teacher"}
 
 
 def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
@@ -96,7 +98,7 @@ def _read_run(path: Path, name: str) -> Run:
     folder, notes = RunFolder(path), list[str]()
     config = _read(folder.config_file, yaml.safe_load, notes)
     summary = _read(folder.summary_file, json.loads, notes)
-    metrics = [line for line in folder.read_metrics() if isinstance(line, dict) and "epoch" in line]
+    metrics = [line for line in folder.read_metrics() if _is_epoch(line)]
     run = Run(
         path=path,
         name=name,
@@ -111,16 +113,20 @@ def _read_run(path: Path, name: str) -> Run:
         notes.append(f"{run.status}; its numbers are those so far and are not compared")
     elif summary.get("top1") is None:
         notes.append("it had no evaluation data, so there is no top-1")
-    return Run(**{**vars(run), "notes": tuple(notes)})
+    return dataclasses.replace(run, notes=tuple(notes))
+
+
+def _is_epoch(line: Any) -> bool:
+    return isinstance(line, dict) and {"epoch", "stage"} <= line.keys()
 
 
 def _read_set(path: Path, name: str) -> SyntheticSet:
     notes: list[str] = []
     manifest = _read(path / "manifest.json", json.loads, notes)
-    if manifest and not manifest.get("images"):
-        notes.append("its manifest.json lists no images; was it written by dearkd synthesize?")
+    if manifest and not (manifest.keys() >= MANIFEST_KEYS and manifest["images"]):
+        notes.append("its manifest.json is not one that dearkd synthesize writes and was left out")
         manifest = {}
-    if not manifest:
+    elif not manifest:
         done = len(list((path / ".parts").glob("group_*.json")))
         notes.append(f"unfinished: {done} groups of images are done and there is no manifest yet")
     curves = _read(path / "loss_curves.json", json.loads, notes).get("groups", {})

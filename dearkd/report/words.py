@@ -76,7 +76,7 @@ def _gaps(best: Run, others: Sequence[Run]) -> str:
 def _set_sentence(synthetic: SyntheticSet) -> str:
     row = set_row(synthetic)
     if not row["images"]:
-        return f"{synthetic.name}: a synthetic set that is not finished."
+        return f"{synthetic.name}: a synthetic set without a manifest of its images."
     text = (
         f"{synthetic.name}: {row['images']:,} synthetic images of {row['classes']} classes, made "
         f"from {data_name(row['teacher'])} alone; it recognises "

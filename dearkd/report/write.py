@@ -10,9 +10,8 @@ from rich.console import Console
 from rich.progress import track
 
 from dearkd.analysis.predictions import Predictions, predictions_of
-from dearkd.checkpoint import write_atomically
 from dearkd.data.datasets import ImageSource, open_data
-from dearkd.models.create import import_files
+from dearkd.output import make_room, write_text
 from dearkd.report.attention import attention_section, has_attention
 from dearkd.report.collect import collect
 from dearkd.report.data import Report, Run, SyntheticSet
@@ -43,7 +42,6 @@ def write_report(
     form: str | None = None,
     baseline: str | None = None,
     predictions: bool = True,
-    imports: tuple[str, ...] = (),
 ) -> None:
     """Writes a report on runs and synthetic sets and says where it is.
 
@@ -53,22 +51,20 @@ def write_report(
     Raises:
         ValueError, FileNotFoundError: If a target is no run, or the form is unknown.
     """
+    if out is not None:
+        make_room(out)
     form = _form(form, out)
-    import_files(imports)
-    target = DEFAULT_OUT if out is None and form == "html" else out
-    if target is not None:
-        _make_room(target)
     report = collect(targets, baseline)
     if form == "html":
-        assert target is not None
-        _write(target, html(report, console if predictions else None))
+        target = out or DEFAULT_OUT
+        write_text(target, html(report, console if predictions else None))
         console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
         return
     text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
     if out is None:
         console.file.write(text)
     else:
-        _write(out, text)
+        write_text(out, text)
         console.print(f"report: {out}")
 
 
@@ -110,33 +106,14 @@ def _opened(synthetic: SyntheticSet) -> ImageSource | None:
 
 
 def _form(form: str | None, out: Path | None) -> str:
+    known = get_args(Format)
     if form is None:
-        suffix = "" if out is None else out.suffix.removeprefix(".")
-        return suffix if suffix in get_args(Format) else "html"
-    if form not in get_args(Format):
-        raise ValueError(f"--format {form} is unknown; choose {', '.join(get_args(Format))}")
+        form = "html" if out is None else out.suffix.removeprefix(".").lower()
+        if form not in known:
+            raise ValueError(
+                f"--out {out} does not say what to write; end it in .{', .'.join(known)} "
+                "or add --format"
+            )
+    if form not in known:
+        raise ValueError(f"--format {form} is unknown; choose {', '.join(known)}")
     return form
-
-
-def _make_room(target: Path) -> None:
-    """Makes the folder of a file that will be written, before the work for it is done."""
-    if target.is_dir():
-        raise ValueError(f"--out {target} is a folder; name a file in it")
-    try:
-        target.parent.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _write(target: Path, text: str) -> None:
-    def write(file: Path) -> None:
-        file.write_text(text, encoding="utf-8")
-
-    try:
-        write_atomically(target, write)
-    except OSError as error:
-        raise _unwritable(target, error) from error
-
-
-def _unwritable(target: Path, error: OSError) -> OSError:
-    return OSError(f"cannot write {target} ({error.strerror}); choose another file with --out")

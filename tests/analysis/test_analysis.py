@@ -213,6 +213,8 @@ def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
     (half / "metrics.jsonl").write_text('{"epoch": 0, "sta')
     assert invoke("analyze", half, "--which", "best", "--images", 10).exit_code == 0
     assert "does not exist" in refused(student_run, "--data", tmp_path / "gone")
+    for file in (student_run / "config.yaml", "/proc"):
+        assert f"cannot write {file}/analysis.html" in refused(student_run, "--out", file)
     assert "must be final, best or raw" in refused(student_run, "--which", "last")
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)

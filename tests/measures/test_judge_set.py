@@ -115,7 +115,9 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
         assert json.loads(file.read_text()) == newest
     answered(lpips_of(plain, "--json"))
     assert [file.name for file in plain.iterdir()] == ["a"]
-    assert "cannot write" in refused(lpips_of(plain, "--out", tmp_path / "no" / "x.json"))
+    answered(lpips_of(plain, "--json", "--out", tmp_path / "new" / "x.json"))
+    for nowhere in ("/proc/x.json", tmp_path / "x.json" / "y.json"):  # before anything is measured
+        assert f"cannot write {nowhere}" in refused(invoke("none", "--lpips", "--out", nowhere))
 
 
 def test_features_of_a_network_and_a_verifier(toy_teacher):
@@ -148,6 +150,19 @@ def test_without_a_features_network_sets_are_compared_in_that_of_lpips(tmp_path,
     features = [embedding.pooled(pixels_of(root / "a")) for root in (ours, real)]
     assert near["frechet_distance"] == pytest.approx(frechet_distance(*features), rel=1e-4)
     assert (near["density"], near["coverage"]) == density_and_coverage(*features)
+
+
+def test_notes_are_of_what_was_measured_and_a_bad_image_is_named_once(
+    tmp_path, toy_teacher, caplog
+):
+    make_set(tmp_path, {"0": (16, 16), "1": (16, 16)}, count=3)
+    file = tmp_path / "1" / "2.png"
+    file.write_bytes(file.read_bytes()[:300])
+    result = invoke(tmp_path, "--verifier", toy_teacher)
+    assert result.exit_code == 0, result.output
+    assert "1 unreadable image is left out" in result.output
+    assert "standard error" not in result.output
+    assert caplog.text.count(str(file)) == 1
 
 
 def test_one_image_a_class_leaves_the_overall_mean(tmp_path, lpips_of):

@@ -213,6 +213,24 @@ def test_damaged_files_are_named_and_left_out(runs, tmp_path):
     assert not run.finished
 
 
+@pytest.mark.parametrize("content", ['{"images": [{"file": "icon.png"}]}', '{"name": "an app"}'])
+def test_a_manifest_of_another_program_is_named_and_left_out(tmp_path, content):
+    (tmp_path / "manifest.json").write_text(content)
+    for form in ("html", "md", "csv", "json"):
+        out = tmp_path / f"page.{form}"
+        assert invoke("report", tmp_path, "--out", out).exit_code == 0
+        if form != "csv":
+            assert "is not one that dearkd synthesize writes" in out.read_text()
+
+
+def test_lines_that_are_no_epochs_are_left_out(runs, tmp_path):
+    cut = copied(runs, "dearkd", tmp_path)
+    with (cut / "metrics.jsonl").open("a") as file:
+        file.write('[1]\n{"epoch": 3}\n')
+    (run,) = collect([cut]).runs
+    assert [line["epoch"] for line in run.metrics] == [0, 1, 2]
+
+
 def test_an_empty_run_folder_is_still_a_run(tmp_path):
     (tmp_path / "config.yaml").write_text("method: ce\nstage1: 3\nstage2: 0\n")
     out = tmp_path / "page.html"
@@ -265,6 +283,7 @@ def test_what_is_no_run_gets_one_line(tmp_path, runs):
     assert "holds no run" in refused(tmp_path / "empty")
     assert "is a file; pass the run folder" in refused(runs / "ce/summary.json")
     assert "--format pdf is unknown; choose html, md, csv, json" in refused(runs, "--format", "pdf")
+    assert "end it in .html, .md, .csv, .json" in refused(runs, "--out", tmp_path / "table.tex")
     for out in ("/proc/page.md", runs / "ce/summary.json/page.md"):
         assert f"cannot write {out} (" in refused(runs / "ce", "--out", out)
     assert "is a folder; name a file in it" in refused(runs / "ce", "--out", tmp_path)
@@ -282,6 +301,12 @@ def test_names_cannot_break_out_of_the_page():
     evil = "</script><script>alert(1)</script>"
     section = Section(evil, [Note(evil), Table([evil], [[evil]])])
     assert "<script>alert" not in page(evil, [evil], [section])
+
+
+def test_square_brackets_in_a_name_are_no_markup(runs, tmp_path):
+    out = tmp_path / "[red]a[/b].md"
+    assert str(out) in invoke("report", runs / "ce", "--out", out).output
+    assert out.is_file()
 
 
 def test_the_console_hears_where_the_page_is(runs, tmp_path):
