@@ -27,6 +27,7 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
+from dearkd.measures.words import distance_cells, nearness_cells, network_name
 from dearkd.models.pretrained import load_classifier
 from dearkd.output import make_room, write_text
 from dearkd.processes import accelerator_of
@@ -205,7 +206,8 @@ class _Judge:
     @contextmanager
     def _progress(self, what: str, source: ImageSource) -> Iterator[Advance]:
         """A bar on a terminal; images that are read again make it longer."""
-        with Progress(console=self.console, transient=True, disable=not self._shows) as progress:
+        hidden = not self.console.is_terminal
+        with Progress(console=self.console, transient=True, disable=hidden) as progress:
             task = progress.add_task(what, total=len(source))
 
             def advance(count: int) -> None:
@@ -216,50 +218,29 @@ class _Judge:
 
             yield advance
 
-    @property
-    def _shows(self) -> bool:
-        return self.console.is_terminal
-
 
 def _print_result(result: dict[str, Any], console: Console) -> None:
     columns = [result, *([result["reference"]] if "reference" in result else [])]
     headings = ["set", "reference"][: len(columns)]
     table = Table("", *headings, title=f"{result['data']}: {result['images']} images")
-    for key, distance in (("lpips", "LPIPS"), ("features", "distance")):
-        if key in result:
-            name = result[key].get("net") or _short(result[key]["network"])
-            for measure, words in (("within_class", "within classes"), ("overall", "all pairs")):
-                cells = [_number(column[key], measure) for column in columns]
-                table.add_row(f"{distance} ({name}), {words}", *cells)
-    for key in ("frechet_distance", "density", "coverage"):
-        if "nearness" in result:
-            words = f"{key.replace('_', ' ')} ({_short(result['nearness']['network'])})"
-            table.add_row(words, f"{result['nearness'][key]:.4g}")
+    distances = [distance_cells(column) for column in columns]
+    for name in distances[0]:
+        table.add_row(name, *[cells[name] for cells in distances])
+    for name, cell in nearness_cells(result).items():
+        table.add_row(name, cell)
     if "verifier" in result:
-        name = _short(result["verifier"]["network"])
+        name = network_name(result["verifier"])
         table.add_row(f"recognised by {name}", f"{result['verifier']['top1']:.2f} %")
     console.print(table)
     for note in _notes(result):
         console.print(note)
 
 
-def _short(network: str) -> str:
-    return Path(network).stem if Path(network).exists() else network
-
-
-def _number(part: dict[str, Any], measure: str) -> str:
-    """A mean with its standard error, as far as there are."""
-    mean, error = part[measure], part[f"{measure}_standard_error"]
-    if mean is None:
-        return "-"
-    return f"{mean:.4f}" if error is None else f"{mean:.4f} +/- {error:.4f}"
-
-
 def _notes(result: dict[str, Any]) -> list[str]:
     """What the numbers rest on, in words."""
     notes = []
     if "lpips" in result or "features" in result:
-        notes.append("+/-: one standard error, jackknife over images")
+        notes.append("\u00b1: one standard error, jackknife over images")
     if "lpips" in result:
         notes.append(result["lpips"]["images_are"])
     if count := len(result["unreadable"]):

@@ -7,20 +7,13 @@ from typing import Any
 import numpy as np
 
 from dearkd.data.sources import ImageSource
+from dearkd.measures.words import distance_cells, nearness_cells
 from dearkd.plots import Line, bars, curves
 from dearkd.report.data import Report, SyntheticSet
-from dearkd.report.page import (
-    Block,
-    Legend,
-    Note,
-    Plot,
-    Plots,
-    Section,
-    Table,
-)
+from dearkd.report.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.report.rows import set_row
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
-from dearkd.report.words import data_name, number, seconds_text
+from dearkd.report.words import data_name, seconds_text
 
 __all__ = ["synthetic_section"]
 
@@ -112,31 +105,10 @@ def _measures(item: SyntheticSet) -> dict[str, str]:
         for role in ROLES
         if row[f"{role}_diversity"] is not None
     }
-    found |= _distances(stored, "") | _distances(stored.get("reference") or {}, ", reference")
-    near = stored.get("nearness") or {}
-    for key in ("frechet_distance", "density", "coverage"):
-        if key in near:
-            name = f"{key.replace('_', ' ')} ({data_name(near.get('network'))})"
-            found[name] = f"{near[key]:.4g}"
-    return found
-
-
-def _distances(part: dict[str, Any], suffix: str) -> dict[str, str]:
-    """Mean distances between images, in LPIPS and in a network's features, with their errors."""
-    found = {}
-    for key, unit in (("lpips", "LPIPS"), ("features", "distance")):
-        if key in part:
-            network = part[key].get("net") or data_name(part[key].get("network"))
-            for measure, words in (("within_class", "within a class"), ("overall", "overall")):
-                name = f"{unit} ({network}) {words}{suffix}"
-                found[name] = _with_error(part[key], measure)
-    return found
-
-
-def _with_error(part: dict[str, Any], measure: str) -> str:
-    mean, error = part.get(measure), part.get(f"{measure}_standard_error")
-    text = number(mean, ".4f")
-    return text if error is None else f"{text} \u00b1 {error:.4f}"
+    reference = distance_cells(stored.get("reference") or {})
+    found |= distance_cells(stored)
+    found |= {f"{name}, reference": cell for name, cell in reference.items()}
+    return found | nearness_cells(stored)
 
 
 def _verdict_plots(item: SyntheticSet) -> list[Plot]:

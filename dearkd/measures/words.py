@@ -1,0 +1,40 @@
+"""The measures of a set as named cells of a table, in a terminal or on a page."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+__all__ = ["distance_cells", "nearness_cells", "network_name"]
+
+
+def distance_cells(part: Mapping[str, Any]) -> dict[str, str]:
+    """Mean distances between images, in LPIPS and in a network's features, with their errors."""
+    return {
+        f"{unit} ({network_name(part[key])}), {words}": _with_error(part[key], measure)
+        for key, unit in (("lpips", "LPIPS"), ("features", "distance"))
+        if key in part
+        for measure, words in (("within_class", "within classes"), ("overall", "all pairs"))
+    }
+
+
+def nearness_cells(part: Mapping[str, Any]) -> dict[str, str]:
+    """Frechet distance, density and coverage, if a set was held against a reference."""
+    near = part.get("nearness") or {}
+    return {
+        f"{key.replace('_', ' ')} ({network_name(near)})": f"{near[key]:.4g}"
+        for key in ("frechet_distance", "density", "coverage")
+        if key in near
+    }
+
+
+def network_name(measured: Mapping[str, Any]) -> str:
+    """The network of a measure: of LPIPS its short name, of a path the last part."""
+    return measured.get("net") or Path(measured["network"]).name
+
+
+def _with_error(part: Mapping[str, Any], measure: str) -> str:
+    """A mean with its standard error, as far as there are."""
+    mean, error = part[measure], part[f"{measure}_standard_error"]
+    if mean is None:
+        return "-"
+    return f"{mean:.4f}" if error is None else f"{mean:.4f} \u00b1 {error:.4f}"
