@@ -13,7 +13,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 import huggingface_hub
 import timm
@@ -24,6 +24,7 @@ from rich.console import Console
 
 from dearkd.build import EMBEDDED_TEACHER
 from dearkd.estimate import autocast, seconds_per_call
+from dearkd.export.onnx_packages import ONNX_PACKAGES
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.pretrained import is_reachable
@@ -36,7 +37,6 @@ ROOM = 5e9  # bytes that a run with its checkpoints may take
 IMAGES = 16
 State = Literal["ok", "warning", "broken"]
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "broken": "red"}
-_LPIPS: tuple[LpipsNet, ...] = ("alex", "vgg", "squeeze")
 
 
 @dataclass(frozen=True)
@@ -201,8 +201,8 @@ def _hub() -> _Found:
 
 
 def _lpips() -> _Found:
-    files = {net: backbone_file(net) for net in _LPIPS}
-    have = [net for net in _LPIPS if files[net].is_file()]
+    files = {net: backbone_file(net) for net in get_args(LpipsNet)}
+    have = [net for net, file in files.items() if file.is_file()]
     folder = files["alex"].parent
     if "alex" in have:
         return f"{', '.join(have)} in {folder}"
@@ -215,11 +215,11 @@ def _lpips() -> _Found:
 
 
 def _onnx() -> _Found:
-    missing = [n for n in ("onnx", "onnxscript", "onnxruntime") if not importlib.util.find_spec(n)]
+    missing = [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]
     if missing:
         found = f"{', '.join(missing)} not installed, which `dearkd export --to onnx` needs"
         return "warning", found, "pip install 'dearkd[onnx]'"
-    return "onnx, onnxscript and onnxruntime are installed"
+    return f"{', '.join(ONNX_PACKAGES)} are installed"
 
 
 def _disk() -> _Found:

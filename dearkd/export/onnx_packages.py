@@ -3,7 +3,9 @@
 import importlib
 from types import ModuleType
 
-__all__ = ["import_packages"]
+__all__ = ["ONNX_PACKAGES", "import_packages"]
+
+ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def import_packages(*names: str) -> tuple[ModuleType, ...]:
@@ -16,5 +18,5 @@ def import_packages(*names: str) -> tuple[ModuleType, ...]:
         return tuple(importlib.import_module(name) for name in names)
     except ImportError as error:
         raise ImportError(
-            f"ONNX needs onnx, onnxscript and onnxruntime ({error}); pip install 'dearkd[onnx]'"
+            f"ONNX needs {', '.join(ONNX_PACKAGES)} ({error}); pip install 'dearkd[onnx]'"
         ) from error
