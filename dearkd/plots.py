@@ -6,6 +6,7 @@ A figure has no colours of its own for paper, text and grid: the page it is show
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -15,11 +16,15 @@ from numpy.typing import NDArray
 __all__ = [
     "COLOURS",
     "DASHES",
+    "GREY",
+    "INK",
     "Line",
     "bars",
     "confusion",
+    "curve",
     "curves",
     "mark_switches",
+    "stage_switches",
     "templates",
     "themed",
 ]
@@ -39,6 +44,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Of the runs, beside the colours: for print in black, and for eyes that see few colours."""
 GREY = "#8792a2"
 HEIGHT = 280  # pixels
+MARKED = 60  # points of a curve at most that are marked
 INK = {
     "light": {"text": "#1c2430", "grid": "#e2e6ec", "label": "#ffffff"},
     "dark": {"text": "#e6e9ee", "grid": "#323a45", "label": "#1a2027"},
@@ -99,21 +105,38 @@ def curves(
     for line in lines:
         if line.low is not None and line.high is not None:
             figure.add_trace(_band(line))
-        figure.add_trace(
-            go.Scatter(
-                x=list(line.x),
-                y=list(line.y),
-                name=line.name,
-                mode="lines+markers" if len(line.x) <= 60 else "lines",
-                line={"color": line.colour, "dash": line.dash, "width": 2},
-                marker={"size": 5},
-            )
-        )
+        figure.add_trace(curve(line.name, line.x, line.y, line.colour, line.dash))
     figure.update_layout(showlegend=False, hovermode="x unified")
     figure.update_xaxes(title_text=x_title)
     figure.update_yaxes(title_text=y_title)
     mark_switches(figure, switches or {}, switch_styles or {})
     return themed(figure)
+
+
+def curve(
+    name: str, x: Sequence[float], y: Sequence[float], colour: str, dash: str = "solid"
+) -> go.Scatter:
+    """A line through points, which are marked while there are few."""
+    return go.Scatter(
+        x=np.asarray(x).tolist(),
+        y=np.asarray(y).tolist(),
+        name=name,
+        mode="lines+markers" if len(x) <= MARKED else "lines",
+        line={"color": colour, "dash": dash, "width": 2},
+        marker={"size": 5},
+    )
+
+
+def stage_switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:
+    """The epochs, counted from 1, between which a further stage begins, and its name.
+
+    ``metrics`` are the lines of ``metrics.jsonl``.
+    """
+    return {
+        before["epoch"] + 1.5: str(after["stage"]).replace("stage", "stage ")
+        for before, after in pairwise(metrics)
+        if before["stage"] != after["stage"]
+    }
 
 
 def mark_switches(

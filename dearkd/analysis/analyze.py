@@ -12,12 +12,14 @@ from rich.progress import track
 from rich.table import Table
 
 from dearkd.analysis.findings import Analysis, analysis_of
+from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.page import analysis_page
 from dearkd.analysis.pictures import attention_sheet, position_sheet
 from dearkd.analysis.remarks import remarks
 from dearkd.checkpoint import write_atomically
 from dearkd.data.loaders import Batch, Loader
 from dearkd.output import make_room, write_text
+from dearkd.plots import stage_switches
 from dearkd.runs import RunFolder
 
 __all__ = ["analyze"]
@@ -84,16 +86,7 @@ def _write(
     for name, picture in pictures.items():
         write_atomically(target / name, lambda file, one=picture: one.save(file, "PNG"))  # type: ignore[misc]
     write_text(target / "analysis.json", json.dumps(record, indent=1) + "\n")
-    write_text(target / PAGE, analysis_page(analysis, metrics, _switches(metrics), sentences))
-
-
-def _switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:
-    """Epochs, counted from 1, between which another stage begins, and its name."""
-    return {
-        after["epoch"] + 0.5: after["stage"]
-        for before, after in pairwise(metrics)
-        if before["stage"] != after["stage"]
-    }
+    write_text(target / PAGE, analysis_page(analysis, metrics, stage_switches(metrics), sentences))
 
 
 def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
@@ -131,21 +124,7 @@ def _milestones(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def _head_table(record: Mapping[str, Any]) -> Table:
-    table = Table(
-        "head",
-        "top-1 %",
-        "confidence %",
-        "calibration error",
-        "agrees with teacher %",
-        title=f"{record['data']}, {record['head_images']} images",
-    )
-    for name, head in record["heads"].items():
-        agreement = head["agreement_teacher"]
-        table.add_row(
-            name,
-            f"{head['top1']:.2f}",
-            f"{100 * head['confidence']:.2f}",
-            f"{head['ece']:.4f}",
-            "-" if agreement is None else f"{agreement:.2f}",
-        )
+    table = Table(*HEAD_TITLES, title=f"{record['data']}, {record['head_images']} images")
+    for row in head_rows(record["heads"]):
+        table.add_row(*row)
     return table

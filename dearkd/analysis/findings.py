@@ -18,16 +18,14 @@ from dearkd.analysis.attention import (
 )
 from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
-from dearkd.analysis.probe import PROBE_IMAGES, evaluation_views
+from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
 from dearkd.candidate import candidate_of_run
 from dearkd.data.order import spread_rows
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
-from dearkd.processes import accelerator_of
+from dearkd.processes import process_state
 from dearkd.runs import RunFolder
 
 __all__ = ["Analysis", "AttentionMaps", "analysis_of"]
-
-DECIMALS = 5
 
 
 @dataclass(frozen=True)
@@ -78,7 +76,7 @@ def analysis_of(
             "student of dearkd or a plain vision transformer of timm has); judge it by dearkd eval"
         )
     answers = answers_of(folder, candidate, teacher=True, images=images, watch=watch)
-    device = accelerator_of(candidate.precision).device
+    device = process_state().device
     model.to(device)
     rows = spread_rows(len(source), images or PROBE_IMAGES)
     views = evaluation_views(source, rows, candidate.view).to(device)
@@ -91,9 +89,9 @@ def analysis_of(
         "images": len(views),
         "weights": which,
         "grid": list(grid),
-        "attention_distance": _rounded(measures.distance),
+        "attention_distance": rounded(measures.distance),
         "uniform_distance": _uniform(grid),
-        "token_cosine": None if measures.cosine is None else _rounded(measures.cosine),
+        "token_cosine": None if measures.cosine is None else rounded(measures.cosine),
         "position": _positions(model),
         **_record_of_heads(answers),
     }
@@ -120,12 +118,12 @@ def _positions(model: Any) -> list[dict[str, Any]]:
             alpha = block.attn.position_alpha.detach().double()
             widths = [(2 * a) ** -0.5 if a > 0 else None for a in alpha.tolist()]
             entry = {
-                "alpha": _rounded(alpha),
+                "alpha": rounded(alpha),
                 "sigma": [None if w is None else round(w, DECIMALS) for w in widths],
-                "centres": _rounded(block.attn.position_centres.detach()),
+                "centres": rounded(block.attn.position_centres.detach()),
             }
             if isinstance(block.attn, GatedMultiHeadConvAttention):
-                entry["gate"] = _rounded(block.attn.position_gate.detach().sigmoid())
+                entry["gate"] = rounded(block.attn.position_gate.detach().sigmoid())
             found.append(entry)
     return found
 
@@ -192,7 +190,3 @@ def _pixels(images: Tensor, view: Any) -> NDArray[np.uint8]:
 
 def _percent(right: Tensor) -> float:
     return 100 * right.double().mean().item()
-
-
-def _rounded(values: Tensor) -> list[Any]:
-    return np.round(values.double().cpu().numpy(), DECIMALS).tolist()

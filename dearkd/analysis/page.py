@@ -1,13 +1,12 @@
 """The analysis of one run as a page of its own."""
 
-import base64
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from PIL import Image
 
 from dearkd.analysis.findings import Analysis, AttentionMaps
+from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.pictures import heat_tile, image_tile
 from dearkd.analysis.plots import (
     distance_by_block,
@@ -30,6 +29,7 @@ from dearkd.report.page import (
     Table,
     page,
 )
+from dearkd.report.pictures import picture_uri
 
 __all__ = ["analysis_page"]
 
@@ -129,33 +129,20 @@ def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
 
 
 def _picture(tile: Image.Image, line: str, title: str) -> Picture:
-    file = io.BytesIO()
-    tile.save(file, "WEBP", quality=85)
-    uri = f"data:image/webp;base64,{base64.b64encode(file.getvalue()).decode()}"
-    return Picture(uri, [Cell(line, tone="muted")], title, tile.width)
+    return Picture(picture_uri(tile), [Cell(line, tone="muted")], title, tile.width)
 
 
 def _trust_section(record: Mapping[str, Any]) -> Section:
-    titles = ["head", "top-1 %", "confidence %", "calibration error", "agrees with teacher %"]
-    rows = []
-    for name, head in record["heads"].items():
-        agreement = head["agreement_teacher"]
-        rows.append(
-            [
-                name,
-                f"{head['top1']:.2f}",
-                f"{100 * head['confidence']:.2f}",
-                f"{head['ece']:.4f}",
-                "" if agreement is None else f"{agreement:.2f}",
-            ]
-        )
     plot = Plot(
         reliability_diagram(record["heads"]),
         "Reliability",
         "On the dotted line a head is right as often as it says; below it, overconfident. "
         "Larger points hold more images.",
     )
-    blocks: list[Block] = [Table(titles, rows), Plots([plot])]
+    blocks: list[Block] = [
+        Table(HEAD_TITLES, head_rows(record["heads"])),
+        Plots([plot]),
+    ]
     if record["teacher_missing"] is not None:
         blocks.insert(1, Note(f"No comparison with a teacher: {record['teacher_missing']}."))
     return Section("Answers: label, teacher, confidence", blocks)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from dearkd.analysis.findings import AttentionMaps
 from dearkd.analysis.plots import reach_of
-from dearkd.plots import COLOURS
+from dearkd.plots import COLOURS, GREY, INK
 
 __all__ = ["attention_sheet", "heat_tile", "image_tile", "position_sheet"]
 
@@ -24,8 +24,8 @@ ACROSS = 2
 """Images side by side."""
 PANEL = 220  # pixels a side of a block's heads
 PANELS_ACROSS = 4
+TEXT, RULE = INK["light"]["text"], INK["light"]["grid"]
 FINER = 3  # drawn so much larger, then reduced: Pillow's lines have no smooth edges
-INK, GREY, RULE = "#1c2430", "#8792a2", "#e2e6ec"
 HEAT = np.array(
     [(0, 0, 4), (87, 16, 110), (188, 55, 84), (249, 142, 9), (252, 255, 164)], dtype=np.float64
 )
@@ -85,7 +85,7 @@ def _panel(maps: AttentionMaps) -> Image.Image:
     step = TILE + GAP
     panel = Image.new("RGB", (LEFT + (heads + 2) * step + 12, TOP + depth * step + 8), "white")
     draw = ImageDraw.Draw(panel)
-    draw.text((6, 3), f"{maps.label}   {maps.name[-60:]}", fill=INK, font=_font(13))
+    draw.text((6, 3), f"{maps.label}   {maps.name[-60:]}", fill=TEXT, font=_font(13))
     columns = ["image", "mean", *[f"head {n}" for n in range(1, heads + 1)]]
     for number, name in enumerate(columns):
         draw.text((LEFT + number * step, TOP - 17), name, fill=GREY, font=_font(11))
@@ -126,7 +126,7 @@ def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:
             draw.ellipse(box(right, down, sigma), outline=colour, width=2 * FINER)
             draw.ellipse(box(right, down, 0.06), fill=colour)
     draw.rectangle((0, 0, side, head_room - 1), fill="white")
-    draw.text((border, 3 * FINER), title, fill=INK, font=_font(13 * FINER))
+    draw.text((border, 3 * FINER), title, fill=TEXT, font=_font(13 * FINER))
     return panel.resize((PANEL, PANEL), Image.Resampling.LANCZOS)
 
 

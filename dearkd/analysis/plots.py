@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from dearkd.plots import COLOURS, Line, curves, mark_switches, themed
+from dearkd.plots import COLOURS, GREY, Line, curve, curves, mark_switches, themed
 
 __all__ = [
     "average_distance_by_epoch",
@@ -27,7 +27,6 @@ __all__ = [
 
 DEPTH_SCALE = [COLOURS[0], COLOURS[3], COLOURS[1]]
 """First to last block."""
-GREY = "#8792a2"
 ACROSS = 4
 """Panels side by side."""
 PANEL = 190  # pixels
@@ -54,8 +53,8 @@ def distance_by_epoch(
     for number, (values, colour) in enumerate(
         zip(blocks.T, _depth_colours(blocks.shape[-1]), strict=True), 1
     ):
-        figure.add_trace(_curve(f"block {number}", epochs, values, colour))
-    mean = _curve("all blocks", epochs, blocks.mean(axis=1), GREY)
+        figure.add_trace(curve(f"block {number}", epochs, values, colour))
+    mean = curve("all blocks", epochs, blocks.mean(axis=1), GREY)
     figure.add_trace(mean.update(line={"dash": "dash", "width": 3}))
     figure.update_xaxes(title_text="epoch")
     figure.update_yaxes(title_text=DISTANCE)
@@ -91,21 +90,20 @@ def distance_by_block(
     """Every head a dot over its block, and the mean of the block a line; one colour a run."""
     figure = go.Figure()
     for name, style in _styles(runs, styles):
-        distances, colour = runs[name], COLOURS[style % len(COLOURS)]
+        distances, blocks = runs[name], list(range(1, len(runs[name]) + 1))
+        mean = Line(name, blocks, [float(np.mean(heads)) for heads in distances], style)
         dots = [(block, value) for block, heads in enumerate(distances, 1) for value in heads]
         heads = go.Scatter(
             x=[block for block, _ in dots],
             y=[value for _, value in dots],
             mode="markers",
-            marker={"color": colour, "size": 6, "opacity": 0.55},
+            marker={"color": mean.colour, "size": 6, "opacity": 0.55},
             name=f"{name}, a head",
             text=[f"head {n}" for heads in distances for n in range(1, len(heads) + 1)],
             hovertemplate="block %{x}, %{text}: %{y:.2f} patches<extra></extra>",
             showlegend=False,
         )
-        means = [float(np.mean(heads)) for heads in distances]
-        blocks = list(range(1, len(distances) + 1))
-        figure.add_traces([heads, _curve(name, blocks, means, colour)])
+        figure.add_traces([heads, curve(name, mean.x, mean.y, mean.colour, mean.dash)])
     figure.update_xaxes(title_text="block", dtick=1)
     figure.update_yaxes(title_text=DISTANCE, rangemode="tozero")
     figure.update_layout(showlegend=len(runs) > 1, legend=_LEGEND)
@@ -188,7 +186,7 @@ def reliability_diagram(heads: Mapping[str, Mapping[str, Any]]) -> go.Figure:
     for style, (name, head) in enumerate(heads.items()):
         confidence, accuracy, count = np.asarray(head["reliability"]).T
         colour = COLOURS[style % len(COLOURS)]
-        points = _curve(f"{name} (ECE {head['ece']:.3f})", confidence, accuracy, colour)
+        points = curve(f"{name} (ECE {head['ece']:.3f})", confidence, accuracy, colour)
         points.update(
             text=[f"{int(n)} images" for n in count],
             hovertemplate="says %{x:.2f}, is right %{y:.2f}, %{text}<extra></extra>",
@@ -218,17 +216,6 @@ def _styles(runs: Mapping[str, Any], styles: Mapping[str, int] | None) -> list[t
 
 def _depth_colours(count: int) -> list[str]:
     return sample_colorscale(DEPTH_SCALE, [n / max(1, count - 1) for n in range(count)])
-
-
-def _curve(name: str, x: Any, y: Any, colour: str) -> go.Scatter:
-    return go.Scatter(
-        x=[float(value) for value in x],
-        y=[float(value) for value in y],
-        name=name,
-        mode="lines+markers" if len(x) <= 60 else "lines",
-        line={"color": colour, "width": 2},
-        marker={"size": 5},
-    )
 
 
 def _faint(colour: str) -> str:

@@ -14,7 +14,7 @@ from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
 
-__all__ = ["PROBE_IMAGES", "attention_probe", "evaluation_views"]
+__all__ = ["DECIMALS", "PROBE_IMAGES", "attention_probe", "evaluation_views", "rounded"]
 
 PROBE_IMAGES = 64
 LEAST_IMAGES = 8
@@ -45,9 +45,9 @@ def attention_probe(
 
     def probe(model: nn.Module) -> dict[str, Any]:
         measures = measure_attention(model, images)
-        line = {"attention_distance": _rounded(measures.distance)}
+        line = {"attention_distance": rounded(measures.distance)}
         if measures.cosine is not None:
-            line["token_cosine"] = _rounded(measures.cosine)
+            line["token_cosine"] = rounded(measures.cosine)
         return line
 
     return probe
@@ -78,5 +78,6 @@ def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str
     return augment(prepared, np.zeros(len(prepared), dtype=np.uint64))
 
 
-def _rounded(values: Tensor) -> list[Any]:
+def rounded(values: Tensor) -> list[Any]:
+    """Numbers as they are logged, to ``DECIMALS`` places."""
     return np.round(values.double().cpu().numpy(), DECIMALS).tolist()

@@ -45,7 +45,8 @@ def _over_epochs(metrics: Sequence[Mapping[str, Any]]) -> str:
     if not lines:
         return "The run did not log attention distances, so how they came about is not known."
     means = [float(np.mean(line["attention_distance"])) for line in lines]
-    text = f"Over the epochs the mean distance went from {means[0]:.2f} (epoch 1)"
+    first = f"{means[0]:.2f} (epoch {lines[0]['epoch'] + 1})"
+    text = f"Over the epochs the mean distance went from {first}"
     switch = next((i for i, line in enumerate(lines) if line["stage"] == "stage2"), None)
     if switch:
         text += f" to {means[switch - 1]:.2f} at the end of stage 1"

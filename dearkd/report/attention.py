@@ -6,6 +6,7 @@ from typing import Any
 import plotly.graph_objects as go
 from PIL import Image
 
+from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.plots import (
     average_distance_by_epoch,
     distance_by_block,
@@ -19,7 +20,6 @@ from dearkd.report.data import Report, Run
 from dearkd.report.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.report.pictures import picture_uri
 from dearkd.report.sections import switch_marks
-from dearkd.report.words import number
 
 __all__ = ["attention_section", "has_attention"]
 
@@ -119,14 +119,11 @@ def _own(run: Run) -> list[Plot]:
 
 
 def _trust_table(runs: list[Run]) -> Table:
-    """What each head achieves, and how far it can be believed."""
-    rows = []
-    for run in runs:
-        for head, value in run.analysis.get("heads", {}).items():
-            cells = [number(value.get(key), ".2f") for key in ("top1", "agreement_teacher")]
-            rows.append([run.name, head, *cells, number(value.get("ece"), ".4f")])
-    titles = ["run", "head", "top-1 %", "agrees with the teacher %", "calibration error"]
-    return Table(titles, rows, "The two heads, and the mean of their logits", left=(1,))
+    """What the heads of all runs achieve, and how far they can be believed."""
+    rows = [[run.name, *row] for run in runs for row in head_rows(run.analysis.get("heads", {}))]
+    return Table(
+        ["run", *HEAD_TITLES], rows, "The two heads, and the mean of their logits", left=(1,)
+    )
 
 
 def _maps(run: Run) -> list[Block]:

@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from dearkd.plots import stage_switches
+
 __all__ = ["Group", "Report", "Run", "SyntheticSet"]
 
 LEARNED_BY = {
@@ -87,12 +89,7 @@ class Run:
     @property
     def switches(self) -> dict[float, str]:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
-        pairs = zip(self.metrics, self.metrics[1:], strict=False)
-        return {
-            before["epoch"] + 1.5: str(after["stage"]).replace("stage", "stage ")
-            for before, after in pairs
-            if before.get("stage") != after.get("stage")
-        }
+        return stage_switches(self.metrics)
 
     def setting(self, key: str) -> Any:
         """A field of the configuration by its dotted name; None where there is none."""

@@ -59,6 +59,14 @@ def test_every_head_is_a_dot_over_its_block():
     traces(figure)
 
 
+def test_a_run_has_the_same_look_in_every_figure():
+    runs = {"run": [[1.0, 3.0], [2.0, 2.5]]}
+    mean = plots.distance_by_block(runs, {"run": 9}).data[1]
+    curve = plots.average_distance_by_epoch({"run": METRICS}, styles={"run": 9}).data[0]
+    assert (mean.line.color, mean.line.dash) == (curve.line.color, curve.line.dash)
+    assert mean.line.dash != "solid"
+
+
 def test_token_cosine_starts_at_the_input():
     found = traces(plots.token_cosine_by_depth({"run": [0.06, 0.5, 0.93]}))
     assert found["run"].x == (0, 1, 2)

@@ -1,0 +1,22 @@
+"""What each head achieves and how far it can be believed, as the cells of a table."""
+
+from collections.abc import Mapping
+from typing import Any
+
+__all__ = ["HEAD_TITLES", "head_rows"]
+
+HEAD_TITLES = ("head", "top-1 %", "confidence %", "calibration error", "agrees with teacher %")
+
+
+def head_rows(heads: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
+    """A row a head of ``analysis.json``, under ``HEAD_TITLES``; empty where nothing is known."""
+    return [
+        [
+            name,
+            f"{head['top1']:.2f}",
+            f"{100 * head['confidence']:.2f}",
+            f"{head['ece']:.4f}",
+            "" if head["agreement_teacher"] is None else f"{head['agreement_teacher']:.2f}",
+        ]
+        for name, head in heads.items()
+    ]
