@@ -5,14 +5,20 @@ forward hooks for the BatchNorm statistics, the teacher not frozen, float32, con
 read every step, one roll and one flip for the whole batch. First both objectives and gradients are
 compared on the same images (float32), then the two take turns, so that a busy machine slows both.
 
-    python scripts/bench_synth.py --teacher resnet50 --img-size 224 --classes 5 --per-class 2 \
-        --steps 5 --out bench.json
+    python scripts/bench_synth.py --teacher resnet50 --classes 0 1 2 3 4 --per-class 2 \
+        --out bench.json
 
 With ``--teacher-weights W.safetensors`` (timm's keys) the teacher is a real one; a step costs the
-same without.
+same without. With ``--verifier`` both loops also make images, start to end, which it judges:
+
+    python scripts/bench_synth.py --teacher tf_efficientnet_lite0 --teacher-weights LITE0 \
+        --verifier tf_efficientnet_lite2 --verifier-weights LITE2 --resolutions 112 224 \
+        --iterations 150 150 --lr 0.1 --objective bn_relative=true bn_weight=0.3 tv_weight=0.15 \
+        ep_weight=1 --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
 """
 
 import argparse
+import dataclasses
 import json
 import random
 import statistics
@@ -23,18 +29,17 @@ from typing import Any
 import timm
 import torch
 import torch.nn.functional as F
+from omegaconf import OmegaConf
 from torch import Tensor, nn
 
 from synth.augment import draw_views, jitter_flip
-from synth.classifier import Classifier
-from synth.config import SynthesisConfig
+from synth.classifier import Classifier, to_pixels
+from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group
-from synth.kernels import build_objective, measure_kernels
+from synth.inversion import first_canvas, invert, learning_rate
+from synth.kernels import Kernels, build_objective, measure_kernels
 from synth.objective import Objective, targets_of
 from synth.priors import l2, total_variation
-
-BETAS = (0.5, 0.9)
-LR = 0.2
 
 
 class ReferenceLoop:
@@ -72,7 +77,12 @@ class ReferenceLoop:
         for index, (module, x) in enumerate(self.inputs):
             mean = x.mean([0, 2, 3])
             var = x.permute(1, 0, 2, 3).reshape(x.shape[1], -1).var(1, unbiased=False)
-            distance = (module.running_mean - mean).norm(2) + (module.running_var - var).norm(2)
+            means = (module.running_mean - mean).norm(2)
+            variances = (module.running_var - var).norm(2)
+            if weights.bn_relative:
+                means = means / module.running_var.sqrt().norm(2)
+                variances = variances / module.running_var.norm(2)
+            distance = means + variances
             factor = weights.bn_first_multiplier if index == 0 else 1.0
             loss = loss + weights.bn_weight * factor * distance
         return loss + self._intra_divergence()
@@ -108,6 +118,19 @@ class ReferenceLoop:
         canvas.data = torch.minimum(torch.maximum(canvas.data, low), high)
         return loss.item()
 
+    def images(self, canvas: Tensor, low: Tensor, high: Tensor) -> Tensor:
+        """All stages, from the given noise."""
+        for size, iterations in self.config.stages:
+            if canvas.shape[-1] != size:
+                canvas = F.interpolate(canvas, size=(size, size), mode="bilinear")
+            canvas = canvas.detach().clone().requires_grad_()
+            optimizer = torch.optim.Adam([canvas], betas=self.config.betas)
+            for i in range(iterations):
+                lr = learning_rate(i, iterations, self.config.lr, self.config.warmup_iterations)
+                optimizer.param_groups[0]["lr"] = lr
+                self.step(canvas, optimizer, low, high)
+        return canvas.detach()
+
 
 class OurLoop:
     """The step of ``synth.inversion`` with its pieces."""
@@ -133,22 +156,58 @@ class OurLoop:
 
 def main() -> None:
     args = _arguments()
-    torch.manual_seed(0)
+    random.seed(args.seed)
+    torch.manual_seed(args.seed)
     torch.set_num_threads(args.threads)
-    teacher = _teacher(args)
-    targets = tuple(c for c in range(args.classes) for _ in range(args.per_class))
-    group = Group(id=0, targets=targets)
-    config = SynthesisConfig(resolutions=(args.img_size,), iterations=(1000,))
-    canvas = torch.randn(len(targets), 3, args.img_size, args.img_size)
-    result: dict[str, Any] = vars(args) | {"torch": torch.__version__, "images": len(targets)}
+    teacher = _classifier(args.teacher, args.teacher_weights)
+    group = Group(id=0, targets=tuple(c for c in args.classes for _ in range(args.per_class)))
+    config = _config(args)
+    canvas = torch.randn(len(group.targets), 3, config.resolutions[-1], config.resolutions[-1])
+    result: dict[str, Any] = vars(args) | {"torch": torch.__version__, "images": len(canvas)}
     result["check"] = _check(teacher, config, group, canvas)
     kernels = measure_kernels(config, teacher, (group,), torch.device("cpu"))
-    result |= {"precision": kernels.precision, "channels_last": kernels.channels_last}
+    result["kernels"] = dataclasses.asdict(kernels)
     result |= _race(teacher, config, group, canvas, kernels, args.steps)
+    if args.verifier is not None:
+        verifier = _classifier(args.verifier, args.verifier_weights)
+        result["whole"] = _whole(teacher, verifier, config, group, kernels)
     text = json.dumps(result, indent=1, default=str)
     print(text)
     if args.out:
         args.out.write_text(text + "\n")
+
+
+def _whole(
+    teacher: Classifier,
+    verifier: Classifier,
+    config: SynthesisConfig,
+    group: Group,
+    kernels: Kernels,
+) -> dict[str, Any]:
+    """Both loops from one noise to finished images: seconds (compiling too) and verdicts."""
+
+    def ours() -> Tensor:
+        objective = build_objective(config, teacher, kernels)
+        *_, last = invert(objective, (group,), config, torch.device("cpu"))
+        return last.images
+
+    def reference() -> Tensor:
+        loop = ReferenceLoop(teacher, config, group.targets)
+        images = loop.images(first_canvas((group,), config, 3), *_bounds(teacher))
+        loop.close()
+        return images
+
+    out: dict[str, Any] = {}
+    targets = torch.tensor(group.targets)
+    for name, make in (("ours", ours), ("reference", reference)):
+        start = time.perf_counter()
+        images = make()
+        out[name] = {"seconds": time.perf_counter() - start}
+        pixels = to_pixels(images, teacher.mean, teacher.std)
+        for role, judge in (("teacher", teacher), ("verifier", verifier)):
+            predictions = judge.judge(pixels)[0].argmax(1)
+            out[name][role] = (predictions == targets).double().mean().item()
+    return out
 
 
 def _check(
@@ -179,26 +238,23 @@ def _race(
     config: SynthesisConfig,
     group: Group,
     canvas: Tensor,
-    kernels: Any,
+    kernels: Kernels,
     steps: int,
 ) -> dict[str, Any]:
     ours = OurLoop(build_objective(config, teacher, kernels), group, config)
-    low, high = (
-        torch.tensor([(v - m) / s for m, s in zip(teacher.mean, teacher.std, strict=True)])
-        for v in (0.0, 1.0)
-    )
-    bounds = low.view(-1, 1, 1), high.view(-1, 1, 1)
     reference = ReferenceLoop(teacher, config, group.targets)
     seconds: dict[str, list[float]] = {"ours": [], "reference": []}
     runners = {}
     for name, loop in (("ours", ours), ("reference", reference)):
         pixels = canvas.clone().requires_grad_()
-        optimizer = torch.optim.Adam([pixels], lr=LR, betas=BETAS, fused=name == "ours")
+        optimizer = torch.optim.Adam(
+            [pixels], lr=config.lr, betas=config.betas, fused=name == "ours"
+        )
         runners[name] = (loop, pixels, optimizer)
     for turn in range(steps + 1):
         for name, (loop, pixels, optimizer) in runners.items():
             start = time.perf_counter()
-            loop.step(pixels, optimizer, *bounds)
+            loop.step(pixels, optimizer, *_bounds(teacher))
             if turn:  # the first one warms up
                 seconds[name].append(time.perf_counter() - start)
     reference.close()
@@ -210,17 +266,34 @@ def _race(
     }
 
 
-def _teacher(args: argparse.Namespace) -> Classifier:
-    weights = args.teacher_weights
+def _bounds(teacher: Classifier) -> tuple[Tensor, Tensor]:
+    mean, std = torch.tensor(teacher.mean), torch.tensor(teacher.std)
+    return (-mean / std).view(-1, 1, 1), ((1 - mean) / std).view(-1, 1, 1)
+
+
+def _config(args: argparse.Namespace) -> SynthesisConfig:
+    given = OmegaConf.from_dotlist(args.objective)
+    objective = OmegaConf.merge(OmegaConf.structured(ObjectiveConfig), given)
+    return SynthesisConfig(
+        resolutions=tuple(args.resolutions),
+        iterations=tuple(args.iterations),
+        lr=args.lr,
+        seed=args.seed,
+        compile=args.compile,
+        objective=OmegaConf.to_object(objective),  # type: ignore[arg-type]
+    )
+
+
+def _classifier(name: str, weights: Path | None) -> Classifier:
     checkpoint = {"checkpoint_path": str(weights)} if weights else {}
-    network = timm.create_model(args.teacher, pretrained=False, **checkpoint).eval()
+    network = timm.create_model(name, pretrained=False, **checkpoint).eval()
     data = network.pretrained_cfg
     return Classifier(
-        name=args.teacher,
+        name=name,
         network=network,
         mean=tuple(data["mean"]),
         std=tuple(data["std"]),
-        img_size=args.img_size,
+        img_size=data["input_size"][-1],
         num_classes=network.num_classes,
     )
 
@@ -229,10 +302,17 @@ def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--teacher", default="resnet50")
     parser.add_argument("--teacher-weights", type=Path)
-    parser.add_argument("--img-size", type=int, default=224)
-    parser.add_argument("--classes", type=int, default=5)
+    parser.add_argument("--verifier", help="makes whole images with both loops and judges them")
+    parser.add_argument("--verifier-weights", type=Path)
+    parser.add_argument("--resolutions", type=int, nargs="+", default=[224])
+    parser.add_argument("--iterations", type=int, nargs="+", default=[1000])
+    parser.add_argument("--classes", type=int, nargs="+", default=[0, 1, 2, 3, 4])
     parser.add_argument("--per-class", type=int, default=2)
-    parser.add_argument("--steps", type=int, default=5)
+    parser.add_argument("--objective", nargs="*", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--lr", type=float, default=SynthesisConfig.lr)
+    parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--steps", type=int, default=5, help="timed steps of each loop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
     return parser.parse_args()
