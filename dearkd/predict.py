@@ -147,7 +147,7 @@ def _names(classifier: Classifier, file: Path | None) -> tuple[str, ...]:
         own = classifier.class_names
         return with_descriptions(own) if own else tuple(f"class {index}" for index in range(count))
     try:
-        names = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise ValueError(f"--class-names {file} is no text file in UTF-8") from error
     names = [name for name in names if name]

@@ -6,33 +6,21 @@ import json
 import numpy as np
 import pytest
 import torch
+from commands import invoke, refused
 from conftest import quiet_train
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 from dearkd.classifier import open_classifier
-from dearkd.cli.main import app
 from dearkd.data.class_matching import with_descriptions
 from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.write import export_run
 from dearkd.initialise import load_run_model
-from dearkd.predict import answers, image_files
+from dearkd.predict import _names, answers, image_files
 from dearkd.processes import accelerator_of
 from dearkd.runs import RunFolder
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    result = invoke(*args)
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.strip().splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -173,6 +161,8 @@ def test_class_names_of_a_file(toy_teacher, digits, tmp_path):
     names.write_text("\n".join(f"the digit {digit}" for digit in range(10)) + "\n\n")
     result = invoke("predict", toy_teacher, image, "--class-names", names)
     assert result.stdout.count("the digit ") == 5
+    names.write_text("\n".join("abcdefghij"), encoding="utf-8-sig")  # as Windows' Notepad writes
+    assert _names(open_classifier(str(toy_teacher)), names) == tuple("abcdefghij")
     names.write_text("one\ntwo\n")
     line = refused("predict", toy_teacher, image, "--class-names", names)
     assert f"{names} has 2 names and the model 10 classes" in line

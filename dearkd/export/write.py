@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from rich.console import Console
+from rich.text import Text
 from torch import nn
 
 from dearkd.checkpoint import write_atomically
@@ -39,11 +40,12 @@ class _Writer:
     """Of the file's name; None: a folder."""
 
 
+_FOLDER = _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm)
 _WRITERS: dict[str, _Writer] = {
     "onnx": _Writer(write_onnx, open_onnx, ".onnx"),
     "torch-export": _Writer(write_torch_export, open_torch_export, ".pt2"),
-    "timm": _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm),
-    "hf-folder": _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm),
+    "timm": _FOLDER,
+    "hf-folder": _FOLDER,
 }
 
 
@@ -78,6 +80,7 @@ def export_run(
     model, description = load_run_model(RunFolder(run), which)
     trained = Readout(model, heads)
     exported = Readout(fused(model), heads) if fuse else trained
+    summary = _summary(run) if to == "hf-folder" else {}
     gap = None
 
     def write(target: Path) -> None:
@@ -85,12 +88,12 @@ def export_run(
         writer.write(target, exported, description)
         if to == "hf-folder":
             weights = Weights(run.resolve().name, which, _parameters(model), licence)
-            (target / "README.md").write_text(model_card(description, weights, _summary(run)))
+            (target / "README.md").write_text(model_card(description, weights, summary))
         if check:
             gap = difference(trained, writer.read(target), description["img_size"])
 
     in_place = _write_folder if writer.ending is None else write_atomically
-    with console.status(f"writing {place}"):
+    with console.status(Text(f"writing {place}")):
         try:
             place.parent.mkdir(parents=True, exist_ok=True)
             in_place(place, write)
@@ -119,9 +122,16 @@ def _name(to: str, which: str, fuse: bool, ending: str | None) -> str:
 
 
 def _summary(run: Path) -> dict[str, Any]:
-    """The run's numbers; empty for one that has left none."""
+    """The run's numbers; empty for one that has left none.
+
+    Raises:
+        ValueError: If their file is damaged.
+    """
     file = RunFolder(run).summary_file
-    return json.loads(file.read_text()) if file.is_file() else {}
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, and the model card shows it; remove it") from error
 
 
 def _parameters(model: nn.Module) -> int:

@@ -8,12 +8,11 @@ import sys
 import pytest
 import timm
 import torch
+from commands import invoke, refused
 from conftest import quiet_train
 from rich.console import Console
-from typer.testing import CliRunner
 
 from dearkd.classifier import open_classifier
-from dearkd.cli.main import app
 from dearkd.export import write as door
 from dearkd.export.exported import difference, open_onnx, open_torch_export
 from dearkd.export.formats import Readout
@@ -25,17 +24,6 @@ from dearkd.models.fused import fused
 from dearkd.runs import RunFolder
 
 QUIET = Console(file=io.StringIO())
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    result = invoke(*args)
-    assert result.exit_code == 2, result.output
-    (line,) = result.stderr.strip().splitlines()
-    return line
 
 
 @pytest.fixture(scope="module")
@@ -218,6 +206,12 @@ def test_mistakes_get_one_line(run, toy_teacher, tmp_path):
     assert "no convolutional attention" in refused("export", toy_teacher, "--fuse")
     assert "has one head" in refused("export", toy_teacher, "--heads")
     assert "has no checkpoint/best" in refused("export", _copy(run, tmp_path), "--which", "best")
+
+
+def test_a_damaged_summary_is_named_where_the_card_needs_it(run, tmp_path):
+    folder = _copy(run, tmp_path)
+    (folder / "summary.json").write_text('{"top1": ')
+    assert "summary.json is damaged" in refused("export", folder, "--to", "hf-folder")
 
 
 def _copy(run, tmp_path):
