@@ -45,17 +45,7 @@ def evaluate_target(
         ValueError: If the target is unknown, has no weights or no evaluation data, its classes are
             not the data's, it can't take ``img_size``, or an option does not apply to it.
     """
-
-    def opened() -> Candidate:
-        if Path(target).is_dir():
-            if weights is not None:
-                raise ValueError(
-                    f"--weights {weights} is for a timm name; a run folder has its own"
-                )
-            return candidate_of_run(RunFolder(Path(target)), data, which or "final")
-        return _of_timm(target, data, weights, which)
-
-    candidate = in_turn(process_state(), opened)
+    candidate = in_turn(process_state(), lambda: _candidate(target, data, weights, which))
     accelerator = accelerator_of(candidate.precision)
     model, source = candidate.model.to(accelerator.device), candidate.source
     if img_size is not None:
@@ -75,6 +65,14 @@ def evaluate_target(
         _print_result(target, result, console, as_json)
     accelerator.end_training()  # which leaves the world of processes, too
     return result
+
+
+def _candidate(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
+    if not Path(target).is_dir():
+        return _of_timm(target, data, weights, which)
+    if weights is not None:
+        raise ValueError(f"--weights {weights} is for a timm name; a run folder has its own")
+    return candidate_of_run(RunFolder(Path(target)), data, which or "final")
 
 
 def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:

@@ -11,33 +11,19 @@ from pathlib import Path
 
 import pytest
 import torch
+from commands import invoke, refused
 from conftest import FAST, FAST_TEACHER, quiet_train
 from PIL import Image
 from safetensors.torch import save_file
-from typer.testing import CliRunner
 
 import dearkd
-from dearkd.cli.main import app, main
+from dearkd.cli.main import main
 from dearkd.data.datasets import open_evaluation
 from dearkd.runs import RunFolder
 
 SET = [part for setting in FAST for part in ("--set", setting)]
 TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]
 TOY = ["--student", "toy_student", "--stage1", "1", "--stage2", "1", *SET, *TEACHER_SET]
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    """The one line on stderr of a command that must fail with exit code 2."""
-    result = invoke(*args)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    assert lines[0].startswith("error: ")
-    return lines[0]
 
 
 def make_folder(root, classes, count=4, size=16):

@@ -111,6 +111,7 @@ def evaluate(
         "limit": limit,
         "seed": seed,
     }
+    of_model: dict[str, Any] = {"data": data, "weights": weights, "which": which}
     common: dict[str, Any] = {
         "batch_size": batch_size,
         "img_size": img_size,
@@ -118,11 +119,9 @@ def evaluate(
     }
     run_imports(imports)
     if out is not None or any(value is not None for value in measures.values()):
+        _refuse(of_model)
         from dearkd.measures import judge_set
 
-        for option, value in (("--data", data), ("--weights", weights), ("--which", which)):
-            if value is not None:
-                raise ValueError(f"{option} {value} is for judging a model, not a set of images")
         request = judge_set.SetRequest(target=target, **measures, **common)
         judge_set.evaluate_set(request, console=console, out=out, as_json=as_json)
         return
@@ -133,12 +132,10 @@ def evaluate(
         )
     from dearkd import judge
 
-    judge.evaluate_target(
-        target,
-        data=data,
-        weights=weights,
-        which=which,
-        **common,
-        as_json=as_json,
-        console=console,
-    )
+    judge.evaluate_target(target, **of_model, **common, as_json=as_json, console=console)
+
+
+def _refuse(of_model: dict[str, Any]) -> None:
+    for option, value in of_model.items():
+        if value is not None:
+            raise ValueError(f"--{option} {value} is for judging a model, not a set of images")

@@ -13,6 +13,7 @@ from rich.progress import Progress
 from rich.table import Table
 
 from dearkd.data.datasets import ImageSource
+from dearkd.data.feed import EVALUATION_BATCH
 from dearkd.data.loaders import BadImages, OnBadImage
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet
@@ -61,7 +62,7 @@ class SetRequest:
     """Decides which; None: 0."""
     img_size: int | None = None
     """Pixels a side for LPIPS; other networks have their own."""
-    batch_size: int = 128
+    batch_size: int = EVALUATION_BATCH
     on_bad_image: str | None = None
 
     def __post_init__(self) -> None:

@@ -7,6 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from commands import invoke, refused
 from conftest import quiet_train
 from PIL import Image
 from timm.models import (
@@ -15,7 +16,6 @@ from timm.models import (
     generate_default_cfgs,
     register_model,
 )
-from typer.testing import CliRunner
 
 from dearkd.analysis.attention import measure_attention
 from dearkd.analysis.findings import analysis_of
@@ -23,7 +23,6 @@ from dearkd.analysis.pictures import TILE, attention_sheet, heat_tile, position_
 from dearkd.analysis.predictions import predictions_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
-from dearkd.cli.main import app
 from dearkd.data.datasets import open_data
 from dearkd.initialise import load_run_model
 from dearkd.runs import RunFolder
@@ -62,18 +61,6 @@ def student_run(tmp_path_factory, toy_teacher):
 @pytest.fixture(scope="module")
 def analysis(student_run):
     return analysis_of(RunFolder(student_run), maps=3)
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    result = invoke("analyze", *args)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def test_attention_is_that_of_the_saved_weights(student_run, analysis):
@@ -203,23 +190,25 @@ def test_a_plain_transformer_without_any_token(tmp_path):
 
 
 def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
-    assert "toy_cnn, which has no attention to read" in refused(toy_teacher)
-    assert "is no folder" in refused(tmp_path / "nowhere")
+    assert "toy_cnn, which has no attention to read" in refused("analyze", toy_teacher)
+    assert "is no folder" in refused("analyze", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "has no model.safetensors" in refused(tmp_path / "empty")
+    assert "has no model.safetensors" in refused("analyze", tmp_path / "empty")
     half = shutil.copytree(student_run, tmp_path / "half")
     (half / "model.safetensors").unlink()
-    assert "best weights so far: --which best" in refused(half)
+    assert "best weights so far: --which best" in refused("analyze", half)
     (half / "metrics.jsonl").write_text('{"epoch": 0, "sta')
     assert invoke("analyze", half, "--which", "best", "--images", 10).exit_code == 0
-    assert "does not exist" in refused(student_run, "--data", tmp_path / "gone")
+    assert "does not exist" in refused("analyze", student_run, "--data", tmp_path / "gone")
     for file in (student_run / "config.yaml", "/proc"):
-        assert f"cannot write {file}/analysis.html" in refused(student_run, "--out", file)
-    assert "must be final, best or raw" in refused(student_run, "--which", "last")
+        assert f"cannot write {file}/analysis.html" in refused(
+            "analyze", student_run, "--out", file
+        )
+    assert "must be final, best or raw" in refused("analyze", student_run, "--which", "last")
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "pets" / name / "1.png")
-    assert "unknown to the model" in refused(student_run, "--data", tmp_path / "pets")
+    assert "unknown to the model" in refused("analyze", student_run, "--data", tmp_path / "pets")
 
 
 RECORD = {

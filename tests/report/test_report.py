@@ -7,10 +7,9 @@ import math
 import shutil
 
 import pytest
+from commands import invoke, refused
 from rich.console import Console
-from typer.testing import CliRunner
 
-from dearkd.cli.main import app
 from dearkd.config import load_config
 from dearkd.plots import COLOURS, DASHES, Line
 from dearkd.report import write as door
@@ -23,18 +22,6 @@ from dearkd.report.words import headline
 from dearkd.runs import RunFolder
 
 IMAGES = 359
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
-
-
-def refused(*args):
-    result = invoke("report", *args)
-    assert result.exit_code == 2, result.output
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    return lines[0]
 
 
 def write_run(folder, top1, settings=(), **options):
@@ -170,7 +157,7 @@ def test_a_chosen_baseline_by_name_or_folder(runs):
     assert collect([runs], "dearkd").groups[0].baseline.name == "dearkd"
     assert collect([runs], str(runs / "teacher")).groups[0].baseline.name == "teacher"
     assert "none of the runs: ce, data-free, dearkd, teacher" in refused(
-        runs, "--baseline", "nonsense"
+        "report", runs, "--baseline", "nonsense"
     )
 
 
@@ -278,15 +265,19 @@ def test_runs_that_differ_by_their_seed_alone_are_averaged(tmp_path):
 
 
 def test_what_is_no_run_gets_one_line(tmp_path, runs):
-    assert "does not exist; pass a run folder" in refused(tmp_path / "nowhere")
+    assert "does not exist; pass a run folder" in refused("report", tmp_path / "nowhere")
     (tmp_path / "empty").mkdir()
-    assert "holds no run" in refused(tmp_path / "empty")
-    assert "is a file; pass the run folder" in refused(runs / "ce/summary.json")
-    assert "--format pdf is unknown; choose html, md, csv, json" in refused(runs, "--format", "pdf")
-    assert "end it in .html, .md, .csv, .json" in refused(runs, "--out", tmp_path / "table.tex")
+    assert "holds no run" in refused("report", tmp_path / "empty")
+    assert "is a file; pass the run folder" in refused("report", runs / "ce/summary.json")
+    assert "--format pdf is unknown; choose html, md, csv, json" in refused(
+        "report", runs, "--format", "pdf"
+    )
+    assert "end it in .html, .md, .csv, .json" in refused(
+        "report", runs, "--out", tmp_path / "table.tex"
+    )
     for out in ("/proc/page.md", runs / "ce/summary.json/page.md"):
-        assert f"cannot write {out} (" in refused(runs / "ce", "--out", out)
-    assert "is a folder; name a file in it" in refused(runs / "ce", "--out", tmp_path)
+        assert f"cannot write {out} (" in refused("report", runs / "ce", "--out", out)
+    assert "is a folder; name a file in it" in refused("report", runs / "ce", "--out", tmp_path)
 
 
 def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path):

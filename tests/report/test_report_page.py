@@ -8,12 +8,11 @@ import shutil
 import numpy as np
 import pytest
 import torch
+from commands import invoke
 from conftest import quiet_train
 from PIL import Image
-from typer.testing import CliRunner
 
 from dearkd.analysis.predictions import Predictions
-from dearkd.cli.main import app
 from dearkd.data.sources import DigitsSource
 from dearkd.plots import COLOURS, INK
 from dearkd.report.collect import collect
@@ -37,10 +36,6 @@ DESK, PHONE = 1280, 390
 """Widths in pixels."""
 SECONDS = 300
 """To wait at most, on a machine busy with other work."""
-
-
-def invoke(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def written(out, *args):
