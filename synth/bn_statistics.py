@@ -73,20 +73,24 @@ def batch_norm_statistics(
 
 
 class Recorder:
-    """Collects what the BatchNorms of one network saw in a forward; knows the number of groups."""
+    """Collects what the BatchNorms of one network saw in a forward; knows the number of groups.
+
+    ``seen`` has a row a layer, in the order of the forward: mean and variance of every group,
+    stored mean and stored variance.
+    """
 
     def __init__(self) -> None:
         self.groups = 1
-        self._seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
     def start(self, groups: int) -> None:
         """Forget the last forward and expect a batch of ``groups`` equal blocks."""
         self.groups = groups
-        self._seen = []
+        self.seen = []
 
     def add(self, mean: Tensor, var: Tensor, stored_mean: Tensor, stored_var: Tensor) -> None:
         """Note one layer's statistics, in the order of the forward."""
-        self._seen.append((mean, var, stored_mean, stored_var))
+        self.seen.append((mean, var, stored_mean, stored_var))
 
     def loss(self, first_multiplier: float = 1.0, relative: bool = False) -> Tensor:
         """R_BN of each group: sum over layers of ||mean - stored||_2 + ||var - stored||_2.
@@ -107,7 +111,7 @@ class Recorder:
             / (torch.linalg.vector_norm(stored_var.sqrt()) if relative else 1.0)
             + torch.linalg.vector_norm(var - stored_var, dim=1)
             / (torch.linalg.vector_norm(stored_var) if relative else 1.0)
-            for mean, var, stored_mean, stored_var in self._seen
+            for mean, var, stored_mean, stored_var in self.seen
         ]
         layers[0] = layers[0] * first_multiplier
         return torch.stack(layers).sum(dim=0)

@@ -97,7 +97,7 @@ def test_bf16_images_keep_float32_statistics():
     clone, recorder = with_statistics(net, torch.bfloat16)
     images = torch.randn(4, 3, 16, 16)
     clone(images.bfloat16())
-    seen = recorder._seen
+    seen = recorder.seen
     assert {tensor.dtype for layer in seen for tensor in layer} == {torch.float32}
     exact = net.conv1(images)
     torch.testing.assert_close(seen[0][1][0], exact.var((0, 2, 3), correction=0), rtol=0.02, atol=0)
@@ -135,7 +135,7 @@ def test_a_norm_used_twice_counts_twice():
     recorder.start(1)
     images = torch.randn(2, 3, 4, 4)
     torch.testing.assert_close(clone(images), net(images))
-    assert len(recorder._seen) == 2
+    assert len(recorder.seen) == 2
 
 
 def test_a_norm_without_affine():
@@ -179,5 +179,5 @@ def test_timm_networks_keep_their_logits_and_report_every_norm(name):
     with torch.no_grad():
         torch.testing.assert_close(clone(images), net(images), rtol=1e-4, atol=1e-5)
     norms = [module for module in net.modules() if isinstance(module, nn.BatchNorm2d)]
-    assert len(recorder._seen) == len(norms) > 10
-    assert torch.equal(recorder._seen[-1][2], norms[-1].running_mean)
+    assert len(recorder.seen) == len(norms) > 10
+    assert torch.equal(recorder.seen[-1][2], norms[-1].running_mean)
