@@ -241,7 +241,7 @@ def _notes(result: dict[str, Any]) -> list[str]:
     """What the numbers rest on, in words."""
     notes = []
     if "lpips" in result or "features" in result:
-        notes.append("\u00b1: one standard error, jackknife over images")
+        notes.append("+/-: one standard error, jackknife over images")
     if "lpips" in result:
         notes.append(result["lpips"]["images_are"])
     if count := len(result["unreadable"]):

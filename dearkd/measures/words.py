@@ -37,4 +37,4 @@ def _with_error(part: Mapping[str, Any], measure: str) -> str:
     mean, error = part[measure], part[f"{measure}_standard_error"]
     if mean is None:
         return "-"
-    return f"{mean:.4f}" if error is None else f"{mean:.4f} \u00b1 {error:.4f}"
+    return f"{mean:.4f}" if error is None else f"{mean:.4f} +/- {error:.4f}"

@@ -108,7 +108,8 @@ def _measures(item: SyntheticSet) -> dict[str, str]:
     reference = distance_cells(stored.get("reference") or {})
     found |= distance_cells(stored)
     found |= {f"{name}, reference": cell for name, cell in reference.items()}
-    return found | nearness_cells(stored)
+    found |= nearness_cells(stored)
+    return {name: cell.replace("+/-", "\u00b1") for name, cell in found.items()}
 
 
 def _verdict_plots(item: SyntheticSet) -> list[Plot]:

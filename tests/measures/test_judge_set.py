@@ -90,7 +90,7 @@ def test_the_table_says_what_the_numbers_rest_on(tmp_path, lpips_of):
     assert result.exit_code == 0, result.output
     for words in (
         "LPIPS (alex), within classes",
-        "\u00b1",
+        "+/-",
         "reference",
         "frechet distance (LPIPS alex)",
         "coverage",
