@@ -32,8 +32,14 @@ COMPETE_WEIGHT = 0.2
 """The public code's weight of R_c, taken when a student is named."""
 SLOW_LOG_INTERVAL = 10
 """Iterations between two signs of life where one takes seconds: large images on a CPU."""
-DIGITS_WEIGHTS = {"bn_weight": 0.5, "ep_weight": 1.0}
-"""After 300 iterations at 16 px it recognised all its images; with the paper's (0.05, 50) 15 %."""
+DIGITS_WEIGHTS: dict[str, Any] = {
+    "tv_weight": 0.1,
+    "bn_weight": 5.0,
+    "bn_first_multiplier": 5.0,
+    "bn_relative": True,
+    "ep_weight": 1.0,
+}
+"""Contrast, TV and BN statistics of the images come to those of real digits; the paper's don't."""
 DIGITS_ITERATIONS = 500
 DIGITS_PER_CLASS = (4, 100)
 DIGITS_WORK = 4e8
