@@ -20,6 +20,7 @@ from dearkd.report.data import Report, Run
 from dearkd.report.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.report.pictures import picture_uri
 from dearkd.report.sections import switch_marks
+from dearkd.report.words import data_name, number
 
 __all__ = ["attention_section", "has_attention"]
 
@@ -120,10 +121,19 @@ def _own(run: Run) -> list[Plot]:
 
 def _trust_table(runs: list[Run]) -> Table:
     """What the heads of all runs achieve, and how far they can be believed."""
-    rows = [[run.name, *row] for run in runs for row in head_rows(run.analysis.get("heads", {}))]
-    return Table(
-        ["run", *HEAD_TITLES], rows, "The two heads, and the mean of their logits", left=(1,)
-    )
+    rows = [
+        [run.name, _seen(run.analysis), *row]
+        for run in runs
+        for row in head_rows(run.analysis.get("heads", {}))
+    ]
+    titles = ["run", "on", *HEAD_TITLES]
+    return Table(titles, rows, "The two heads, and the mean of their logits", left=(1, 2))
+
+
+def _seen(analysis: dict[str, Any]) -> str:
+    """The images an analysis is of, which need not be those the run was judged on."""
+    name = data_name(analysis.get("data"))
+    return f"{name}, {number(analysis.get('head_images'), ',')} images"
 
 
 def _maps(run: Run) -> list[Block]:

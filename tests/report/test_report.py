@@ -244,6 +244,18 @@ def test_the_same_name_with_another_number_of_test_images_is_other_data(runs, tm
     assert len(collect([runs / "dearkd", other]).groups) == 2
 
 
+def test_an_analysis_of_other_images_says_so(runs, tmp_path):
+    cut = copied(runs, "ce", tmp_path)
+    head = {"top1": 1.5, "confidence": 0.25, "ece": 0.235, "agreement_teacher": None}
+    heads = {"logits": {**head, "reliability": [[0.25, 0.015, 1200]]}}
+    record = {"data": "far/elsewhere", "head_images": 1200, "heads": heads}
+    record |= {"attention_distance": [[1.0]], "position": [], "token_cosine": None}
+    (cut / "analysis.json").write_text(json.dumps(record))
+    out = tmp_path / "page.html"
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert "elsewhere, 1,200 images" in out.read_text()
+
+
 def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):
     other = copied(runs, "ce", tmp_path)
     report = collect([runs / "ce", other, runs])
