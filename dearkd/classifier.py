@@ -12,7 +12,7 @@ from PIL import Image
 from torch import Tensor
 
 from dearkd.checkpoint import read_metadata
-from dearkd.data.augment import Augment, eval_augment
+from dearkd.data.augment import Augment, view_augment
 from dearkd.export.exported import Exported, open_onnx, open_timm, open_torch_export
 from dearkd.initialise import load_run_model
 from dearkd.models.pretrained import load_classifier
@@ -109,11 +109,5 @@ def _of_model(model: Any, description: dict[str, Any]) -> Classifier:
 
 def _classifier(logits: Callable[[Tensor], Tensor], description: dict[str, Any]) -> Classifier:
     names = description["class_names"]
-    view = eval_augment(
-        description["img_size"],
-        mean=tuple(description["mean"]),
-        std=tuple(description["std"]),
-        crop_pct=description["crop_pct"],
-        interpolation=description["interpolation"],
-    )
+    view = view_augment(description, description["img_size"])
     return Classifier(logits, description["num_classes"], tuple(names) if names else None, view)

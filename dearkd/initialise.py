@@ -70,7 +70,7 @@ def load_run_model(folder: RunFolder, which: str = "final") -> tuple[Any, dict[s
         so_far = which == "final" and folder.best_file.is_file()
         remedy = "; its best weights so far: --which best" if so_far else ""
         raise ValueError(
-            f"{folder.path} has no {file.relative_to(folder.path)}; is the run complete?{remedy}"
+            f"{folder.path} has no {file.relative_to(folder.path)}: the run is not finished{remedy}"
         )
     return load_run(file, folder.raw_student() if which == "raw" else None)
 

@@ -212,7 +212,7 @@ def test_model_mistakes_get_one_line(toy_teacher, digits, tmp_path):
     assert "does not exist" in refused("predict", tmp_path / "gone.onnx", image)
     assert "does not exist" in refused("predict", "runs/gone", image)
     assert "did you mean" in refused("predict", "resnet188", image)
-    assert "is the run complete?" in refused("predict", tmp_path, image)
+    assert "the run is not finished" in refused("predict", tmp_path, image)
     assert "--which best is for a run" in refused("predict", "resnet18", image, "--which", "best")
     assert "--trust is for .pt2" in refused("predict", toy_teacher, image, "--trust")
     weights = toy_teacher / "model.safetensors"

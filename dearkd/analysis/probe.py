@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from dearkd.analysis.attention import has_readable_attention, measure_attention
-from dearkd.data.augment import eval_augment
+from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
@@ -59,13 +59,7 @@ def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str
     Raises:
         ValueError: If none can be read.
     """
-    augment = eval_augment(
-        view["img_size"],
-        mean=tuple(view["mean"]),
-        std=tuple(view["std"]),
-        crop_pct=view["crop_pct"],
-        interpolation=view["interpolation"],
-    )
+    augment = view_augment(view, view["img_size"])
     prepared = []
     for row in rows:
         with suppress(BadImageError):  # those who read all images name it

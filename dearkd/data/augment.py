@@ -5,7 +5,7 @@ turns prepared images and one 64-bit seed each into a batch of normalised float 
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, Protocol
@@ -21,7 +21,15 @@ from torch.nn import functional as F
 
 from dearkd.data.order import uniforms
 
-__all__ = ["Augment", "AugmentName", "ArrayAugment", "TimmAugment", "eval_augment", "train_augment"]
+__all__ = [
+    "ArrayAugment",
+    "Augment",
+    "AugmentName",
+    "TimmAugment",
+    "eval_augment",
+    "train_augment",
+    "view_augment",
+]
 
 AugmentName = Literal["deit", "light", "digits", "none"]
 SMALL_IMAGE = 64  # largest side, in pixels, that the array path serves
@@ -213,6 +221,20 @@ def eval_augment(
         img_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation
     )
     return TimmAugment(img_size, transform)
+
+
+def view_augment(view: Mapping[str, Any], img_size: int) -> Augment:
+    """What evaluation does to an image for a model whose ``view`` settings are given.
+
+    ``view`` has mean, std, crop_pct and interpolation, as timm's ``pretrained_cfg`` does.
+    """
+    return eval_augment(
+        img_size,
+        mean=tuple(view["mean"]),
+        std=tuple(view["std"]),
+        crop_pct=view["crop_pct"],
+        interpolation=view["interpolation"],
+    )
 
 
 def _timm(img_size: int, flip: bool, look: dict[str, Any], **settings: Any) -> TimmAugment:

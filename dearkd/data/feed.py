@@ -9,7 +9,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from dearkd.config import TrainConfig
-from dearkd.data.augment import eval_augment
+from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
@@ -61,13 +61,7 @@ def evaluation_loader(
 
     ``view`` has mean, std, crop_pct and interpolation; ``workers`` None chooses.
     """
-    augment = eval_augment(
-        img_size,
-        mean=tuple(view["mean"]),
-        std=tuple(view["std"]),
-        crop_pct=view["crop_pct"],
-        interpolation=view["interpolation"],
-    )
+    augment = view_augment(view, img_size)
     device = accelerator.device
     return eval_loader(
         source,

@@ -180,5 +180,5 @@ def test_images_of_other_classes_missing_data_and_weights_are_refused(run, tmp_p
     with pytest.raises(FileNotFoundError, match="nowhere"):
         predictions_of(run, str(tmp_path / "nowhere"))
     run.model_file.unlink()
-    with pytest.raises(ValueError, match=r"has no model\.safetensors; is the run complete"):
+    with pytest.raises(ValueError, match=r"has no model\.safetensors: the run is not finished"):
         predictions_of(run)

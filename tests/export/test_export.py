@@ -202,7 +202,7 @@ def test_mistakes_get_one_line(run, toy_teacher, tmp_path):
     assert "leave it out or choose --to onnx" in refused("export", run, "--to", "timm", "--fuse")
     assert "--license goes into a model card" in refused("export", run, "--license", "mit")
     assert "is not a run folder" in refused("export", tmp_path / "nowhere")
-    assert "is the run complete?" in refused("export", tmp_path)
+    assert "the run is not finished" in refused("export", tmp_path)
     assert "no convolutional attention" in refused("export", toy_teacher, "--fuse")
     assert "has one head" in refused("export", toy_teacher, "--heads")
     assert "has no checkpoint/best" in refused("export", _copy(run, tmp_path), "--which", "best")
