@@ -45,6 +45,13 @@ def synthesize(
     student: Annotated[
         str | None, typer.Option(help="Adaptive DeepInversion: a network that competes.")
     ] = None,
+    recipe: Annotated[
+        str | None,
+        typer.Option(
+            metavar="paper|balanced",
+            help="Weights: the paper's (default), or ours, made for any teacher; see README.",
+        ),
+    ] = None,
     auto_weights: Annotated[
         bool, typer.Option("--auto-weights", help="Tune bn_weight for this teacher in pilot runs.")
     ] = False,
@@ -90,6 +97,7 @@ def synthesize(
         "per_class": per_class,
         "select": classes,
         "images_per_batch": images_per_batch,
+        "recipe": recipe,
         "objective.auto_weights": auto_weights or None,
         "allow_no_bn": allow_no_bn or None,
         "image_format": image_format,

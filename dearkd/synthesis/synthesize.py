@@ -202,8 +202,8 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
             say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
         say(
-            "most images are not what they were to become: try more --iters, --auto-weights, "
-            "--set objective.bn_relative=true, a smaller lr or a size the teacher was trained at"
+            "most images are not what they were to become: try --recipe balanced, more --iters, "
+            "--auto-weights or a size the teacher was trained at"
         )
     if setup.verifier is None:
         say("that is the teacher's own verdict; --verifier NAME asks a second network")

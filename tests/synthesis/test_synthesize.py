@@ -26,6 +26,7 @@ from dearkd.processes import accelerator_of
 from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesis.synthesize import _train_command
+from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.synthesis import Prepared
@@ -292,6 +293,21 @@ def test_a_large_teacher_gets_two_stages(no_bn):
     assert config.resolutions == (112, 224)
     assert config.iterations == (2000, 2000)
     assert config.objective.ep_weight == 50
+
+
+def test_a_recipe_sets_the_weights_that_are_not_given():
+    ours = prepare(None, ["objective.bn_weight=2"], {"resolutions": [16]}).config
+    assert (ours.recipe, ours.objective.bn_weight, ours.objective.bn_relative) == (
+        "balanced",
+        2,
+        True,
+    )
+    assert ours.lr == 0.1  # the digits CNN's std is 0.5
+    paper = prepare(None, [], {"recipe": "paper"}).config
+    assert paper.objective == ObjectiveConfig()
+    assert paper.lr == SynthesisConfig().lr
+    large = prepare(None, [], {"resolutions": [112, 224]}).config
+    assert large.objective.tv_weight < prepare(None, []).config.objective.tv_weight
 
 
 def test_bare_defaults_shrink_with_the_resolution():
