@@ -13,5 +13,6 @@ __version__ = "0.1.0"
 
 # Registering loads torch, which takes seconds. The command alone puts it off: its verbs import
 # `dearkd.models` when they need it, and --help, --version and completion answer at once.
-if Path(sys.argv[0] if sys.argv else "").name != "dearkd":
+# "-m": what `python -m dearkd` has there while it looks for the package.
+if Path(sys.argv[0] if sys.argv else "").name not in ("dearkd", "-m"):
     import dearkd.models  # noqa: F401

@@ -2,7 +2,7 @@
 
 from typer.testing import CliRunner
 
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 
 
 def invoke(*args):

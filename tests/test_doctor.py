@@ -8,7 +8,7 @@ import torch
 from typer.testing import CliRunner
 
 from dearkd import doctor
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 
 
 @pytest.fixture(autouse=True)

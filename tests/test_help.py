@@ -11,7 +11,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from dearkd.cli.main import STORY, app
+from dearkd.cli.app import STORY, app
 from dearkd.config import Method
 from dearkd.export.write import Form
 
@@ -35,7 +35,7 @@ def test_help_and_version_load_nothing_heavy():
 import sys
 sys.argv[0] = "bin/dearkd"
 from typer.testing import CliRunner
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 for line in ("--help", "--version", "train --help", "eval --help"):
     result = CliRunner().invoke(app, line.split())
     assert result.exit_code == 0, result.output

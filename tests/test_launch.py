@@ -16,7 +16,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from typer.testing import CliRunner
 
 from dearkd import build, estimate, judge, launch
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 from dearkd.data.augment import eval_augment
 from dearkd.data.datasets import open_data
 from dearkd.judge import evaluate_target

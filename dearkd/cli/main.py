@@ -1,87 +1,33 @@
-"""The ``dearkd`` command: verbs and the few options people type; everything else is ``--set``."""
+"""Entry point of the installed command: Ctrl-C is heeded before anything that takes time loads."""
 
-import importlib.metadata
+import os
+import signal
 import sys
-from typing import Annotated
+from types import FrameType
 
-import typer
+__all__ = ["main"]
 
-from dearkd.cli.analyze import analyze
-from dearkd.cli.doctor import doctor
-from dearkd.cli.eval import evaluate
-from dearkd.cli.export import export
-from dearkd.cli.options import console
-from dearkd.cli.predict import predict
-from dearkd.cli.report import report
-from dearkd.cli.synthesize import synthesize
-from dearkd.cli.train import teacher, train
-
-__all__ = ["app", "main"]
-
-STORY = """From a CNN you trust and few images, or none, to a vision transformer nearly as good.
-
-The verbs, each with an example, in the order of a story:
-
-- Is this machine ready? `dearkd doctor`
-
-- A CNN of your own (or take one of timm's): `dearkd teacher resnet18 --data photos/ --out runs/cnn`
-
-- A transformer that learns from it: `dearkd train --data photos/ --teacher runs/cnn --out runs/vit`
-
-- No photos? Make some from the CNN alone, then train on them:
-  `dearkd synthesize --teacher runs/cnn --out runs/made`
-
-- How good is it? `dearkd eval runs/vit`
-
-- What did its attention learn? `dearkd analyze runs/vit`
-
-- Everything on one page, to look at and to send: `dearkd report runs/cnn runs/vit`
-
-- What does it see in this picture? `dearkd predict runs/vit holiday.jpg`
-
-- Take it elsewhere: `dearkd export runs/vit --to onnx --out vit.onnx`
-
-`dearkd train` and `dearkd synthesize` alone run on embedded handwritten digits. What a verb can do
-besides: `dearkd train --help`. Completion by the TAB key: `dearkd --install-completion`.
-"""
-
-app = typer.Typer(
-    name="dearkd",
-    help=STORY,
-    no_args_is_help=True,
-    pretty_exceptions_enable=False,
-    rich_markup_mode="markdown",
-)
-app.command()(doctor)
-app.command()(teacher)
-app.command()(train)
-app.command()(synthesize)
-app.command(name="eval")(evaluate)
-app.command()(analyze)
-app.command()(report)
-app.command()(predict)
-app.command()(export)
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended: 128 + SIGINT."""
 
 
 def main() -> None:
-    """Entry point of the installed command: a mistyped option gets one line too."""
+    """Does what is typed, then leaves."""
+    # A shell has background jobs ignore Ctrl-C, and so do we.
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, _interrupt)
     try:
-        code = app(standalone_mode=False, prog_name="dearkd")
-    except typer.exceptions.TyperException as error:
-        message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
-        context = getattr(error, "ctx", None)
-        verb = context.command_path if context is not None else "dearkd"
-        sys.stderr.write(f"error: {message}; see {verb} --help\n")
-        sys.exit(2)
-    except typer.Abort:
-        sys.exit(130)
-    sys.exit(code or 0)
+        from dearkd.cli.app import run
+
+        run()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
 
 
-@app.callback(invoke_without_command=True)
-def _top(
-    version: Annotated[bool, typer.Option("--version", help="Show the version and leave.")] = False,
-) -> None:
-    if version:
-        console.print(f"dearkd {importlib.metadata.version('dearkd')}")
-        raise typer.Exit
+def _interrupt(number: int, frame: FrameType | None) -> None:
+    """Ends an import at once: a library may turn KeyboardInterrupt into an error of its own."""
+    while frame is not None:
+        if frame.f_code.co_filename.startswith("<frozen importlib"):
+            os._exit(INTERRUPTED)
+        frame = frame.f_back
+    raise KeyboardInterrupt

@@ -13,7 +13,7 @@ from test_image_set import make_set
 from test_lpips_embedding import random_backbone
 from typer.testing import CliRunner
 
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 from dearkd.measures.fidelity import density_and_coverage, frechet_distance
 from dearkd.measures.lpips_weights import load_lpips
 

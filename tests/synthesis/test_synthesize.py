@@ -18,7 +18,7 @@ from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 from dearkd.build import EMBEDDED_TEACHER, build
-from dearkd.cli.main import app
+from dearkd.cli.app import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.launch import _train_loader
