@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Console
 
 from dearkd.cli.guard import guarded
 from dearkd.cli.options import Imports, console, run_imports
@@ -36,12 +37,14 @@ def report(
         typer.Option(help="The run that differences are taken against; default: the first."),
     ] = None,
     predictions: Annotated[
-        bool,
+        bool | None,
         typer.Option(
             "--predictions/--no-predictions",
-            help="Ask each run about its test images: confusion matrix, best and worst images.",
+            help="Page only: ask each run about its test images for confusion matrix, best and "
+            "worst images, which may take minutes; default: ask.",
+            show_default=False,
         ),
-    ] = True,
+    ] = None,
     imports: Imports = None,
 ) -> None:
     """Show what runs produced, side by side, as one page that needs no network.
@@ -59,4 +62,5 @@ def report(
         baseline=baseline,
         predictions=predictions,
         console=console,
+        errors=Console(stderr=True, highlight=False, soft_wrap=True, markup=False),
     )

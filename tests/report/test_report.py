@@ -185,7 +185,8 @@ def test_a_run_without_one_of_its_files_is_still_reported(runs, tmp_path, name):
     (cut / name).unlink()
     for form in ("html", "md", "csv", "json"):
         out = tmp_path / f"page.{form}"
-        result = invoke("report", cut, runs / "ce", "--out", out, "--no-predictions")
+        options = ["--no-predictions"] if form == "html" else []
+        result = invoke("report", cut, runs / "ce", "--out", out, *options)
         assert result.exit_code == 0, result.output
         assert out.stat().st_size > 100
 
@@ -292,6 +293,19 @@ def test_what_is_no_run_gets_one_line(tmp_path, runs):
     assert "is a folder; name a file in it" in refused("report", runs / "ce", "--out", tmp_path)
 
 
+@pytest.mark.parametrize("option", ["--predictions", "--no-predictions"])
+def test_an_option_of_the_page_is_refused_for_a_table(runs, option):
+    line = refused("report", runs, "--format", "md", option)
+    assert f"{option} is for the page; a md table asks no run" in line
+
+
+def test_the_one_who_waits_hears_whom_the_page_asks(runs, tmp_path):
+    result = invoke("report", runs / "ce", runs / "dearkd", "--out", tmp_path / "page.html")
+    assert "--no-predictions leaves that out" in result.stderr
+    assert result.stderr.index("ce on its test images") < result.stderr.index("dearkd on its")
+    assert "on its test images" not in result.stdout
+
+
 def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path):
     result = invoke("report", runs / "ce", "--format", "csv")
     assert result.stdout.startswith("run,path,status")
@@ -314,5 +328,6 @@ def test_square_brackets_in_a_name_are_no_markup(runs, tmp_path):
 
 def test_the_console_hears_where_the_page_is(runs, tmp_path):
     console = Console(file=io.StringIO(), width=200)
-    door.write_report([runs / "ce"], console=console, out=tmp_path / "p.html", predictions=False)
+    options = {"out": tmp_path / "p.html", "predictions": False}
+    door.write_report([runs / "ce"], console=console, errors=console, **options)
     assert f"report: {tmp_path}/p.html" in console.file.getvalue()
