@@ -252,6 +252,16 @@ def test_a_mistyped_command_gets_one_line(line, words, monkeypatch, capsys):
         assert word in lines[0]
 
 
+def test_no_verb_at_all_shows_the_help_alone(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["dearkd"])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    assert caught.value.code == 2
+    shown = capsys.readouterr()
+    assert "Usage: dearkd" in shown.out
+    assert shown.err == ""
+
+
 def test_a_folder_in_use_is_refused(run):
     with RunFolder(run).locked(resume=True):
         code = (

@@ -71,7 +71,8 @@ def run() -> None:
         message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "dearkd"
-        sys.stderr.write(f"error: {message}; see {verb} --help\n")
+        if message:  # none where the help is shown instead
+            sys.stderr.write(f"error: {message}; see {verb} --help\n")
         sys.exit(2)
     except typer.Abort:  # Ctrl-C
         sys.exit(130)
