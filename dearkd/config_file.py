@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -13,6 +14,15 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 __all__ = ["complete", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
+
+ALIKE = 0.7
+"""How alike two names are, of 1, for the one to be a misspelling of the other."""
+WANTED = {
+    r"Value (.+) of type '\w+' could not be converted to Float": "a number",
+    r"Value (.+) of type '\w+' could not be converted to Integer": "a whole number",
+    r"Value (.+) is not a valid bool \(type \w+\)": "true or false",
+}
+"""OmegaConf's words about a value of another type, and what it should have been."""
 
 
 def user_tree(
@@ -33,13 +43,14 @@ def user_tree(
     for setting in settings:
         if "=" not in setting:
             raise ValueError(f"--set wants key=value, got {setting!r}")
+    layers: list[DictConfig] = []
     try:
-        layers = [] if path is None else [_read(path)]
+        layers += [] if path is None else [_read(path)]
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
         OmegaConf.merge(OmegaConf.structured(kind), *layers)  # for its checks
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error, kind)) from error
+        raise ValueError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
         reason = " ".join(str(error).split())
         raise ValueError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
@@ -56,7 +67,7 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers))
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error, kind)) from error
+        raise ValueError(_one_line(error, kind, layers)) from error
     assert isinstance(config, kind)
     return config
 
@@ -86,18 +97,43 @@ def _nested(options: dict[str, Any]) -> DictConfig:
     return tree
 
 
-def _one_line(error: OmegaConfBaseException, kind: type) -> str:
+def _one_line(
+    error: OmegaConfBaseException, kind: type, layers: Sequence[DictConfig | dict[str, Any]]
+) -> str:
     message = str(error).splitlines()[0]
     if isinstance(error, ConfigKeyError):
-        key = str(error.full_key or error.key)
-        known = _known_keys(kind)
-        leaves = {name.rpartition(".")[2]: name for name in reversed(known)}
-        near = difflib.get_close_matches(key, known, n=1) or [
-            leaves[leaf] for leaf in difflib.get_close_matches(key.rpartition(".")[2], leaves, n=1)
-        ]
-        hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-        return f"unknown config key {key!r}; {hint}"
+        key = _whole_key(str(error.full_key or error.key), layers)
+        return f"unknown config key {key!r}; {_hint(key, _known_keys(kind))}"
+    for pattern, wanted in WANTED.items():
+        if found := re.fullmatch(pattern, message):
+            return f"{error.full_key} must be {wanted}, got {found[1]}"
     return f"{error.full_key}: {message}" if error.full_key else message
+
+
+def _whole_key(key: str, layers: Sequence[DictConfig | dict[str, Any]]) -> str:
+    """A key as it was given: the error names no more of it than its first unknown part."""
+    for layer in layers:
+        value = OmegaConf.select(OmegaConf.create(layer), key)
+        while isinstance(value, DictConfig) and len(value):
+            part = str(next(iter(value)))
+            key, value = f"{key}.{part}", value[part]
+    return key
+
+
+def _hint(key: str, known: Sequence[str]) -> str:
+    """The key that is probably meant: the same name elsewhere, else one spelled alike."""
+    group, _, name = key.rpartition(".")
+    siblings = [k.rpartition(".")[2] for k in known if k.rpartition(".")[0] == group]
+    elsewhere = {k.rpartition(".")[2]: k for k in reversed(known)}
+    if name in elsewhere:
+        return f"did you mean {elsewhere[name]!r}?"
+    if near := difflib.get_close_matches(name, siblings, n=1, cutoff=ALIKE):
+        return f"did you mean {f'{group}.{near[0]}'.lstrip('.')!r}?"
+    if near := difflib.get_close_matches(name, elsewhere, n=1, cutoff=ALIKE):
+        return f"did you mean {elsewhere[near[0]]!r}?"
+    if siblings and group:
+        return f"known in {group}: {', '.join(siblings)}"
+    return f"known: {', '.join(dict.fromkeys(re.sub('[.].*', '.*', k) for k in known))}"
 
 
 def _known_keys(owner: type, prefix: str = "") -> list[str]:

@@ -12,8 +12,10 @@ import typer
 from typer.testing import CliRunner
 
 from dearkd.cli.app import STORY, app
-from dearkd.config import Method
+from dearkd.config import Method, TrainConfig
+from dearkd.config_file import user_tree
 from dearkd.export.write import Form
+from dearkd.synthesis.setup import SynthesizeConfig
 
 COMMAND = typer.main.get_command(app)
 VERBS = list(COMMAND.commands)
@@ -94,3 +96,12 @@ def test_completion_scripts_are_there(shell):
     environment = {"_DEARKD_COMPLETE": f"source_{shell}"}
     result = CliRunner().invoke(app, [], env=environment, prog_name="dearkd")
     assert "_DEARKD_COMPLETE=complete_" + shell in result.output
+
+
+@pytest.mark.parametrize("verb", ["train", "teacher", "synthesize"])
+def test_settings_named_in_the_help_are_fields_of_the_verbs_config(verb):
+    kind = SynthesizeConfig if verb == "synthesize" else TrainConfig
+    (option,) = [option for option in COMMAND.commands[verb].params if option.name == "settings"]
+    settings = re.findall(r"\S+=[\d.e-]*\d", option.help)
+    assert settings
+    user_tree(kind, None, settings, {})

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Seed, Settings, TeacherWeights, console, text
+from dearkd.cli.options import Imports, Seed, TeacherWeights, console, text
 
 __all__ = ["synthesize"]
 
@@ -74,7 +74,14 @@ def synthesize(
         bool, typer.Option("--dry-run", help="Show config, groups, time and memory; make nothing.")
     ] = False,
     imports: Imports = None,
-    settings: Settings = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="Any field of the config, e.g. lr=0.1 or objective.tv_weight=0.1.",
+        ),
+    ] = None,
 ) -> None:
     """Make training images from a trained CNN alone: DeepInversion with DF-DearKD's losses.
 
