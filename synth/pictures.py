@@ -5,12 +5,12 @@ from collections.abc import Mapping, Sequence
 
 import torch
 import torch.nn.functional as F
-from PIL import Image, ImageDraw
+from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
 __all__ = ["contact_sheet", "preview_grid"]
 
-THUMBNAIL = 112  # pixels a side at most, and at least half of it
+LARGE, SMALL = 112, 96  # pixels a side: larger images are reduced, smaller ones enlarged
 GAP = 2  # pixels
 LABEL_WIDTH = 120  # pixels
 PAPER = (255, 255, 255)
@@ -34,9 +34,9 @@ def contact_sheet(images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
     side = next(iter(rows.values()))[0].width + GAP
     width = LABEL_WIDTH + side * max(len(row) for row in rows.values())
     sheet = Image.new("RGB", (width, side * len(rows)), PAPER)
-    draw = ImageDraw.Draw(sheet)
+    draw, font = ImageDraw.Draw(sheet), ImageFont.load_default(13)
     for top, (label, row) in enumerate(rows.items()):
-        draw.text((4, top * side + side // 2 - 6), label[:18], fill=INK)
+        draw.text((4, top * side + side // 2 - 8), label[:16], fill=INK, font=font)
         for column, thumbnail in enumerate(row):
             sheet.paste(thumbnail, (LABEL_WIDTH + column * side, top * side))
     return sheet
@@ -45,10 +45,10 @@ def contact_sheet(images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
 def _thumbnail(image: Tensor) -> Image.Image:
     """Small images enlarged without blur by a whole factor, large ones reduced."""
     side = image.shape[-1]
-    if side > THUMBNAIL:
-        size = (THUMBNAIL, THUMBNAIL)
+    if side > LARGE:
+        size = (LARGE, LARGE)
         image = F.interpolate(image[None].float(), size=size, mode="area")[0].to(torch.uint8)
     else:
-        factor = max(1, THUMBNAIL // 2 // side)
+        factor = math.ceil(SMALL / side)
         image = image.repeat_interleave(factor, 1).repeat_interleave(factor, 2)
     return Image.fromarray(image.expand(3, -1, -1).permute(1, 2, 0).contiguous().numpy())

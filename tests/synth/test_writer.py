@@ -125,10 +125,10 @@ def test_pixel_hash_sees_values_and_shape(pixels):
 
 def test_pictures_hold_every_image(pixels):
     grid = preview_grid(pixels, columns=2)
-    assert grid.size == (2 * 56, 2 * 56)  # 9 px six times enlarged, and 2 px of gap
-    assert grid.getpixel((56, 0)) == tuple(pixels[1, :, 0, 0].tolist())
+    assert grid.size == (2 * 101, 2 * 101)  # 9 px eleven times enlarged, and 2 px of gap
+    assert grid.getpixel((101, 0)) == tuple(pixels[1, :, 0, 0].tolist())
     sheet = contact_sheet({"0 cat": list(pixels[:3]), "1 dog": list(pixels[3:])})
-    assert sheet.size == (120 + 3 * 56, 2 * 56)
-    assert sheet.getpixel((120, 56)) == tuple(pixels[3, :, 0, 0].tolist())
+    assert sheet.size == (120 + 3 * 101, 2 * 101)
+    assert sheet.getpixel((120, 101)) == tuple(pixels[3, :, 0, 0].tolist())
     big = torch.full((1, 1, 224, 224), 7, dtype=torch.uint8)
     assert preview_grid(big, columns=1).getpixel((50, 50)) == (7, 7, 7)
