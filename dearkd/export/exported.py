@@ -15,11 +15,19 @@ from torch import Tensor
 from dearkd.export.formats import DESCRIPTION, Readout
 from dearkd.export.onnx_packages import import_packages
 
-__all__ = ["Exported", "difference", "open_onnx", "open_timm", "open_torch_export"]
+__all__ = [
+    "CHECK_BATCHES",
+    "Exported",
+    "difference",
+    "open_onnx",
+    "open_timm",
+    "open_torch_export",
+]
 
 TOLERANCE = 1e-4
 """Largest difference of two logits that passes for rounding, as a share of the largest logit."""
-BATCHES = (1, 3)
+CHECK_BATCHES = (1, 3)
+"""Images that a model and its export are compared on."""
 _KEYS = ("num_classes", "img_size", "mean", "std", "interpolation", "crop_pct")
 
 
@@ -111,7 +119,7 @@ def difference(readout: Readout, exported: Exported, img_size: int) -> float:
     """
     generator = torch.Generator().manual_seed(0)
     worst = 0.0
-    for batch in BATCHES:
+    for batch in CHECK_BATCHES:
         images = torch.randn(batch, 3, img_size, img_size, generator=generator)
         with torch.inference_mode():
             pairs = list(zip(readout(images), exported.outputs(images), strict=True))

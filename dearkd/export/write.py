@@ -17,7 +17,14 @@ from rich.text import Text
 from torch import nn
 
 from dearkd.checkpoint import write_atomically
-from dearkd.export.exported import Exported, difference, open_onnx, open_timm, open_torch_export
+from dearkd.export.exported import (
+    CHECK_BATCHES,
+    Exported,
+    difference,
+    open_onnx,
+    open_timm,
+    open_torch_export,
+)
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
 from dearkd.initialise import load_run_model
@@ -36,14 +43,16 @@ class _Writer:
 
     write: Callable[[Path, Readout, dict[str, Any]], None]
     read: Callable[[Path], Exported]
+    reader: str
+    """The library that runs it then."""
     ending: str | None = None
     """Of the file's name; None: a folder."""
 
 
-_FOLDER = _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm)
+_FOLDER = _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm, "timm")
 _WRITERS: dict[str, _Writer] = {
-    "onnx": _Writer(write_onnx, open_onnx, ".onnx"),
-    "torch-export": _Writer(write_torch_export, open_torch_export, ".pt2"),
+    "onnx": _Writer(write_onnx, open_onnx, "onnxruntime", ".onnx"),
+    "torch-export": _Writer(write_torch_export, open_torch_export, "torch", ".pt2"),
     "timm": _FOLDER,
     "hf-folder": _FOLDER,
 }
@@ -63,6 +72,8 @@ def export_run(
 ) -> Path:
     """Writes the model of a run in the form ``to`` and returns where; float32, on the CPU.
 
+    Each step is told when it begins: a busy machine takes a minute for some.
+
     Raises:
         ValueError: If an option does not fit the form or the model, the place is taken, the run has
             no such weights, or what was written does not compute what the model does.
@@ -77,6 +88,7 @@ def export_run(
     place = out or run / _name(to, which, fuse, writer.ending)
     if place.exists():
         raise ValueError(f"{place} exists already; remove it or choose another --out")
+    console.print(f"exporting {run} ({which} weights) to {to}")
     model, description = load_run_model(RunFolder(run), which)
     trained = Readout(model, heads)
     exported = Readout(fused(model), heads) if fuse else trained
@@ -90,6 +102,7 @@ def export_run(
             weights = Weights(run.resolve().name, which, _parameters(model), licence)
             (target / "README.md").write_text(model_card(description, weights, summary))
         if check:
+            console.print(f"checking it in {writer.reader} on {sum(CHECK_BATCHES)} images of noise")
             gap = difference(trained, writer.read(target), description["img_size"])
 
     in_place = _write_folder if writer.ending is None else write_atomically
@@ -162,12 +175,12 @@ def _tell(
     files = [place] if place.is_file() else list(place.iterdir())
     size, classes = description["img_size"], description["num_classes"]
     console.print(
-        f"{place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB; images "
+        f"wrote {place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB; images "
         f"(batch, 3, {size}, {size}) to {', '.join(readout.names)} (batch, {classes})"
     )
     if gap is None:
         console.print("not checked against the model")
     else:
-        console.print(f"read back and compared with the model: largest difference {gap:.1g}")
+        console.print(f"it answers as the model does: largest difference of logits {gap:.1g}")
     trust = " --trust" if place.suffix == ".pt2" else ""
     console.print(f"try it: dearkd predict {place} IMAGE{trust}")
