@@ -20,6 +20,7 @@ from dearkd.arithmetic import laid_out, with_arithmetic
 from dearkd.build import Parts, build, model_metadata
 from dearkd.config import TrainConfig
 from dearkd.data.augment import train_augment
+from dearkd.data.completeness import missing_images
 from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
@@ -57,8 +58,7 @@ def train(
         folder.check_free(resume)
     parts = in_turn(state, lambda: build(config))
     _order(parts, state.process_index, state.num_processes)  # a batch that can't be is said now
-    if parts.notes and not resume:
-        say(f"defaults taken: {'; '.join(parts.notes)}")
+    _foretell(parts, resume, say)
     if dry_run:
         describe(parts, state, say)
         return
@@ -77,6 +77,14 @@ def train(
         except Interrupted:
             say(f"stopped and saved; go on with: dearkd {stem} --resume --out {folder.path}")
             raise
+
+
+def _foretell(parts: Parts, resume: bool, say: Callable[..., None]) -> None:
+    """What the user should know before anything takes time."""
+    if parts.notes and not resume:
+        say(f"defaults taken: {'; '.join(parts.notes)}")
+    if (missing := missing_images(parts.config.data.train)) is not None:
+        say(f"warning: {missing}")
 
 
 def _run(

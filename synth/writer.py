@@ -9,8 +9,8 @@
     OUT/loss_curves.json       every term of every group over the iterations
     OUT/contact_sheet.png      a look at every class; preview.png while it runs
 
-A group is finished when its part exists. Files appear under their name only when whole, and a
-finished file is never written again.
+A group is finished when its part and its images exist. Files appear under their name only when
+whole, and a finished file is never written again.
 """
 
 import hashlib
@@ -85,7 +85,9 @@ class Writer:
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
-        return self._part(group).exists()
+        shard = self.shard(group)
+        files = self.image_names(group) if shard is None else [shard]
+        return self._part(group).exists() and all((self.out / file).exists() for file in files)
 
     def write_images(self, group: Group, pixels: Tensor) -> list[str]:
         """Write what is not there of the group's uint8 images; all names, in order."""
