@@ -62,6 +62,8 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with it by --resume or "
                 "choose another --out"
             )
+        if resume and not self.path.exists():
+            raise ValueError(f"nothing to resume in {self.path}: it does not exist")
         if resume and not self.config_file.exists():
             raise ValueError(f"nothing to resume in {self.path}: it has no config.yaml")
 

@@ -85,7 +85,9 @@ def test_eval_reads_every_head_and_agrees_with_the_summary(run):
     summary = json.loads((run / "summary.json").read_text())
     assert heads.pop("images") == {"count": summary["eval_images"]}
     assert heads == summary["heads"]
-    assert "softmax" in invoke("eval", run, "--data", "digits").output
+    table = invoke("eval", run, "--data", "digits").output
+    for name in ("class head", "mean of logits (the model's answer)", "sum of softmax"):
+        assert name in table
 
 
 def test_eval_of_raw_weights_differs_from_averaged_ones(tmp_path):
@@ -220,7 +222,9 @@ def test_teacher_weight_mistakes_get_one_line(tmp_path):
 
 def test_folder_mistakes_get_one_line(run, tmp_path):
     assert "already holds a run" in refused("train", *TOY, "--out", run)
-    assert "nothing to resume" in refused("train", "--resume", "--out", tmp_path / "none")
+    none = refused("train", "--resume", "--out", tmp_path / "none")
+    assert f"nothing to resume in {tmp_path}/none: it does not exist" in none
+    assert "it has no config.yaml" in refused("train", "--resume", "--out", tmp_path)
     assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "9")
     assert "differ from" in refused("train", "--resume", "--out", run, "--stage1", "-9")
     assert "does not exist" in refused("eval", "runs/nope", "--data", "digits")

@@ -93,6 +93,8 @@ def _resumed(
 ) -> Setup:
     """The stored run; options typed beside ``--resume`` must agree with it."""
     file = folder / CONFIG_FILE
+    if not folder.exists():
+        raise ValueError(f"nothing to resume in {folder}: it does not exist")
     if not file.is_file():
         raise ValueError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
     if path is not None:
