@@ -7,6 +7,9 @@ __all__ = ["ImageFormat", "ObjectiveConfig", "SynthesisConfig"]
 
 ImageFormat = Literal["png", "webp", "parquet"]
 
+MAX_LR = 10
+"""Normalised pixels span about 4: a larger step of Adam only overshoots."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
@@ -106,6 +109,7 @@ class SynthesisConfig:
             if value is not None:
                 object.__setattr__(self, name, tuple(value))
         self._check_stages()
+        self._check_counts()
         self._check_ranges()
         if self.classes is not None:
             _check_classes(self.classes)
@@ -122,9 +126,12 @@ class SynthesisConfig:
                 f"{list(self.resolutions)} and {list(self.iterations)}"
             )
         for name, floor in (("resolutions", 8), ("iterations", 1)):
-            _at_least(f"every entry of {name}", min(getattr(self, name)), floor)
+            _at_least(f"{name} of every stage", min(getattr(self, name)), floor)
         if list(self.resolutions) != sorted(self.resolutions):
-            raise ValueError(f"resolutions must not fall, got {list(self.resolutions)}")
+            raise ValueError(
+                f"resolutions must not fall, got {list(self.resolutions)}; "
+                f"write resolutions={sorted(self.resolutions)}"
+            )
         final = self.resolutions[-1]
         if self.canvas == "pooled" and any(final % size for size in self.resolutions):
             raise ValueError(
@@ -132,16 +139,22 @@ class SynthesisConfig:
                 f"{list(self.resolutions)}; use canvas=upsample"
             )
 
+    def _check_counts(self) -> None:
+        _at_least("groups_per_batch", self.groups_per_batch, 1)
+        # With a boundary-preserving loss 1 is too few as well; plan_groups says why.
+        least = 2 if self.objective.intra_divergence else 1
+        for name in ("per_class", "images_per_class", "classes_per_group"):
+            if getattr(self, name) < 1:
+                _at_least(name, getattr(self, name), least)
+
     def _check_ranges(self) -> None:
-        if not self.lr > 0:
-            raise ValueError(f"lr must be positive, got {self.lr}")
+        if not 0 < self.lr <= MAX_LR:
+            raise ValueError(f"lr must be above 0 and at most {MAX_LR}, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
             raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
         for name, high in (("jitter_fraction", 0.5), ("flip_probability", 1.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in 0-{high}, got {getattr(self, name)}")
-        for name in ("per_class", "images_per_class", "classes_per_group", "groups_per_batch"):
-            _at_least(name, getattr(self, name), 1)
         _at_least("log_interval", self.log_interval, 1)
         if self.compile == "always" and self.grad_norm_interval:
             raise ValueError("grad_norm_interval needs an uncompiled step; set compile=never")

@@ -6,7 +6,8 @@ weights; for the embedded digits teacher a small run with weights tried on it.
 
 import dataclasses
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -38,6 +39,13 @@ BALANCED_SMALL: dict[str, Any] = {"tv_weight": 0.1, "bn_weight": 5.0, "bn_first_
 """Tried on EfficientNet-Lite0 (large), on a CIFAR-10 and the digits CNN (small): RESULTS.md."""
 BALANCED_LR = 0.05
 """Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
+OPTIONS = {
+    "resolutions": "--res",
+    "iterations": "--iters",
+    "per_class": "--per-class",
+    "allow_no_bn": "--allow-no-bn",
+}
+"""Settings of the library that have an option of their own."""
 DIGITS_ITERATIONS = 500
 DIGITS_PER_CLASS = (4, 100)
 DIGITS_WORK = 4e8
@@ -120,29 +128,36 @@ def prepare(
     teacher = _network("teacher", given) or _embedded(given)
     classes = choose_classes(given.get("select") or "all", teacher)
     recipe, notes = _recipe(given, teacher, len(classes or range(teacher.num_classes)))
-    config = complete(SynthesizeConfig, recipe, given)
+    with _as_typed():
+        config = complete(SynthesizeConfig, recipe, given)
     named = dataclasses.replace(config.teacher, name=teacher.name)
     config = dataclasses.replace(config, teacher=named)
     synthesis = _library_part(config, classes)
-    groups = _planned(synthesis, teacher.num_classes)
+    with _as_typed():
+        groups = plan_groups(synthesis, teacher.num_classes)
     verifier, student = _network("verifier", given), _network("student", given)
     for role, network in (("verifier", verifier), ("student", student)):
         _check_same_classes(role, network, teacher)
-    Objective(teacher, config.objective, allow_no_bn=config.allow_no_bn, student=student)
+    with _as_typed():
+        Objective(teacher, config.objective, allow_no_bn=config.allow_no_bn, student=student)
     for size in config.resolutions:
         teacher.check_last_layer(size)
         _check_size(student, size)
     return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes))
 
 
-def _planned(config: SynthesisConfig, classes: int) -> tuple[Group, ...]:
-    """The groups of the run; a mistake names the remedy as it is typed."""
+@contextmanager
+def _as_typed() -> Iterator[None]:
+    """The library's mistakes with its settings named as they are typed at the door."""
     try:
-        return plan_groups(config, classes)
+        yield
     except ValueError as error:
-        text = str(error).replace("use per_class=", "use --per-class ")
-        typed = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
-        raise ValueError(typed) from error
+        text = re.sub(r"=\[([\d, ]+)\]", lambda found: "=" + found[1].replace(" ", ""), str(error))
+        for name, option in OPTIONS.items():
+            text = re.sub(rf"(?<![\w.]){name}=", f"{option} ", text)
+            text = re.sub(rf"(?<![\w.]){name}\b", option, text)
+        text = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
+        raise ValueError(text) from error
 
 
 def _recipe(

@@ -21,6 +21,7 @@ from dearkd.build import EMBEDDED_TEACHER, build
 from dearkd.cli.app import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
+from dearkd.data.completeness import missing_images
 from dearkd.launch import _train_loader
 from dearkd.processes import accelerator_of
 from dearkd.synthesis.progress import SynthesisProgress, clock
@@ -113,6 +114,28 @@ def test_the_next_command_trains_under_the_teachers_indices(digits):
     assert parts.student.num_classes == 10
     assert parts.config.data.flip is False  # no image was mirrored in the making
     assert any("no mirrored views" in note for note in parts.notes)
+
+
+@pytest.mark.parametrize("form", ["png", "parquet"])
+def test_images_that_are_gone_are_told_of_and_made_again(form, tmp_path):
+    folder = tmp_path / "set"
+    made("--classes", "2,5,7", *SHORT, "--format", form, "--out", folder)
+    before = hashes(folder)
+    assert missing_images(str(folder)) is None
+    if form == "png":
+        shutil.rmtree(folder / "5")
+        next((folder / "7").glob("*.png")).unlink()
+        words = "lacks 5 of the 12 images that its manifest lists, of class 5 (4 of 4), 7 (1 of 4)"
+    else:
+        next((folder / "data").glob("*.parquet")).unlink()
+        words = "lacks 6 of the 12 images that its manifest lists, of class 2 (2 of 4)"
+    small = ["--set", "data.batch_size=4", "--student", "toy_student", "--img-size", "16"]
+    output = invoke("train", "--data", folder, "--teacher", "digits", *small, "--dry-run").output
+    assert f"warning: {folder} {words}" in output
+    assert f"make them again: dearkd synthesize --resume --out {folder}" in output
+    made("--resume", "--out", folder)
+    assert missing_images(str(folder)) is None
+    assert hashes(folder) == before
 
 
 @pytest.mark.parametrize(
@@ -353,18 +376,21 @@ MISTAKES = [
     (["--classes", "1,1"], "classes names 1 more than once"),
     (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
-    (["--res", "16,8", "--iters", "2,2"], "resolutions must not fall, got [16, 8]"),
-    (["--res", "0"], "every entry of resolutions must be at least 8, got 0"),
+    (["--res", "16,8", "--iters", "2,2"], "--res must not fall, got [16, 8]; write --res 8,16"),
+    (["--res", "0"], "--res of every stage must be at least 8, got 0"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
     (["--iters", "-4"], "--iters wants whole numbers"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
-    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; did you mean"),
+    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
+    (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
+    (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
+    (["--per-class", "0"], "--per-class must be at least 2, got 0"),
     (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr, or use precision=fp32"),
     (["--student", EMBEDDED_TEACHER, "--set", "objective.compete_weight=0"], "has no effect"),
     (["nothing.yaml"], "config nothing.yaml does not exist"),
     (["--import", "mine.py"], "--import mine.py does not exist"),
-    (["--resume", "--out", "empty"], "nothing to resume in empty: it has no synthesize.yaml"),
+    (["--resume", "--out", "empty"], "nothing to resume in empty: it does not exist"),
 ]
 
 
@@ -387,6 +413,7 @@ def test_networks_that_do_not_fit_are_refused(no_bn):
     line = refused(*named)
     assert "convnext_atto has no BatchNorm2d" in line
     assert "resnet50, regnety_160" in line
+    assert "or --allow-no-bn to go on" in line
     judge = ["--verifier", "convnext_atto", "--verifier-weights", no_bn]
     assert "verifier convnext_atto has 7 classes, the teacher 10" in refused(*judge)
     assert "cannot take 16-pixel" in refused(*named, "--allow-no-bn", "--res", "16", "--iters", "2")
