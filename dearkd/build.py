@@ -32,6 +32,7 @@ __all__ = [
     "teacher_of",
 ]
 
+NO_EVALUATION = "no evaluation images: no top-1 (--eval-data DIR, or a val/ folder beside train/)"
 EMBEDDED_TEACHER = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
 
 
@@ -70,6 +71,8 @@ def build(config: TrainConfig) -> Parts:
     source = subset(source, config.data.fraction)
     config, notes = with_models(config, source)
     config, more = with_recipe(config, full_size if config.data.keep_steps else len(source))
+    if evaluation is None:
+        more.append(NO_EVALUATION)
     assert config.student is not None
     teacher = teacher_of(config, model_cfg(config.student, "student"))
     class_map, class_names, count = _student_classes(source, teacher)
