@@ -46,7 +46,8 @@ class DataConfig:
     keep_steps: bool = False
     """With ``fraction`` < 1: as many steps an epoch as the whole set would give."""
     img_size: int | None = None
-    """Pixels a side. None: the student's own size (16 for the 8 x 8 digits)."""
+    """Pixels a side. None: the student's own size; where none is named, the one a teacher from a
+    run folder was trained at, else 32 or 224 as the images are (16 for the 8 x 8 digits)."""
     batch_size: int | None = None
     """Views an optimizer step, over all processes; even. None: 1024 from 96 px up, 128 below and
     32 for digits, or what an epoch has if that is less."""

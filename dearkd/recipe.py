@@ -15,11 +15,13 @@ from typing import Any
 
 import torch
 
+from dearkd.checkpoint import read_metadata
 from dearkd.config import DataConfig, DistillConfig, TeacherConfig, TrainConfig
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.initialise import init_arch
 from dearkd.models.create import check_name, model_cfg
+from dearkd.models.pretrained import run_file
 from dearkd.models.teacher import SMALL
 
 __all__ = ["LARGE", "check_settings", "with_models", "with_recipe"]
@@ -74,8 +76,9 @@ def with_models(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, 
     if student is not None:
         check_name(student, "student")
     if size is None:
-        size = _own_size(student, source, digits)
-        notes.append(f"image size {size}")
+        trained = None if config.method == "ce" else _teacher_size(teacher.name)
+        size = _own_size(student, trained, source, digits)
+        notes.append(f"image size {size}{', as the teacher' if size == trained else ''}")
     if student is None:
         student = _small_cnn(size, digits) if wants_cnn else _transformer(size)
         notes.append(f"{'model' if wants_cnn else 'student'} {student}")
@@ -187,11 +190,21 @@ def _check_compiler(config: TrainConfig) -> None:
         )
 
 
-def _own_size(student: str | None, source: ImageSource, digits: bool) -> int:
-    """Pixels a side where the user gave none."""
-    if digits:
-        return DIGITS_SIZE
-    return model_cfg(student, "student")["input_size"][-1] if student else _data_size(source)
+def _own_size(student: str | None, trained: int | None, source: ImageSource, digits: bool) -> int:
+    """Pixels a side where the user gave none: what the student or else the teacher was made for."""
+    if student and not digits:
+        return model_cfg(student, "student")["input_size"][-1]
+    if trained is not None:
+        patch = 4 if trained <= SMALL else 16  # of the students taken by default
+        return max(patch, trained // patch * patch)
+    return DIGITS_SIZE if digits else _data_size(source)
+
+
+def _teacher_size(teacher: str | None) -> int | None:
+    """The size a teacher of our own was trained at: its run folder or weights file tells."""
+    file = None if teacher in (None, "digits") else run_file(str(teacher))
+    known = read_metadata(file) if file is not None and file.suffix == ".safetensors" else {}
+    return known.get("img_size")
 
 
 def _data_size(source: ImageSource) -> int:

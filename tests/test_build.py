@@ -52,6 +52,32 @@ def test_the_small_cnn_fits_the_data(size, model, tmp_path):
     assert any(model in note for note in built.notes)
 
 
+@pytest.mark.parametrize("data", ["digits", "photos"])
+def test_images_are_as_large_as_the_teachers_where_nothing_else_decides(data, tmp_path):
+    """Bare photos of 80 px would be trained on at 224."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    known = {"arch": "dearkd_resnet10t_32", "num_classes": 10, "img_size": 24}
+    known["class_names"] = list("0123456789")
+    network = create_model("dearkd_resnet10t_32", "teacher", num_classes=10)
+    save_model(folder / "model.safetensors", network, known)
+    if data == "photos":
+        data = make_folder(tmp_path / data, ("3", "7"), size=80)
+    options = {"data__train": data, "teacher__name": str(folder)}
+    built = parts(FAST_TEACHER, **options)
+    assert built.config.data.img_size == 24
+    assert built.config.student == "dearkd_micro_patch4_32"
+    assert "image size 24, as the teacher" in built.notes
+    assert parts(FAST_TEACHER, **options, data__img_size=32).config.data.img_size == 32
+
+
+def test_that_there_is_nothing_to_evaluate_on_is_said_beforehand(tmp_path):
+    folder = make_folder(tmp_path / "photos")
+    assert any("--eval-data DIR" in note for note in parts(data__train=folder, **CE).notes)
+    both = parts(data__train=folder, data__evaluation=folder, **CE)
+    assert not any("evaluation" in note for note in both.notes)
+
+
 def test_stochastic_depth_is_a_default_of_transformers_alone(tmp_path):
     data = make_folder(tmp_path)
     options = {"method": "ce", "data__train": data, "data__img_size": 96}
