@@ -160,6 +160,8 @@ def test_an_imported_file_brings_its_own_models(tmp_path):
     ("args", "words"),
     [
         (["--student", "dearkd_tiny_patch16_24"], ["unknown student", "dearkd_tiny_patch16_224"]),
+        (["--student", "nosuch"], ["unknown student 'nosuch'", "dearkd_tiny_patch16_224"]),
+        (["--student", "dearkd_tiny"], ["did you mean 'dearkd_tiny_"]),
         (["--teacher", "resnet_18"], ["unknown teacher", "resnet18"]),
         (["--method", "deit"], ["method", "'deit'", "deit-hard"]),
         (["--stage1", "0", "--stage2", "0"], ["stage1 and stage2 are both 0"]),

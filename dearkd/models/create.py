@@ -51,8 +51,7 @@ def check_name(name: str, role: str = "teacher") -> None:
     """
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
-        near = difflib.get_close_matches(architecture, timm.list_models(), n=2, cutoff=0.5)
-        hint = f"did you mean {' or '.join(map(repr, near))}?" if near else "see timm.list_models()"
+        hint = _hint(architecture, role)
         raise ValueError(
             f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
             "and pass --import FILE)"
@@ -62,6 +61,17 @@ def check_name(name: str, role: str = "teacher") -> None:
         raise ValueError(
             f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
         )
+
+
+def _hint(architecture: str, role: str) -> str:
+    """Names that begin alike, or are spelled alike; for a student those made to be one."""
+    known = timm.list_models()
+    near = [name for name in known if architecture and name.startswith(architecture)][:2]
+    near = near or difflib.get_close_matches(architecture, known, n=2, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(map(repr, near))}?"
+    made = timm.list_models("dearkd_*_patch*", exclude_filters="*_mhsa_*")
+    return f"there are {', '.join(made)}" if role == "student" else "see timm.list_models()"
 
 
 def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
