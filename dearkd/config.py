@@ -210,7 +210,7 @@ class TrainConfig:
         warmup = self.optim.warmup_epochs
         if warmup is not None and warmup >= self.epochs:
             raise ValueError(
-                f"optim.warmup_epochs must be below the {self.epochs} epochs of the run, got "
+                f"optim.warmup_epochs must be below the run's epochs, {self.epochs}, got "
                 f"{warmup}; set it, or lengthen the run"
             )
         _between("seed", self.seed, 0, 2**63 - 1)

@@ -135,13 +135,14 @@ def _devices() -> _Found:
 
 def _threads() -> _Found:
     cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    found = f"{threads} thread{'s' * (threads != 1)} on {cores} core{'s' * (cores != 1)}"
     if threads > cores:
         return (
             "warning",
-            f"{threads} threads on {cores} cores, which slow each other down",
+            f"{found}, which slow each other down",
             f"export OMP_NUM_THREADS={cores}",
         )
-    return f"{threads} threads on {cores} cores"
+    return found
 
 
 def _bf16() -> _Found:

@@ -37,9 +37,11 @@ def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> Non
     say(table)
     views = parts.full_size if data.keep_steps else len(parts.train)
     steps = views // data.batch_size
+    whole = steps * config.epochs
     say(
-        f"{len(parts.train)} training images, {steps} steps of {data.batch_size} an epoch, "
-        f"{steps * config.epochs} steps in {config.epochs} epochs"
+        f"{len(parts.train)} training images, {steps} step{'s' * (steps != 1)} of "
+        f"{data.batch_size} an epoch, {whole} step{'s' * (whole != 1)} in {config.epochs} "
+        f"epoch{'s' * (config.epochs != 1)}"
     )
     images = noise(config, device, world)
     both, alone = _seconds(parts, images)

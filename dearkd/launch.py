@@ -293,7 +293,7 @@ def _title(config: TrainConfig) -> str:
     teacher = f" from {config.teacher.name}" if config.teacher.name else ""
     return (
         f"{config.method}: {config.student}{teacher} on {config.data.train}, "
-        f"{config.epochs} epochs, {config.precision}"
+        f"{config.epochs} epoch{'s' * (config.epochs != 1)}, {config.precision}"
     )
 
 

@@ -33,7 +33,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("distill.temperature=0", "distill.temperature must be above 0"),
         ("distill.hidden_weight=-1", "distill.hidden_weight must be"),
         ("distill.pairs=[{block: 1", r"--set distill\.pairs=.* is not YAML"),
-        ("optim.warmup_epochs=50", "optim.warmup_epochs must be below the 50 epochs"),
+        ("optim.warmup_epochs=50", "optim.warmup_epochs must be below the run's epochs, 50"),
         ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
         ("seed", "--set wants key=value, got 'seed'"),
     ],

@@ -8,10 +8,12 @@ from pathlib import Path
 from typing import get_args
 
 import pytest
+import timm
 import typer
 from typer.testing import CliRunner
 
 from dearkd.cli.app import STORY, app
+from dearkd.cli.train import STUDENTS
 from dearkd.config import Method, TrainConfig
 from dearkd.config_file import user_tree
 from dearkd.export.write import Form
@@ -77,6 +79,11 @@ def test_choices_shown_are_the_choices_there_are():
     assert metavars["export", "to"] == "|".join(get_args(Form))
 
 
+def test_students_that_tab_shows_are_those_there_are():
+    ours = timm.list_models("dearkd_*_patch*", exclude_filters="*_mhsa_*")
+    assert sorted(STUDENTS) == sorted(ours)
+
+
 def completions(words, number):
     environment = {**os.environ, "_DEARKD_COMPLETE": "complete_bash"}
     environment |= {"COMP_WORDS": words, "COMP_CWORD": str(number)}
@@ -89,6 +96,8 @@ def test_tab_completes_verbs_options_and_choices():
     assert completions("dearkd pre", 1) == ["predict"]
     assert "--fuse" in completions("dearkd export --f", 2)
     assert completions("dearkd export --to t", 3) == ["torch-export", "timm"]
+    assert completions("dearkd train --method deit", 3) == ["deit-hard", "deit-soft"]
+    assert completions("dearkd train --student dearkd_b", 3) == ["dearkd_base_patch16_224"]
 
 
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])

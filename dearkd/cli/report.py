@@ -17,7 +17,7 @@ def report(
     targets: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN...", help="Run folders, synthetic sets, or a folder that holds some."
+            metavar="RUN", help="Run folders, synthetic sets, or a folder that holds some."
         ),
     ],
     out: Annotated[

@@ -30,6 +30,16 @@ if TYPE_CHECKING:
 
 __all__ = ["teacher", "train"]
 
+METHODS = ["dearkd", "deit-hard", "deit-soft", "ce"]
+STUDENTS = [
+    "dearkd_micro_patch4_32",
+    "dearkd_tiny_patch4_32",
+    "dearkd_tiny_patch16_224",
+    "dearkd_small_patch16_224",
+    "dearkd_base_patch16_224",
+]
+"""Spelled out, as what TAB shows must not load anything; tests hold both lists to the truth."""
+
 
 @guarded
 def train(
@@ -41,11 +51,18 @@ def train(
     ] = None,
     teacher_weights: TeacherWeights = None,
     student: Annotated[
-        str | None, typer.Option(help="timm name, e.g. dearkd_tiny_patch16_224.")
+        str | None,
+        typer.Option(
+            help="timm name, e.g. dearkd_tiny_patch16_224.", autocompletion=lambda: STUDENTS
+        ),
     ] = None,
     method: Annotated[
         str | None,
-        typer.Option(metavar="dearkd|deit-hard|deit-soft|ce", help="What the student learns from."),
+        typer.Option(
+            metavar="|".join(METHODS),
+            help="What the student learns from.",
+            autocompletion=lambda: METHODS,
+        ),
     ] = None,
     stage1: Annotated[int | None, typer.Option(help="Epochs with the teacher.")] = None,
     stage2: Annotated[int | None, typer.Option(help="Epochs on the labels alone.")] = None,

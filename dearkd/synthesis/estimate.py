@@ -25,9 +25,11 @@ def describe(setup: Setup, device: torch.device, console: Console) -> None:
     largest = max(batches, key=lambda batch: sum(len(group.targets) for group in batch))
     images = sum(len(group.targets) for group in setup.groups)
     width = sum(len(group.targets) for group in largest)
+    classes = len({target for group in setup.groups for target in group.targets})
     console.print(
-        f"{images} images of {len({t for g in setup.groups for t in g.targets})} classes in "
-        f"{len(setup.groups)} groups, {len(batches)} batches of at most {width} images, "
+        f"{images} images of {classes} class{'es' * (classes != 1)} in "
+        f"{len(setup.groups)} group{'s' * (len(setup.groups) != 1)}, "
+        f"{len(batches)} batch{'es' * (len(batches) != 1)} of at most {width} images, "
         f"{sum(config.iterations)} iterations each"
     )
     seconds, memory = _costs(setup, largest, device, console)

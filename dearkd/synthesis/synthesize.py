@@ -189,7 +189,8 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
     content = json.loads(manifest.read_text())
     folder, config = manifest.parent, setup.config
     classes = len(content["classes"]["indices"])
-    say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} classes: {folder}")
+    kind = "class" if classes == 1 else "classes"
+    say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} {kind}: {folder}")
     judges = {"teacher": setup.teacher.name}
     if setup.verifier is not None:
         judges["verifier"] = setup.verifier.name
