@@ -27,6 +27,7 @@ __all__ = [
     "stage_switches",
     "templates",
     "themed",
+    "whole_ticks",
 ]
 
 COLOURS = (
@@ -44,6 +45,7 @@ DASHES = ("solid", "dash", "dot", "dashdot")
 """Of the runs, beside the colours: for print in black, and for eyes that see few colours."""
 GREY = "#8792a2"
 HEIGHT = 280  # pixels
+WHOLE = 10  # epochs, say, up to which plotly would set ticks between whole numbers
 MARKED = 60  # points of a curve at most that are marked
 INK = {
     "light": {"text": "#1c2430", "grid": "#e2e6ec", "label": "#ffffff"},
@@ -107,7 +109,9 @@ def curves(
             figure.add_trace(_band(line))
         figure.add_trace(curve(line.name, line.x, line.y, line.colour, line.dash))
     figure.update_layout(showlegend=False, hovermode="x unified")
-    figure.update_xaxes(title_text=x_title)
+    figure.update_xaxes(
+        title_text=x_title, dtick=whole_ticks([x for line in lines for x in line.x])
+    )
     figure.update_yaxes(title_text=y_title)
     mark_switches(figure, switches or {}, switch_styles or {})
     return themed(figure)
@@ -125,6 +129,11 @@ def curve(
         line={"color": colour, "dash": dash, "width": 2},
         marker={"size": 5},
     )
+
+
+def whole_ticks(values: Sequence[float]) -> int | None:
+    """The distance of ticks at whole numbers; None where there are enough for plotly's own."""
+    return 1 if values and max(values) - min(values) <= WHOLE else None
 
 
 def stage_switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:

@@ -61,9 +61,10 @@ def analyze(
         return track(batches, "answers", total=len(batches), console=console)
 
     analysis = analysis_of(folder, data, which, images=images, maps=maps, watch=watched)
-    sentences = remarks(analysis.record, metrics)
+    by_topic = remarks(analysis.record, metrics)
+    sentences = [sentence for topic in by_topic.values() for sentence in topic]
     analysis.record["remarks"] = sentences
-    _write(analysis, metrics, sentences, target)
+    _write(analysis, metrics, by_topic, target)
     if as_json:
         console.print_json(json.dumps(analysis.record))
         return
@@ -75,7 +76,10 @@ def analyze(
 
 
 def _write(
-    analysis: Analysis, metrics: Sequence[Mapping[str, Any]], sentences: list[str], target: Path
+    analysis: Analysis,
+    metrics: Sequence[Mapping[str, Any]],
+    by_topic: Mapping[str, list[str]],
+    target: Path,
 ) -> None:
     record = analysis.record
     pictures = {}
@@ -86,7 +90,7 @@ def _write(
     for name, picture in pictures.items():
         write_atomically(target / name, lambda file, one=picture: one.save(file, "PNG"))  # type: ignore[misc]
     write_text(target / "analysis.json", json.dumps(record, indent=1) + "\n")
-    write_text(target / PAGE, analysis_page(analysis, metrics, stage_switches(metrics), sentences))
+    write_text(target / PAGE, analysis_page(analysis, metrics, stage_switches(metrics), by_topic))
 
 
 def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
@@ -100,7 +104,7 @@ def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
     if record["token_cosine"]:
         table.add_column("token cosine")
     if record["position"]:
-        table.add_column("median sigma")
+        table.add_column("median sigma (width)")
     for block, heads in enumerate(record["attention_distance"]):
         row = [str(block + 1), f"{np.mean(heads):.2f}", f"{min(heads):.2f}-{max(heads):.2f}"]
         row += [f"{np.mean(line['attention_distance'][block]):.2f}" for line in logged.values()]

@@ -7,7 +7,7 @@ from PIL import Image
 
 from dearkd.analysis.findings import Analysis, AttentionMaps
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
-from dearkd.analysis.pictures import heat_tile, image_tile
+from dearkd.analysis.pictures import brightest, heat_tile, image_tile
 from dearkd.analysis.plots import (
     distance_by_block,
     distance_by_epoch,
@@ -30,12 +30,13 @@ from dearkd.report.page import (
     page,
 )
 from dearkd.report.pictures import picture_uri
+from dearkd.report.words import data_name
 
 __all__ = ["analysis_page"]
 
 HEADS_NOTE = (
-    "The square is the patch a head looks from, a ring lies around the patch it looks at, one "
-    "standard deviation wide. Hover for the numbers."
+    "The square is the patch a head looks from; a ring lies around the patch it looks at, one "
+    "standard deviation (sigma) wide. Hover for the numbers."
 )
 
 
@@ -43,21 +44,21 @@ def analysis_page(
     analysis: Analysis,
     metrics: Sequence[Mapping[str, Any]],
     switches: Mapping[float, str],
-    sentences: Sequence[str],
+    by_topic: Mapping[str, Sequence[str]],
 ) -> str:
     """HTML of the whole analysis, figures and pictures in it."""
     record = analysis.record
     sections = [
-        _distance_section(record, metrics, switches),
-        _position_section(record),
-        _token_section(record),
+        _distance_section(record, metrics, switches, by_topic["distance"]),
+        _position_section(record, by_topic["position"]),
+        _token_section(record, by_topic["tokens"]),
         _map_section(analysis.maps),
-        _trust_section(record),
+        _trust_section(record, by_topic["answers"][1:]),  # the first leads the page
     ]
     lead = [
-        f"{record['student']}, {record['weights']} weights: attention on {record['images']} "
-        f"images of {record['data']}, answers on {record['head_images']:,}.",
-        *sentences,
+        f"{record['student']}, {record['weights']} weights, on {record['head_images']:,} images of "
+        f"{data_name(record['data'])} ({record['images']} of them for attention).",
+        by_topic["answers"][0],
     ]
     return page(f"What {record['run']} looks at", lead, [part for part in sections if part])
 
@@ -66,6 +67,7 @@ def _distance_section(
     record: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
     switches: Mapping[float, str],
+    sentences: Sequence[str],
 ) -> Section:
     now = Plot(
         distance_by_block({record["run"]: record["attention_distance"]}),
@@ -73,28 +75,29 @@ def _distance_section(
         f"A head that looks everywhere alike is at {record['uniform_distance']:.2f}.",
     )
     plots = [now]
-    if any(line.get("attention_distance") for line in metrics):
+    if sum(bool(line.get("attention_distance")) for line in metrics) > 1:
         caption = "The dotted upright marks where a stage begins." if switches else ""
-        plots.insert(0, Plot(distance_by_epoch(metrics, switches), "Over the epochs", caption))
+        figure = distance_by_epoch(metrics, switches, len(record["position"]))
+        plots.insert(0, Plot(figure, "Over the epochs, mean of each block's heads", caption))
     lead = "How many patches lie between a patch and those it attends to, on average."
-    return Section("Attention distance", [Plots(plots)], lead)
+    return Section("Attention distance", [*map(Note, sentences), Plots(plots)], lead)
 
 
-def _position_section(record: Mapping[str, Any]) -> Section | None:
+def _position_section(record: Mapping[str, Any], sentences: Sequence[str]) -> Section | None:
     if not record["position"]:
         return None
     figure = position_heads(record["position"], record["grid"])
     plot = Plot(figure, "Learned centres and widths", HEADS_NOTE, wide=True)
-    lead = "MHCA adds to every head a place to look at, relative to the patch."
-    return Section("Heads on the patch grid", [Plots([plot])], lead)
+    lead = "MHCA adds to every head a place to look at, relative to the patch it looks from."
+    return Section("Heads on the patch grid", [*map(Note, sentences), Plots([plot])], lead)
 
 
-def _token_section(record: Mapping[str, Any]) -> Section | None:
+def _token_section(record: Mapping[str, Any], sentences: Sequence[str]) -> Section | None:
     if not record["token_cosine"]:
         return None
     figure = token_cosine_by_depth({record["run"]: record["token_cosine"]})
     plot = Plot(figure, "Cosine by depth", "1: the two tokens say the same; 0: nothing in common.")
-    return Section("Class and distillation token", [Plots([plot])])
+    return Section("Class and distillation token", [*map(Note, sentences), Plots([plot])])
 
 
 def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
@@ -103,28 +106,30 @@ def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
     rows = [_row(one) for one in maps]
     details = [Details(f"{one.label}: every head", [_sheet_of_heads(one)]) for one in maps]
     lead = (
-        "From the class token to the patches, block by block, mean over the heads; bright is much, "
-        "each tile on its own scale."
+        "Attention of the class token to each patch, block by block, mean over the heads. Black is "
+        "none; the brightest yellow is the share said at the image, or more. All tiles of an image "
+        "have one scale."
     )
     return Section("Attention maps", [Sheet(rows), *details], lead)
 
 
 def _row(maps: AttentionMaps) -> Pictures:
+    top = brightest(maps.weights.mean(1))
     tiles = [_picture(image_tile(maps.pixels), "image", maps.name)]
     for number, weights in enumerate(maps.weights.mean(1), 1):
-        tile = heat_tile(maps.pixels, weights)
+        tile = heat_tile(weights, top)
         tiles.append(_picture(tile, f"block {number}", f"{maps.name}, block {number}"))
-    return Pictures(maps.label, "", tiles)
+    return Pictures(maps.label, f"brightest: {top:.1%} of the attention on a patch", tiles)
 
 
 def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
-    rows = []
+    rows, top = [], brightest(maps.weights)
     for block, heads in enumerate(maps.weights, 1):
         tiles = [
-            _picture(heat_tile(maps.pixels, weights), f"head {n}", f"block {block}, head {n}")
+            _picture(heat_tile(weights, top), f"head {n}", f"block {block}, head {n}")
             for n, weights in enumerate(heads, 1)
         ]
-        rows.append(Pictures(f"block {block}", "", tiles))
+        rows.append(Pictures(f"block {block}", f"brightest: {top:.1%}", tiles))
     return Sheet(rows)
 
 
@@ -132,7 +137,7 @@ def _picture(tile: Image.Image, line: str, title: str) -> Picture:
     return Picture(picture_uri(tile), [Cell(line, tone="muted")], title, tile.width)
 
 
-def _trust_section(record: Mapping[str, Any]) -> Section:
+def _trust_section(record: Mapping[str, Any], sentences: Sequence[str]) -> Section:
     plot = Plot(
         reliability_diagram(record["heads"]),
         "Reliability",
@@ -140,9 +145,10 @@ def _trust_section(record: Mapping[str, Any]) -> Section:
         "Larger points hold more images.",
     )
     blocks: list[Block] = [
+        *map(Note, sentences),
         Table(HEAD_TITLES, head_rows(record["heads"])),
         Plots([plot]),
     ]
     if record["teacher_missing"] is not None:
-        blocks.insert(1, Note(f"No comparison with a teacher: {record['teacher_missing']}."))
+        blocks.append(Note(f"No comparison with a teacher: {record['teacher_missing']}."))
     return Section("Answers: label, teacher, confidence", blocks)

@@ -13,7 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from dearkd.plots import COLOURS, GREY, Line, curve, curves, mark_switches, themed
+from dearkd.plots import COLOURS, GREY, Line, curve, curves, mark_switches, themed, whole_ticks
 
 __all__ = [
     "average_distance_by_epoch",
@@ -25,8 +25,8 @@ __all__ = [
     "token_cosine_by_depth",
 ]
 
-DEPTH_SCALE = [COLOURS[0], COLOURS[3], COLOURS[1]]
-"""First to last block."""
+DEPTH_SCALE = ["#2f78dc", "#8664e6", "#cf4fb4", "#e0523f", "#c98000"]
+"""First to last block: one way through the hues, each readable on white and on the dark page."""
 ACROSS = 4
 """Panels side by side."""
 PANEL = 190  # pixels
@@ -36,12 +36,15 @@ Distances = Sequence[Sequence[float]]
 
 
 def distance_by_epoch(
-    metrics: Sequence[Mapping[str, Any]], switches: Mapping[float, str] | None = None
+    metrics: Sequence[Mapping[str, Any]],
+    switches: Mapping[float, str] | None = None,
+    mhca_blocks: int = 0,
 ) -> go.Figure:
     """Mean over the heads of every block against the epoch, and over all blocks in grey.
 
     ``metrics`` are the lines of ``metrics.jsonl``; those without the measure are left out.
-    ``switches``: epochs, counted from 1, where a stage begins, and its name.
+    ``switches``: epochs, counted from 1, where a stage begins, and its name. The colour says which
+    block; where the first ``mhca_blocks`` are MHCA, those after them are dashed.
 
     Raises:
         ValueError: If no line has the measure.
@@ -50,15 +53,19 @@ def distance_by_epoch(
     epochs = [line["epoch"] + 1 for line in lines]
     blocks = np.asarray([np.mean(line["attention_distance"], axis=1) for line in lines])
     figure = go.Figure()
-    for number, (values, colour) in enumerate(
-        zip(blocks.T, _depth_colours(blocks.shape[-1]), strict=True), 1
+    for block, (values, colour) in enumerate(
+        zip(blocks.T, _depth_colours(blocks.shape[-1]), strict=True)
     ):
-        figure.add_trace(curve(f"block {number}", epochs, values, colour))
-    mean = curve("all blocks", epochs, blocks.mean(axis=1), GREY)
-    figure.add_trace(mean.update(line={"dash": "dash", "width": 3}))
-    figure.update_xaxes(title_text="epoch")
+        dash = "dash" if 0 < mhca_blocks <= block else "solid"
+        trace = curve(f"block {block + 1}", epochs, values, colour, dash)
+        figure.add_trace(trace.update(showlegend=False))
+    mean = curve("all blocks", epochs, blocks.mean(axis=1), GREY, "dot")
+    figure.add_trace(mean.update(line={"width": 3.5}))
+    figure.add_traces(_kinds_of_blocks(mhca_blocks, blocks.shape[-1]))
+    figure.add_trace(_depth_bar(blocks.shape[-1]))
+    figure.update_xaxes(title_text="epoch", dtick=whole_ticks(epochs))
     figure.update_yaxes(title_text=DISTANCE)
-    figure.update_layout(hovermode="x unified", legend=_LEGEND)
+    figure.update_layout(hovermode="x unified", showlegend=True, legend=_LEGEND)
     mark_switches(figure, switches or {})
     return themed(figure, height=400)
 
@@ -216,6 +223,37 @@ def _styles(runs: Mapping[str, Any], styles: Mapping[str, int] | None) -> list[t
 
 def _depth_colours(count: int) -> list[str]:
     return sample_colorscale(DEPTH_SCALE, [n / max(1, count - 1) for n in range(count)])
+
+
+def _kinds_of_blocks(mhca_blocks: int, depth: int) -> list[go.Scatter]:
+    """What the dashes stand for, for the legend alone."""
+    if not 0 < mhca_blocks < depth:
+        return []
+    kinds = {
+        f"MHCA: blocks 1-{mhca_blocks}": "solid",
+        f"MHSA: blocks {mhca_blocks + 1}-{depth}": "dash",
+    }
+    return [
+        go.Scatter(x=[None], y=[None], mode="lines", name=name, line={"color": GREY, "dash": dash})
+        for name, dash in kinds.items()
+    ]
+
+
+def _depth_bar(depth: int) -> go.Scatter:
+    """A bar with the colour of every block, on a trace without points."""
+    colours = _depth_colours(depth)
+    edges = [(n / depth, (n + 1) / depth) for n in range(depth)]
+    steps = [(x, colour) for pair, colour in zip(edges, colours, strict=True) for x in pair]
+    bar = {
+        "title": {"text": "block"},
+        "thickness": 12,
+        "outlinewidth": 0,
+        "tickvals": sorted({1, *range(depth, 0, -max(1, depth // 6))}),
+    }
+    marker = {"color": [1], "cmin": 0.5, "cmax": depth + 0.5, "colorscale": steps, "colorbar": bar}
+    return go.Scatter(
+        x=[None], y=[None], mode="markers", name="scale", marker=marker, showlegend=False
+    )
 
 
 def _faint(colour: str) -> str:

@@ -9,21 +9,22 @@ from dearkd.models.attention import initial_positions
 
 __all__ = ["remarks"]
 
+MHCA = "MHCA, attention with a learned place to look at"
 CALIBRATED = 0.01
 """Confidence and accuracy that differ by less are called equal."""
 
 
-def remarks(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[str]:
-    """Sentences on ``analysis.json`` and the lines of ``metrics.jsonl``, most telling first."""
-    found = [
-        _distance(record),
-        _over_epochs(metrics),
-        _positions(record),
-        _cosine(record),
-        *_agreement(record),
-        _calibration(record),
-    ]
-    return [sentence for sentence in found if sentence]
+def remarks(
+    record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
+) -> dict[str, list[str]]:
+    """Sentences on ``analysis.json`` and the lines of ``metrics.jsonl`` by what they are about."""
+    found = {
+        "distance": [_distance(record), _over_epochs(metrics)],
+        "position": [_positions(record)],
+        "tokens": [_cosine(record)],
+        "answers": [_calibration(record), *_agreement(record)],
+    }
+    return {topic: [text for text in texts if text] for topic, texts in found.items()}
 
 
 def _distance(record: Mapping[str, Any]) -> str:
@@ -33,10 +34,12 @@ def _distance(record: Mapping[str, Any]) -> str:
     ends = f"a head that looks everywhere alike would be at {record['uniform_distance']:.1f}"
     if first == 0:
         return f"The heads look {blocks[0]:.1f} patches away on average; {ends}."
-    kind = " (MHCA)" if first == len(record["position"]) else ""
+    mixed = first == len(record["position"])
+    kinds = (f" ({MHCA})", " (MHSA, without)") if mixed else ("", "")
     return (
-        f"Heads of {_span(1, first)}{kind} look {blocks[:first].mean():.1f} patches away on "
-        f"average, those of {_span(first + 1, len(blocks))} {blocks[first:].mean():.1f}; {ends}."
+        f"Heads of {_span(1, first)}{kinds[0]} look {blocks[:first].mean():.1f} patches away on "
+        f"average, those of {_span(first + 1, len(blocks))}{kinds[1]} {blocks[first:].mean():.1f}; "
+        f"{ends}."
     )
 
 
@@ -63,7 +66,10 @@ def _positions(record: Mapping[str, Any]) -> str:
     total = sum(len(block["sigma"]) for block in blocks)
     text = f"The MHCA centres moved {np.mean(moved):.2f} patches from where they began"
     if widths:
-        text += f"; half of the heads are narrower than sigma {np.median(widths):.2f} patches"
+        text += (
+            "; half of the heads have a standard deviation around it (sigma) below "
+            f"{np.median(widths):.2f} patches"
+        )
     if len(widths) < total:
         text += f", and {total - len(widths)} of {total} look away from their centre (alpha <= 0)"
     return f"{text}."

@@ -67,7 +67,7 @@ def attention_section(report: Report) -> Section:
 
 def _average(report: Report) -> Plot | None:
     runs = {run.name: run.metrics for run in report.runs if _logged(run)}
-    if not runs:
+    if max(map(len, map(_logged, report.runs))) < 2:
         return None
     figure = average_distance_by_epoch(runs, styles=_styles(report))
     mark_switches(figure, *switch_marks(report, [run for run in report.runs if _logged(run)]))
@@ -102,14 +102,14 @@ def _own(run: Run) -> list[Plot]:
     """What is drawn for one run alone."""
     plots = []
     if len(_logged(run)) > 1:
-        figure = distance_by_epoch(run.metrics, run.switches)
+        figure = distance_by_epoch(run.metrics, run.switches, len(run.analysis.get("position", ())))
         figure.update_yaxes(title_text="")
         plots.append(Plot(figure, f"{run.name}: attention distance of each block, in patches"))
     if run.analysis.get("position"):
         figure = position_heads(run.analysis["position"], run.analysis["grid"])
         caption = (
-            "Where each head of the convolutional blocks looks, seen from the square patch: a "
-            "ring is one sigma wide, a cross looks nowhere."
+            "MHCA is attention with a learned place to look at. Seen from the square patch: a ring "
+            "lies around that place, one standard deviation (sigma) wide; a cross looks nowhere."
         )
         plots.append(Plot(figure, f"{run.name}: learned MHCA heads", caption))
     if run.analysis.get("heads"):
@@ -141,7 +141,9 @@ def _maps(run: Run) -> list[Block]:
     if not file.is_file():
         return []
     with Image.open(file) as picture:
-        maps = WidePicture(picture_uri(picture), "From the class token, block by block")
+        maps = WidePicture(
+            picture_uri(picture), "From the class token; the bar says how bright is much"
+        )
     return [Details(f"{run.name}: where each head looks in some images", [maps])]
 
 

@@ -19,7 +19,13 @@ from timm.models import (
 
 from dearkd.analysis.attention import measure_attention
 from dearkd.analysis.findings import analysis_of
-from dearkd.analysis.pictures import TILE, attention_sheet, heat_tile, position_sheet
+from dearkd.analysis.pictures import (
+    TILE,
+    attention_sheet,
+    brightest,
+    heat_tile,
+    position_sheet,
+)
 from dearkd.analysis.predictions import predictions_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
@@ -123,10 +129,18 @@ def test_maps_are_of_the_images_they_name(analysis):
 def test_tile_is_brightest_where_most_attention_is():
     weights = torch.full((4, 4), 0.01)
     weights[1, 2] = 0.5
-    tile = np.asarray(heat_tile(np.full((16, 16, 3), 128, np.uint8), weights)).sum(-1)
+    tile = np.asarray(heat_tile(weights, 0.25)).sum(-1)
     cells = tile.reshape(4, TILE // 4, 4, TILE // 4).mean((1, 3))
     assert np.unravel_index(cells.argmax(), cells.shape) == (1, 2)
     assert cells[1, 2] > 2 * np.median(cells)
+
+
+def test_a_scale_ends_where_all_but_a_hundredth_are_below():
+    weights = torch.arange(1000.0).reshape(10, 10, 10)
+    top = brightest(weights)
+    assert (weights > top).sum() == 10
+    same = np.asarray(heat_tile(weights[9], top)) == np.asarray(heat_tile(weights[9], 2 * top))
+    assert not same.all()  # the scale is the caller's, not the tile's
 
 
 def test_sheets_show_every_block_and_head(analysis):
@@ -231,10 +245,15 @@ def logged(epoch, stage, distance):
     return {"epoch": epoch, "stage": stage, "attention_distance": [[distance]]}
 
 
+def said(record, lines):
+    return " ".join(text for topic in remarks(record, lines).values() for text in topic)
+
+
 def test_sentences_say_what_the_numbers_say():
     lines = [logged(0, "stage1", 2.0), logged(1, "stage1", 1.5), logged(2, "stage2", 1.75)]
-    text = " ".join(remarks(RECORD, lines))
-    assert "blocks 1-2 (MHCA) look 1.2 patches away on average, those of blocks 3-4 1.9" in text
+    text = said(RECORD, lines)
+    assert "blocks 1-2 (MHCA, attention with a learned place to look at) look 1.2 patches" in text
+    assert "on average, those of blocks 3-4 (MHSA, without) 1.9; a head" in text
     assert "from 2.00 (epoch 1) to 1.50 at the end of stage 1 to 1.75 (epoch 3)" in text
     assert "moved 5.00 patches" in text
     assert "cosine 0.06 at the input and 0.93 after the last block" in text
@@ -258,6 +277,6 @@ def test_sentences_say_what_the_numbers_say():
     ],
 )
 def test_sentences_of_other_runs(change, expected):
-    text = " ".join(remarks({**RECORD, **change}, []))
+    text = said({**RECORD, **change}, [])
     assert expected in text
     assert "did not log attention distances" in text

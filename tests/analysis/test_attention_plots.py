@@ -26,12 +26,23 @@ def traces(figure):
 def test_distance_by_epoch_has_a_curve_a_block_and_marks_the_switch():
     figure = plots.distance_by_epoch([*METRICS, {"epoch": 3}], {2.5: "stage2"})
     found = traces(figure)
-    assert found.keys() == {"block 1", "block 2", "all blocks"}
+    assert found.keys() == {"block 1", "block 2", "all blocks", "scale"}
     assert found["block 1"].x == (1, 2, 3)
     assert found["block 1"].y == (2.0, 3.0, 4.0)
     np.testing.assert_allclose(found["all blocks"].y, [2.125, 2.625, 3.125])
     assert [shape.x0 for shape in figure.layout.shapes] == [2.5]
-    assert len({trace.line.color for trace in figure.data}) == 3
+    assert len({found[name].line.color for name in ("block 1", "block 2", "all blocks")}) == 3
+    assert figure.layout.xaxis.dtick == 1  # three epochs have no halves
+    bar = found["scale"].marker
+    assert [bar.colorscale[0][1], bar.colorscale[-1][1]] == [
+        found[f"block {n}"].line.color for n in (1, 2)
+    ]
+
+
+def test_blocks_of_two_kinds_are_told_apart():
+    found = traces(plots.distance_by_epoch(METRICS, mhca_blocks=1))
+    assert found["block 1"].line.dash == found["MHCA: blocks 1-1"].line.dash == "solid"
+    assert found["block 2"].line.dash == found["MHSA: blocks 2-2"].line.dash == "dash"
 
 
 def test_average_distance_has_a_curve_a_run():
