@@ -57,6 +57,7 @@ def curve_section(report: Report) -> Section:
             blocks.append(Note(f"Judged on {data_name(group.evaluation)}:"))
         plots = [_plot(report, group, key, title) for key, title in TERMS.items()]
         blocks.append(Plots([plot for plot in plots if plot is not None]))
+        blocks += _logged_once(report, group)
     return Section("Curves", blocks, _switch_sentence(report))
 
 
@@ -211,18 +212,38 @@ def _heads(group: Group) -> Table:
 
 
 def _plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
-    """One logged number of all runs of a group; None where none of them logged it."""
+    """One logged number of all runs of a group; None where no run logged it twice."""
+    lines = _lines(report, group, key)
+    if not _are_curves(lines):
+        return None
+    logged = [run for run in group.runs if any(line.name == run.name for line in lines)]
+    switches, styles = switch_marks(report, logged)
+    return Plot(curves(lines, switches=switches, switch_styles=styles), title)
+
+
+def _logged_once(report: Report, group: Group) -> list[Block]:
+    """The numbers that make no curve, in a line a run."""
+    found = {title: _lines(report, group, key) for key, title in TERMS.items()}
+    single = {title: lines for title, lines in found.items() if lines and not _are_curves(lines)}
+    said: dict[str, list[str]] = {}
+    for title, lines in single.items():
+        for line in lines:
+            said.setdefault(line.name, []).append(f"{title}: {line.y[0]:.4g}")
+    return [Note(f"{name}, measured once. {'. '.join(parts)}.") for name, parts in said.items()]
+
+
+def _lines(report: Report, group: Group, key: str) -> list[Line]:
     lines = []
     for run in group.runs:
         points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _has_number(line, key)]
         if points:
             x, y = zip(*points, strict=True)
             lines.append(Line(run.name, x, y, style(report, run)))
-    if not lines:
-        return None
-    logged = [run for run in group.runs if any(line.name == run.name for line in lines)]
-    switches, styles = switch_marks(report, logged)
-    return Plot(curves(lines, switches=switches, switch_styles=styles), title)
+    return lines
+
+
+def _are_curves(lines: Sequence[Line]) -> bool:
+    return any(len(line.x) > 1 for line in lines)
 
 
 def _has_number(line: dict[str, Any], key: str) -> bool:

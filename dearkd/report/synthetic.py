@@ -46,6 +46,7 @@ def synthetic_section(
         blocks += sheet(item, opened(item))
     plots = [plot for item in finished for plot in _verdict_plots(item)]
     plots += _loss_plots(report.sets)
+    blocks += [Note(text) for item in report.sets if (text := _logged_once(item))]
     if len(report.sets) > 1:
         blocks.append(Legend([(item.name, place) for place, item in enumerate(report.sets)]))
     return Section("Synthetic images", [*blocks, Plots(plots)] if plots else blocks)
@@ -161,12 +162,25 @@ def _term_line(item: SyntheticSet, term: str, style: int) -> Line | None:
         for steps in item.curves.values()
     ]
     lengths = {len(row) for row in values}
-    if len(lengths) != 1 or lengths == {0}:
+    if len(lengths) != 1 or lengths <= {0, 1}:
         return None
     table = np.array(values)
     x = _iterations(next(iter(item.curves.values())))
     band = {} if len(table) == 1 else {"low": table.min(0).tolist(), "high": table.max(0).tolist()}
     return Line(item.name, x, table.mean(0).tolist(), style, **band)
+
+
+def _logged_once(item: SyntheticSet) -> str:
+    """The losses of a set whose groups were logged once, which makes no curve."""
+    terms = [steps[0]["terms"] for steps in item.curves.values() if len(steps) == 1]
+    if not terms or len(terms) < len(item.curves):
+        return ""
+    parts = [
+        f"{title}: {np.mean([one[term] for one in terms]):.4g}"
+        for term, title in TERMS.items()
+        if all(term in one for one in terms)
+    ]
+    return f"{item.name}, losses logged once. {'. '.join(parts)}."
 
 
 def _iterations(steps: Sequence[dict[str, Any]]) -> list[int]:

@@ -245,6 +245,16 @@ def test_the_same_name_with_another_number_of_test_images_is_other_data(runs, tm
     assert len(collect([runs / "dearkd", other]).groups) == 2
 
 
+def test_what_was_measured_once_is_said_and_not_drawn(tmp_path):
+    write_run(tmp_path / "short", 61.25, method="ce", stage1=1, stage2=0)
+    out = tmp_path / "page.html"
+    assert invoke("report", tmp_path / "short", "--out", out, "--no-predictions").exit_code == 0
+    text = out.read_text()
+    assert "data-figure" not in text.partition("<main>")[2]
+    assert "short, measured once. Accuracy on the test images, %: 61.25." in text
+    assert "Total loss: 2." in text
+
+
 def test_an_analysis_of_other_images_says_so(runs, tmp_path):
     cut = copied(runs, "ce", tmp_path)
     head = {"top1": 1.5, "confidence": 0.25, "ece": 0.235, "agreement_teacher": None}
