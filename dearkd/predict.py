@@ -36,6 +36,25 @@ class Answer:
     error: str | None = None
 
 
+@dataclass
+class _Score:
+    """How many of the images that lie in a folder named after a class are taken for it."""
+
+    classes: dict[str, int]
+    """Of the model, by every name they have."""
+    right: int = 0
+    judged: int = 0
+
+    def verdict(self, answer: Answer) -> tuple[str, bool] | None:
+        """The folder's name and whether the best class is the one it names; counts it."""
+        folder = Path(answer.image).absolute().parent.name
+        if folder not in self.classes:
+            return None
+        right = answer.top[0][0] == self.classes[folder]
+        self.right, self.judged = self.right + right, self.judged + 1
+        return folder, right
+
+
 def predict(
     model: str,
     images: Sequence[str],
@@ -50,6 +69,9 @@ def predict(
 ) -> int:
     """Prints the best classes of every image and returns how many could not be read.
 
+    Where an image lies in a folder with the name of a class, also whether that is the best one, and
+    at the end the share of these.
+
     Raises:
         ValueError: If the model or the class names can't be used.
         FileNotFoundError: If the model does not exist.
@@ -57,9 +79,10 @@ def predict(
     classifier = open_classifier(model, weights=weights, which=which, trust=trust)
     names = _names(classifier, class_names)
     found = answers(classifier, image_files(images))
+    score = _Score(_indices(classifier.class_names or names) | _indices(names))
     if as_json:
         listed = list(found)
-        console.print_json(json.dumps([_plain(answer, names) for answer in listed]))
+        console.print_json(json.dumps([_plain(answer, names, score) for answer in listed]))
         return sum(answer.error is not None for answer in listed)
     bad = 0
     for answer in found:
@@ -67,9 +90,13 @@ def predict(
             bad += 1
             errors.print(f"error: {answer.image}: {answer.error}", style="red", markup=False)
             continue
-        console.print(answer.image, style="bold", markup=False)
+        said = _said(score.verdict(answer))
+        console.print(f"{answer.image}{said}", style="bold", markup=False)
         for index, probability in answer.top:
             console.print(f"{100 * probability:7.2f} %  {names[index]}", markup=False)
+    if score.judged:
+        share = f"{score.right} of {score.judged} ({100 * score.right / score.judged:.1f} %)"
+        console.print(f"{share} are taken for the class that their folder is named after")
     return bad
 
 
@@ -159,11 +186,24 @@ def _names(classifier: Classifier, file: Path | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _plain(answer: Answer, names: Sequence[str]) -> dict[str, Any]:
+def _indices(names: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _said(verdict: tuple[str, bool] | None) -> str:
+    if verdict is None:
+        return ""
+    folder, right = verdict
+    return f"  right: {folder}" if right else f"  wrong: it is {folder}"
+
+
+def _plain(answer: Answer, names: Sequence[str], score: _Score) -> dict[str, Any]:
     if answer.error is not None:
         return {"image": answer.image, "error": answer.error}
+    verdict = score.verdict(answer)
+    judged = {} if verdict is None else {"folder": verdict[0], "right": verdict[1]}
     top = [
         {"class": names[index], "index": index, "probability": round(probability, 6)}
         for index, probability in answer.top
     ]
-    return {"image": answer.image, "top": top}
+    return {"image": answer.image, **judged, "top": top}

@@ -64,6 +64,22 @@ def test_json_names_the_classes_of_a_folder(toy_teacher, digits):
     assert {row["image"] for row in rows} == {str(file) for file in digits.glob("*/*.png")}
 
 
+def test_folders_named_after_classes_tell_right_from_wrong(toy_teacher, digits, tmp_path):
+    rows = json.loads(invoke("predict", toy_teacher, digits, "--json").stdout)
+    right = sum(row["top"][0]["class"] == row["image"].split("/")[-2] for row in rows)
+    assert 0 < right == sum(row["right"] for row in rows)
+    text = invoke("predict", toy_teacher, digits).stdout
+    assert f"{right} of 40 ({100 * right / 40:.1f} %) are taken for the class" in text
+    assert text.count(" right: ") == right
+    assert text.count(" wrong: it is ") == 40 - right
+    misfit = tmp_path / "eleven" / "1.png"
+    misfit.parent.mkdir()
+    misfit.write_bytes(next(digits.glob("*/*.png")).read_bytes())
+    text = invoke("predict", toy_teacher, misfit).stdout
+    assert "right" not in text
+    assert "are taken for" not in text
+
+
 KINDS = {
     "rgb.png": lambda image: image,
     "photo.jpg": lambda image: image,

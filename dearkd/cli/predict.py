@@ -19,7 +19,7 @@ def predict(
         typer.Argument(help="A run folder, a timm name, or what `dearkd export` wrote."),
     ],
     images: Annotated[
-        list[str], typer.Argument(metavar="IMAGE...", help="Image files, folders of them, globs.")
+        list[str], typer.Argument(metavar="IMAGE", help="Image files, folders of them, globs.")
     ],
     weights: Weights = None,
     which: Which = None,
@@ -35,6 +35,7 @@ def predict(
 ) -> None:
     """What a model sees in your images: the five best classes of each, by name.
 
+    Images in folders named after classes are also told right or wrong, with their share at the end.
     Images are seen as in `dearkd eval`. One that can't be read is named, the others are answered,
     and the command exits with 2.
 
