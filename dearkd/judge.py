@@ -23,6 +23,14 @@ from dearkd.runs import RunFolder
 
 __all__ = ["evaluate_target"]
 
+READINGS: dict[str, str] = {
+    "class": "class head",
+    "distillation": "distillation head",
+    "logits": "both heads, mean of logits (the model's answer)",
+    "softmax": "both heads, sum of softmax",
+}
+"""What the ways of reading two heads are called in the table."""
+
 
 def evaluate_target(
     target: str,
@@ -120,7 +128,10 @@ def _print_result(
         return
     count = result["images"]["count"]
     table = Table("head", "top-1 %", "top-5 %", title=f"{target}, {count} images")
-    for head, value in result.items():
-        if head != "images":
-            table.add_row(head, f"{value['top1']:.2f}", f"{value['top5']:.2f}")
+    heads = {head: value for head, value in result.items() if head != "images"}
+    for head, value in heads.items():
+        answers = len(heads) > 1 and head == "logits"
+        name = READINGS[head] if len(heads) > 1 else head
+        style = "bold" if answers else None
+        table.add_row(name, f"{value['top1']:.2f}", f"{value['top5']:.2f}", style=style)
     console.print(table)
