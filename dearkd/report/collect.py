@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,8 @@ __all__ = ["collect"]
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 SET_FILES = ("manifest.json", "synthesize.yaml")
+NAMED_CLASSES = 6
+"""Classes with missing images that are named."""
 MANIFEST_KEYS = {"classes", "config", "groups", "images", "quality", "teacher"}
 
 
@@ -129,9 +132,35 @@ def _read_set(path: Path, name: str) -> SyntheticSet:
     elif not manifest:
         done = len(list((path / ".parts").glob("group_*.json")))
         notes.append(f"unfinished: {done} groups of images are done and there is no manifest yet")
+    if manifest and (missing := _missing(path, manifest)):
+        notes.append(missing)
     curves = _read(path / "loss_curves.json", json.loads, notes).get("groups", {})
     diversity = _read(path / "diversity.json", json.loads, notes)
     return SyntheticSet(path, name, manifest, curves, diversity, tuple(notes))
+
+
+def _missing(path: Path, manifest: dict[str, Any]) -> str:
+    """Which of the listed images are no longer there; empty if all are, or none."""
+    images, names = manifest["images"], manifest.get("class_names")
+    listed = Counter(image["target"] for image in images)
+    there = {file: (path / file).is_file() for file in map(_file_of, images)}
+    gone = Counter(image["target"] for image in images if not there[_file_of(image)])
+    if gone.total() in (0, len(images)):
+        return ""
+    classes = [
+        f"{names[target] if names else target} ({count} of {listed[target]})"
+        for target, count in sorted(gone.items())
+    ]
+    more = len(classes) - NAMED_CLASSES
+    text = ", ".join(classes[:NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
+    return (
+        f"{gone.total():,} of {len(images):,} images are missing, of class {text}; "
+        "the numbers are of all that were made"
+    )
+
+
+def _file_of(image: dict[str, Any]) -> str:
+    return image.get("shard") or image["file"]
 
 
 def _read(file: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:

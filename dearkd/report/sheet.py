@@ -39,12 +39,23 @@ def sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
     rows = [
         Pictures(names(target), _class_share(item, target), by_class[target])
         for target in sorted(by_class)[:SHEET_CLASSES]
+        if by_class[target]
     ]
-    text = (
-        "Contact sheet by class. Below an image: T is the teacher's confidence in the class it was "
-        "made for, V the verifier's; an arrow says what it is taken for instead."
+    return [Note(f"{item.name}. {_caption(item)}"), Sheet(rows)]
+
+
+def _caption(item: SyntheticSet) -> str:
+    """What the letters and shares of the sheet are, of the networks that judged the set."""
+    judges = " and ".join(
+        f"{role[0].upper()} (the {role})"
+        for role in ROLES
+        if role in item.manifest.get("quality", {})
     )
-    return [Note(f"{item.name}. {text}"), Sheet(rows)]
+    return (
+        f"Contact sheet by class, judged by {judges}. Under a class's name: the share of its "
+        "images that are recognised as it. Under an image: the confidence in the class it was made "
+        "for, or, after an arrow, what it is taken for instead."
+    )
 
 
 def _source_names(item: SyntheticSet) -> Iterator[str]:

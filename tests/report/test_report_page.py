@@ -164,9 +164,14 @@ def test_a_set_of_parquet_shards_has_its_sheet_too(tmp_path):
 
 def test_a_set_that_is_unfinished_or_whose_images_are_gone_says_so(runs, tmp_path):
     folder = copied(runs, "synthetic", tmp_path)
-    image = next((folder / "3").iterdir())
+    image, other = list((folder / "3").iterdir())[:2]
     image.write_bytes(image.read_bytes()[:60])
     assert written(tmp_path / "page.html", folder).count('class="picture"') == 39
+    other.unlink()
+    shutil.rmtree(folder / "5")
+    text = written(tmp_path / "page.html", folder)
+    assert "5 of 40 images are missing, of class 3 (1 of 4), 5 (4 of 4)" in text
+    assert text.count('class="pictures"') == 9  # no row without a picture
     for entry in folder.iterdir():
         if entry.is_dir() and entry.name.isdigit():
             shutil.rmtree(entry)
