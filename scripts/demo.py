@@ -20,14 +20,14 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 DEARKD = Path(sys.executable).parent / "dearkd"
 
 FROM_TEACHER = ["--teacher", str(TEACHER)]
-REAL = ["--data", "digits", "--stage1", "12", "--stage2", "3"]
+REAL = ["--data", "digits", "--stage1", "10", "--stage2", "2"]
 # As many steps on the synthetic images as on the real ones, and the same kind of views.
-SYNTHETIC = ["--data", str(SET), "--stage1", "36", "--stage2", "9", "--eval-data", "digits"]
+SYNTHETIC = ["--data", str(SET), "--stage1", "45", "--stage2", "9", "--eval-data", "digits"]
 SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits"]
 IMAGES = [str(CONFIGS / "synth" / "digits.yaml"), *FROM_TEACHER, "--verifier", "digits"]
 IMAGES += [
     "--per-class",
-    "48",
+    "32",
     "--iters",
     "300",
     "--set",
