@@ -21,17 +21,17 @@ DEARKD = Path(sys.executable).parent / "dearkd"
 
 FROM_TEACHER = ["--teacher", str(TEACHER)]
 REAL = ["--data", "digits", "--stage1", "10", "--stage2", "2"]
-# As many steps on the synthetic images as on the real ones, and the same kind of views.
-SYNTHETIC = ["--data", str(SET), "--stage1", "45", "--stage2", "9", "--eval-data", "digits"]
-SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits"]
+# Nearly as many steps on the synthetic images as on the real ones, and the same kind of views.
+SYNTHETIC = ["--data", str(SET), "--stage1", "30", "--stage2", "6", "--eval-data", "digits"]
+SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits", "--set", "eval_every=6"]
 IMAGES = [str(CONFIGS / "synth" / "digits.yaml"), *FROM_TEACHER, "--verifier", "digits"]
 IMAGES += [
     "--per-class",
-    "32",
+    "40",
     "--iters",
-    "300",
+    "400",
     "--set",
-    "images_per_class=16",
+    "images_per_class=20",
     "--set",
     "compile=never",
 ]

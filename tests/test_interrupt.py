@@ -1,5 +1,6 @@
 """Ctrl-C before there is anything to save: exit code 130, and not a word of Python's."""
 
+import signal
 import subprocess
 import sys
 
@@ -20,9 +21,15 @@ main()
 """
 
 
+def listening():
+    """Tests may run as a job of a shell that ignores SIGINT; the command must not inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def interrupted(*command):
     """What the command says on stderr; it must leave with 130."""
-    done = subprocess.run([sys.executable, *map(str, command)], capture_output=True, text=True)
+    line = [sys.executable, *map(str, command)]
+    done = subprocess.run(line, capture_output=True, text=True, preexec_fn=listening)
     assert done.returncode == 130, done.stderr
     return done.stderr.strip()
 

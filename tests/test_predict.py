@@ -154,7 +154,7 @@ def test_bad_images_are_named_and_the_others_answered(toy_teacher, digits, tmp_p
     reasons = ("", "not an image", "1 x 1 pixels", "89,478,485 pixels", "without images", "No such")
     assert all(reason in line for line, reason in zip(lines, reasons, strict=True))
     assert str(good) in result.stdout
-    assert result.stdout.count("%") == 5
+    assert result.stdout.count(" %  ") == 5
     rows = json.loads(invoke("predict", toy_teacher, *bad, good, "--json").stdout)
     assert ["error" in row for row in rows] == [True] * 5 + [False]
 
@@ -215,7 +215,7 @@ def test_a_timm_name_with_local_weights(toy_teacher, digits):
     image = next(digits.glob("*/*.png"))
     result = invoke("predict", "toy_cnn", image, "--weights", toy_teacher / "model.safetensors")
     assert result.exit_code == 0, result.output
-    assert result.stdout.count("%") == 5
+    assert result.stdout.count(" %  ") == 5
 
 
 def test_model_mistakes_get_one_line(toy_teacher, digits, tmp_path):
