@@ -1,13 +1,14 @@
-"""Jitter and flip, drawn for each image as tensors: nothing recompiles, nothing syncs."""
+"""Jitter, flip and zoom, drawn for each image as tensors: nothing recompiles, nothing syncs."""
 
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["draw_views", "jitter_flip"]
+__all__ = ["draw_boxes", "draw_views", "jitter_flip", "zoom_in"]
 
 
 def draw_views(
@@ -39,6 +40,37 @@ def jitter_flip(
         Drawn for each image, so that an image does not depend on its batch.
     """
     return _JitterFlip.apply(images, views)
+
+
+def draw_boxes(
+    iterations: int, images: int, smallest: float, generator: torch.Generator
+) -> Float[Tensor, "iterations images 3"]:
+    """For each iteration and image: side, top and left of a square, in fractions of the image.
+
+    The side is even in ``smallest``-1; the square lies inside the image.
+    """
+    draws = torch.rand((iterations, images, 3), generator=generator)
+    side = 1 - (1 - smallest) * draws[..., :1]
+    return torch.cat([side, (1 - side) * draws[..., 1:]], dim=-1)
+
+
+def zoom_in(
+    images: Float[Tensor, "batch channels height width"], boxes: Float[Tensor, "batch 3"]
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image's own square, bilinearly enlarged to the whole view.
+
+    Source:
+        SRe2L (Yin et al. 2023, https://arxiv.org/abs/2306.13092) optimises random resized crops.
+
+    Departure:
+        The side is drawn evenly, not the area, and the aspect ratio is kept.
+    """
+    side, top, left = boxes.to(images).unbind(dim=1)
+    zero = torch.zeros_like(side)
+    across = torch.stack([side, zero, 2 * left + side - 1], dim=1)
+    down = torch.stack([zero, side, 2 * top + side - 1], dim=1)
+    grid = F.affine_grid(torch.stack([across, down], dim=1), list(images.shape), False)
+    return F.grid_sample(images, grid, padding_mode="border", align_corners=False)
 
 
 class _JitterFlip(torch.autograd.Function):

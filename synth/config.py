@@ -84,6 +84,7 @@ class SynthesisConfig:
     warmup_iterations: int = 100  # public code; a short stage warms up for a quarter of itself
     jitter_fraction: float = 30 / 224  # of the side, either way: 30 px at 224, 15 at 112, 4 at 32
     flip_probability: float = 0.5  # public code
+    smallest_crop: float = 1.0  # each view shows a square of this share of the side, to 1; 1: all
     keep: Literal["final", "best"] = "final"  # best: lowest objective of the last stage, a group
 
     classes: tuple[int, ...] | None = None  # teacher indices; None: all of them
@@ -155,6 +156,10 @@ class SynthesisConfig:
         for name, high in (("jitter_fraction", 0.5), ("flip_probability", 1.0)):
             if not 0 <= getattr(self, name) <= high:
                 raise ValueError(f"{name} must be in 0-{high}, got {getattr(self, name)}")
+        if not 0.1 <= self.smallest_crop <= 1:
+            raise ValueError(
+                f"smallest_crop must be in 0.1-1 of the image's side, got {self.smallest_crop}"
+            )
         _at_least("log_interval", self.log_interval, 1)
         if self.compile == "always" and self.grad_norm_interval:
             raise ValueError("grad_norm_interval needs an uncompiled step; set compile=never")

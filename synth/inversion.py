@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth.augment import draw_views, jitter_flip
+from synth.augment import draw_boxes, draw_views, jitter_flip, zoom_in
 from synth.config import SynthesisConfig
 from synth.groups import Group, generator_for
 from synth.objective import Objective, Targets, targets_of
@@ -128,6 +128,8 @@ def _run_stage(
     resolution, iterations = config.stages[stage]
     canvas = start.clone().requires_grad_()
     views = _stage_views(groups, config, stage).to(canvas.device)
+    boxes = _stage_boxes(groups, config, stage)
+    boxes = None if boxes is None else boxes.to(canvas.device)
     low, high = _pixel_range(objective, canvas)
     optimizer = torch.optim.Adam([canvas], lr=config.lr, betas=config.betas, fused=True)
     keeps_best = config.keep == "best" and stage == len(config.stages) - 1
@@ -137,6 +139,8 @@ def _run_stage(
         optimizer.param_groups[0]["lr"] = lr
         ep_factor = _ep_factor(config, stage, iteration)
         seen = jitter_flip(_resized(canvas, resolution), views[iteration])
+        if boxes is not None:
+            seen = zoom_in(seen, boxes[iteration])
         terms = objective(seen, targets, ep_factor=ep_factor)
         norms = _grad_norms(objective.weighted(terms, ep_factor), canvas, config, iteration)
         optimizer.zero_grad(set_to_none=True)
@@ -219,6 +223,22 @@ def _stage_views(groups: tuple[Group, ...], config: SynthesisConfig, stage: int)
         for group in groups
     ]
     return torch.cat(views, dim=1)
+
+
+def _stage_boxes(groups: tuple[Group, ...], config: SynthesisConfig, stage: int) -> Tensor | None:
+    if config.smallest_crop == 1:
+        return None
+    iterations = config.iterations[stage]
+    boxes = [
+        draw_boxes(
+            iterations,
+            len(group.targets),
+            config.smallest_crop,
+            generator_for(config.seed, group.id, "boxes", stage),
+        )
+        for group in groups
+    ]
+    return torch.cat(boxes, dim=1)
 
 
 def _pixel_range(objective: Objective, like: Tensor) -> tuple[Tensor, Tensor]:

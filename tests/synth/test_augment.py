@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from synth.augment import draw_views, jitter_flip
+from synth.augment import draw_boxes, draw_views, jitter_flip, zoom_in
 
 VIEWS = torch.tensor([[0, 0, 0], [1, -2, 0], [-3, 2, 1], [0, 0, 1], [2, 5, 1]])
 
@@ -42,3 +42,34 @@ def test_views_follow_from_the_generator_and_cover_their_range():
 def test_flip_probability_at_its_ends(probability):
     views = draw_views(50, 2, 0, probability, torch.Generator())
     assert (views[..., 2] == probability).all() and (views[..., :2] == 0).all()
+
+
+def test_zooming_shows_the_pixels_of_the_square():
+    image = torch.arange(64.0).view(1, 1, 8, 8)
+    quarter = torch.tensor([[0.5, 0.25, 0.5]])  # rows 2-5, columns 4-7
+    expected = torch.nn.functional.interpolate(
+        image[:, :, 1:7, 3:], scale_factor=2.0, mode="bilinear", align_corners=False
+    )[:, :, 2:-2, 2:]
+    seen = zoom_in(image, quarter)
+    assert seen.shape == image.shape
+    assert torch.allclose(seen[..., :-1], expected[..., :-1])
+    # The square's own rows and columns, each twice: its mean is the square's.
+    inner = zoom_in(image, torch.tensor([[0.5, 0.25, 0.25]]))
+    assert torch.isclose(inner.mean(), image[:, :, 2:6, 2:6].mean())
+
+
+def test_a_square_of_the_whole_image_changes_nothing_and_the_gradient_is_right():
+    images = torch.rand(2, 1, 4, 4, dtype=torch.float64, requires_grad=True)
+    whole = torch.tensor([[1.0, 0.0, 0.0], [1.0, 0.0, 0.0]])
+    assert torch.allclose(zoom_in(images, whole), images)
+    assert gradcheck(lambda x: zoom_in(x, draw_boxes(1, 2, 0.5, torch.Generator())[0]), images)
+
+
+def test_boxes_follow_from_the_generator_and_lie_inside_the_image():
+    boxes = draw_boxes(400, 3, 0.4, torch.Generator().manual_seed(1))
+    assert torch.equal(boxes, draw_boxes(400, 3, 0.4, torch.Generator().manual_seed(1)))
+    side, top, left = boxes.unbind(dim=-1)
+    assert 0.4 <= side.min() < 0.41 and 0.99 < side.max() <= 1
+    assert top.min() >= 0 and left.min() >= 0
+    assert (top + side).max() <= 1 + 1e-6 and (left + side).max() <= 1 + 1e-6
+    assert not torch.equal(boxes[:, 0], boxes[:, 1])  # each image has its own

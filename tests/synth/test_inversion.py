@@ -73,13 +73,26 @@ def test_pixels_stay_in_the_valid_range():
         assert low == pytest.approx(-mean / std) and high == pytest.approx((1 - mean) / std)
 
 
-def test_one_step_is_the_same_alone_and_in_a_batch():
-    kwargs = {"resolutions": (8,), "iterations": (1,), "dtype": torch.float64}
+@pytest.mark.parametrize("smallest_crop", [1.0, 0.5])
+def test_one_step_is_the_same_alone_and_in_a_batch(smallest_crop):
+    kwargs = {
+        "resolutions": (8,),
+        "iterations": (1,),
+        "dtype": torch.float64,
+        "smallest_crop": smallest_crop,
+    }
     together = run(**kwargs)[-1]
     alone = run(GROUPS[1:], **kwargs)[-1]
     torch.testing.assert_close(together.images[4:], alone.images, rtol=1e-10, atol=1e-12)
     for name, values in alone.terms.items():
         assert together.terms[name][1] == pytest.approx(values[0], rel=1e-10)
+
+
+def test_crops_change_what_is_seen_and_nothing_of_the_other_draws():
+    cropped, whole = (run(smallest_crop=share, iterations=(1, 1)) for share in (0.5, 1.0))
+    assert not torch.equal(cropped[-1].images, whole[-1].images)
+    untouched = run(smallest_crop=1 - 1e-12, iterations=(1, 1))  # squares of the whole image
+    torch.testing.assert_close(untouched[-1].images, whole[-1].images, rtol=1e-3, atol=1e-3)
 
 
 def test_best_is_of_the_last_stage_and_a_copy():

@@ -66,6 +66,7 @@ def test_objective_ranges(kwargs, message):
         ({"lr": 0}, "lr must be above 0 and at most 10, got 0"),
         ({"betas": (0.5, 1.0)}, r"two numbers in \[0, 1\), got \[0.5, 1.0\]"),
         ({"jitter_fraction": 0.6}, "jitter_fraction must be in 0-0.5, got 0.6"),
+        ({"smallest_crop": 0.0}, "smallest_crop must be in 0.1-1 of the image's side, got 0.0"),
         ({"flip_probability": 1.1}, "flip_probability must be in 0-1.0, got 1.1"),
         ({"per_class": 0}, "per_class must be at least 2, got 0"),
         ({"groups_per_batch": 0}, "groups_per_batch must be at least 1"),
