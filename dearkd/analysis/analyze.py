@@ -19,7 +19,7 @@ from dearkd.analysis.remarks import remarks
 from dearkd.checkpoint import write_atomically
 from dearkd.data.loaders import Batch, Loader
 from dearkd.output import make_room, write_text
-from dearkd.plots import stage_switches
+from dearkd.pages.plots import stage_switches
 from dearkd.runs import RunFolder
 
 __all__ = ["analyze"]

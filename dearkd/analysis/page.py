@@ -15,7 +15,7 @@ from dearkd.analysis.plots import (
     reliability_diagram,
     token_cosine_by_depth,
 )
-from dearkd.report.page import (
+from dearkd.pages.page import (
     Block,
     Cell,
     Details,
@@ -29,8 +29,8 @@ from dearkd.report.page import (
     Table,
     page,
 )
-from dearkd.report.pictures import picture_uri
-from dearkd.report.words import data_name
+from dearkd.pages.pictures import picture_uri
+from dearkd.pages.words import data_name
 
 __all__ = ["analysis_page"]
 

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from dearkd.analysis.findings import AttentionMaps
 from dearkd.analysis.plots import reach_of
-from dearkd.plots import COLOURS, GREY, INK
+from dearkd.pages.plots import COLOURS, GREY, INK
 
 __all__ = ["attention_sheet", "brightest", "heat_tile", "image_tile", "position_sheet"]
 

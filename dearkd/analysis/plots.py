@@ -13,7 +13,16 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
-from dearkd.plots import COLOURS, GREY, Line, curve, curves, mark_switches, themed, whole_ticks
+from dearkd.pages.plots import (
+    COLOURS,
+    GREY,
+    Line,
+    curve,
+    curves,
+    mark_switches,
+    themed,
+    whole_ticks,
+)
 
 __all__ = [
     "average_distance_by_epoch",

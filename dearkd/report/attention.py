@@ -15,12 +15,12 @@ from dearkd.analysis.plots import (
     reliability_diagram,
     token_cosine_by_depth,
 )
-from dearkd.plots import mark_switches
+from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
+from dearkd.pages.pictures import picture_uri
+from dearkd.pages.plots import mark_switches
+from dearkd.pages.words import data_name, number
 from dearkd.report.data import Report, Run
-from dearkd.report.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
-from dearkd.report.pictures import picture_uri
 from dearkd.report.sections import switch_marks
-from dearkd.report.words import data_name, number
 
 __all__ = ["attention_section", "has_attention"]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from dearkd.plots import stage_switches
+from dearkd.pages.plots import stage_switches
 
 __all__ = ["Group", "Report", "Run", "SyntheticSet"]
 

@@ -8,9 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from dearkd.analysis.predictions import Predictions
-from dearkd.plots import confusion
-from dearkd.report.data import Report, Run
-from dearkd.report.page import (
+from dearkd.pages.page import (
     Block,
     Cell,
     Details,
@@ -23,7 +21,9 @@ from dearkd.report.page import (
     Sheet,
     Table,
 )
-from dearkd.report.pictures import thumbnail_uri
+from dearkd.pages.pictures import thumbnail_uri
+from dearkd.pages.plots import confusion
+from dearkd.report.data import Report, Run
 
 __all__ = ["confusion_counts", "extremes", "mistake_section"]
 

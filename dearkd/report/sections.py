@@ -6,11 +6,11 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from dearkd.plots import Line, curves
+from dearkd.pages.page import Block, Cell, Details, Legend, Note, Plot, Plots, Section, Table
+from dearkd.pages.plots import Line, curves
+from dearkd.pages.words import data_name, delta_text, number, seconds_text
 from dearkd.report.data import Group, Report, Run
-from dearkd.report.page import Block, Cell, Details, Legend, Note, Plot, Plots, Section, Table
 from dearkd.report.rows import config_difference, over_seeds, result_row
-from dearkd.report.words import data_name, delta_text, number, seconds_text
 
 __all__ = [
     "curve_section",

@@ -9,9 +9,9 @@ from PIL import Image
 
 from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
+from dearkd.pages.page import Block, Cell, Note, Picture, Pictures, Sheet
+from dearkd.pages.pictures import thumbnail_uri
 from dearkd.report.data import SyntheticSet
-from dearkd.report.page import Block, Cell, Note, Picture, Pictures, Sheet
-from dearkd.report.pictures import thumbnail_uri
 
 __all__ = ["ROLES", "SHEET_CLASSES", "class_names", "sheet"]
 

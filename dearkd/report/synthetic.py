@@ -8,12 +8,12 @@ import numpy as np
 
 from dearkd.data.sources import ImageSource
 from dearkd.measures.words import distance_cells, nearness_cells
-from dearkd.plots import Line, bars, curves
+from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
+from dearkd.pages.plots import Line, bars, curves
+from dearkd.pages.words import data_name, seconds_text
 from dearkd.report.data import Report, SyntheticSet
-from dearkd.report.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.report.rows import set_row
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
-from dearkd.report.words import data_name, seconds_text
 
 __all__ = ["synthetic_section"]
 

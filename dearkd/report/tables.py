@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dearkd.pages.words import data_name, delta_text, number, seconds_text
 from dearkd.report.data import Group, Report, Run, SyntheticSet
 from dearkd.report.rows import config_difference, over_seeds, result_row, set_row
-from dearkd.report.words import data_name, delta_text, group_name, headline, number, seconds_text
+from dearkd.report.words import group_name, headline
 
 __all__ = ["as_csv", "as_json", "as_markdown"]
 

@@ -13,11 +13,11 @@ from dearkd.analysis.predictions import Predictions, predictions_of
 from dearkd.data.datasets import ImageSource, open_data
 from dearkd.data.loaders import Batch, Loader
 from dearkd.output import make_room, write_text
+from dearkd.pages.page import Section, page
 from dearkd.report.attention import attention_section, has_attention
 from dearkd.report.collect import collect
 from dearkd.report.data import Report, Run, SyntheticSet
 from dearkd.report.mistakes import mistake_section
-from dearkd.report.page import Section, page
 from dearkd.report.sections import (
     curve_section,
     origin_section,

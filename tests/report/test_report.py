@@ -11,10 +11,10 @@ from commands import invoke, refused
 from rich.console import Console
 
 from dearkd.config import load_config
-from dearkd.plots import COLOURS, DASHES, Line
+from dearkd.pages.page import Note, Section, Table, page
+from dearkd.pages.plots import COLOURS, DASHES, Line
 from dearkd.report import write as door
 from dearkd.report.collect import collect
-from dearkd.report.page import Note, Section, Table, page
 from dearkd.report.rows import config_difference, over_seeds
 from dearkd.report.sections import switch_marks
 from dearkd.report.tables import as_csv, as_json, as_markdown

@@ -14,11 +14,11 @@ from PIL import Image
 
 from dearkd.analysis.predictions import Predictions
 from dearkd.data.sources import DigitsSource
-from dearkd.plots import COLOURS, INK
+from dearkd.pages.page import Note, Section, page
+from dearkd.pages.pictures import thumbnail_uri
+from dearkd.pages.plots import COLOURS, INK
 from dearkd.report.collect import collect
 from dearkd.report.mistakes import confusion_counts, extremes
-from dearkd.report.page import Note, Section, page
-from dearkd.report.pictures import thumbnail_uri
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

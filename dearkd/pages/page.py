@@ -11,7 +11,7 @@ import plotly.graph_objects as go
 import plotly.offline
 from markupsafe import Markup
 
-from dearkd.plots import COLOURS, DASHES, templates
+from dearkd.pages.plots import COLOURS, DASHES, templates
 
 __all__ = [
     "Block",
@@ -182,20 +182,20 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: s
         figures.append(_figure_json(figure))
         return len(figures) - 1
 
-    body = environment.get_template("report_body.html").render(
+    body = environment.get_template("body.html").render(
         sections=sections,
         number=number,
         colours=COLOURS,
         dashes=[STROKES[dash] for dash in DASHES],
     )
-    return environment.get_template("report.html").render(
+    return environment.get_template("page.html").render(
         title=title,
         lead=lead,
         sections=sections,
         body=Markup(body),
         footer=footer,
-        css=_asset("report.css"),
-        js=_asset("report.js"),
+        css=_asset("page.css"),
+        js=_asset("page.js"),
         plotly=Markup(plotly.offline.get_plotlyjs() if figures else ""),
         data=Markup('{"templates":%s,"figures":[%s]}')
         % (Markup(_safe(json.dumps(templates()))), Markup(",".join(figures))),

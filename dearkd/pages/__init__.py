@@ -1,0 +1,1 @@
+"""What pages are made of: sections, plots, pictures, words. Knows no run and no set."""
