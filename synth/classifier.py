@@ -60,8 +60,26 @@ class Classifier:
             size = (self.img_size, self.img_size)
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         network: Any = self.network
-        embedding = self.embed(normalise(images, self.mean, self.std))
-        return network.get_classifier()(embedding).float().softmax(dim=1), embedding
+        features = network.forward_features(normalise(images, self.mean, self.std))
+        logits = network.forward_head(
+            features
+        )  # of two heads, as a distilled ViT has them, the mean
+        return logits.float().softmax(dim=1), network.forward_head(features, pre_logits=True)
+
+    def last_layer(self) -> nn.Module:
+        """What makes logits of the embedding.
+
+        Raises:
+            ValueError: If the network has several heads, as a distilled ViT has.
+        """
+        network: Any = self.network
+        layer = network.get_classifier()
+        if isinstance(layer, nn.Module):
+            return layer
+        raise ValueError(
+            f"{self.name} has {len(layer)} heads; images are made from a timm-like CNN with one "
+            "(any network can be the verifier)"
+        )
 
     @torch.no_grad()
     def check_last_layer(self, size: int) -> None:
@@ -79,7 +97,7 @@ class Classifier:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).splitlines()[0]
             raise ValueError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
-        logits = network.get_classifier()(embedding)
+        logits = self.last_layer()(embedding)
         if logits.shape != whole.shape or not torch.allclose(logits, whole, rtol=1e-3, atol=1e-4):
             raise ValueError(
                 f"{self.name}: get_classifier() on the pooled features does not give its logits; "

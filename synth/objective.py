@@ -67,13 +67,12 @@ class Objective:
         network, self.recorder = with_statistics(teacher.network, dtype)
         self.network: Any = network.to(memory_format=self.memory_format)
         self.exact = torch.float64 if dtype == torch.float64 else torch.float32
-        original: Any = teacher.network  # its last layer, not by way of bf16
-        self.classifier = frozen(original.get_classifier()).to(self.exact)
         if self.recorder is None and not allow_no_bn:
             raise ValueError(
                 f"{teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one of "
                 f"{TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
             )
+        self.classifier = frozen(teacher.last_layer()).to(self.exact)  # not by way of bf16
         self._check_student()
         # The weights stay outside the graph: they may change between steps.
         self._graph: Any = self._terms

@@ -1,10 +1,13 @@
 import pytest
+import timm
 import torch
 import torch.nn.functional as F
 from torch import nn
 from toy_nets import MEAN, STD, ToyNet, classifier, random_net
 
 from synth.classifier import normalise, renormalise, to_pixels
+from synth.config import ObjectiveConfig
+from synth.objective import Objective
 
 
 def test_pixels_survive_normalisation():
@@ -34,6 +37,22 @@ def test_judge_is_the_network_on_normalised_pixels_at_its_size():
     images = normalise(small, MEAN, STD)
     torch.testing.assert_close(probabilities, judge.network(images).softmax(dim=1).detach())
     assert embedding.shape == (3, 12) and not probabilities.requires_grad
+
+
+def distilled_vit():
+    sizes = {"img_size": 16, "patch_size": 8, "embed_dim": 12, "depth": 1, "num_heads": 2}
+    return timm.create_model("deit_tiny_distilled_patch16_224", num_classes=4, **sizes).eval()
+
+
+def test_a_distilled_vit_judges_by_the_mean_of_its_heads_and_is_no_teacher():
+    judge = classifier(distilled_vit())
+    pixels = torch.randint(256, (3, 3, 16, 16), dtype=torch.uint8)
+    probabilities, embedding = judge.judge(pixels)
+    logits = judge.network(normalise(pixels / 255, MEAN, STD))
+    torch.testing.assert_close(probabilities, logits.softmax(dim=1).detach())
+    assert embedding.shape == (3, 12)
+    with pytest.raises(ValueError, match="toy has 2 heads"):
+        Objective(judge, ObjectiveConfig(), allow_no_bn=True)
 
 
 def test_the_hash_sees_weights_and_statistics():
