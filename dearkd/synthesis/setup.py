@@ -1,8 +1,4 @@
-"""From a synthesis configuration to what it names: teacher, verifier, student, classes.
-
-What the user leaves open is chosen for the teacher: its own input size, the paper's iterations and
-weights; for the embedded digits teacher a small run with weights tried on it.
-"""
+"""From a synthesis configuration to what it names: teacher, verifier, student, classes."""
 
 import dataclasses
 import re
@@ -15,30 +11,18 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dearkd.build import EMBEDDED_TEACHER, LARGE, import_files
+from dearkd.build import EMBEDDED_TEACHER, import_files
 from dearkd.config_file import complete, user_tree
 from dearkd.models.pretrained import load_classifier
 from dearkd.synthesis.class_selection import choose_classes
+from dearkd.synthesis.recipes import EMBEDDED, recipe_for
 from synth.classifier import Classifier
 from synth.config import SynthesisConfig
 from synth.groups import Group, plan_groups
 from synth.objective import Objective
 
-__all__ = ["EMBEDDED", "NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
+__all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
 
-EMBEDDED = "digits"
-"""Name of the embedded teacher."""
-PAPER_ITERATIONS = 2000
-COMPETE_WEIGHT = 0.2
-"""The public code's weight of R_c, taken when a student is named."""
-SLOW_LOG_INTERVAL = 10
-"""Iterations between two signs of life where one takes seconds: large images on a CPU."""
-BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True, "bn_weight": 1.0, "ep_weight": 1.0}
-BALANCED_LARGE: dict[str, Any] = {"tv_weight": 0.05}
-BALANCED_SMALL: dict[str, Any] = {"tv_weight": 0.1, "bn_first_multiplier": 5.0}
-"""Tried on EfficientNet-Lite0 (large), on a CIFAR-10 and the digits CNN (small): RESULTS.md."""
-BALANCED_LR = 0.05
-"""Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
 OPTIONS = {
     "resolutions": "--res",
     "iterations": "--iters",
@@ -46,10 +30,6 @@ OPTIONS = {
     "allow_no_bn": "--allow-no-bn",
 }
 """Settings of the library that have an option of their own."""
-DIGITS_ITERATIONS = 500
-DIGITS_PER_CLASS = (4, 100)
-DIGITS_WORK = 4e8
-"""Pixels times iterations: at a microsecond each on one core it stays under ten minutes."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,7 +107,7 @@ def prepare(
     import_files(given.get("imports") or ())
     teacher = _network("teacher", given) or _embedded(given)
     classes = choose_classes(given.get("select") or "all", teacher)
-    recipe, notes = _recipe(given, teacher, len(classes or range(teacher.num_classes)))
+    recipe, notes = recipe_for(given, teacher, len(classes or range(teacher.num_classes)))
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
     named = dataclasses.replace(config.teacher, name=teacher.name)
@@ -158,86 +138,6 @@ def _as_typed() -> Iterator[None]:
             text = re.sub(rf"(?<![\w.]){name}\b", option, text)
         text = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
         raise ValueError(text) from error
-
-
-def _recipe(
-    given: DictConfig, teacher: Classifier, classes: int
-) -> tuple[dict[str, Any], list[str]]:
-    """What is chosen for the user, to be laid under what is given, and what to say about it."""
-    size = teacher.img_size
-    own = [size // 2, size] if size >= LARGE else [size]
-    resolutions = given.get("resolutions") or own
-    recipe: dict[str, Any] = {
-        "resolutions": own,
-        "iterations": [PAPER_ITERATIONS] * len(resolutions),
-        "objective": {},
-    }
-    if max(resolutions) >= LARGE and not torch.cuda.is_available():
-        recipe["log_interval"] = SLOW_LOG_INTERVAL
-    if teacher.name == EMBEDDED:
-        recipe |= _digits_recipe(given, resolutions, classes)
-    if given.get("recipe") == "balanced" or (
-        given.get("recipe") is None and teacher.name == EMBEDDED
-    ):
-        recipe |= _balanced(teacher, resolutions)
-    if OmegaConf.select(given, "student.name") is not None:
-        recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
-    if given.get("images_per_batch") is not None:
-        recipe |= _grouping(given, classes)
-    notes = [
-        f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in recipe.items()
-        if key not in ("objective", "log_interval") and given.get(key) is None
-    ]
-    if OmegaConf.select(given, "teacher.name") is None:
-        notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
-    weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
-    return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
-
-
-def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) -> dict[str, Any]:
-    """As many images, then iterations, as ten minutes on two cores have room for."""
-    area = classes * sum(size**2 for size in resolutions)
-    low, high = DIGITS_PER_CLASS
-    room = int(DIGITS_WORK / max(1, area * DIGITS_ITERATIONS))
-    per_class = given.get("per_class") or min(high, max(low, room))
-    longest = int(DIGITS_WORK / max(1, area * per_class)) // 10 * 10
-    return {
-        "iterations": [min(DIGITS_ITERATIONS, max(20, longest))] * len(resolutions),
-        "per_class": per_class,
-        "flip_probability": 0.0,  # a mirrored digit is another one, or none
-    }
-
-
-def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
-    """Weights that serve teachers of any kind better than the paper's, and a rate to match.
-
-    Departure:
-        The paper has one set of weights, for an ImageNet ResNet.
-    """
-    by_size = BALANCED_LARGE if max(resolutions) >= LARGE else BALANCED_SMALL
-    return {
-        "recipe": "balanced",
-        "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
-        "objective": BALANCED_WEIGHTS | by_size,
-    }
-
-
-def _grouping(given: DictConfig, classes: int) -> dict[str, int]:
-    """Images a class, classes a group and groups a batch that fit into ``images_per_batch``."""
-    room = given.images_per_batch
-    if room < 4:
-        raise ValueError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
-    default = SynthesisConfig()
-    images = given.get("images_per_class") or min(default.images_per_class, room // 2)
-    count = given.get("classes_per_group") or min(
-        default.classes_per_group, classes, room // images
-    )
-    return {
-        "images_per_class": images,
-        "classes_per_group": max(1, count),
-        "groups_per_batch": max(1, room // (images * max(1, count))),
-    }
 
 
 def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> SynthesisConfig:

@@ -23,7 +23,8 @@ from dearkd.synthesis.folder import (
     newest_unfinished_set,
 )
 from dearkd.synthesis.progress import SynthesisProgress, clock
-from dearkd.synthesis.setup import EMBEDDED, Setup, SynthesizeConfig, prepare
+from dearkd.synthesis.recipes import EMBEDDED
+from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
 from dearkd.train import Interrupted
 from synth import synthesis as library
 

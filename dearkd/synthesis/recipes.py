@@ -1,0 +1,118 @@
+"""What is chosen where the user leaves it open: sizes, iterations, weights of the objective.
+
+For any teacher its own input size, the paper's iterations and weights, or ours (``balanced``); for
+the embedded digits teacher a small run.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dearkd.build import LARGE
+from synth.classifier import Classifier
+from synth.config import SynthesisConfig
+
+__all__ = ["EMBEDDED", "recipe_for"]
+
+EMBEDDED = "digits"
+"""Name of the embedded teacher."""
+PAPER_ITERATIONS = 2000
+COMPETE_WEIGHT = 0.2
+"""The public code's weight of R_c, taken when a student is named."""
+SLOW_LOG_INTERVAL = 10
+"""Iterations between two signs of life where one takes seconds: large images on a CPU."""
+BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True, "ep_weight": 1.0}
+BALANCED_LARGE: dict[str, Any] = {"tv_weight": 0.05, "bn_weight": 0.5, "bn_slack": 1.0}
+BALANCED_SMALL: dict[str, Any] = {"tv_weight": 0.1, "bn_weight": 1.0, "bn_first_multiplier": 5.0}
+"""Tried on EfficientNet-Lite0 (large), on a CIFAR-10 and the digits CNN (small): RESULTS.md."""
+BALANCED_CROP = 0.5
+"""For teachers of large images, which learned from crops; those of small ones saw whole images."""
+BALANCED_LR = 0.05
+"""Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
+DIGITS_ITERATIONS = 500
+DIGITS_PER_CLASS = (4, 100)
+DIGITS_WORK = 4e8
+"""Pixels times iterations: at a microsecond each on one core it stays under ten minutes."""
+
+
+def recipe_for(
+    given: DictConfig, teacher: Classifier, classes: int
+) -> tuple[dict[str, Any], list[str]]:
+    """What is chosen for the user, to be laid under what is given, and what to say about it."""
+    size = teacher.img_size
+    own = [size // 2, size] if size >= LARGE else [size]
+    resolutions = given.get("resolutions") or own
+    recipe: dict[str, Any] = {
+        "resolutions": own,
+        "iterations": [PAPER_ITERATIONS] * len(resolutions),
+        "objective": {},
+    }
+    if max(resolutions) >= LARGE and not torch.cuda.is_available():
+        recipe["log_interval"] = SLOW_LOG_INTERVAL
+    if teacher.name == EMBEDDED:
+        recipe |= _digits_recipe(given, resolutions, classes)
+    if given.get("recipe") == "balanced" or (
+        given.get("recipe") is None and teacher.name == EMBEDDED
+    ):
+        recipe |= _balanced(teacher, resolutions)
+    if OmegaConf.select(given, "student.name") is not None:
+        recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
+    if given.get("images_per_batch") is not None:
+        recipe |= _grouping(given, classes)
+    notes = [
+        f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in recipe.items()
+        if key not in ("objective", "log_interval") and given.get(key) is None
+    ]
+    if OmegaConf.select(given, "teacher.name") is None:
+        notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
+    weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
+    return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
+
+
+def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) -> dict[str, Any]:
+    """As many images, then iterations, as ten minutes on two cores have room for."""
+    area = classes * sum(size**2 for size in resolutions)
+    low, high = DIGITS_PER_CLASS
+    room = int(DIGITS_WORK / max(1, area * DIGITS_ITERATIONS))
+    per_class = given.get("per_class") or min(high, max(low, room))
+    longest = int(DIGITS_WORK / max(1, area * per_class)) // 10 * 10
+    return {
+        "iterations": [min(DIGITS_ITERATIONS, max(20, longest))] * len(resolutions),
+        "per_class": per_class,
+        "flip_probability": 0.0,  # a mirrored digit is another one, or none
+    }
+
+
+def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
+    """Weights that serve teachers of any kind better than the paper's, and a rate to match.
+
+    Departure:
+        The paper has one set of weights, for an ImageNet ResNet.
+    """
+    by_size = BALANCED_LARGE if max(resolutions) >= LARGE else BALANCED_SMALL
+    crop = {"smallest_crop": BALANCED_CROP} if teacher.img_size >= LARGE else {}
+    return crop | {
+        "recipe": "balanced",
+        "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
+        "objective": BALANCED_WEIGHTS | by_size,
+    }
+
+
+def _grouping(given: DictConfig, classes: int) -> dict[str, int]:
+    """Images a class, classes a group and groups a batch that fit into ``images_per_batch``."""
+    room = given.images_per_batch
+    if room < 4:
+        raise ValueError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
+    default = SynthesisConfig()
+    images = given.get("images_per_class") or min(default.images_per_class, room // 2)
+    count = given.get("classes_per_group") or min(
+        default.classes_per_group, classes, room // images
+    )
+    return {
+        "images_per_class": images,
+        "classes_per_group": max(1, count),
+        "groups_per_batch": max(1, room // (images * max(1, count))),
+    }
