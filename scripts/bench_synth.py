@@ -205,8 +205,10 @@ def _whole(
         out[name] = {"seconds": time.perf_counter() - start}
         pixels = to_pixels(images, teacher.mean, teacher.std)
         for role, judge in (("teacher", teacher), ("verifier", verifier)):
-            predictions = judge.judge(pixels)[0].argmax(1)
-            out[name][role] = (predictions == targets).double().mean().item()
+            probabilities = judge.judge(pixels)[0]
+            own = probabilities.gather(1, targets[:, None]).log()
+            out[name][role] = (probabilities.argmax(1) == targets).double().mean().item()
+            out[name][f"{role}_cross_entropy"] = -own.mean().item()
     return out
 
 
