@@ -238,7 +238,9 @@ def _wanted(run: _Run) -> dict[str, Any]:
 
 
 def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: _Run) -> None:
-    old, new = _flat(standing), _flat(wanted)
+    # What a run from before a setting lacks is that setting's default: new ones are off by default.
+    defaults = json.loads(json.dumps({"config": dataclasses.asdict(SynthesisConfig())}))
+    old, new = _flat(defaults) | _flat(standing), _flat(wanted)
     changed = sorted(key for key in new if old.get(key) != new[key])
     if changed:
         key = changed[0]

@@ -1,6 +1,7 @@
 import copy
 import hashlib
 import json
+import shutil
 
 import numpy as np
 import pytest
@@ -162,6 +163,18 @@ def test_a_resumed_finished_run_does_nothing(whole, teacher):
     events = list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
     assert [type(event) for event in events] == [Prepared, Finished]
     assert events[0].iterations_here == 0 and hashes(out) == before
+
+
+def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, teacher, tmp_path):
+    out = tmp_path / "old"
+    shutil.copytree(whole[0], out)
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["config"]["smallest_crop"], settings["config"]["objective"]["bn_slack"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    verifier = classifier(random_net(5), "second")
+    list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
+    with pytest.raises(ValueError, match=r"was made with config.smallest_crop=1.0, got 0.5"):
+        list(synthesize(config(smallest_crop=0.5), teacher, out, verifier=verifier, resume=True))
 
 
 def test_batches_of_groups_resume_without_rewriting(teacher, tmp_path):
