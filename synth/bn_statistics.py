@@ -7,7 +7,6 @@ input, so that autograd does not sum three gradients of that input: with n value
 """
 
 import copy
-import math
 from typing import Any
 
 import torch
@@ -74,7 +73,7 @@ def batch_norm_statistics(
 
 
 class Recorder:
-    """Collects what the BatchNorms of one network saw in a forward of groups of equal length.
+    """Collects what the BatchNorms of one network saw in a forward; knows the number of groups.
 
     ``seen`` has a row a layer, in the order of the forward: mean and variance of every group,
     stored mean and stored variance.
@@ -82,28 +81,23 @@ class Recorder:
 
     def __init__(self) -> None:
         self.groups = 1
-        self.images = 1  # of a group
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
 
-    def start(self, groups: int, images: int = 1) -> None:
-        """Forget the last forward and expect a batch of ``groups`` blocks of ``images`` each."""
+    def start(self, groups: int) -> None:
+        """Forget the last forward and expect a batch of ``groups`` equal blocks."""
         self.groups = groups
-        self.images = images
         self.seen = []
 
     def add(self, mean: Tensor, var: Tensor, stored_mean: Tensor, stored_var: Tensor) -> None:
         """Note one layer's statistics, in the order of the forward."""
         self.seen.append((mean, var, stored_mean, stored_var))
 
-    def loss(
-        self, first_multiplier: float = 1.0, relative: bool = False, slack: float = 0.0
-    ) -> Tensor:
+    def loss(self, first_multiplier: float = 1.0, relative: bool = False) -> Tensor:
         """R_BN of each group: sum over layers of ||mean - stored||_2 + ||var - stored||_2.
 
         The first layer of the forward counts ``first_multiplier`` times. ``relative`` divides a
         layer's first norm by that of its stored standard deviations, its second by that of its
-        stored variances. ``slack`` lets both go uncharged up to slack * sqrt(depth / n), depth in
-        0-1 from the first layer to the last, n the images of a group; it is for ``relative``.
+        stored variances.
 
         Source:
             Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 4.
@@ -111,22 +105,14 @@ class Recorder:
         Departure:
             ``relative``: variances of a thousand beside variances of one (inverted bottlenecks
             without activation) leave all layers but the few largest without a say.
-            ``slack``: n images of a few classes cannot have the means of a whole data set. Near the
-            output an activation is one image's, so that a mean of n is 1 / sqrt(n) standard
-            deviations off; near the input an image has every edge and colour.
         """
-        deepest = max(len(self.seen) - 1, 1)
-        layers = []
-        for depth, (mean, var, stored_mean, stored_var) in enumerate(self.seen):
-            off_mean = torch.linalg.vector_norm(mean - stored_mean, dim=1)
-            off_var = torch.linalg.vector_norm(var - stored_var, dim=1)
-            if relative:
-                off_mean = off_mean / torch.linalg.vector_norm(stored_var.sqrt())
-                off_var = off_var / torch.linalg.vector_norm(stored_var)
-            if slack:
-                margin = slack * math.sqrt(depth / deepest / self.images)
-                off_mean, off_var = F.relu(off_mean - margin), F.relu(off_var - margin)
-            layers.append(off_mean + off_var)
+        layers = [
+            torch.linalg.vector_norm(mean - stored_mean, dim=1)
+            / (torch.linalg.vector_norm(stored_var.sqrt()) if relative else 1.0)
+            + torch.linalg.vector_norm(var - stored_var, dim=1)
+            / (torch.linalg.vector_norm(stored_var) if relative else 1.0)
+            for mean, var, stored_mean, stored_var in self.seen
+        ]
         layers[0] = layers[0] * first_multiplier
         return torch.stack(layers).sum(dim=0)
 

@@ -31,7 +31,6 @@ class ObjectiveConfig:
     bn_weight: float = 5e-2  # alpha_BN of the paper
     bn_first_multiplier: float = 1.0  # the paper has none; the public code's habit is 10
     bn_relative: bool = False  # ours: each layer's distances in units of its stored statistics
-    bn_slack: float = 0.0  # ours, for bn_relative: uncharged up to bn_slack * sqrt(depth / images)
     ep_weight: float = 50.0  # alpha_ep of the paper, on distances in [0, 2]
     triplet_weight: float = 0.5  # alpha_tri of the paper
     triplet_margin: float = 0.3  # ours: the paper names no number
@@ -45,7 +44,6 @@ class ObjectiveConfig:
         for name in ("tv", "l2", "bn", "ep", "triplet", "compete"):
             _at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0.0)
         _at_least("bn_first_multiplier", self.bn_first_multiplier, 0.0)
-        _at_least("bn_slack", self.bn_slack, 0.0)
         _at_least("ep_warmup_iterations", self.ep_warmup_iterations, 0)
         _at_least("auto_iterations", self.auto_iterations, 1)
         if not 0 <= self.triplet_margin <= 2:
@@ -55,10 +53,6 @@ class ObjectiveConfig:
             )
         if self.bn_relative and not self.bn_weight:
             raise ValueError("bn_relative has no effect with bn_weight 0; set one of them")
-        if self.bn_slack and not self.bn_relative:
-            raise ValueError(
-                f"bn_slack {self.bn_slack} is in units of relative distances; set bn_relative=true"
-            )
         if self.ep_warmup_iterations and not self.ep_weight:
             raise ValueError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
         if self.auto_weights and not self.bn_weight:

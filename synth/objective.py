@@ -102,7 +102,7 @@ class Objective:
         }
         if self.recorder is not None and self.config.bn_weight > 0:
             terms["bn_statistics"] = self.recorder.loss(
-                self.config.bn_first_multiplier, self.config.bn_relative, self.config.bn_slack
+                self.config.bn_first_multiplier, self.config.bn_relative
             )
         if targets.pairs is not None:
             terms["easy_positive"], terms["triplet"] = intra_divergence(
@@ -130,7 +130,7 @@ class Objective:
 
     def _forward(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
         if self.recorder is not None:
-            self.recorder.start(groups, len(images) // groups)
+            self.recorder.start(groups)
         inputs = images.to(self.dtype).contiguous(memory_format=self.memory_format)
         features = self.network.forward_features(inputs)
         embedding = self.network.forward_head(features, pre_logits=True).to(self.exact)

@@ -42,8 +42,6 @@ def test_it_comes_out_of_omegaconf_as_it_is():
         ({"auto_iterations": 0}, "auto_iterations must be at least 1, got 0"),
         ({"ep_warmup_iterations": -1}, "ep_warmup_iterations must be at least 0"),
         ({"ep_weight": 0, "ep_warmup_iterations": 5}, "no effect with ep_weight 0"),
-        ({"bn_slack": 1.0}, "bn_slack 1.0 is in units of relative distances; set bn_relative=true"),
-        ({"bn_slack": -1.0}, "bn_slack must be at least 0, got -1.0"),
         ({"bn_weight": 0, "bn_relative": True}, "bn_relative has no effect with bn_weight 0"),
         ({"bn_weight": 0, "auto_weights": True}, "auto_weights tunes bn_weight, which is 0"),
     ],

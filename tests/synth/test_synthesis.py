@@ -169,7 +169,7 @@ def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, t
     out = tmp_path / "old"
     shutil.copytree(whole[0], out)
     settings = json.loads((out / "settings.json").read_text())
-    del settings["config"]["smallest_crop"], settings["config"]["objective"]["bn_slack"]
+    del settings["config"]["smallest_crop"], settings["config"]["objective"]["bn_relative"]
     (out / "settings.json").write_text(json.dumps(settings))
     verifier = classifier(random_net(5), "second")
     list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
