@@ -205,8 +205,9 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
         if (spread := verdict["diversity"]["overall"]) is not None:
             say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
+        other = "" if config.recipe == "balanced" else "--recipe balanced, "
         say(
-            "most images are not what they were to become: try --recipe balanced, more --iters, "
+            f"most images are not what they were to become: try {other}more --iters, "
             "--auto-weights or a size the teacher was trained at"
         )
     if setup.verifier is None:
