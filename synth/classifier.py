@@ -61,9 +61,7 @@ class Classifier:
             images = F.interpolate(images, size=size, mode="bicubic", antialias=True).clamp(0, 1)
         network: Any = self.network
         features = network.forward_features(normalise(images, self.mean, self.std))
-        logits = network.forward_head(
-            features
-        )  # of two heads, as a distilled ViT has them, the mean
+        logits = network.forward_head(features)  # of a distilled ViT's two heads the mean
         return logits.float().softmax(dim=1), network.forward_head(features, pre_logits=True)
 
     def last_layer(self) -> nn.Module:
