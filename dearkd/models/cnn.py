@@ -7,7 +7,7 @@ Source:
     He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2.
 
 Departure:
-    Four stages and our own widths; ``t`` is the smallest, under 1 MB on the disk.
+    Four stages and our own widths; ``t`` is the smallest, under 1 MB on the disk, ``w`` wider.
 """
 
 from typing import Any
@@ -60,6 +60,7 @@ default_cfgs = generate_default_cfgs(
     {
         "dearkd_resnet10t_32": _CFG,
         "dearkd_resnet10_32": _CFG,
+        "dearkd_resnet10w_32": _CFG,
         "dearkd_resnet18_32": _CFG,
     }
 )
@@ -77,6 +78,13 @@ def dearkd_resnet10_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """10 layers, 32 to 256 channels, 1.2 M parameters."""
     widths = (32, 64, 128, 256)
     return _create("dearkd_resnet10_32", pretrained, kwargs, layers=(1, 1, 1, 1), channels=widths)
+
+
+@register_model
+def dearkd_resnet10w_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """10 layers, 48 to 384 channels, 2.8 M parameters."""
+    widths = (48, 96, 192, 384)
+    return _create("dearkd_resnet10w_32", pretrained, kwargs, layers=(1, 1, 1, 1), channels=widths)
 
 
 @register_model

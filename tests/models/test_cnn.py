@@ -10,7 +10,7 @@ from torch import nn
 
 from dearkd.models.cnn import SmallResNet
 
-NAMES = ("dearkd_resnet10t_32", "dearkd_resnet10_32", "dearkd_resnet18_32")
+NAMES = ("dearkd_resnet10t_32", "dearkd_resnet10_32", "dearkd_resnet10w_32", "dearkd_resnet18_32")
 
 
 @pytest.fixture(scope="module")
@@ -36,7 +36,7 @@ def test_features_only_model_reports_the_same(model: SmallResNet) -> None:
 
 def test_parameter_counts() -> None:
     counts = [sum(p.numel() for p in timm.create_model(name).parameters()) for name in NAMES]
-    assert counts == [223_322, 1_228_970, 11_173_962]
+    assert counts == [223_322, 1_228_970, 2_760_442, 11_173_962]
 
 
 def test_smallest_is_under_a_megabyte(model: SmallResNet, tmp_path: Path) -> None:
