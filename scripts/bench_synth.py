@@ -9,12 +9,13 @@ compared on the same images (float32), then the two take turns, so that a busy m
         --out bench.json
 
 With ``--teacher-weights W.safetensors`` (timm's keys) the teacher is a real one; a step costs the
-same without. With ``--verifier`` both loops also make images, start to end, which it judges:
+same without. With ``--verifier`` both loops also make images, start to end, once for each of
+``--seeds``, which it judges; ``--reference-views image`` lets the reference draw as ours does:
 
     python scripts/bench_synth.py --teacher tf_efficientnet_lite0 --teacher-weights LITE0 \
         --verifier tf_efficientnet_lite2 --verifier-weights LITE2 --resolutions 112 224 \
-        --iterations 150 150 --lr 0.1 --objective bn_relative=true bn_weight=0.3 tv_weight=0.15 \
-        ep_weight=1 --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
+        --iterations 80 80 --seeds 0 1 2 --lr 0.1 --objective bn_relative=true bn_weight=0.3 \
+        tv_weight=0.15 ep_weight=1 --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
 """
 
 import argparse
@@ -23,6 +24,7 @@ import json
 import random
 import statistics
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +47,15 @@ from synth.priors import l2, total_variation
 class ReferenceLoop:
     """The published layout: hooks, unfrozen, float32, a sync every step."""
 
-    def __init__(self, teacher: Classifier, config: SynthesisConfig, targets: tuple[int, ...]):
+    def __init__(
+        self,
+        teacher: Classifier,
+        config: SynthesisConfig,
+        targets: tuple[int, ...],
+        view_of_each: bool = False,
+    ) -> None:
         self.network, self.config = teacher.network.eval().requires_grad_(True), config
+        self.view_of_each = view_of_each
         self.labels = torch.tensor(targets)
         self.inputs: list[tuple[nn.BatchNorm2d, Tensor]] = []
         self.handles = [
@@ -106,10 +115,8 @@ class ReferenceLoop:
     ) -> float:
         """One iteration, the loss read at its end."""
         limit = round(self.config.jitter_fraction * canvas.shape[-1])
-        shifts = (random.randint(-limit, limit), random.randint(-limit, limit))
-        seen = torch.roll(canvas, shifts, dims=(2, 3))
-        if random.random() < 0.5:
-            seen = seen.flip(3)
+        parts = canvas.split(1) if self.view_of_each else (canvas,)
+        seen = torch.cat([_view(part, limit) for part in parts])
         optimizer.zero_grad()
         self.network.zero_grad()
         loss = self.objective(seen)
@@ -130,6 +137,12 @@ class ReferenceLoop:
                 optimizer.param_groups[0]["lr"] = lr
                 self.step(canvas, optimizer, low, high)
         return canvas.detach()
+
+
+def _view(images: Tensor, limit: int) -> Tensor:
+    shifts = (random.randint(-limit, limit), random.randint(-limit, limit))
+    rolled = torch.roll(images, shifts, dims=(2, 3))
+    return rolled.flip(3) if random.random() < 0.5 else rolled
 
 
 class OurLoop:
@@ -156,8 +169,8 @@ class OurLoop:
 
 def main() -> None:
     args = _arguments()
-    random.seed(args.seed)
-    torch.manual_seed(args.seed)
+    random.seed(args.seeds[0])
+    torch.manual_seed(args.seeds[0])
     torch.set_num_threads(args.threads)
     teacher = _classifier(args.teacher, args.teacher_weights)
     group = Group(id=0, targets=tuple(c for c in args.classes for _ in range(args.per_class)))
@@ -169,8 +182,11 @@ def main() -> None:
     result["kernels"] = dataclasses.asdict(kernels)
     result |= _race(teacher, config, group, canvas, kernels, args.steps)
     if args.verifier is not None:
-        verifier = _classifier(args.verifier, args.verifier_weights)
-        result["whole"] = _whole(teacher, verifier, config, group, kernels)
+        verifier, each = _classifier(args.verifier, args.verifier_weights), args.reference_views
+        result["whole"] = [
+            _whole(teacher, verifier, replace(config, seed=seed), group, kernels, each == "image")
+            for seed in args.seeds
+        ]
     text = json.dumps(result, indent=1, default=str)
     print(text)
     if args.out:
@@ -183,8 +199,10 @@ def _whole(
     config: SynthesisConfig,
     group: Group,
     kernels: Kernels,
+    view_of_each: bool,
 ) -> dict[str, Any]:
     """Both loops from one noise to finished images: seconds (compiling too) and verdicts."""
+    random.seed(config.seed)
 
     def ours() -> Tensor:
         objective = build_objective(config, teacher, kernels)
@@ -192,24 +210,33 @@ def _whole(
         return last.images
 
     def reference() -> Tensor:
-        loop = ReferenceLoop(teacher, config, group.targets)
+        loop = ReferenceLoop(teacher, config, group.targets, view_of_each)
         images = loop.images(first_canvas((group,), config, 3), *_bounds(teacher))
         loop.close()
         return images
 
-    out: dict[str, Any] = {}
-    targets = torch.tensor(group.targets)
+    out: dict[str, Any] = {"seed": config.seed}
     for name, make in (("ours", ours), ("reference", reference)):
         start = time.perf_counter()
         images = make()
         out[name] = {"seconds": time.perf_counter() - start}
         pixels = to_pixels(images, teacher.mean, teacher.std)
         for role, judge in (("teacher", teacher), ("verifier", verifier)):
-            probabilities = judge.judge(pixels)[0]
-            own = probabilities.gather(1, targets[:, None]).log()
-            out[name][role] = (probabilities.argmax(1) == targets).double().mean().item()
-            out[name][f"{role}_cross_entropy"] = -own.mean().item()
+            out[name] |= _verdict(judge, pixels, group.targets, role)
     return out
+
+
+def _verdict(
+    judge: Classifier, pixels: Tensor, targets: tuple[int, ...], role: str
+) -> dict[str, float]:
+    """Share of images put into their class, and the mean cross-entropy in nats."""
+    labels = torch.tensor(targets)
+    probabilities = judge.judge(pixels)[0]
+    own = probabilities.gather(1, labels[:, None]).log()
+    return {
+        role: (probabilities.argmax(1) == labels).double().mean().item(),
+        f"{role}_cross_entropy": -own.mean().item(),
+    }
 
 
 def _check(
@@ -280,7 +307,7 @@ def _config(args: argparse.Namespace) -> SynthesisConfig:
         resolutions=tuple(args.resolutions),
         iterations=tuple(args.iterations),
         lr=args.lr,
-        seed=args.seed,
+        seed=args.seeds[0],
         compile=args.compile,
         objective=OmegaConf.to_object(objective),  # type: ignore[arg-type]
     )
@@ -313,7 +340,8 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--objective", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--lr", type=float, default=SynthesisConfig.lr)
     parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto")
-    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0])
+    parser.add_argument("--reference-views", choices=("batch", "image"), default="batch")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each loop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--out", type=Path)
