@@ -17,7 +17,7 @@ from dearkd.models.create import create_model, import_files, model_cfg
 from dearkd.models.teacher import Teacher, load_teacher
 from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
 from dearkd.recipe import LARGE, check_settings, with_models, with_recipe
-from dearkd.train import Stage
+from dearkd.stages import Stage
 
 __all__ = [
     "EMBEDDED_TEACHER",

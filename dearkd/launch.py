@@ -1,20 +1,16 @@
 """What `dearkd train` does: a configuration in, a trained run folder out."""
 
 import dataclasses
-import resource
-import sys
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import torch
 from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
-from dearkd import estimate
 from dearkd.analysis.probe import attention_probe
 from dearkd.arithmetic import laid_out, with_arithmetic
 from dearkd.build import Parts, build, model_metadata
@@ -29,8 +25,10 @@ from dearkd.dry_run import describe
 from dearkd.evaluate import evaluate
 from dearkd.processes import accelerator_of, in_turn, process_state
 from dearkd.progress import RunProgress
-from dearkd.runs import RunFolder, commit, next_folder, versions
-from dearkd.train import Interrupted, Trainer
+from dearkd.runs import RunFolder, commit, next_folder
+from dearkd.stop import Interrupted
+from dearkd.summary import closing_line, summary, title_line
+from dearkd.train import Trainer
 
 __all__ = ["train"]
 
@@ -68,7 +66,7 @@ def train(
             parts = with_arithmetic(parts, state.device, state.num_processes)
             if state.is_main_process:
                 folder.write_config(parts.config)
-        say(f"{_title(parts.config)} -> {folder.path}")
+        say(f"{title_line(parts.config)} -> {folder.path}")
         laid_out(parts, state.device)
         # From here on the teacher belongs to its stage alone, so that it can be freed with it.
         parts = dataclasses.replace(parts, teacher=None)
@@ -105,8 +103,8 @@ def _run(
         trainer, heads = _fitted(parts, folder, resume, console, accelerator)
         if accelerator.is_main_process:
             trainer.save_weights(folder.model_file)
-            folder.write_summary(_summary(parts, trainer, heads, accelerator, revision))
-            say(_closing(folder, heads))
+            folder.write_summary(summary(parts, trainer, heads, accelerator, revision))
+            say(closing_line(folder.path, heads))
     finally:
         accelerator.end_training()
 
@@ -239,68 +237,6 @@ def _run_folder(config: TrainConfig, stem: str) -> Path:
     path = [str(next_folder(f"{name}-{data}"))]
     broadcast_object_list(path)
     return Path(path[0])
-
-
-def _summary(
-    parts: Parts,
-    trainer: Trainer,
-    heads: dict[str, dict[str, float]],
-    accelerator: Accelerator,
-    revision: str | None,
-) -> dict[str, Any]:
-    config, position = parts.config, trainer.position
-    final = heads.get("logits", {"top1": None, "top5": None})
-    return {
-        "method": config.method,
-        "student": config.student,
-        "teacher": config.teacher.name,
-        "data": config.data.train,
-        "train_images": len(parts.train),
-        "eval_images": heads["images"]["count"] if heads else None,
-        "epochs": config.epochs,
-        "top1": final["top1"],
-        "top5": final["top5"],
-        "heads": {name: value for name, value in heads.items() if name != "images"},
-        "best_top1": position.best_top1,
-        "best_epoch": position.best_epoch,
-        "parameters": estimate.parameter_count(parts.student),
-        "seconds": round(position.seconds, 1),
-        "device": _device_name(accelerator.device),
-        "peak_memory_bytes": _peak_memory(accelerator.device),
-        "threads": torch.get_num_threads(),
-        "processes": accelerator.num_processes,
-        "precision": config.precision,
-        "seed": config.seed,
-        "versions": versions(),
-        "python": sys.version.split()[0],
-        "commit": revision,
-    }
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def _peak_memory(device: torch.device) -> int:
-    """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
-
-
-def _title(config: TrainConfig) -> str:
-    teacher = f" from {config.teacher.name}" if config.teacher.name else ""
-    return (
-        f"{config.method}: {config.student}{teacher} on {config.data.train}, "
-        f"{config.epochs} epoch{'s' * (config.epochs != 1)}, {config.precision}"
-    )
-
-
-def _closing(folder: RunFolder, heads: dict[str, dict[str, float]]) -> str:
-    if not heads:
-        return f"done (no evaluation data, so no top-1): {folder.path}"
-    return f"done: top-1 {heads['logits']['top1']:.2f} %: {folder.path}"
 
 
 def _silent(*args: object, **kwargs: object) -> None:

@@ -10,8 +10,7 @@ Source:
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, Literal, Protocol, runtime_checkable
+from typing import Any, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -24,46 +23,21 @@ from dearkd.losses import (
     soft_distillation,
 )
 from dearkd.models.aligner import Aligner
-from dearkd.models.attention import MultiHeadConvAttention
-from dearkd.models.teacher import Teacher, default_stage
+from dearkd.models.teacher import Teacher
+from dearkd.pairs import AlignedPair, PairLike, default_pair, model_name, resolved
 
 __all__ = [
-    "AlignedPair",
     "CrossEntropy",
     "DearKD",
     "HardDistillation",
-    "PairLike",
     "SoftDistillation",
     "Targets",
     "Terms",
-    "default_pair",
 ]
 
 Images = Float[Tensor, "batch channels height width"]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
 Terms = dict[str, Tensor]
-
-
-@runtime_checkable
-class PairLike(Protocol):
-    """A student block, a teacher stage, and whether the stage's features are non-negative."""
-
-    @property
-    def block(self) -> int: ...  # noqa: D102
-    @property
-    def stage(self) -> int: ...  # noqa: D102
-    @property
-    def nonnegative(self) -> bool | None: ...  # noqa: D102
-
-
-@dataclass(frozen=True)
-class AlignedPair:
-    """The output of a student block must predict a teacher stage; both are counted from 0."""
-
-    block: int
-    stage: int
-    nonnegative: bool | None = None
-    """Whether the stage ends in a ReLU; None reads it from the network."""
 
 
 class CrossEntropy(nn.Module):
@@ -118,8 +92,8 @@ class HardDistillation(nn.Module):
             require_distillation_token(student)
         elif has_distillation_token(student):
             raise ValueError(
-                f"token=class would leave the distillation head of {_name(student)} untrained; "
-                "use token=distillation, or a student without a distillation token"
+                f"token=class would leave the distillation head of {model_name(student)} "
+                "untrained; use token=distillation, or a student without a distillation token"
             )
 
     def forward(self, images: Images, targets: Targets) -> Terms:
@@ -205,7 +179,7 @@ class DearKD(nn.Module):
         _check_classes(student, teacher)
         require_distillation_token(student)
         self.pairs = tuple(
-            _resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
+            resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
         )
         self.blocks = sorted({pair.block for pair in self.pairs})
         self.stages = tuple(sorted({pair.stage for pair in self.pairs}))
@@ -249,28 +223,6 @@ class DearKD(nn.Module):
         return hidden_loss(aligned, scale_target(teacher_map, bool(pair.nonnegative)))
 
 
-def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
-    """The last MHCA block and the teacher stage whose grid is nearest to the student's tokens.
-
-    Departure:
-        The paper names no layers. A student without MHCA is tapped where it would end, after two
-        thirds of its blocks.
-
-    Raises:
-        ValueError: If the student has no blocks on a patch grid, or the teacher no stages.
-    """
-    blocks: Any = getattr(student, "blocks", None)
-    grid = getattr(getattr(student, "patch_embed", None), "grid_size", None)
-    if blocks is None or grid is None:
-        raise ValueError(
-            f"method dearkd needs a vision transformer with blocks on a patch grid, which "
-            f"{_name(student)} is not; choose a dearkd_* or deit_*_distilled student"
-        )
-    convolutional = [i for i, b in enumerate(blocks) if isinstance(b.attn, MultiHeadConvAttention)]
-    block = convolutional[-1] if convolutional else max(0, 2 * len(blocks) // 3 - 1)
-    return AlignedPair(block, default_stage(teacher, (int(grid[0]), int(grid[1]))).index)
-
-
 def has_distillation_token(student: nn.Module) -> bool:
     """Whether the student has a second head to learn from the teacher (timm's convention)."""
     return hasattr(student, "set_distilled_training")
@@ -284,7 +236,7 @@ def require_distillation_token(student: nn.Module) -> None:
     """
     if not has_distillation_token(student):
         raise ValueError(
-            f"student {_name(student)} has no distillation token; choose a dearkd_* or "
+            f"student {model_name(student)} has no distillation token; choose a dearkd_* or "
             "deit_*_distilled student, or --method deit-hard --set distill.token=class"
         )
     _set_distilled_training(student)
@@ -295,19 +247,6 @@ def agreement(
 ) -> Float[Tensor, ""]:
     """Share of images on which student and teacher decide alike, in [0, 1]."""
     return (student_logits.argmax(dim=1) == teacher_logits.argmax(dim=1)).float().mean()
-
-
-def _resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPair:
-    """The pair with ``nonnegative`` known, after a check that block and stage exist."""
-    depth = len(student.blocks) if hasattr(student, "blocks") else 0  # type: ignore[arg-type]
-    if not 0 <= pair.block < depth:
-        raise ValueError(
-            f"pair block must be 0 to {depth - 1} for student {_name(student)}, got {pair.block}"
-        )
-    detected = teacher.stage(pair.stage).nonnegative
-    return AlignedPair(
-        pair.block, pair.stage, detected if pair.nonnegative is None else pair.nonnegative
-    )
 
 
 def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | None = None) -> Terms:
@@ -321,7 +260,7 @@ def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | No
 def _check_classes(student: nn.Module, teacher: Teacher) -> None:
     if student.num_classes != teacher.num_classes:
         raise ValueError(
-            f"student {_name(student)} has {student.num_classes} classes and the teacher "
+            f"student {model_name(student)} has {student.num_classes} classes and the teacher "
             f"{teacher.num_classes}; they must be equal: build the student with "
             f"num_classes={teacher.num_classes}"
         )
@@ -329,9 +268,3 @@ def _check_classes(student: nn.Module, teacher: Teacher) -> None:
 
 def _set_distilled_training(student: Any) -> None:
     student.set_distilled_training(True)
-
-
-def _name(student: nn.Module) -> str:
-    cfg: Any = getattr(student, "pretrained_cfg", None)
-    architecture = cfg.get("architecture") if cfg else None
-    return architecture or type(student).__name__

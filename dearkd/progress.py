@@ -13,7 +13,7 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
-from dearkd.train import Position
+from dearkd.stages import Position
 
 __all__ = ["RunProgress"]
 

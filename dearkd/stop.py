@@ -5,7 +5,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["StopRequest"]
+__all__ = ["Interrupted", "StopRequest"]
+
+
+class Interrupted(Exception):  # noqa: N818 - it is no error
+    """The run was asked to stop and has saved its state."""
 
 
 class StopRequest:

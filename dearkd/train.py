@@ -8,11 +8,10 @@ bitwise the same weights as one that was not (one CPU process).
 
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from contextlib import nullcontext
-from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -24,72 +23,15 @@ from dearkd.checkpoint import load_checkpoint, save_checkpoint, save_model
 from dearkd.config import TrainConfig
 from dearkd.optim import build_optimizer, learning_rate, load_optimizer_state, optimizer_state
 from dearkd.runs import RunFolder
-from dearkd.stop import StopRequest
+from dearkd.stages import Batches, Position, Progress, Stage
+from dearkd.stop import Interrupted, StopRequest
 
-__all__ = ["Batches", "Interrupted", "Progress", "Stage", "Trainer"]
+__all__ = ["Trainer"]
 
 READ_SECONDS = 2.0
 """Least time between two looks at the loss: each look waits for the device."""
 AGREE_STEPS = 10
 """Several processes agree this often whether to look, save or stop: each time all wait."""
-
-
-class Interrupted(Exception):  # noqa: N818 - it is no error
-    """The run was asked to stop and has saved its state."""
-
-
-@dataclass(frozen=True)
-class Stage:
-    """A part of a run: so many epochs of one objective.
-
-    ``objective`` is called when the stage begins, and its result is dropped when it ends, so a
-    teacher occupies memory only while it teaches.
-    """
-
-    name: str
-    epochs: int
-    objective: Callable[[], nn.Module]
-
-
-class Batches(Protocol):
-    """Training batches of any epoch, from any step on."""
-
-    steps: int
-    """Forward passes an epoch on this process."""
-
-    def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """(images, targets) on the training device, in the epoch's own order."""
-
-
-class Progress(Protocol):
-    """What the loop tells whoever watches."""
-
-    def begin(self, position: "Position", total_epochs: int, steps: int) -> None:
-        """An epoch starts (or goes on)."""
-
-    def step(self, step: int, images: int, terms: dict[str, float] | None) -> None:
-        """A step is done; terms are means of the epoch so far, when they were read."""
-
-    def end(self, line: dict[str, Any]) -> None:
-        """An epoch is over; the line that went into ``metrics.jsonl``."""
-
-
-@dataclass
-class Position:
-    """Where the run stands; all that a checkpoint stores besides tensors."""
-
-    epoch: int = 0
-    """Epochs completed."""
-    step: int = 0
-    """Optimizer steps completed in the current epoch."""
-    seconds: float = 0.0
-    """Time in training and evaluation so far, over all sessions of the run."""
-    epoch_seconds: float = 0.0
-    best_top1: float | None = None
-    best_epoch: int | None = None
-    stage: str = ""
-    sums: dict[str, Tensor] = field(default_factory=dict)
-    """Sum of each term over the steps of the current epoch, on the device."""
 
 
 class Trainer:

@@ -20,13 +20,12 @@ from dearkd.losses import scale_target
 from dearkd.models.teacher import Teacher
 from dearkd.models.vit import DearKDVisionTransformer
 from dearkd.objectives import (
-    AlignedPair,
     CrossEntropy,
     DearKD,
     HardDistillation,
     SoftDistillation,
-    default_pair,
 )
+from dearkd.pairs import AlignedPair, default_pair
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY: dict[str, Any] = {

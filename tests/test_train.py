@@ -18,7 +18,7 @@ from dearkd.build import build
 from dearkd.config import load_config
 from dearkd.progress import RunProgress
 from dearkd.runs import RunFolder
-from dearkd.train import Interrupted
+from dearkd.stop import Interrupted
 
 SHORT = {"student": "toy_student", "stage1": 2, "stage2": 2}
 SETTINGS = ["data.mixup=0.8", "data.cutmix=1.0", "optim.drop_path=0.1", "optim.ema_decay=0.9"]

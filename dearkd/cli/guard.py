@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from rich.console import Console
 
+from dearkd.stop import Interrupted
+
 __all__ = ["guarded"]
 
 _SMALLER_STEPS = "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same"
@@ -36,8 +38,6 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
         from torch import OutOfMemoryError
-
-        from dearkd.train import Interrupted
 
         if not sys.warnoptions:
             # Pillow's is of an enormous image, which it reads; a yet larger one it refuses.

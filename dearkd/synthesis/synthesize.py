@@ -14,6 +14,7 @@ from rich.console import Console
 from dearkd.checkpoint import write_atomically
 from dearkd.config_file import complete, to_yaml, user_tree
 from dearkd.processes import process_state
+from dearkd.stop import Interrupted
 from dearkd.synthesis.estimate import describe
 from dearkd.synthesis.folder import (
     CONFIG_FILE,
@@ -25,7 +26,6 @@ from dearkd.synthesis.folder import (
 from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.recipes import EMBEDDED
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
-from dearkd.train import Interrupted
 from synth import synthesis as library
 
 __all__ = ["synthesize"]

@@ -1,0 +1,63 @@
+"""What the loop is given and keeps: stages, batches, where the run stands, who watches."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from torch import Tensor, nn
+
+__all__ = ["Batches", "Position", "Progress", "Stage"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A part of a run: so many epochs of one objective.
+
+    ``objective`` is called when the stage begins, and its result is dropped when it ends, so a
+    teacher occupies memory only while it teaches.
+    """
+
+    name: str
+    epochs: int
+    objective: Callable[[], nn.Module]
+
+
+class Batches(Protocol):
+    """Training batches of any epoch, from any step on."""
+
+    steps: int
+    """Forward passes an epoch on this process."""
+
+    def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
+        """(images, targets) on the training device, in the epoch's own order."""
+
+
+class Progress(Protocol):
+    """What the loop tells whoever watches."""
+
+    def begin(self, position: "Position", total_epochs: int, steps: int) -> None:
+        """An epoch starts (or goes on)."""
+
+    def step(self, step: int, images: int, terms: dict[str, float] | None) -> None:
+        """A step is done; terms are means of the epoch so far, when they were read."""
+
+    def end(self, line: dict[str, Any]) -> None:
+        """An epoch is over; the line that went into ``metrics.jsonl``."""
+
+
+@dataclass
+class Position:
+    """Where the run stands; all that a checkpoint stores besides tensors."""
+
+    epoch: int = 0
+    """Epochs completed."""
+    step: int = 0
+    """Optimizer steps completed in the current epoch."""
+    seconds: float = 0.0
+    """Time in training and evaluation so far, over all sessions of the run."""
+    epoch_seconds: float = 0.0
+    best_top1: float | None = None
+    best_epoch: int | None = None
+    stage: str = ""
+    sums: dict[str, Tensor] = field(default_factory=dict)
+    """Sum of each term over the steps of the current epoch, on the device."""
