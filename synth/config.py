@@ -32,7 +32,7 @@ class ObjectiveConfig:
     bn_first_multiplier: float = 1.0  # the paper has none; the public code's habit is 10
     bn_relative: bool = False  # ours: each layer's distances in units of its stored statistics
     ep_weight: float = 50.0  # alpha_ep of the paper, on distances in [0, 2]
-    triplet_weight: float = 0.5  # alpha_tri of the paper
+    triplet_weight: float = 0.5  # alpha_tri; holds 2 images of a class only if above ep_weight
     triplet_margin: float = 0.3  # ours: the paper names no number
     ep_warmup_iterations: int = 0  # ours, off: linear rise of ep_weight in the first stage
     compete_weight: float = 0.0  # Adaptive DeepInversion's R_c; 0.2 in the public code

@@ -23,9 +23,19 @@ COMPETE_WEIGHT = 0.2
 """The public code's weight of R_c, taken when a student is named."""
 SLOW_LOG_INTERVAL = 10
 """Iterations between two signs of life where one takes seconds: large images on a CPU."""
-BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True, "ep_weight": 1.0}
-BALANCED_LARGE: dict[str, Any] = {"tv_weight": 0.05, "bn_weight": 0.5}
-BALANCED_SMALL: dict[str, Any] = {"tv_weight": 0.1, "bn_weight": 1.0, "bn_first_multiplier": 5.0}
+BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True}
+BALANCED_LARGE: dict[str, Any] = {
+    "tv_weight": 0.02,
+    "bn_weight": 0.2,
+    "ep_weight": 0.5,
+    "triplet_weight": 1.0,
+}
+BALANCED_SMALL: dict[str, Any] = {
+    "tv_weight": 0.1,
+    "bn_weight": 1.0,
+    "bn_first_multiplier": 5.0,
+    "ep_weight": 1.0,
+}
 BALANCED_DIGITS: dict[str, Any] = BALANCED_SMALL | {"bn_weight": 5.0}
 """Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small) and the digits CNN: RESULTS.md."""
 BALANCED_CROP = 0.5
