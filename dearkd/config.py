@@ -131,19 +131,15 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """The optimizer and one cosine over the whole run."""
+    """AdamW and one cosine over the whole run."""
 
-    name: Literal["adamw", "sgd"] = "adamw"
-    """``sgd`` has Nesterov's momentum of 0.9: for a CNN; ViTs hardly learn from it."""
     lr: float | None = None
-    """Peak learning rate. None: 5e-4 * batch_size / 512 from 96 px up, 1e-3 below (Departure); of
-    ``sgd`` 0.1 * batch_size / 256 (https://arxiv.org/abs/1706.02677)."""
+    """Peak learning rate. None: 5e-4 * batch_size / 512 from 96 px up, 1e-3 below (Departure)."""
     min_lr: float = MIN_LR
     """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None
     """Linear warm-up, shorter than the run. None: 5, or a tenth of a run below 50 epochs."""
-    weight_decay: float | None = None
-    """None: 0.05 for ``adamw``, which scales it by the rate alone, 5e-4 for ``sgd``."""
+    weight_decay: float = 0.05
     clip_grad: float | None = None
     """Largest gradient norm; None: no clipping."""
     drop_path: float | None = None
@@ -159,8 +155,7 @@ class OptimConfig:
             raise ValueError(
                 f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}"
             )
-        if self.weight_decay is not None:
-            _between("optim.weight_decay", self.weight_decay, 0, 10)
+        _between("optim.weight_decay", self.weight_decay, 0, 10)
         if self.warmup_epochs is not None:
             _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
         if self.clip_grad is not None:

@@ -78,9 +78,8 @@ def _bytes(parts: Parts, images: torch.Tensor, world: int) -> float:
     two = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
     with estimate.autocast(images.device, config.precision):
         activations = estimate.activation_bytes_per_image(student, two) * micro
-    # Weights and gradients; AdamW's two moments, SGD's one; the moving average; DDP's buckets.
-    moments = 1 if config.optim.name == "sgd" else 2
-    copies = 2 + moments + bool(config.optim.ema_decay) + (world > 1)
+    # Weights, gradients and two moments; the moving average; DDP's gradient buckets.
+    copies = 4 + bool(config.optim.ema_decay) + (world > 1)
     numbers = copies * estimate.parameter_count(student)
     if parts.teacher is not None:
         numbers += estimate.parameter_count(parts.teacher)

@@ -1,4 +1,4 @@
-"""The optimizer, its schedule and its state by parameter name."""
+"""AdamW, its schedule and its state by parameter name."""
 
 import math
 from typing import Any
@@ -11,9 +11,6 @@ from torch import Tensor, nn
 from dearkd.config import OptimConfig
 
 __all__ = ["build_optimizer", "learning_rate", "load_optimizer_state", "optimizer_state"]
-
-MOMENTUM = 0.9
-"""Of SGD."""
 
 
 def learning_rate(
@@ -34,20 +31,17 @@ def learning_rate(
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
-    """Over everything in the objective that trains: the student and, in stage 1, the aligners.
+def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
+    """AdamW over everything in the objective that trains: the student and, in stage 1, aligners.
 
     Biases, norms, tokens and position parameters are not decayed, as in DeiT.
     """
     student = objective.get_submodule("student")
     undecayed = {f"student.{name}" for name in getattr(student, "no_weight_decay", set)()}
-    assert config.lr is not None
-    assert config.weight_decay is not None
     groups = param_groups_weight_decay(
         objective, config.weight_decay, no_weight_decay_list=undecayed
     )
-    if config.name == "sgd":
-        return torch.optim.SGD(groups, lr=config.lr, momentum=MOMENTUM, nesterov=True, fused=True)
+    assert config.lr is not None
     # The fused kernel is one launch on a GPU; on a CPU it is the same arithmetic in one pass.
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
 

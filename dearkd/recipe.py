@@ -130,12 +130,9 @@ def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str
         cutmix=_default(data.cutmix, 1.0 if deit else 0.0),
         repeats=_default(data.repeats, 3 if deit else 1),
     )
-    sgd = optim.name == "sgd"
-    rate = 0.1 * batch / 256 if sgd else 5e-4 * batch / 512 if large else 1e-3
     optim = dataclasses.replace(
         optim,
-        lr=_default(optim.lr, rate),
-        weight_decay=_default(optim.weight_decay, 5e-4 if sgd else 0.05),
+        lr=_default(optim.lr, 5e-4 * batch / 512 if large else 1e-3),
         warmup_epochs=_default(optim.warmup_epochs, default_warmup),
         drop_path=_default(optim.drop_path, 0.1 if large and transformer else 0.0),
     )

@@ -52,14 +52,6 @@ def test_the_small_cnn_fits_the_data(size, model, tmp_path):
     assert any(model in note for note in built.notes)
 
 
-@pytest.mark.parametrize(("name", "lr", "decay"), [("adamw", 1e-3, 0.05), ("sgd", 0.05, 5e-4)])
-def test_an_optimizer_brings_its_own_rate_and_decay(name, lr, decay):
-    optim = parts([f"optim.name={name}", "data.batch_size=128"], **CE).config.optim
-    assert (optim.lr, optim.weight_decay) == (lr, decay)
-    given = parts([f"optim.name={name}", "optim.weight_decay=0", "optim.lr=0.3"], **CE).config.optim
-    assert (given.lr, given.weight_decay) == (0.3, 0)
-
-
 @pytest.mark.parametrize("data", ["digits", "photos"])
 def test_images_are_as_large_as_the_teachers_where_nothing_else_decides(data, tmp_path):
     """Bare photos of 80 px would be trained on at 224."""

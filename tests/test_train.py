@@ -76,22 +76,6 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert strip == [{k: v for k, v in line.items() if k not in timings} for line in theirs]
 
 
-def test_a_killed_run_of_sgd_ends_with_the_same_bits(monkeypatch, tmp_path):
-    settings = ["optim.name=sgd", "checkpoint_minutes=1e-9"]
-    runs = [RunFolder(tmp_path / name) for name in ("whole", "killed")]
-    for run in runs:
-        options = {"method": "ce", "student": "toy_student", "stage1": 2, "out": str(run.path)}
-        if run is runs[1]:
-            kill_at(monkeypatch, STEPS + 2)
-            with pytest.raises(Killed):
-                quiet_train(options, settings)
-            monkeypatch.undo()
-            launch.train(run.read_config(), console=_console(), folder=run, resume=True)
-        else:
-            quiet_train(options, settings)
-    assert checksum(runs[0].path) == checksum(runs[1].path)
-
-
 def test_same_seed_same_bits_and_another_seed_others(tmp_path, toy_teacher, uninterrupted):
     for name, seed in (("same", 0), ("other", 1)):
         out = tmp_path / name
