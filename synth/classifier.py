@@ -72,6 +72,8 @@ class Classifier:
         """
         network: Any = self.network
         layer = network.get_classifier()
+        if isinstance(layer, nn.Conv2d):  # a 1x1 convolution of pooled features: DLA, DPN
+            return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), layer, nn.Flatten(1))
         if isinstance(layer, nn.Module):
             return layer
         raise ValueError(
@@ -93,7 +95,7 @@ class Classifier:
         try:
             whole, embedding = network(images), self.embed(images)
         except (RuntimeError, AssertionError) as error:
-            reason = str(error).splitlines()[0]
+            reason = str(error).partition("\n")[0] or type(error).__name__
             raise ValueError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
         logits = self.last_layer()(embedding)
         if logits.shape != whole.shape or not torch.allclose(logits, whole, rtol=1e-3, atol=1e-4):

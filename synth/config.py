@@ -1,5 +1,6 @@
 """Settings of one synthesis run, frozen and checked before a network is touched."""
 
+import math
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -7,6 +8,7 @@ __all__ = ["ImageFormat", "ObjectiveConfig", "SynthesisConfig"]
 
 ImageFormat = Literal["png", "webp", "parquet"]
 
+TRIPLET_MARGIN = 0.3
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
@@ -33,7 +35,7 @@ class ObjectiveConfig:
     bn_relative: bool = False  # ours: each layer's distances in units of its stored statistics
     ep_weight: float = 50.0  # alpha_ep of the paper, on distances in [0, 2]
     triplet_weight: float = 0.5  # alpha_tri; holds 2 images of a class only if above ep_weight
-    triplet_margin: float = 0.3  # ours: the paper names no number
+    triplet_margin: float = TRIPLET_MARGIN  # ours: the paper names no number
     ep_warmup_iterations: int = 0  # ours, off: linear rise of ep_weight in the first stage
     compete_weight: float = 0.0  # Adaptive DeepInversion's R_c; 0.2 in the public code
     auto_weights: bool = False  # pilot runs set bn_weight so that the BN term ends within 1-10
@@ -53,6 +55,10 @@ class ObjectiveConfig:
             )
         if self.bn_relative and not self.bn_weight:
             raise ValueError("bn_relative has no effect with bn_weight 0; set one of them")
+        if self.bn_first_multiplier != 1 and not self.bn_weight:
+            raise ValueError("bn_first_multiplier has no effect with bn_weight 0; set one of them")
+        if self.triplet_margin != TRIPLET_MARGIN and not self.triplet_weight:
+            raise ValueError("triplet_margin has no effect with triplet_weight 0; set one of them")
         if self.ep_warmup_iterations and not self.ep_weight:
             raise ValueError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
         if self.auto_weights and not self.bn_weight:
@@ -134,6 +140,8 @@ class SynthesisConfig:
                 f"write resolutions={sorted(self.resolutions)}"
             )
         final = self.resolutions[-1]
+        if self.canvas == "pooled" and len(self.resolutions) == 1:
+            raise ValueError("canvas=pooled has no effect with one stage; leave it out")
         if self.canvas == "pooled" and any(final % size for size in self.resolutions):
             raise ValueError(
                 f"a pooled canvas needs resolutions that divide the last, {final}, got "
@@ -179,3 +187,5 @@ def _check_classes(classes: tuple[int, ...]) -> None:
 def _at_least(name: str, value: float, floor: float) -> None:
     if not value >= floor:
         raise ValueError(f"{name} must be at least {floor:g}, got {value}")
+    if value == math.inf:
+        raise ValueError(f"{name} must be finite, got {value}")

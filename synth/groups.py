@@ -13,7 +13,7 @@ import torch
 
 from synth.config import SynthesisConfig
 
-__all__ = ["Group", "batches_of", "generator_for", "plan_groups", "seed_for"]
+__all__ = ["Group", "batches_of", "even_shares", "generator_for", "plan_groups", "seed_for"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +55,10 @@ def plan_groups(config: SynthesisConfig, num_classes: int) -> tuple[Group, ...]:
     if config.objective.intra_divergence:
         _check_partners(config, len(classes))
     groups: list[Group] = []
-    for share, images in enumerate(_even(config.per_class, config.images_per_class)):
+    for share, images in enumerate(even_shares(config.per_class, config.images_per_class)):
         order = list(classes)
         random.Random(seed_for(config.seed, "classes", share)).shuffle(order)
-        for count in _even(len(classes), config.classes_per_group):
+        for count in even_shares(len(classes), config.classes_per_group):
             members, order = sorted(order[:count]), order[count:]
             targets = tuple(index for index in members for _ in range(images))
             groups.append(Group(id=len(groups), targets=targets))
@@ -95,7 +95,7 @@ def _check_partners(config: SynthesisConfig, classes: int) -> None:
         )
 
 
-def _even(total: int, size: int) -> list[int]:
+def even_shares(total: int, size: int) -> list[int]:
     """``total`` dealt into even shares of at most ``size``; one more rather than shares of 1."""
     count = -(-total // size)
     if size > 1 and total // count < 2:

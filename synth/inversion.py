@@ -14,7 +14,7 @@ from synth.config import SynthesisConfig
 from synth.groups import Group, generator_for
 from synth.objective import Objective, Targets, targets_of
 
-__all__ = ["Step", "first_canvas", "invert", "learning_rate", "tune_bn_weight"]
+__all__ = ["Step", "first_canvas", "invert", "learning_rate", "read_terms", "tune_bn_weight"]
 
 BN_TERM_RANGE = (1.0, 10.0)  # where DeepInversion's issue 14 wants the weighted BN term
 PILOTS = 4  # at most; the term falls with the weight, so one pilot may miss the range
@@ -22,7 +22,10 @@ PILOTS = 4  # at most; the term falls with the weight, so one pilot may miss the
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
-    """Where a batch stands: sent every ``log_interval`` iterations, read from the device once."""
+    """Where a batch stands, read from the device once.
+
+    Sent every ``log_interval`` iterations, at the end of a stage, and with every gradient norm.
+    """
 
     stage: int  # from 0
     iteration: int  # done in this stage
@@ -151,7 +154,7 @@ def _run_stage(
         with torch.no_grad():
             canvas.clamp_(low, high)
         done = iteration + 1
-        if done % config.log_interval == 0 or done == iterations:
+        if done % config.log_interval == 0 or done == iterations or norms:
             images = best.images if best is not None and done == iterations else canvas.detach()
             yield _step(stage, done, resolution, terms, norms, images.clone())
 
@@ -171,6 +174,23 @@ class _Best:
         self.images = torch.where(mask, canvas.detach(), self.images)
 
 
+def read_terms(terms: dict[str, Tensor], when: str) -> dict[str, list[float]]:
+    """The terms as numbers, one a group: the one sync with the device.
+
+    Raises:
+        FloatingPointError: If the objective is not finite.
+    """
+    values = torch.stack([term.detach() for term in terms.values()]).tolist()
+    named = dict(zip(terms, values, strict=True))
+    if not all(math.isfinite(value) for value in named["objective"]):
+        bad = next(name for name in named if not all(map(math.isfinite, named[name])))
+        raise FloatingPointError(
+            f"{bad} is {named[bad]} {when}; lower lr or the weights, or use precision=fp32, "
+            "in a new folder"
+        )
+    return named
+
+
 def _step(
     stage: int,
     done: int,
@@ -179,19 +199,11 @@ def _step(
     norms: dict[str, Tensor],
     images: Tensor,
 ) -> Step:
-    values = torch.stack([term.detach() for term in terms.values()]).tolist()  # the one sync
-    named = dict(zip(terms, values, strict=True))
-    if not all(math.isfinite(value) for value in named["objective"]):
-        bad = next(name for name in named if not all(map(math.isfinite, named[name])))
-        raise FloatingPointError(
-            f"{bad} is {named[bad]} after {done} iterations at {resolution} px; "
-            "lower lr, or use precision=fp32"
-        )
     return Step(
         stage=stage,
         iteration=done,
         resolution=resolution,
-        terms=named,
+        terms=read_terms(terms, f"after {done} iterations at {resolution} px"),
         grad_norms={name: float(norm) for name, norm in norms.items()},
         images=images,
     )

@@ -16,6 +16,7 @@ from synth.priors import competition, l2, total_variation
 
 __all__ = ["Objective", "Targets", "targets_of"]
 
+GRAPHS = 256  # stages times sizes of batches, with room to spare; torch's own limit is 8
 TEACHERS_WITH_BN = "resnet50, regnety_160, efficientnet_lite0, mobilenetv3_large_100"
 
 
@@ -67,6 +68,10 @@ class Objective:
         network, self.recorder = with_statistics(teacher.network, dtype)
         self.network: Any = network.to(memory_format=self.memory_format)
         self.exact = torch.float64 if dtype == torch.float64 else torch.float32
+        if self.recorder is None and config.auto_weights:
+            raise ValueError(
+                f"auto_weights tunes bn_weight, but {teacher.name} has no BatchNorm2d; leave it out"
+            )
         if self.recorder is None and not allow_no_bn:
             raise ValueError(
                 f"{teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one of "
@@ -77,6 +82,7 @@ class Objective:
         # The weights stay outside the graph: they may change between steps.
         self._graph: Any = self._terms
         if compile:
+            _allow_graphs()
             self._graph = torch.compile(self._terms, dynamic=False, fullgraph=True)
 
     def __call__(
@@ -155,6 +161,12 @@ class Objective:
                     f"the student has {self.student.num_classes} classes, the teacher "
                     f"{self.teacher.num_classes}; competition needs the same classes"
                 )
+
+
+def _allow_graphs() -> None:
+    """Room for a graph of every shape: past its limit torch refuses rather than run slowly."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, GRAPHS)
 
 
 def _mean(values: Tensor, groups: int) -> Tensor:

@@ -15,7 +15,7 @@ from synth.bn_statistics import frozen
 from synth.classifier import Classifier, to_pixels
 from synth.config import SynthesisConfig
 from synth.groups import Group, batches_of, plan_groups
-from synth.inversion import Step, invert, tune_bn_weight
+from synth.inversion import Step, invert, read_terms, tune_bn_weight
 from synth.kernels import Kernels, build_objective, measure_kernels
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
@@ -24,7 +24,8 @@ from synth.writer import Writer, class_folders
 
 __all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]
 
-SETTINGS_TIMEOUT = 1800.0  # seconds the other processes wait for the first one's measurements
+OTHERS = {".tmp", ".yaml"}  # a caller's lock and configuration, in a folder that is free
+SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first one's measurements
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -170,16 +171,27 @@ def _batch(
         yield Progress(step=step, groups=ids, iterations_done=done + before + step.iteration)
         steps.append(dataclasses.replace(step, images=step.images[:0]))
     seconds = time.monotonic() - start
-    with torch.no_grad():
-        final = objective(step.images, targets_of(batch, config.objective, run.device))
+    final = _final_terms(objective, step.images, batch, run)
     for row, (group, block) in enumerate(zip(batch, pixels.chunk(len(batch)), strict=True)):
         if writer.is_finished(group):
             continue
         names = writer.write_images(group, block)
-        terms = {name: float(values[row]) for name, values in final.items()}
+        terms = {name: values[row] for name, values in final.items()}
         part = group_part(writer, group, terms, steps, row, teacher, run.verifier)
         writer.write_part(group, part | {"seconds": seconds / len(batch)})
         yield GroupDone(group=group.id, images=tuple(names))
+
+
+def _final_terms(
+    objective: Objective, images: torch.Tensor, batch: tuple[Group, ...], run: _Run
+) -> dict[str, list[float]]:
+    """Every term of the images that are kept, without jitter; one value a group.
+
+    With gradients, though none are asked for: without them a compiler would make a graph more.
+    """
+    seen = images.clone().requires_grad_()
+    terms = objective(seen, targets_of(batch, run.config.objective, run.device))
+    return read_terms(terms, "at the end")
 
 
 def _settings(
@@ -198,7 +210,7 @@ def _settings(
             run.config, run.teacher, batch, run.device, run.student, len(batches)
         )
         objective = build_objective(run.config, run.teacher, kernels, run.student)
-        if run.config.objective.auto_weights and objective.recorder is not None:
+        if run.config.objective.auto_weights:
             tune_bn_weight(objective, batch[:1], run.config, run.device)
         measured = {
             "kernels": dataclasses.asdict(kernels),
@@ -215,7 +227,7 @@ def _settings(
 def _in_use(out: Path) -> bool:
     if not out.exists():
         return False
-    return not out.is_dir() or any(path.suffix != ".tmp" for path in out.iterdir())
+    return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
 
 
 def _wanted(run: _Run) -> dict[str, Any]:

@@ -81,7 +81,7 @@ class Writer:
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run in this folder, if there is one."""
         path = self.out / "settings.json"
-        return json.loads(path.read_text()) if path.exists() else None
+        return _read_json(path) if path.exists() else None
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
@@ -104,13 +104,25 @@ class Writer:
     def read_images(self, group: Group, target: int | None = None) -> Tensor:
         """The group's images (of one class) as on disk: uint8 (images, channels, height, width)."""
         shard = self.shard(group)
-        stored = {} if shard is None else read_shard(self.out / shard)
+        stored = None if shard is None else self._stored(shard)
         images = [
-            read_image(self.out / name if shard is None else io.BytesIO(stored[name]))
+            self._read(name, stored)
             for name, label in zip(self.image_names(group), group.targets, strict=True)
             if target in (None, label)
         ]
         return torch.stack(images)
+
+    def _stored(self, shard: str) -> dict[str, bytes]:
+        try:
+            return read_shard(self.out / shard)
+        except (OSError, ValueError) as error:  # pyarrow's are of both kinds
+            raise _damaged(self.out / shard, error) from error
+
+    def _read(self, name: str, stored: dict[str, bytes] | None) -> Tensor:
+        try:
+            return read_image(self.out / name if stored is None else io.BytesIO(stored[name]))
+        except (OSError, KeyError, ValueError, SyntaxError) as error:  # Pillow's, or no such row
+            raise _damaged(self.out / name, error) from error
 
     def shard(self, group: Group) -> str | None:
         """The group's parquet file, relative to the run's folder; None where images are files."""
@@ -145,7 +157,7 @@ class Writer:
 
     def parts(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """The parts of all groups, in order of their ids."""
-        return [json.loads(self._part(group).read_text()) for group in groups]
+        return [_read_json(self._part(group)) for group in groups]
 
     def _part(self, group: Group) -> Path:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
@@ -190,6 +202,18 @@ def _encoded(picture: Image.Image, image_format: Literal["png", "webp"]) -> byte
 
 def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content: dict[str, Any] = json.loads(path.read_text())
+    except ValueError as error:
+        raise _damaged(path, error) from error
+    return content
+
+
+def _damaged(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}); delete it and resume: it is made again")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -24,15 +24,18 @@ def match_classes(
 
     Names match exactly, or else without case, spaces, dashes and underscores. ImageNet's
     descriptions ("tench, Tinca tinca", as torchvision and Hugging Face have them) match its synsets
-    (n01440764) by timm's tables. Synthetic data keeps the indices of the teacher it came from.
+    (n01440764) by timm's tables. Synthetic data keeps the indices of the teacher it came from,
+    two classes of one name apart.
 
     Raises:
         ValueError: If a class is unknown to the model, two fall together, or the counts differ.
     """
+    if data.indices is not None and data.total == model_count:
+        own = None if model_names is None else tuple(model_names[index] for index in data.indices)
+        if own is None or data.names is None or own == tuple(data.names):
+            return data.indices
     if data.names is not None and model_names is not None:
         return match_names(data.names, model_names)
-    if data.indices is not None and data.total == model_count:
-        return data.indices
     count = data.total or data.count
     if count != model_count:
         raise ValueError(

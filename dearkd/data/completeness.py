@@ -1,4 +1,4 @@
-"""Whether a synthetic set still has the images that its manifest lists."""
+"""Whether a synthetic set is finished and still has the images that its manifest lists."""
 
 import json
 from collections import Counter
@@ -14,6 +14,11 @@ SHOWN = 5
 def missing_images(data: str) -> str | None:
     """One line on what is gone from a synthetic set and how to get it back; None: nothing is."""
     root = Path(data).expanduser()
+    if (root / "settings.json").is_file() and not (root / "manifest.json").exists():
+        return (
+            f"{root} is an unfinished synthetic set: what is missing of it stays out of training, "
+            f"and it has no class indices yet; finish it: dearkd synthesize --resume --out {root}"
+        )
     listed = _listed(root / "manifest.json")
     whole = Counter(name for name, _ in listed)
     gone = Counter(name for name, file in listed if not (root / file).exists())

@@ -39,6 +39,7 @@ _REMEDIES = {
     "--init": "pass the folder of a finished run instead",
     "features": "pass local weights by --features-weights FILE",
     "verifier": "pass local weights by --verifier-weights FILE",
+    "student": "pass local weights by --set student.weights=FILE",
 }
 """What to do about weights out of reach, by role; ``_REMEDY`` for the others."""
 

@@ -25,7 +25,7 @@ TERMS = {
     "l2": "Norm of the pixels",
     "easy_positive": "Easy positive (boundary-preserving)",
     "triplet": "Triplet (boundary-preserving)",
-    "compete": "Competition with a student",
+    "competition": "Competition with a student",
 }
 
 

@@ -8,6 +8,8 @@ from synth.classifier import Classifier
 
 __all__ = ["choose_classes"]
 
+SYNSET = re.compile(r"n\d{8}")
+
 
 def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     """The teacher's indices that ``all`` (None), ``0-99``, ``3,5-7`` or a file of names stand for.
@@ -26,8 +28,9 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
             f"classes {text!r} are no file, nor a range; give all, 0-99, 3,5-7, or a text file "
             "with a class name a line"
         )
-    lines = (line.partition("#")[0].strip() for line in file.read_text("utf-8").splitlines())
-    return tuple(_class_index(line, teacher, file) for line in lines if line)
+    lines = (line.strip() for line in file.read_text("utf-8").splitlines())
+    found = (_class_index(line, teacher, file) for line in lines if line)
+    return tuple(index for index in found if index is not None)
 
 
 def _ranges(text: str, count: int) -> tuple[int, ...]:
@@ -43,15 +46,29 @@ def _ranges(text: str, count: int) -> tuple[int, ...]:
     return tuple(indices)
 
 
-def _class_index(line: str, teacher: Classifier, file: Path) -> int:
-    """The class of a line: a name, an index, or either followed by a description."""
+def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
+    """The class of a line: a name, an index, or an index or synset with a description after it.
+
+    A name may hold a # (C#); else what follows one is a comment. None: a comment alone.
+    """
     names = teacher.class_names or ()
-    for word in (line, line.split()[0]):
-        if word in names:
-            return names.index(word)
-        if word.isdecimal() and int(word) < teacher.num_classes:
-            return int(word)
-    near = difflib.get_close_matches(line, names, n=1)
+    plain = line.partition("#")[0].strip()
+    for name in (line, plain):
+        if names.count(name) > 1:
+            places = " and ".join(str(i) for i, other in enumerate(names) if other == name)
+            raise ValueError(
+                f"{file} has class {line!r}, the name of the classes {places}; give the index"
+            )
+        if name in names:
+            return names.index(name)
+    if not plain:
+        return None
+    word = plain.split()[0]
+    if word.isdecimal() and int(word) < teacher.num_classes:
+        return int(word)
+    if SYNSET.fullmatch(word) and word in names:
+        return names.index(word)
+    near = difflib.get_close_matches(plain, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"
     if not names:
         hint = f"its names are unknown, so give indices 0-{teacher.num_classes - 1}"

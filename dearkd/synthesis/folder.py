@@ -11,10 +11,17 @@ from accelerate.utils import broadcast_object_list
 from dearkd.runs import held, next_folder
 from dearkd.synthesis.setup import SynthesizeConfig
 
-__all__ = ["CONFIG_FILE", "await_manifest", "claimed", "new_folder", "newest_unfinished_set"]
+__all__ = [
+    "CONFIG_FILE",
+    "await_manifest",
+    "claimed",
+    "manifest_time",
+    "new_folder",
+    "newest_unfinished_set",
+]
 
 CONFIG_FILE = "synthesize.yaml"
-LOCK_FILE = ".lock.tmp"  # the library takes a folder with nothing but .tmp files for a free one
+LOCK_FILE = ".lock.tmp"  # the library takes .tmp and .yaml files for none of its own
 WAIT_SECONDS = 0.5
 
 
@@ -72,13 +79,19 @@ def claimed(folder: Path, state: PartialState) -> Iterator[None]:
         yield
 
 
-def await_manifest(folder: Path) -> None:
-    """Returns once the last process has written the manifest.
+def manifest_time(folder: Path) -> int | None:
+    """When the manifest was written, in nanoseconds; None: there is none."""
+    file = folder / "manifest.json"
+    return file.stat().st_mtime_ns if file.exists() else None
+
+
+def await_manifest(folder: Path, since: int | None) -> None:
+    """Returns once the last process has written the manifest anew.
 
     The main process waits so that the folder stays held; a barrier would time out. Launchers end
     it if another process dies.
     """
-    while not (folder / "manifest.json").exists():
+    while manifest_time(folder) in (None, since):
         time.sleep(WAIT_SECONDS)
 
 
@@ -93,6 +106,6 @@ def _occupied(folder: Path) -> str | None:
             f"{folder} already holds a synthetic set; go on with it by --resume or choose "
             "another --out"
         )
-    if any(file.suffix != ".tmp" for file in folder.iterdir()):
+    if any(file.suffix != ".tmp" and file.name != CONFIG_FILE for file in folder.iterdir()):
         return f"{folder} is not empty and holds no synthetic set; choose another --out"
     return None

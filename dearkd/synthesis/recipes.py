@@ -4,6 +4,7 @@ For any teacher its own input size, the paper's iterations and weights, or ours 
 the embedded digits teacher a small run.
 """
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -13,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.build import LARGE
 from synth.classifier import Classifier
 from synth.config import SynthesisConfig
+from synth.groups import even_shares
 
 __all__ = ["EMBEDDED", "recipe_for"]
 
@@ -71,7 +73,8 @@ def recipe_for(
     if OmegaConf.select(given, "student.name") is not None:
         recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
     if given.get("images_per_batch") is not None:
-        recipe |= _grouping(given, classes)
+        default = recipe.get("per_class", SynthesisConfig().per_class)
+        recipe |= _grouping(given, classes, given.get("per_class") or default)
     notes = [
         f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in recipe.items()
@@ -113,18 +116,38 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
     }
 
 
-def _grouping(given: DictConfig, classes: int) -> dict[str, int]:
-    """Images a class, classes a group and groups a batch that fit into ``images_per_batch``."""
+def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
+    """Images a class, classes a group and groups a batch that fit into ``images_per_batch``.
+
+    The first choices are the defaults; fewer images a class, and of these fewer classes, follow.
+
+    Raises:
+        ValueError: If none fits.
+    """
     room = given.images_per_batch
     if room < 4:
         raise ValueError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
     default = SynthesisConfig()
-    images = given.get("images_per_class") or min(default.images_per_class, room // 2)
-    count = given.get("classes_per_group") or min(
-        default.classes_per_group, classes, room // images
-    )
-    return {
-        "images_per_class": images,
-        "classes_per_group": max(1, count),
-        "groups_per_batch": max(1, room // (images * max(1, count))),
+    images = _choices(given.get("images_per_class"), default.images_per_class, per_class)
+    counts = _choices(given.get("classes_per_group"), default.classes_per_group, classes)
+    sizes = {
+        (k, c): max(k * c, max(even_shares(per_class, k)) * max(even_shares(classes, c)))
+        for k, c in itertools.product(images, counts)
     }
+    fits = [choice for choice, size in sizes.items() if size <= room]
+    if not fits:
+        least = min(sizes.values())
+        raise ValueError(
+            f"images_per_batch {room} is too few: with {per_class} images of each of {classes} "
+            f"classes a group has at least {least}; use {least}"
+        )
+    return {
+        "images_per_class": fits[0][0],
+        "classes_per_group": fits[0][1],
+        "groups_per_batch": room // sizes[fits[0]],
+    }
+
+
+def _choices(given: int | None, most: int, there: int) -> Sequence[int]:
+    """What is given, or all from the default (or as many as there are) down to 2."""
+    return range(min(most, there), min(2, there) - 1, -1) if given is None else (given,)

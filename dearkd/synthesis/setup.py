@@ -106,7 +106,7 @@ def prepare(
     given = user_tree(SynthesizeConfig, path, settings, options)
     import_files(given.get("imports") or ())
     teacher = _network("teacher", given) or _embedded(given)
-    classes = choose_classes(given.get("select") or "all", teacher)
+    classes = choose_classes(str(given.get("select", "all")), teacher)
     recipe, notes = recipe_for(given, teacher, len(classes or range(teacher.num_classes)))
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
@@ -162,15 +162,11 @@ def _network(role: str, given: DictConfig) -> Classifier | None:
         return None
     if name == EMBEDDED and weights is None:
         return _classifier(EMBEDDED, str(EMBEDDED_TEACHER), None)
-    try:
-        return _classifier(name, name, Path(weights) if weights else None)
-    except ValueError as error:
-        text = str(error).replace("--teacher-", f"--{role}-")
-        raise ValueError(re.sub(r"\bteacher(?= ')", role, text)) from error
+    return _classifier(name, name, Path(weights) if weights else None, role)
 
 
-def _classifier(name: str, source: str, weights: Path | None) -> Classifier:
-    loaded, names = load_classifier(source, weights=weights)
+def _classifier(name: str, source: str, weights: Path | None, role: str = "teacher") -> Classifier:
+    loaded, names = load_classifier(source, weights=weights, role=role)
     network: Any = loaded
     cfg = network.pretrained_cfg
     return Classifier(

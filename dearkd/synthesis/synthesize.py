@@ -20,6 +20,7 @@ from dearkd.synthesis.folder import (
     CONFIG_FILE,
     await_manifest,
     claimed,
+    manifest_time,
     new_folder,
     newest_unfinished_set,
 )
@@ -116,9 +117,12 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
     say = console.print if state.is_main_process else _silent
     started = time.monotonic()
     try:
-        _make(setup, folder, resume, state, console)
+        standing = manifest_time(folder)
+        merged = _make(setup, folder, resume, state, console)
         if state.is_main_process:
-            _await_others(folder, say)
+            if not merged:
+                say("this process's share is done; waiting for the others")
+                await_manifest(folder, since=standing)
             _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
     except KeyboardInterrupt:
         say(f"stopped{_way_on(folder)}")
@@ -128,9 +132,11 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
         raise OSError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
 
 
-def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
-    """This process's share of the images, with its progress."""
+def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
+    """This process's share of the images, with its progress; whether it came last."""
     main = state.is_main_process
+    if main and not resume:
+        _store(folder, setup.config)  # before all else: a killed run is resumed by it
     events = library.synthesize(
         setup.synthesis,
         setup.teacher,
@@ -146,8 +152,6 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
         for event in events:
             match event:
                 case library.Prepared():
-                    if main and not resume:
-                        _store(folder, setup.config)
                     if main:
                         console.print(_prepared(event, setup))
                     progress.begin(event)
@@ -155,17 +159,14 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
                     progress.step(event.step, event.iterations_done)
                 case library.GroupDone():
                     progress.group(len(event.images))
+                case library.Finished():
+                    return event.manifest is not None
+    raise AssertionError("synthesis ended without a last event")
 
 
 def _way_on(folder: Path) -> str:
     begun = (folder / CONFIG_FILE).exists()
     return f"; go on with: dearkd synthesize --resume --out {folder}" if begun else ""
-
-
-def _await_others(folder: Path, say: Callable[..., None]) -> None:
-    if not (folder / "manifest.json").exists():
-        say("this process's share is done; waiting for the others")
-        await_manifest(folder)
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:

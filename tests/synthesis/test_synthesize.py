@@ -386,7 +386,7 @@ MISTAKES = [
     (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
     (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
     (["--per-class", "0"], "--per-class must be at least 2, got 0"),
-    (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr, or use precision=fp32"),
+    (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr or the weights"),
     (["--student", EMBEDDED_TEACHER, "--set", "objective.compete_weight=0"], "has no effect"),
     (["nothing.yaml"], "config nothing.yaml does not exist"),
     (["--import", "mine.py"], "--import mine.py does not exist"),
