@@ -30,6 +30,14 @@ def test_torchvisions_own_wording_follows_in_order():
         match_names([*names[1:], names[0]], SYNSETS)
 
 
+def test_synthetic_data_keeps_its_indices_where_two_classes_share_a_name():
+    names = ("crane", "tench", "crane")
+    assert match_classes(Classes(1, ("crane",), (0,), 3), names, 3) == (0,)
+    assert match_classes(Classes(3, names, (0, 1, 2), 3), names, 3) == (0, 1, 2)
+    # Of another model with as many classes in another order, names decide.
+    assert match_classes(Classes(1, ("tench",), (1,), 3), ("tench", "a", "b"), 3) == (0,)
+
+
 def test_a_few_classes_match_by_one_of_their_names():
     assert match_names(["Tinca tinca", "goldfish"], SYNSETS) == (0, 1)
     assert match_names(["n01443537"], DESCRIPTIONS) == (1,)

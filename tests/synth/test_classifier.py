@@ -55,6 +55,26 @@ def test_a_distilled_vit_judges_by_the_mean_of_its_heads_and_is_no_teacher():
         Objective(judge, ObjectiveConfig(), allow_no_bn=True)
 
 
+@pytest.mark.parametrize("name", ["dla34", "resnetv2_50"])
+def test_a_head_that_is_a_convolution_makes_logits_too(name):
+    torch.manual_seed(0)
+    network = timm.create_model(name, num_classes=4).eval()
+    judge = classifier(network, img_size=64)
+    judge.check_last_layer(64)
+    images = torch.randn(2, 3, 64, 64)
+    logits = judge.last_layer()(judge.embed(images))
+    torch.testing.assert_close(logits, network(images))
+
+
+def test_a_network_that_gives_no_reason_is_refused_all_the_same():
+    class Silent(ToyNet):
+        def forward_features(self, x):
+            raise AssertionError
+
+    with pytest.raises(ValueError, match="toy cannot take 16-pixel images: AssertionError"):
+        classifier(Silent()).check_last_layer(16)
+
+
 def test_the_hash_sees_weights_and_statistics():
     net = random_net()
     first = classifier(net).weights_hash()

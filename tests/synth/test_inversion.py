@@ -121,6 +121,12 @@ def test_gradient_norms_on_demand():
     assert all(norm > 0 for name, norm in steps[1].grad_norms.items() if name != "triplet")
 
 
+def test_gradient_norms_between_two_signs_of_life_are_told_too():
+    steps = run(grad_norm_interval=2, log_interval=5, iterations=(6, 6))
+    told = [(step.iteration, bool(step.grad_norms)) for step in steps if step.stage == 0]
+    assert told == [(2, True), (4, True), (5, False), (6, True)]
+
+
 def test_ep_warmup_starts_low():
     slow = dataclasses.replace(WEIGHTS, ep_warmup_iterations=10)
     first, again = run(objective=slow)[0], run()[0]

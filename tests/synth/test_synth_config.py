@@ -37,6 +37,9 @@ def test_it_comes_out_of_omegaconf_as_it_is():
     [
         ({"tv_weight": -1}, "tv_weight must be at least 0, got -1"),
         ({"bn_weight": float("nan")}, "bn_weight must be at least 0, got nan"),
+        ({"bn_weight": float("inf")}, "bn_weight must be finite, got inf"),
+        ({"bn_first_multiplier": 5.0, "bn_weight": 0.0}, "no effect with bn_weight 0"),
+        ({"triplet_margin": 0.1, "triplet_weight": 0.0}, "no effect with triplet_weight 0"),
         ({"bn_first_multiplier": -1}, "bn_first_multiplier must be at least 0"),
         ({"triplet_margin": 2.5}, "triplet_margin must be in 0-2, .* got 2.5"),
         ({"auto_iterations": 0}, "auto_iterations must be at least 1, got 0"),
@@ -73,6 +76,7 @@ def test_objective_ranges(kwargs, message):
         ({"classes": ()}, "classes is empty"),
         ({"classes": (1, 2, 1)}, "classes names 1 more than once"),
         ({"classes": (-1, 2)}, "every entry of classes must be at least 0, got -1"),
+        ({"resolutions": (16,), "iterations": (2,), "canvas": "pooled"}, "one stage; leave it out"),
         ({"log_interval": 0}, "log_interval must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"warmup_iterations": -1}, "warmup_iterations must be at least 0"),

@@ -1,8 +1,11 @@
 import copy
+import functools
 import hashlib
+import itertools
 import json
 import shutil
 
+import jaxtyping
 import numpy as np
 import pytest
 import torch
@@ -11,8 +14,9 @@ from toy_nets import ToyNet, classifier, random_net, trained_net
 
 from dearkd.data.datasets import match_classes, open_data
 from synth.config import ObjectiveConfig, SynthesisConfig
-from synth.groups import Group
-from synth.kernels import measure_kernels
+from synth.groups import Group, plan_groups
+from synth.kernels import LONG_RUN, measure_kernels
+from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 from synth.writer import pixel_hash, read_image
@@ -232,20 +236,105 @@ def test_kernels_are_measured_where_they_are_left_open(teacher):
     cpu = torch.device("cpu")
     fixed = measure_kernels(config(precision="bf16", layout="channels_last"), teacher, batch, cpu)
     assert (fixed.precision, fixed.channels_last) == ("bf16", True)
-    measured = measure_kernels(config(precision="auto", layout="auto"), teacher, batch, cpu)
-    assert measured.precision in ("fp32", "bf16") and measured.threads == torch.get_num_threads()
     half = measure_kernels(config(precision="auto"), teacher, batch, cpu)
     assert half.channels_last is False
+    assert half.threads == torch.get_num_threads()
+
+
+@pytest.mark.parametrize("fastest", list(itertools.product(("fp32", "bf16"), (True, False))))
+def test_the_fastest_kernels_are_taken(teacher, monkeypatch, fastest):
+    def seconds(objective, batch, images):
+        precision = "bf16" if objective.dtype == torch.bfloat16 else "fp32"
+        layout = objective.memory_format == torch.channels_last
+        return 1.0 if (precision, layout) == fastest else 2.0
+
+    monkeypatch.setattr("synth.kernels._seconds", seconds)
+    batch, settings = (Group(id=0, targets=(0, 0, 1, 1)),), config(precision="auto", layout="auto")
+    chosen = measure_kernels(settings, teacher, batch, torch.device("cpu"))
+    assert (chosen.precision, chosen.channels_last) == fastest
+
+
+def test_a_long_run_is_compiled_where_that_is_faster(teacher, monkeypatch):
+    batch, settings = (Group(id=0, targets=(0, 0, 1, 1)),), config(precision="auto")
+
+    def chosen(compiled, batches):
+        def seconds(objective, batch, images):
+            return compiled if objective._graph != objective._terms else 2.0
+
+        monkeypatch.setattr("synth.kernels._seconds", seconds)
+        return measure_kernels(settings, teacher, batch, torch.device("cpu"), batches=batches)
+
+    long = int(LONG_RUN)
+    assert chosen(1.0, long).compile and not chosen(1.0, 1).compile
+    assert not chosen(3.0, long).compile
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at the canvas's views
+def test_batches_of_many_sizes_are_compiled(teacher, tmp_path, monkeypatch):
+    eager = functools.partial(torch.compile, backend="eager")  # the graphs, without their minutes
+    monkeypatch.setattr(torch, "compile", eager)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks make no graph
+    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
+    settings = {"per_class": 7, "images_per_class": 3, "classes_per_group": 3}
+    sizes = {len(group.targets) for group in plan_groups(config(**settings), 4)}
+    assert 2 * len(sizes) > 2  # stages times sizes: more graphs than torch allows by itself
+    for name in ("always", "never"):
+        list(synthesize(config(**settings, compile=name), teacher, tmp_path / name))
+    ours, plain = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["groups"]
+        for name in ("always", "never")
+    )
+    for left, right in zip(ours, plain, strict=True):
+        assert left["terms"] == pytest.approx(right["terms"], rel=1e-3)
 
 
 def test_a_competing_student_takes_part(teacher, tmp_path):
-    weights = ObjectiveConfig(ep_weight=1.0, compete_weight=0.2)
     student = classifier(random_net(9), "student")
-    settings = config(objective=weights, per_class=2, precision="auto", layout="auto")
-    list(synthesize(settings, teacher, tmp_path / "run", student=student))
-    manifest = json.loads((tmp_path / "run/manifest.json").read_text())
+    for name, weight in (("with", 0.2), ("without", 0.0)):
+        settings = config(
+            objective=ObjectiveConfig(ep_weight=1.0, compete_weight=weight), per_class=2
+        )
+        rival = student if weight else None
+        list(synthesize(settings, teacher, tmp_path / name, student=rival))
+    manifest = json.loads((tmp_path / "with/manifest.json").read_text())
     assert manifest["student"]["name"] == "student"
-    assert 0.3 < manifest["groups"][0]["terms"]["competition"] <= 1
+    assert hashes(tmp_path / "with").keys() == hashes(tmp_path / "without").keys()
+    assert hashes(tmp_path / "with") != hashes(tmp_path / "without")
+    # R_c is 1 - JS, and two different networks are not wholly of one mind.
+    assert 0 < manifest["groups"][0]["terms"]["competition"] < 1 - 1e-4
+
+
+def test_what_was_damaged_is_named(whole, teacher, tmp_path):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    part, image = out / ".parts/group_000001.json", next(out.glob("*/000001_*.png"))
+    second = classifier(random_net(5), "second")
+
+    def resumed():
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+
+    for file in (part, image):
+        before = file.read_bytes()
+        file.write_bytes(before[: len(before) // 2])
+        with pytest.raises(ValueError, match=f"{file} is damaged .* delete it and resume"):
+            resumed()
+        file.unlink()
+        resumed()
+    assert hashes(out) == hashes(whole[0])
+
+
+def test_an_end_that_is_no_number_is_an_error(teacher, tmp_path, monkeypatch):
+    call = Objective.__call__
+
+    def broken(self, images, targets, **kwargs):
+        terms = call(self, images, targets, **kwargs)
+        bad = {"objective": terms["objective"] * float("nan")}
+        return terms if kwargs else terms | bad  # only the last one comes without a factor
+
+    monkeypatch.setattr(Objective, "__call__", broken)
+    with pytest.raises(FloatingPointError, match=r"objective is .* at the end; lower lr"):
+        list(synthesize(config(per_class=2), teacher, tmp_path / "run"))
+    assert not list(tmp_path.glob("run/*/*.png"))
 
 
 def test_a_run_that_cannot_start(whole, teacher, tmp_path):

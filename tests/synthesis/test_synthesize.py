@@ -7,6 +7,7 @@ import json
 import os
 import shlex
 import shutil
+import types
 from pathlib import Path
 
 import pytest
@@ -24,10 +25,12 @@ from dearkd.config_file import complete, user_tree
 from dearkd.data.completeness import missing_images
 from dearkd.launch import _train_loader
 from dearkd.processes import accelerator_of
+from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesis.synthesize import _train_command
 from synth.config import ObjectiveConfig, SynthesisConfig
+from synth.groups import batches_of
 from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.synthesis import Prepared
@@ -260,6 +263,51 @@ def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
     assert [file.stat().st_mtime_ns for file in first] == stamps
 
 
+def test_a_run_killed_before_its_first_group_goes_on(digits, tmp_path, monkeypatch):
+    folder, args = tmp_path / "set", ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_TEACHER]
+
+    def kill(*args, **kwargs):
+        raise Killed
+
+    for name in ("synth.synthesis.measure_kernels", "synth.synthesis.plan_groups"):
+        monkeypatch.setattr(name, kill)
+        with pytest.raises(Killed):
+            CliRunner().invoke(
+                app, ["synthesize", *map(str, args), "--out", str(folder)], catch_exceptions=False
+            )
+        monkeypatch.undo()
+        assert not (folder / "settings.json").exists()
+    made("--resume", "--out", folder)  # and the second command above was not refused either
+    assert hashes(folder) == hashes(digits[0])
+
+
+def test_an_unfinished_set_is_told_of(digits, tmp_path):
+    shutil.copytree(digits[0], tmp_path / "set")
+    (tmp_path / "set/manifest.json").unlink()
+    small = ["--set", "data.batch_size=4", "--student", "toy_student", "--img-size", "16"]
+    output = invoke("train", "--data", tmp_path / "set", "--method", "ce", *small, "--dry-run")
+    assert f"warning: {tmp_path}/set is an unfinished synthetic set" in output.output
+    assert f"finish it: dearkd synthesize --resume --out {tmp_path}/set" in output.output
+
+
+def test_a_file_of_classes_by_name(tmp_path):
+    names = ("crane", "C", "tiger", "C#", "tiger shark", "crane", "n01440764")
+    teacher = types.SimpleNamespace(class_names=names, num_classes=len(names), name="toy")
+    file = tmp_path / "names.txt"
+
+    def chosen(text):
+        file.write_text(text)
+        return choose_classes(str(file), teacher)
+
+    assert chosen("C#\nC # the older\n# none\n\ntiger shark\n0 crane\nn01440764 tench\n") == (
+        (3, 1, 4, 0, 6)
+    )
+    with pytest.raises(ValueError, match="'crane', the name of the classes 0 and 5; give the in"):
+        chosen("crane\n")
+    with pytest.raises(ValueError, match="has class 'tiger lily', which toy does not know; did"):
+        chosen("tiger lily\n")
+
+
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     def stop(self, step, iterations_done):
         raise KeyboardInterrupt
@@ -295,7 +343,7 @@ def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
     content = manifest(tmp_path / "set")
     assert content["config"]["objective"]["compete_weight"] == 0.2
     assert content["student"]["name"] == str(toy_teacher)
-    assert content["bn_weight"] != 0.5
+    assert content["bn_weight"] != content["config"]["objective"]["bn_weight"]
 
 
 def test_a_run_folder_is_a_teacher_and_a_file_names_classes(tmp_path, toy_teacher):
@@ -348,6 +396,21 @@ def test_images_per_batch_chooses_groups(room, shape):
     assert (config.images_per_class, config.classes_per_group, config.groups_per_batch) == shape
 
 
+@pytest.mark.parametrize("per_class", [2, 3, 5, 7, 50])
+@pytest.mark.parametrize("classes", ["all", "0-2", "0-1", "0-4"])
+@pytest.mark.parametrize("room", [4, 6, 8, 9, 13, 40, 100])
+def test_images_per_batch_are_never_exceeded(room, classes, per_class):
+    options = {"images_per_batch": room, "per_class": per_class, "select": classes}
+    least = (3 if per_class % 2 else 2) * (3 if classes in ("0-2", "0-4") else 2)
+    if room < least:
+        with pytest.raises(ValueError, match=f"has at least {least}; use {least}"):
+            prepare(None, [], options)
+        return
+    setup = prepare(None, [], options)
+    batches = batches_of(setup.groups, setup.config.groups_per_batch)
+    assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
+
+
 def test_dry_run_tells_groups_time_and_memory(tmp_path):
     output = made(*SHORT, "--dry-run", "--out", tmp_path / "set")
     assert "40 images of 10 classes in 2 groups" in output
@@ -373,6 +436,8 @@ MISTAKES = [
     ),
     (["--classes", "5-12"], "classes 5-12 are not among the teacher's 10; give a range in 0-9"),
     (["--classes", "cats"], "classes 'cats' are no file, nor a range; give all"),
+    (["--classes", ""], "classes '' are no file, nor a range; give all"),
+    (["--set", "select=12"], "classes 12 are not among the teacher's 10"),
     (["--classes", "1,1"], "classes names 1 more than once"),
     (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
@@ -417,6 +482,19 @@ def test_networks_that_do_not_fit_are_refused(no_bn):
     judge = ["--verifier", "convnext_atto", "--verifier-weights", no_bn]
     assert "verifier convnext_atto has 7 classes, the teacher 10" in refused(*judge)
     assert "cannot take 16-pixel" in refused(*named, "--allow-no-bn", "--res", "16", "--iters", "2")
+
+
+def test_auto_weights_need_batch_norm(no_bn):
+    named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
+    line = refused(*named, "--auto-weights", "--res", "32", "--iters", "2", "--dry-run")
+    assert "auto_weights tunes bn_weight, but convnext_atto has no BatchNorm2d" in line
+
+
+def test_a_student_out_of_reach_names_its_own_setting(monkeypatch):
+    monkeypatch.setattr("dearkd.models.pretrained.is_reachable", lambda url: False)
+    line = refused("--student", "resnet10t", "--set", "objective.compete_weight=0.2")
+    assert "no weights for student 'resnet10t'" in line
+    assert "by --set student.weights=FILE" in line
 
 
 def test_folders_that_are_taken_are_refused(tmp_path, digits):
