@@ -19,12 +19,18 @@ import tempfile
 import time
 from pathlib import Path
 
+import psutil
+import torch
+
+from dearkd.runs import commit
+
 SETTINGS = shlex.split(
     "--per-class 8 --iters 40 --set images_per_class=2 --set precision=fp32 "
     "--set layout=contiguous --set compile=never"
 )
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-# Processes at first, image format, finished groups at the kill (of 4), processes that resume.
+GROUPS = 4
+# Processes at first, image format, finished groups at the kill, processes that resume.
 KILLS = {
     "1 process, killed and resumed": (1, "png", 2, 1),
     "1 process, killed and resumed, parquet": (1, "parquet", 1, 1),
@@ -63,7 +69,8 @@ def main() -> None:
                 ],
             }
         rows["2 commands, 1 folder"] = intruded(root / "twice", expected["png"])
-    text = json.dumps(rows, indent=1)
+    about = {"settings": SETTINGS, "torch": torch.__version__, "commit": commit()}
+    text = json.dumps(about | rows, indent=1)
     if args.out is not None:
         args.out.write_text(text + "\n")
     sys.stdout.write(text + "\n")
@@ -81,24 +88,39 @@ def start(folder: Path, processes: int, line: list[str]) -> "subprocess.Popen[by
 
 
 def kill(process: "subprocess.Popen[bytes]", folder: Path, groups: int) -> dict[str, object]:
-    """SIGKILL to all its processes once so many groups are finished, and a while later."""
-    while finished(folder) < groups:
-        time.sleep(0.005)
+    """SIGKILL to all its processes once so many groups are finished, and a while later.
+
+    torchrun gives its workers sessions of their own, so they are found as its children.
+    """
+    await_groups(process, folder, groups)
     time.sleep(0.1)
-    os.killpg(process.pid, signal.SIGKILL)
-    process.wait()
+    family = psutil.Process(process.pid)
+    doomed = [family, *family.children(recursive=True)]
+    for each in doomed:
+        each.kill()
+    _, alive = psutil.wait_procs(doomed, timeout=30)
+    if alive:
+        raise SystemExit(f"{alive} outlived SIGKILL")
     return {
-        "killed": not (folder / "manifest.json").exists(),
+        "killed": not (folder / "manifest.json").exists() and finished(folder) < GROUPS,
+        "processes_killed": len(doomed),
         "groups_at_the_kill": finished(folder),
         "files_at_the_kill": len(stamps(folder)),
     }
 
 
+def await_groups(process: "subprocess.Popen[bytes]", folder: Path, groups: int) -> None:
+    """Returns once so many groups are finished."""
+    while finished(folder) < groups:
+        if process.poll() is not None:
+            raise SystemExit(f"{process.args} ended with {process.returncode} before its time")
+        time.sleep(0.005)
+
+
 def intruded(folder: Path, expected: dict[str, str]) -> dict[str, object]:
     """One process halted at work, two more told to resume its folder; then it goes on."""
     first = start(folder, 1, SETTINGS)
-    while finished(folder) < 1:
-        time.sleep(0.005)
+    await_groups(first, folder, 1)
     first.send_signal(signal.SIGSTOP)
     groups = finished(folder)
     second = start(folder, 2, ["--resume"]).wait()
