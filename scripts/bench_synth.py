@@ -14,8 +14,9 @@ same without. With ``--verifier`` both loops also make images, start to end, onc
 
     python scripts/bench_synth.py --teacher tf_efficientnet_lite0 --teacher-weights LITE0 \
         --verifier tf_efficientnet_lite2 --verifier-weights LITE2 --resolutions 112 224 \
-        --iterations 80 80 --seeds 0 1 2 --lr 0.1 --objective bn_relative=true bn_weight=0.3 \
-        tv_weight=0.15 ep_weight=1 --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
+        --iterations 80 80 --seeds 0 1 2 --lr 0.1 --objective bn_relative=true bn_weight=0.2 \
+        tv_weight=0.02 ep_weight=0.5 triplet_weight=1 \
+        --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
 """
 
 import argparse

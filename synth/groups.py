@@ -1,8 +1,8 @@
 """Which images are made together: groups of k images of c classes, and batches of groups.
 
 A group's targets and every random draw follow from (run seed, group id) alone. Batches are fixed
-beforehand too and never regrouped, whoever computes them: on one kind of machine the same batch
-then gives the same bits.
+beforehand too and never regrouped, whoever computes them: with the same kernels
+(:class:`synth.kernels.Kernels`) on one kind of machine the same batch then gives the same bits.
 """
 
 import hashlib

@@ -81,7 +81,8 @@ def synthesize(
     """Make the images of a run under ``out``, telling what happens as it goes.
 
     Process ``rank`` of ``world`` takes every ``world``-th batch of groups; who comes last merges
-    the manifest. What a group becomes does not depend on rank, world, order or interruption.
+    the manifest. What a group becomes does not depend on rank, world, order or interruption
+    (kernels that are left open are measured once, and kept by all processes and on resume).
     Nothing happens before the first event is asked for. Random state and the number of threads
     are as before when it is done; the networks are left as they are.
 
