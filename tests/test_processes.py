@@ -45,3 +45,16 @@ def test_two_processes_train_and_judge_as_one(tmp_path):
     judged = [json.loads(dearkd(f"eval {tmp_path / '1'} --json", n)) for n in (1, 2)]
     assert judged[0] == judged[1]
     assert judged[0]["images"] == {"count": 359}
+
+
+def test_two_processes_make_the_images_of_one(tmp_path):
+    settings = "--iters 4 --per-class 4 --set images_per_class=2 --set precision=fp32"
+    settings += " --set layout=contiguous"
+    hashes = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        dearkd(f"synthesize {settings} --out {out}", processes)
+        content = json.loads((out / "manifest.json").read_text())
+        hashes[processes] = {image["file"]: image["sha256"] for image in content["images"]}
+    assert hashes[1] == hashes[2]
+    assert len(hashes[1]) == 40
