@@ -91,6 +91,7 @@ def synthesize(
             :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, or
             ``resume`` meets other settings.
         FloatingPointError: If an objective is no longer finite.
+        TimeoutError: If the first process writes no settings for hours.
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank must be in 0-{world - 1}, got {rank}")

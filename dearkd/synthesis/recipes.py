@@ -53,7 +53,11 @@ DIGITS_WORK = 4e8
 def recipe_for(
     given: DictConfig, teacher: Classifier, classes: int
 ) -> tuple[dict[str, Any], list[str]]:
-    """What is chosen for the user, to be laid under what is given, and what to say about it."""
+    """What is chosen for the user, to be laid under what is given, and what to say about it.
+
+    Raises:
+        ValueError: If no group fits into ``images_per_batch``.
+    """
     size = teacher.img_size
     own = [size // 2, size] if size >= LARGE else [size]
     resolutions = given.get("resolutions") or own
