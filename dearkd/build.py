@@ -12,6 +12,7 @@ from torch import nn
 import dearkd
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
+from dearkd.data.sources import SubsetSource
 from dearkd.initialise import initial_student, load_run_model
 from dearkd.models.create import create_model, import_files, model_cfg
 from dearkd.models.teacher import Teacher, load_teacher
@@ -73,6 +74,11 @@ def build(config: TrainConfig) -> Parts:
     config, more = with_recipe(config, full_size if config.data.keep_steps else len(source))
     if evaluation is None:
         more.append(NO_EVALUATION)
+    elif isinstance(evaluation, SubsetSource) and len(evaluation) < len(evaluation.source):
+        more.append(
+            f"evaluation on the {len(evaluation)} of {len(evaluation.source)} images whose class "
+            "is among those trained"
+        )
     assert config.student is not None
     teacher = teacher_of(config, model_cfg(config.student, "student"))
     class_map, class_names, count = _student_classes(source, teacher)

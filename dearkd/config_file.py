@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["complete", "to_yaml", "user_tree"]
+__all__ = ["complete", "differences", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
@@ -70,6 +70,24 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
         raise ValueError(_one_line(error, kind, layers)) from error
     assert isinstance(config, kind)
     return config
+
+
+def differences(kind: type, stored: DictConfig, given: DictConfig) -> dict[str, tuple[Any, Any]]:
+    """The given fields that are not as stored, by dotted name: (stored, given)."""
+    old, new = (OmegaConf.merge(OmegaConf.structured(kind), tree) for tree in (stored, given))
+    pairs = {
+        key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key in _leaves(given)
+    }
+    return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def _leaves(tree: DictConfig) -> list[str]:
+    """Dotted names of the fields of a tree."""
+    names: list[str] = []
+    for name, value in tree.items():
+        inner = _leaves(value) if isinstance(value, DictConfig) else [""]
+        names += [f"{name!s}.{rest}".rstrip(".") for rest in inner]
+    return names
 
 
 def to_yaml(config: Any) -> str:

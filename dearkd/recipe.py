@@ -152,10 +152,13 @@ def _flip(data: DataConfig, augment: str) -> bool:
 
 
 def _made_mirrored(train: str) -> bool:
-    """False for a synthetic set whose manifest says that no image was mirrored in the making."""
+    """False for a synthetic set, finished or not, of which no image was mirrored in the making."""
+    folder = Path(train).expanduser()
+    manifest = folder / "manifest.json"
+    file = manifest if manifest.exists() else folder / "settings.json"
     try:
-        manifest = json.loads((Path(train).expanduser() / "manifest.json").read_text("utf-8"))
-        return manifest["config"]["flip_probability"] > 0
+        settings = json.loads(file.read_text("utf-8"))
+        return settings["config"]["flip_probability"] > 0
     except (OSError, KeyError, TypeError, ValueError):  # no synthetic set
         return True
 

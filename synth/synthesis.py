@@ -206,7 +206,10 @@ def _settings(
     standing = writer.settings() if rank == 0 else _await(writer)
     if standing is None:
         if _in_use(run.out):
-            raise ValueError(f"{run.out} is in use and holds no synthesis run; name another folder")
+            raise ValueError(
+                f"{run.out} holds files but no settings.json of a synthesis run; name another "
+                "folder"
+            )
         run.teacher.check_last_layer(run.config.resolutions[-1])
         kernels = measure_kernels(
             run.config, run.teacher, batch, run.device, run.student, len(batches)

@@ -34,6 +34,7 @@ from synth.shards import read_shard, shard_bytes
 
 __all__ = ["Writer", "class_folders", "pixel_hash", "read_image"]
 
+MADE_AGAIN = "delete it and resume: it is made again"
 SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
 
 
@@ -81,7 +82,7 @@ class Writer:
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run in this folder, if there is one."""
         path = self.out / "settings.json"
-        return _read_json(path) if path.exists() else None
+        return _read_json(path, "restore it, or name another folder") if path.exists() else None
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
@@ -157,7 +158,7 @@ class Writer:
 
     def parts(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """The parts of all groups, in order of their ids."""
-        return [_read_json(self._part(group)) for group in groups]
+        return [_read_json(self._part(group), MADE_AGAIN) for group in groups]
 
     def _part(self, group: Group) -> Path:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
@@ -204,16 +205,16 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def _read_json(path: Path, remedy: str) -> dict[str, Any]:
     try:
         content: dict[str, Any] = json.loads(path.read_text())
     except ValueError as error:
-        raise _damaged(path, error) from error
+        raise _damaged(path, error, remedy) from error
     return content
 
 
-def _damaged(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}); delete it and resume: it is made again")
+def _damaged(path: Path, error: Exception, remedy: str = MADE_AGAIN) -> ValueError:
+    return ValueError(f"{path} is damaged ({error}); {remedy}")
 
 
 def _write(path: Path, content: bytes) -> None:

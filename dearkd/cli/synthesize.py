@@ -34,7 +34,10 @@ def synthesize(
         typer.Option(metavar="all|0-99|names.txt", help="Teacher's classes, or a file of names."),
     ] = None,
     images_per_batch: Annotated[
-        int | None, typer.Option(help="At most so many images side by side.")
+        int | None,
+        typer.Option(
+            help="At most so many images side by side; few make smaller groups, other images."
+        ),
     ] = None,
     verifier: Annotated[
         str | None, typer.Option(help="A second network that judges the images.")

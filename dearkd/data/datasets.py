@@ -1,5 +1,6 @@
 """Where images and labels come from: digits, folders, parquet files, timm's data sets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -29,7 +30,8 @@ def open_data(
     ``train`` is ``digits``, an image folder (``train/`` and ``val/`` or ``test/``, or bare class
     folders), a parquet file or a folder of them, or a timm name (``torch/cifar10``, ``hfds/NAME``,
     ``hfids/NAME``, ``wds/FOLDER``). ``evaluation`` takes the same and replaces what ``train``
-    brings. Evaluation labels are numbered as the training labels are. Downloads go to ``root``.
+    brings. Evaluation labels are numbered as the training labels are; of training data with some
+    of its teacher's classes only these are kept. Downloads go to ``root``.
 
     Raises:
         FileNotFoundError: If a path does not exist.
@@ -157,9 +159,25 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
                 f"{classes.count} classes; pass data with the same classes"
             )
         return SubsetSource(source, np.arange(len(source)), classes=classes)
+    rows, names = np.arange(len(source)), list(source.classes.names)
+    if classes.total is not None and classes.total > classes.count:
+        # Training data with some of its teacher's classes is judged on these.
+        known = [label for label, name in enumerate(names) if _is_among(name, classes.names)]
+        rows = np.flatnonzero(np.isin(source.labels, known)) if known else rows
+    here = sorted({int(label) for label in source.labels[rows]})
     try:
-        new_labels = match_names(source.classes.names, classes.names)
+        matched = match_names([names[label] for label in here], classes.names)
     except ValueError as error:
         message = str(error).replace("the model's", "the training data's")
         raise ValueError(f"evaluation data: {message}") from error
-    return SubsetSource(source, np.arange(len(source)), new_labels=new_labels, classes=classes)
+    new_labels = np.full(len(names), -1)
+    new_labels[here] = matched
+    return SubsetSource(source, rows, new_labels=new_labels.tolist(), classes=classes)
+
+
+def _is_among(name: str, names: Sequence[str]) -> bool:
+    try:
+        match_names([name], names)
+    except ValueError:
+        return False
+    return True

@@ -13,6 +13,7 @@ from urllib.error import HTTPError
 
 import huggingface_hub
 import timm
+import torch
 from omegaconf import DictConfig, OmegaConf
 from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import load_state_dict, split_model_name_tag
@@ -119,6 +120,11 @@ def run_file(name: str, role: str = "teacher") -> Path | None:
     path = Path(name)
     if path.is_dir():
         file = path / "model.safetensors"
+        if not file.is_file() and (path / "settings.json").is_file():
+            raise ValueError(
+                f"{role} {path} is a set of synthetic images, no network; name a run folder, or a "
+                "timm model (what is known of the set: dearkd eval SET --lpips, dearkd report SET)"
+            )
         if not file.is_file():
             raise FileNotFoundError(f"{path} has no model.safetensors; is that run complete?")
         return file
@@ -148,7 +154,9 @@ def read_state(file: Path) -> State:
                 "loaded, or are damaged; save the state dict alone, best as safetensors"
             ) from error
         reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-        raise ValueError(f"weights {file} are damaged or none ({reason})") from error
+        raise ValueError(
+            f"weights {file} are damaged or none ({reason}); fetch them again"
+        ) from error
     if not state or not all(isinstance(value, Tensor) for value in state.values()):
         raise ValueError(
             f"weights {file} are no state dict (names to tensors); save "
@@ -183,6 +191,8 @@ def _with_local_weights(
     name: str, file: Path, role: str
 ) -> tuple[nn.Module, tuple[str, ...] | None]:
     check_name(name, role)
+    if file.is_dir():
+        raise ValueError(f"weights {file} are a folder; name the file in it")
     if not file.is_file():
         raise FileNotFoundError(f"weights {file} do not exist; check the path")
     metadata = read_metadata(file) if file.suffix == ".safetensors" else {}
@@ -225,6 +235,12 @@ def _filled(model: nn.Module, name: str, state: State, file: Path) -> nn.Module:
         what = f"lacks {key} {own[key]}" if missing else f"has {key} {given[key]} besides"
         raise ValueError(
             f"{file} does not fit {name}: it {what}; name the model these weights are of"
+        )
+    broken = [key for key in own if key in given and not torch.isfinite(state[key]).all()]
+    if broken:
+        raise ValueError(
+            f"{file} holds values that are no numbers (NaN or infinite) in {broken[0]}; "
+            "train or fetch it again"
         )
     model.load_state_dict(state, strict=False)  # all but BatchNorm's counters is there: see above
     return model

@@ -2,8 +2,10 @@
 
 import difflib
 import re
+from contextlib import suppress
 from pathlib import Path
 
+from dearkd.data.class_matching import match_names
 from synth.classifier import Classifier
 
 __all__ = ["choose_classes"]
@@ -28,9 +30,15 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
             f"classes {text!r} are no file, nor a range; give all, 0-99, 3,5-7, or a text file "
             "with a class name a line"
         )
-    lines = (line.strip() for line in file.read_text("utf-8").splitlines())
-    found = (_class_index(line, teacher, file) for line in lines if line)
-    return tuple(index for index in found if index is not None)
+    try:
+        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{file} is no UTF-8 text; write a class name a line") from error
+    found = [_class_index(line, teacher, file) for line in lines if line]
+    classes = tuple(index for index in found if index is not None)
+    if not classes:
+        raise ValueError(f"{file} names no class; write a class name a line")
+    return classes
 
 
 def _ranges(text: str, count: int) -> tuple[int, ...]:
@@ -38,7 +46,9 @@ def _ranges(text: str, count: int) -> tuple[int, ...]:
     for part in text.split(","):
         first, _, last = part.partition("-")
         low, high = int(first), int(last or first)
-        if not low <= high < count:
+        if low > high:
+            raise ValueError(f"classes {part} run backwards; write {high}-{low}")
+        if not high < count:
             raise ValueError(
                 f"classes {part} are not among the teacher's {count}; give a range in 0-{count - 1}"
             )
@@ -68,6 +78,8 @@ def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
         return int(word)
     if SYNSET.fullmatch(word) and word in names:
         return names.index(word)
+    with suppress(ValueError):  # ImageNet's words for a synset: goldfish
+        return match_names([plain], names)[0]
     near = difflib.get_close_matches(plain, names, n=1)
     hint = f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"
     if not names:

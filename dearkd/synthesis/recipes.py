@@ -6,6 +6,7 @@ the embedded digits teacher a small run.
 
 import itertools
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -68,6 +69,8 @@ def recipe_for(
     }
     if max(resolutions) >= LARGE and not torch.cuda.is_available():
         recipe["log_interval"] = SLOW_LOG_INTERVAL
+    if not mirrored(teacher.name):
+        recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
     if given.get("recipe") == "balanced" or (
@@ -100,8 +103,15 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
     return {
         "iterations": [min(DIGITS_ITERATIONS, max(20, longest))] * len(resolutions),
         "per_class": per_class,
-        "flip_probability": 0.0,  # a mirrored digit is another one, or none
     }
+
+
+def mirrored(teacher: str) -> bool:
+    """Whether a teacher learned from mirrored images too: False only where that is known."""
+    file = Path(teacher) / "config.yaml"
+    if teacher == EMBEDDED or not file.is_file():
+        return teacher != EMBEDDED
+    return OmegaConf.select(OmegaConf.load(file), "data.flip") is not False
 
 
 def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:

@@ -147,6 +147,8 @@ def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> 
 
 def _embedded(given: DictConfig) -> Classifier:
     weights = OmegaConf.select(given, "teacher.weights")
+    if weights is not None and OmegaConf.select(given, "teacher.name") == EMBEDDED:
+        raise ValueError(f"the embedded digits CNN has its own weights; leave {weights} out")
     if weights is not None:
         raise ValueError(f"--teacher-weights {weights} needs --teacher, the model they are for")
     return _classifier(EMBEDDED, str(EMBEDDED_TEACHER), None)

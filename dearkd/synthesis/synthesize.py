@@ -12,7 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from dearkd.checkpoint import write_atomically
-from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.config_file import differences, to_yaml, user_tree
 from dearkd.processes import process_state
 from dearkd.stop import Interrupted
 from dearkd.synthesis.estimate import describe
@@ -28,9 +28,11 @@ from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.recipes import EMBEDDED
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
 from synth import synthesis as library
+from synth.classifier import Classifier
 
 __all__ = ["synthesize"]
 
+EXAMPLES = {"--res": "112,224", "--iters": "2000,2000"}
 SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
 UNRECOGNISED = 0.5  # share of images the teacher knows, below which a set is of little use
 SMALL_PATCH, LARGE_PATCH = 4, 16  # pixels; of the students it takes by default
@@ -84,7 +86,7 @@ def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
             continue
         if not re.fullmatch(r"\d+(,\d+)*", text):
             raise ValueError(
-                f"{flag} wants whole numbers, one a stage, as in 112,224; got {text!r}"
+                f"{flag} wants whole numbers, one a stage, as in {EXAMPLES[flag]}; got {text!r}"
             )
         numbers[key] = [int(part) for part in text.split(",")]
     return numbers
@@ -102,12 +104,13 @@ def _resumed(
     if path is not None:
         raise ValueError(f"--resume takes the config stored in {folder}; leave {path} out")
     kind = SynthesizeConfig
-    stored = complete(kind, user_tree(kind, file, (), {}))
-    if complete(kind, user_tree(kind, file, settings, options)) != stored:
-        given = [f"{key}={value}" for key, value in options.items() if value is not None]
+    stored = user_tree(kind, file, (), {})
+    changed = differences(kind, stored, user_tree(kind, None, settings, options))
+    if changed:
+        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
         raise ValueError(
             f"--resume keeps the settings stored in {folder}, which differ from "
-            f"{', '.join([*given, *settings])}; leave them out or start a new set"
+            f"{', '.join(pairs)}; leave them out or start a new set"
         )
     return prepare(file, ())
 
@@ -153,7 +156,7 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
             match event:
                 case library.Prepared():
                     if main:
-                        console.print(_prepared(event, setup))
+                        console.print(_prepared(event, setup, state.num_processes))
                     progress.begin(event)
                 case library.Progress():
                     progress.step(event.step, event.iterations_done)
@@ -174,13 +177,14 @@ def _store(folder: Path, config: SynthesizeConfig) -> None:
     write_atomically(folder / CONFIG_FILE, lambda file: _write_text(file, text))
 
 
-def _prepared(event: library.Prepared, setup: Setup) -> str:
+def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
     """What was measured and decided, and how much is left."""
     kernels = event.kernels
     layout = "channels_last" if kernels.channels_last else "contiguous"
     tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
     done = event.images - event.images_here
-    share = f"{done} of {event.images} images are done or another process's" if done else ""
+    others = " or another process's" if processes > 1 else ""
+    share = f"{done} of {event.images} images are done{others}" if done else ""
     compiled = ", compiled" if kernels.compile else ""
     parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{tuned}", share]
     return "; ".join(part for part in parts if part)
@@ -206,11 +210,14 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
         if (spread := verdict["diversity"]["overall"]) is not None:
             say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
-        other = "" if config.recipe == "balanced" else "--recipe balanced, "
+        others = ["" if config.recipe == "balanced" else "--recipe balanced, ", "more --iters"]
+        others += ["" if config.allow_no_bn else ", --auto-weights"]
         say(
-            f"most images are not what they were to become: try {other}more --iters, "
-            "--auto-weights or a size the teacher was trained at"
+            f"most images are not what they were to become: try {''.join(others)} "
+            "or a size the teacher was trained at"
         )
+    if setup.verifier is not None and alike(setup.verifier, setup.teacher):
+        say("the verifier is the teacher itself: no second opinion")
     if setup.verifier is None:
         say("that is the teacher's own verdict; --verifier NAME asks a second network")
     say(f"look at {folder / 'contact_sheet.png'}")
@@ -233,6 +240,11 @@ def _train_command(folder: Path, config: SynthesizeConfig) -> str:
     if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
         words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
     return shlex.join(words)
+
+
+def alike(one: Classifier, other: Classifier) -> bool:
+    """Whether two networks have the same weights."""
+    return one.weights_hash() == other.weights_hash()
 
 
 def _title(setup: Setup) -> str:

@@ -348,7 +348,7 @@ def test_a_run_that_cannot_start(whole, teacher, tmp_path):
         first(config(seed=1), out, resume=True)
     with pytest.raises(ValueError, match=r"was made with teacher.weights_sha256="):
         first(config(), out, classifier(random_net(1), "teacher"), resume=True)
-    with pytest.raises(ValueError, match="in use and holds no synthesis run"):
+    with pytest.raises(ValueError, match=r"holds files but no settings.json"):
         (tmp_path / "file.txt").write_text("mine")
         first(config(), tmp_path)
     with pytest.raises(ValueError, match="rank must be in 0-1, got 2"):

@@ -10,12 +10,14 @@ import shutil
 import types
 from pathlib import Path
 
+import numpy as np
 import pytest
 import timm
 import torch
 from conftest import FAST
 from rich.console import Console
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
+from timm.data.imagenet_info import ImageNetInfo
 from typer.testing import CliRunner
 
 from dearkd.build import EMBEDDED_TEACHER, build
@@ -23,6 +25,7 @@ from dearkd.cli.app import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.data.completeness import missing_images
+from dearkd.data.datasets import open_evaluation
 from dearkd.launch import _train_loader
 from dearkd.processes import accelerator_of
 from dearkd.synthesis.class_selection import choose_classes
@@ -35,6 +38,7 @@ from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.synthesis import Prepared
 
+SYNSETS = tuple(ImageNetInfo().label_names())
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/synth/*.yaml"))
 ARITHMETIC = ["--set", "precision=fp32", "--set", "layout=contiguous", "--set", "log_interval=2"]
 SHORT = ["--iters", "4", "--per-class", "4", "--set", "images_per_class=2", *ARITHMETIC]
@@ -149,12 +153,16 @@ def test_images_that_are_gone_are_told_of_and_made_again(form, tmp_path):
         ("set", [], False),
         ("set", ["data.flip=true"], True),
         ("set", ["data.augment=digits"], False),
+        ("unfinished", [], False),
         ("mirrored", [], True),
         ("mirrored", ["data.flip=false"], False),
         ("foreign", [], True),
     ],
 )
 def test_views_are_mirrored_unless_the_images_never_were(digits, tmp_path, data, settings, flip):
+    if data == "unfinished":
+        shutil.copytree(digits[0], tmp_path / data)
+        (tmp_path / data / "manifest.json").unlink()
     if data in ("mirrored", "foreign"):
         shutil.copytree(digits[0], tmp_path / data)
         content = manifest(digits[0])
@@ -256,7 +264,8 @@ def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
     assert len(first) == 6
     assert not (folder / "manifest.json").exists()
     assert "already holds a synthetic set" in refused(*args, "--out", folder)
-    assert "differ from per_class=9" in refused("--resume", "--per-class", "9", "--out", folder)
+    line = refused("--resume", "--per-class", "9", "--iters", "4", "--out", folder)
+    assert f"stored in {folder}, which differ from per_class=9 (stored: 4); leave them" in line
     output = made("--resume", "--out", folder)
     assert "6 of 12 images are done" in output
     assert hashes(folder) == hashes(whole)
@@ -290,6 +299,54 @@ def test_an_unfinished_set_is_told_of(digits, tmp_path):
     assert f"finish it: dearkd synthesize --resume --out {tmp_path}/set" in output.output
 
 
+def test_training_on_some_classes_is_judged_on_these(digits):
+    options = {"data.train": str(digits[0]), "teacher.name": "digits", "student": "toy_student"}
+    config = load_config(None, FAST, {**options, "data.evaluation": "digits", "data.img_size": 16})
+    parts = build(config)
+    whole = open_evaluation("digits")
+    kept = np.isin(whole.labels, (2, 5, 7))
+    assert len(parts.evaluation) == kept.sum() < len(whole)
+    assert [(2, 5, 7)[label] for label in parts.evaluation.labels] == whole.labels[kept].tolist()
+    words = f"evaluation on the {kept.sum()} of {len(whole)} images whose class is among those tr"
+    assert any(words in note for note in parts.notes)
+
+
+def test_a_teacher_that_saw_no_mirrored_images_makes_none(tmp_path, toy_teacher):
+    for flip in (True, False):
+        folder = tmp_path / str(flip)
+        shutil.copytree(toy_teacher, folder)
+        (folder / "config.yaml").write_text(f"data:\n  flip: {str(flip).lower()}\n")
+        setup = prepare(None, ["objective.ep_weight=1"], {"teacher.name": str(folder)})
+        assert setup.config.flip_probability == (0.5 if flip else 0.0)
+        assert ("flip_probability 0.0" in setup.notes) is not flip
+
+
+def test_a_damaged_settings_file_is_not_to_be_deleted(digits, tmp_path):
+    shutil.copytree(digits[0], tmp_path / "set")
+    (tmp_path / "set/settings.json").write_text("{")
+    line = refused("--resume", "--out", tmp_path / "set")
+    assert "settings.json is damaged" in line
+    assert "; restore it, or name another folder" in line
+
+
+def test_a_set_is_no_network(digits):
+    line = refused("--teacher", digits[0])
+    assert f"teacher {digits[0]} is a set of synthetic images, no network" in line
+
+
+def test_weights_that_are_no_numbers_are_named(no_bn, tmp_path):
+    state = load_file(no_bn)
+    state["stem.0.bias"][0] = float("nan")
+    save_file(state, tmp_path / "nan.safetensors")
+    line = refused("--teacher", "convnext_atto", "--teacher-weights", tmp_path / "nan.safetensors")
+    assert "holds values that are no numbers (NaN or infinite) in stem.0.bias" in line
+
+
+def test_a_verifier_that_is_the_teacher_is_told_of(tmp_path):
+    line = [*SHORT, "--classes", "0-1", "--verifier", "digits", "--out", tmp_path / "set"]
+    assert "the verifier is the teacher itself: no second opinion" in made(*line)
+
+
 def test_a_file_of_classes_by_name(tmp_path):
     names = ("crane", "C", "tiger", "C#", "tiger shark", "crane", "n01440764")
     teacher = types.SimpleNamespace(class_names=names, num_classes=len(names), name="toy")
@@ -302,6 +359,13 @@ def test_a_file_of_classes_by_name(tmp_path):
     assert chosen("C#\nC # the older\n# none\n\ntiger shark\n0 crane\nn01440764 tench\n") == (
         (3, 1, 4, 0, 6)
     )
+    imagenet = types.SimpleNamespace(class_names=SYNSETS, num_classes=1000, name="toy")
+    file.write_text("goldfish\ntench, Tinca tinca\n7\n")
+    assert choose_classes(str(file), imagenet) == (1, 0, 7)
+    for content, words in ((b"\xff", "is no UTF-8 text"), (b"# none", "names no class")):
+        file.write_bytes(content)
+        with pytest.raises(ValueError, match=f"names.txt {words}; write a class name a line"):
+            choose_classes(str(file), teacher)
     with pytest.raises(ValueError, match="'crane', the name of the classes 0 and 5; give the in"):
         chosen("crane\n")
     with pytest.raises(ValueError, match="has class 'tiger lily', which toy does not know; did"):
@@ -438,13 +502,15 @@ MISTAKES = [
     (["--classes", "cats"], "classes 'cats' are no file, nor a range; give all"),
     (["--classes", ""], "classes '' are no file, nor a range; give all"),
     (["--set", "select=12"], "classes 12 are not among the teacher's 10"),
+    (["--classes", "5-2"], "classes 5-2 run backwards; write 2-5"),
+    (["--teacher", "digits", "--teacher-weights", "x"], "digits CNN has its own weights; leave x"),
     (["--classes", "1,1"], "classes names 1 more than once"),
     (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
     (["--res", "16,8", "--iters", "2,2"], "--res must not fall, got [16, 8]; write --res 8,16"),
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
-    (["--iters", "-4"], "--iters wants whole numbers"),
+    (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
     (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
