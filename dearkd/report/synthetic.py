@@ -1,5 +1,6 @@
 """The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
 
+import shlex
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -41,7 +42,7 @@ def synthetic_section(
     ]
     finished = [item for item in report.sets if item.manifest]
     if finished:
-        blocks += [_verdict_table(finished), *_diversity(finished)]
+        blocks += [_verdict_table(finished), *_diversity(finished), _origin_table(finished)]
     for item in finished:
         blocks += sheet(item, opened(item))
     plots = [plot for item in finished for plot in _verdict_plots(item)]
@@ -74,6 +75,42 @@ def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
             cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
         rows.append([*cells, seconds_text(row["seconds"])])
     return Table(titles, rows, left=(5, 7))
+
+
+def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
+    """Seed, weights and kernels, and the command that makes the set again."""
+    titles = ["set", "seed", "weights of the objective", "lr", "kernels", "torch", "repeat with"]
+    rows = []
+    for item in sets:
+        config, kernels = item.manifest.get("config", {}), item.manifest.get("kernels", {})
+        objective = config.get("objective", {}) | {"bn_weight": item.manifest.get("bn_weight")}
+        cells = [item.name, str(config.get("seed", "")), _weights(objective)]
+        cells += [str(config.get("lr", "")), _kernels(kernels)]
+        cells += [item.manifest.get("versions", {}).get("torch", "")]
+        file = item.path / "synthesize.yaml"
+        words = shlex.join(["dearkd", "synthesize", str(file), "--out", f"{item.path}-again"])
+        rows.append([*cells, words if file.exists() else ""])
+    return Table(titles, rows, left=(2, 4, 6))
+
+
+def _weights(objective: dict[str, Any]) -> str:
+    """The weights that are not 0, as ``bn 0.2 (relative), tv 0.02``."""
+    parts = []
+    for key, value in objective.items():
+        name = key.removesuffix("_weight")
+        if name != key and value:
+            how = " (relative)" if name == "bn" and objective.get("bn_relative") else ""
+            parts.append(f"{name} {value:.3g}{how}")
+    return ", ".join(parts)
+
+
+def _kernels(kernels: dict[str, Any]) -> str:
+    if not kernels:
+        return ""
+    layout = "channels_last" if kernels["channels_last"] else "contiguous"
+    compiled = ["compiled"] if kernels.get("compile") else []
+    threads = f"{kernels['threads']} thread{'s' if kernels['threads'] > 1 else ''}"
+    return ", ".join([kernels["precision"], layout, *compiled, kernels["device"], threads])
 
 
 def _stages(values: Sequence[int] | None) -> str:

@@ -204,6 +204,11 @@ def test_the_page_has_every_chapter_and_its_real_numbers(runs, page_file):
     assert summary["peak_memory_bytes"] > 2**27
     assert f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB" in text
     assert summary["commit"] in text
+    manifest = json.loads((runs / "synthetic/manifest.json").read_text())
+    assert manifest["config"]["objective"]["bn_relative"]
+    assert f"bn {manifest['bn_weight']:.3g} (relative), ep 1, triplet 0.5" in text
+    again = f"dearkd synthesize {runs}/synthetic/synthesize.yaml --out {runs}/synthetic-again"
+    assert again in text
     assert "http" not in text.partition("<main>")[2].partition("</main>")[0]
 
 

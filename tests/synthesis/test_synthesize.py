@@ -28,6 +28,7 @@ from dearkd.data.completeness import missing_images
 from dearkd.data.datasets import open_evaluation
 from dearkd.launch import _train_loader
 from dearkd.processes import accelerator_of
+from dearkd.report.synthetic import TERMS
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
@@ -407,6 +408,7 @@ def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
     content = manifest(tmp_path / "set")
     assert content["config"]["objective"]["compete_weight"] == 0.2
     assert content["student"]["name"] == str(toy_teacher)
+    assert content["groups"][0]["terms"].keys() == TERMS.keys()  # so that a report draws them all
     assert content["bn_weight"] != content["config"]["objective"]["bn_weight"]
 
 
