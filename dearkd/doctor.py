@@ -27,7 +27,7 @@ from dearkd.estimate import autocast, seconds_per_call
 from dearkd.export.onnx_packages import ONNX_PACKAGES
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
-from dearkd.models.pretrained import is_reachable
+from dearkd.models.hub import is_reachable
 from dearkd.runs import commit, versions
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]

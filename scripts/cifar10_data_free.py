@@ -22,7 +22,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TRAIN_IMAGES, CLASSES = 50_000, 10
 SCALES: dict[str, dict[str, Any]] = {
     "cpu": {
-        "teacher": ["dearkd_resnet10_32", "--epochs", "22"],
+        "teacher": ["dearkd_resnet10w_32", "--epochs", "33"],
         "judge": ["dearkd_resnet10_32", "--epochs", "12"],
         "per_class": 200,
     },

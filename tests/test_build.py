@@ -190,7 +190,7 @@ def test_imported_files_replace_no_module_and_plain_modules_train(tmp_path):
 @pytest.fixture
 def offline(monkeypatch):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(pretrained, "_is_cached", lambda repo: False)
+    monkeypatch.setattr(pretrained, "is_cached", lambda repo: False)
 
 
 @pytest.mark.usefixtures("offline")

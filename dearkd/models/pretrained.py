@@ -4,12 +4,10 @@ Nothing here returns a network with random weights, and no code in a weights fil
 folder the Python files are run that its ``config.yaml`` imports, if they are needed.
 """
 
-import urllib.request
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from urllib.error import HTTPError
 
 import huggingface_hub
 import timm
@@ -21,10 +19,10 @@ from torch import Tensor, nn
 
 from dearkd.checkpoint import load_weights, read_metadata
 from dearkd.models.create import check_name, create_model, import_files, size_argument
+from dearkd.models.hub import is_cached, is_reachable
 
 __all__ = [
     "check_name",
-    "is_reachable",
     "load_classifier",
     "load_run",
     "read_state",
@@ -32,8 +30,6 @@ __all__ = [
     "teacher_class_names",
 ]
 
-HUB_TIMEOUT = 5.0
-"""Seconds to wait for the hub before saying that it can't be reached."""
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 _REMEDY = "pass local weights (--teacher-weights FILE; of eval, --weights FILE)"
 _REMEDIES = {
@@ -165,19 +161,6 @@ def read_state(file: Path) -> State:
     return state
 
 
-def is_reachable(url: str) -> bool:
-    """Whether a server answers; the hub client itself would try for most of a minute."""
-    if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return False
-    try:
-        urllib.request.urlopen(urllib.request.Request(url, method="HEAD"), timeout=HUB_TIMEOUT)
-    except HTTPError:  # an answer too
-        return True
-    except OSError:
-        return False
-    return True
-
-
 def _imports_beside(file: Path) -> list[str]:
     """Python files that the run of a weights file imports (``best.safetensors`` is one deeper)."""
     for config in (file.parent / "config.yaml", file.parent.parent / "config.yaml"):
@@ -291,14 +274,9 @@ def _check_reachable(name: str, role: str) -> None:
             f"`dearkd teacher {name}` and pass the run folder"
         )
     repo = cfg.hf_hub_id
-    if not repo or cfg.file or _is_cached(repo) or is_reachable(huggingface_hub.constants.ENDPOINT):
+    if not repo or cfg.file or is_cached(repo) or is_reachable(huggingface_hub.constants.ENDPOINT):
         return
     raise ValueError(
         f"no weights for {role} {name!r} within reach: they are not cached and "
         f"the hub does not answer; {remedy}"
     )
-
-
-def _is_cached(repo: str) -> bool:
-    files = ("model.safetensors", "pytorch_model.bin")
-    return any(isinstance(huggingface_hub.try_to_load_from_cache(repo, f), str) for f in files)

@@ -46,7 +46,7 @@ def run(tmp_path: Path) -> Path:
 @pytest.fixture
 def offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(pretrained, "_is_cached", lambda repo: False)
+    monkeypatch.setattr(pretrained, "is_cached", lambda repo: False)
 
 
 def test_is_frozen_and_stays_in_eval_mode() -> None:
