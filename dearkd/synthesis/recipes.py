@@ -45,6 +45,8 @@ BALANCED_CROP = 0.5
 """For teachers of large images, which learned from crops; those of small ones saw whole images."""
 BALANCED_LR = 0.05
 """Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
+FAR = 4
+"""Sizes further than this factor from the teacher's own get a warning: 20 % recognised at 14."""
 DIGITS_ITERATIONS = 500
 DIGITS_PER_CLASS = (4, 100)
 DIGITS_WORK = 4e8
@@ -89,8 +91,18 @@ def recipe_for(
     ]
     if OmegaConf.select(given, "teacher.name") is None:
         notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
+    notes += _too_far(teacher, max(resolutions))
     weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
     return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
+
+
+def _too_far(teacher: Classifier, size: int) -> list[str]:
+    if teacher.img_size / FAR <= size <= teacher.img_size * FAR:
+        return []
+    return [
+        f"warning: {teacher.name} learned from {teacher.img_size}-px images and may recognise "
+        f"little of what it makes at {size} px"
+    ]
 
 
 def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) -> dict[str, Any]:

@@ -447,6 +447,13 @@ def test_a_recipe_sets_the_weights_that_are_not_given():
     assert large.objective.tv_weight < prepare(None, []).config.objective.tv_weight
 
 
+def test_a_size_far_from_the_teachers_own_is_warned_of():
+    words = "warning: digits learned from 16-px images and may recognise little"
+    for size, warned in ((16, False), (64, False), (224, True)):
+        notes = prepare(None, [], {"resolutions": [size]}).notes
+        assert any(words in note for note in notes) is warned
+
+
 def test_bare_defaults_shrink_with_the_resolution():
     small, large = prepare(None, []).config, prepare(None, [], {"resolutions": [112, 224]}).config
     assert (small.per_class, small.iterations) == (100, (500,))
