@@ -5,13 +5,13 @@ import difflib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
-__all__ = ["complete", "differences", "to_yaml", "user_tree"]
+__all__ = ["complete", "differences", "flattened", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
@@ -75,19 +75,20 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
 def differences(kind: type, stored: DictConfig, given: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The given fields that are not as stored, by dotted name: (stored, given)."""
     old, new = (OmegaConf.merge(OmegaConf.structured(kind), tree) for tree in (stored, given))
-    pairs = {
-        key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key in _leaves(given)
-    }
+    names = flattened(cast(dict[str, Any], OmegaConf.to_container(given)))
+    pairs = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key in names}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
-def _leaves(tree: DictConfig) -> list[str]:
-    """Dotted names of the fields of a tree."""
-    names: list[str] = []
-    for name, value in tree.items():
-        inner = _leaves(value) if isinstance(value, DictConfig) else [""]
-        names += [f"{name!s}.{rest}".rstrip(".") for rest in inner]
-    return names
+def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Every field of a configuration by its dotted name."""
+    flat: dict[str, Any] = {}
+    for key, value in config.items():
+        if isinstance(value, dict):
+            flat |= flattened(value, f"{prefix}{key}.")
+        else:
+            flat[prefix + key] = value
+    return flat
 
 
 def to_yaml(config: Any) -> str:

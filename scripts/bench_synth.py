@@ -1,8 +1,6 @@
 """Seconds a synthesis step: ours beside a reference loop in the published layout, in one run.
 
-The reference is written from the description of the public loops, with the equations of ours:
-forward hooks for the BatchNorm statistics, the teacher not frozen, float32, contiguous, the loss
-read every step, one roll and one flip for the whole batch. First both objectives and gradients are
+The reference stands in ``deepinversion_reference.py``. First both objectives and gradients are
 compared on the same images (float32), then the two take turns, so that a busy machine slows both.
 
     python scripts/bench_synth.py --teacher resnet50 --classes 0 1 2 3 4 --per-class 2 \

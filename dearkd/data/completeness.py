@@ -14,7 +14,7 @@ SHOWN = 5
 def missing_images(data: str) -> str | None:
     """One line on what is gone from a synthetic set and how to get it back; None: nothing is."""
     root = Path(data).expanduser()
-    if (root / "settings.json").is_file() and not (root / "manifest.json").exists():
+    if (root / "synthesize.yaml").is_file() and not (root / "manifest.json").exists():
         return (
             f"{root} is an unfinished synthetic set: what is missing of it stays out of training, "
             f"and it has no class indices yet; finish it: dearkd synthesize --resume --out {root}"

@@ -124,7 +124,7 @@ class FolderSource:
         folders = natural_order(_class_folders(root))
         if manifest is not None:
             folders = [folder for folder in folders if folder.name in manifest.indices]
-        if not folders and (root / "settings.json").is_file():
+        if not folders and (root / "synthesize.yaml").is_file():
             raise ValueError(
                 f"{root} is an unfinished synthetic set without an image; finish it: "
                 f"dearkd synthesize --resume --out {root}"

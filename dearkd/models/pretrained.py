@@ -116,7 +116,7 @@ def run_file(name: str, role: str = "teacher") -> Path | None:
     path = Path(name)
     if path.is_dir():
         file = path / "model.safetensors"
-        if not file.is_file() and (path / "settings.json").is_file():
+        if not file.is_file() and (path / "synthesize.yaml").is_file():
             raise ValueError(
                 f"{role} {path} is a set of synthetic images, no network; name a run folder, or a "
                 "timm model (what is known of the set: dearkd eval SET --lpips, dearkd report SET)"

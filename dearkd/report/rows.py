@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from statistics import mean, stdev
 from typing import Any
 
+from dearkd.config_file import flattened
 from dearkd.report.data import Group, Run, SyntheticSet
 
 __all__ = ["config_difference", "over_seeds", "result_row", "set_row"]
@@ -85,7 +86,7 @@ def config_difference(runs: Sequence[Run]) -> dict[str, list[Any]]:
     A setting that a run does not have is None there.
     """
     known = [run for run in runs if run.config]
-    flat = [_flattened(run.config) for run in known]
+    flat = [flattened(run.config) for run in known]
     keys = dict.fromkeys(key for settings in flat for key in settings)
     rows = {key: [settings.get(key) for settings in flat] for key in keys}
     return {
@@ -100,7 +101,7 @@ def over_seeds(group: Group) -> list[dict[str, Any]]:
     alike: dict[str, list[Run]] = {}
     for run in group.runs:
         if run.config and run.finished and run.top1 is not None:
-            settings = _flattened(run.config)
+            settings = flattened(run.config)
             rest = {
                 key: value for key, value in settings.items() if key not in (*UNCOMPARED, "seed")
             }
@@ -113,13 +114,3 @@ def over_seeds(group: Group) -> list[dict[str, Any]]:
             spread = {"mean_top1": mean(values), "standard_deviation": stdev(values)}
             rows.append({**row, "seeds": len(values), **spread})
     return rows
-
-
-def _flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in config.items():
-        if isinstance(value, dict):
-            flat |= _flattened(value, f"{prefix}{key}.")
-        else:
-            flat[prefix + key] = value
-    return flat

@@ -71,7 +71,7 @@ def recipe_for(
     }
     if max(resolutions) >= LARGE and not torch.cuda.is_available():
         recipe["log_interval"] = SLOW_LOG_INTERVAL
-    if not mirrored(teacher.name):
+    if not _mirrored(teacher.name):
         recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
@@ -118,7 +118,7 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
     }
 
 
-def mirrored(teacher: str) -> bool:
+def _mirrored(teacher: str) -> bool:
     """Whether a teacher learned from mirrored images too: False only where that is known."""
     file = Path(teacher) / "config.yaml"
     if teacher == EMBEDDED or not file.is_file():

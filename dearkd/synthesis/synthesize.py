@@ -28,7 +28,6 @@ from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.recipes import EMBEDDED
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
 from synth import synthesis as library
-from synth.classifier import Classifier
 
 __all__ = ["synthesize"]
 
@@ -216,7 +215,9 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is not None and alike(setup.verifier, setup.teacher):
+    if setup.verifier is not None and (
+        content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]
+    ):
         say("the verifier is the teacher itself: no second opinion")
     if setup.verifier is None:
         say("that is the teacher's own verdict; --verifier NAME asks a second network")
@@ -240,11 +241,6 @@ def _train_command(folder: Path, config: SynthesizeConfig) -> str:
     if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
         words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
     return shlex.join(words)
-
-
-def alike(one: Classifier, other: Classifier) -> bool:
-    """Whether two networks have the same weights."""
-    return one.weights_hash() == other.weights_hash()
 
 
 def _title(setup: Setup) -> str:
