@@ -9,7 +9,6 @@ from typing import Any
 
 from torch import nn
 
-import dearkd
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
 from dearkd.data.sources import SubsetSource
@@ -21,7 +20,6 @@ from dearkd.recipe import LARGE, check_settings, with_models, with_recipe
 from dearkd.stages import Stage
 
 __all__ = [
-    "EMBEDDED_TEACHER",
     "LARGE",
     "Parts",
     "build",
@@ -34,7 +32,6 @@ __all__ = [
 ]
 
 NO_EVALUATION = "no evaluation images: no top-1 (--eval-data DIR, or a val/ folder beside train/)"
-EMBEDDED_TEACHER = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
 
 
 @dataclass(frozen=True)
@@ -131,10 +128,6 @@ def teacher_of(config: TrainConfig, student_cfg: dict[str, Any]) -> Teacher | No
         return None
     name, weights = config.teacher.name, config.teacher.weights
     assert name is not None
-    if name == "digits":
-        if weights is not None:
-            raise ValueError(f"--teacher-weights {weights} needs --teacher, the model they are for")
-        name = str(EMBEDDED_TEACHER)
     return load_teacher(
         name,
         weights=Path(weights) if weights else None,

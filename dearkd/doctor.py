@@ -22,12 +22,12 @@ import torchvision
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from dearkd.build import EMBEDDED_TEACHER
 from dearkd.estimate import autocast, seconds_per_call
 from dearkd.export.onnx_packages import ONNX_PACKAGES
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.hub import is_reachable
+from dearkd.models.pretrained import EMBEDDED_WEIGHTS
 from dearkd.runs import commit, versions
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
@@ -233,11 +233,11 @@ def _disk() -> _Found:
 
 def _embedded() -> _Found:
     remedy = "reinstall dearkd"
-    if not EMBEDDED_TEACHER.is_file():
-        return "broken", f"{EMBEDDED_TEACHER} is missing", remedy
-    if hashlib.sha256(EMBEDDED_TEACHER.read_bytes()).hexdigest() != EMBEDDED_SHA256:
-        return "broken", f"{EMBEDDED_TEACHER} is not the file that was published", remedy
-    return f"{EMBEDDED_TEACHER.name} is intact"
+    if not EMBEDDED_WEIGHTS.is_file():
+        return "broken", f"{EMBEDDED_WEIGHTS} is missing", remedy
+    if hashlib.sha256(EMBEDDED_WEIGHTS.read_bytes()).hexdigest() != EMBEDDED_SHA256:
+        return "broken", f"{EMBEDDED_WEIGHTS} is not the file that was published", remedy
+    return f"{EMBEDDED_WEIGHTS.name} is intact"
 
 
 _CHECKS: dict[str, Callable[[], _Found]] = {

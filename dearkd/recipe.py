@@ -21,7 +21,7 @@ from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.initialise import init_arch
 from dearkd.models.create import check_name, model_cfg
-from dearkd.models.pretrained import run_file
+from dearkd.models.pretrained import EMBEDDED, run_file
 from dearkd.models.teacher import SMALL
 
 __all__ = ["LARGE", "check_settings", "with_models", "with_recipe"]
@@ -47,6 +47,10 @@ def check_settings(config: TrainConfig) -> None:
         raise ValueError(
             f"method ce has no teacher, but {config.teacher.name or config.teacher.weights!r} was "
             "given; leave it out or choose --method dearkd, deit-hard or deit-soft"
+        )
+    if config.teacher.name is None and config.teacher.weights is not None:
+        raise ValueError(
+            f"--teacher-weights {config.teacher.weights} needs --teacher, the model they are for"
         )
     for key, methods in _settings_of_methods(config).items():
         if method not in methods:
@@ -90,7 +94,7 @@ def with_models(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, 
                 f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "
                 "(a timm CNN or the folder of a `dearkd teacher` run), or --method ce"
             )
-        teacher = dataclasses.replace(teacher, name="digits")
+        teacher = dataclasses.replace(teacher, name=EMBEDDED)
         notes.append("teacher: the embedded digits CNN (--teacher names yours)")
     data = dataclasses.replace(config.data, img_size=size)
     return dataclasses.replace(config, student=student, teacher=teacher, data=data), notes
@@ -205,7 +209,7 @@ def _own_size(student: str | None, trained: int | None, source: ImageSource, dig
 
 def _teacher_size(teacher: str | None) -> int | None:
     """The size a teacher of our own was trained at: its run folder or weights file tells."""
-    file = None if teacher in (None, "digits") else run_file(str(teacher))
+    file = None if teacher in (None, EMBEDDED) else run_file(str(teacher))
     known = read_metadata(file) if file is not None and file.suffix == ".safetensors" else {}
     return known.get("img_size")
 

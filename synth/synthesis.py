@@ -20,7 +20,7 @@ from synth.kernels import Kernels, build_objective, measure_kernels
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
 from synth.pictures import preview_grid
-from synth.writer import Writer, class_folders
+from synth.writer import DamagedError, Writer, class_folders
 
 __all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]
 
@@ -106,6 +106,9 @@ def synthesize(
     threads = torch.get_num_threads()
     try:
         yield from _events(run, rank, world, resume)
+    except DamagedError:
+        run.writer.refuse_damaged(plan_groups(config, run.teacher.num_classes))
+        raise
     finally:
         torch.set_num_threads(threads)
 

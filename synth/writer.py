@@ -19,7 +19,8 @@ import json
 import os
 import re
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
@@ -32,9 +33,9 @@ from synth.config import ImageFormat
 from synth.groups import Group
 from synth.shards import read_shard, shard_bytes
 
-__all__ = ["Writer", "class_folders", "pixel_hash", "read_image"]
+__all__ = ["DamagedError", "Writer", "class_folders", "pixel_hash", "read_image"]
 
-MADE_AGAIN = "delete it and resume: it is made again"
+NAMED = 20  # damaged files in one message at most
 SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
 
 
@@ -46,6 +47,14 @@ def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tupl
     if names and safe and len(distinct) == len(names) and not distinct & SPLITS:
         return names
     return tuple(f"{index:05d}" for index in range(num_classes))
+
+
+class DamagedError(ValueError):
+    """A file of a group can't be read; ``file`` and ``reason`` say which and why."""
+
+    def __init__(self, file: Path, reason: object) -> None:
+        super().__init__(f"{file} is damaged ({reason}); delete it and resume: it is made again")
+        self.file, self.reason = file, reason
 
 
 class Writer:
@@ -82,7 +91,11 @@ class Writer:
     def settings(self) -> dict[str, Any] | None:
         """The settings of the run in this folder, if there is one."""
         path = self.out / "settings.json"
-        return _read_json(path, "restore it, or name another folder") if path.exists() else None
+        try:
+            return _read_json(path) if path.exists() else None
+        except ValueError as error:
+            remedy = "restore it, or name another folder"
+            raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
@@ -105,9 +118,9 @@ class Writer:
     def read_images(self, group: Group, target: int | None = None) -> Tensor:
         """The group's images (of one class) as on disk: uint8 (images, channels, height, width)."""
         shard = self.shard(group)
-        stored = None if shard is None else self._stored(shard)
+        stored = {} if shard is None else self._stored(shard)
         images = [
-            self._read(name, stored)
+            self._read(name) if shard is None else self._read(shard, stored.get(name, b""))
             for name, label in zip(self.image_names(group), group.targets, strict=True)
             if target in (None, label)
         ]
@@ -117,13 +130,15 @@ class Writer:
         try:
             return read_shard(self.out / shard)
         except (OSError, ValueError) as error:  # pyarrow's are of both kinds
-            raise _damaged(self.out / shard, error) from error
+            raise DamagedError(self.out / shard, error) from error
 
-    def _read(self, name: str, stored: dict[str, bytes] | None) -> Tensor:
+    def _read(self, name: str, content: bytes | None = None) -> Tensor:
+        """The image that a file is, or of which it has the content."""
+        file = self.out / name
         try:
-            return read_image(self.out / name if stored is None else io.BytesIO(stored[name]))
-        except (OSError, KeyError, ValueError, SyntaxError) as error:  # Pillow's, or no such row
-            raise _damaged(self.out / name, error) from error
+            return read_image(file if content is None else io.BytesIO(content))
+        except (OSError, ValueError, SyntaxError) as error:  # Pillow's
+            raise DamagedError(file, error) from error
 
     def shard(self, group: Group) -> str | None:
         """The group's parquet file, relative to the run's folder; None where images are files."""
@@ -158,7 +173,44 @@ class Writer:
 
     def parts(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
         """The parts of all groups, in order of their ids."""
-        return [_read_json(self._part(group), MADE_AGAIN) for group in groups]
+        return [self._read_part(group) for group in groups]
+
+    def refuse_damaged(self, groups: Sequence[Group]) -> None:
+        """Reads all that there is of the groups, and names what can't be read.
+
+        Raises:
+            ValueError: Naming every damaged file, so that all can be deleted at once.
+        """
+        damaged = [error for group in groups for error in self._damaged(group)]
+        if len(damaged) == 1:
+            raise damaged[0]
+        if damaged:
+            files = ", ".join(str(error.file) for error in damaged[:NAMED])
+            more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
+            raise ValueError(
+                f"{len(damaged)} files are damaged ({damaged[0].reason}); delete them and resume: "
+                f"they are made again: {files}{more}"
+            )
+
+    def _damaged(self, group: Group) -> Iterator[DamagedError]:
+        reads: list[Callable[[], object]] = [partial(self._read_part, group)]
+        if self.shard(group) is None:
+            reads += [partial(self._read, name) for name in self.image_names(group)]
+        else:
+            reads.append(partial(self.read_images, group))
+        for read in reads:
+            try:
+                read()
+            except DamagedError as error:
+                if error.file.exists():
+                    yield error
+
+    def _read_part(self, group: Group) -> dict[str, Any]:
+        path = self._part(group)
+        try:
+            return _read_json(path)
+        except (OSError, ValueError) as error:
+            raise DamagedError(path, error) from error
 
     def _part(self, group: Group) -> Path:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
@@ -205,16 +257,9 @@ def _json(content: dict[str, Any]) -> bytes:
     return (json.dumps(content, indent=1) + "\n").encode()
 
 
-def _read_json(path: Path, remedy: str) -> dict[str, Any]:
-    try:
-        content: dict[str, Any] = json.loads(path.read_text())
-    except ValueError as error:
-        raise _damaged(path, error, remedy) from error
+def _read_json(path: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads(path.read_text())
     return content
-
-
-def _damaged(path: Path, error: Exception, remedy: str = MADE_AGAIN) -> ValueError:
-    return ValueError(f"{path} is damaged ({error}); {remedy}")
 
 
 def _write(path: Path, content: bytes) -> None:

@@ -19,6 +19,7 @@ from safetensors.torch import save_file
 import dearkd
 from dearkd.cli.main import main
 from dearkd.data.datasets import open_evaluation
+from dearkd.models.pretrained import EMBEDDED_WEIGHTS
 from dearkd.runs import RunFolder
 
 SET = [part for setting in FAST for part in ("--set", setting)]
@@ -303,7 +304,7 @@ def test_resume_of_a_finished_run_says_so(run):
 def test_kill_9_and_resume_through_the_installed_command(tmp_path, toy_teacher):
     command = Path(sys.executable).parent / "dearkd"
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    teacher = dearkd.build.EMBEDDED_TEACHER
+    teacher = EMBEDDED_WEIGHTS
 
     def start(folder, *more):
         # A real student, small enough: the toy ones live in this test process.

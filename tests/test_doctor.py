@@ -52,7 +52,7 @@ def test_a_package_out_of_bounds_is_broken(monkeypatch):
 
 def test_a_changed_or_missing_teacher_is_broken(monkeypatch, tmp_path):
     changed = tmp_path / "teacher.safetensors"
-    monkeypatch.setattr(doctor, "EMBEDDED_TEACHER", changed)
+    monkeypatch.setattr(doctor, "EMBEDDED_WEIGHTS", changed)
     assert "is missing" in examined()[1]["embedded teacher"]["found"]
     changed.write_bytes(b"other")
     code, rows = examined()

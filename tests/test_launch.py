@@ -15,12 +15,12 @@ from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from typer.testing import CliRunner
 
-from dearkd import build, estimate, judge, launch
+from dearkd import estimate, judge, launch
 from dearkd.cli.app import app
 from dearkd.data.augment import eval_augment
 from dearkd.data.datasets import open_data
 from dearkd.judge import evaluate_target
-from dearkd.models.pretrained import load_classifier
+from dearkd.models.pretrained import EMBEDDED_WEIGHTS, load_classifier
 from dearkd.runs import RunFolder
 
 QUIET = Console(file=io.StringIO())
@@ -186,7 +186,7 @@ def test_processes_started_by_torchrun_are_one_even_without_an_image_each(tmp_pa
     data = make_images(tmp_path / "data", "3")
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
     torchrun += ["--master_port", "29611"]
-    line = ["-m", "dearkd", "eval", build.EMBEDDED_TEACHER, "--data", data, "--json"]
+    line = ["-m", "dearkd", "eval", EMBEDDED_WEIGHTS, "--data", data, "--json"]
     done = subprocess.run(
         [*torchrun, *map(str, line)], capture_output=True, text=True, check=False, timeout=120
     )

@@ -1,4 +1,4 @@
-"""Trained classifiers by name: timm's, with the hub's or local weights, or a dearkd run folder.
+"""Trained classifiers by name: timm's with the hub's or local weights, a run folder, or ``digits``.
 
 Nothing here returns a network with random weights, and no code in a weights file is run. Of a run
 folder the Python files are run that its ``config.yaml`` imports, if they are needed.
@@ -17,11 +17,14 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import load_state_dict, split_model_name_tag
 from torch import Tensor, nn
 
+import dearkd
 from dearkd.checkpoint import load_weights, read_metadata
 from dearkd.models.create import check_name, create_model, import_files, size_argument
 from dearkd.models.hub import is_cached, is_reachable
 
 __all__ = [
+    "EMBEDDED",
+    "EMBEDDED_WEIGHTS",
     "check_name",
     "load_classifier",
     "load_run",
@@ -30,6 +33,9 @@ __all__ = [
     "teacher_class_names",
 ]
 
+EMBEDDED = "digits"
+"""Name of the CNN that comes with dearkd; it knows scikit-learn's handwritten digits."""
+EMBEDDED_WEIGHTS = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
 _ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 _REMEDY = "pass local weights (--teacher-weights FILE; of eval, --weights FILE)"
 _REMEDIES = {
@@ -48,9 +54,9 @@ def load_classifier(
 ) -> tuple[nn.Module, tuple[str, ...] | None]:
     """A trained classifier in eval mode, and its class names where they are known.
 
-    ``name`` is a timm name, a run folder, or a ``.safetensors`` file that dearkd wrote. ``weights``
-    is a local state dict for a timm name, ``.safetensors`` or ``.pth``; its classifier sets the
-    number of classes. The model's ``pretrained_cfg`` has its mean, std and input size.
+    ``name`` is a timm name, a run folder, a ``.safetensors`` file that dearkd wrote, or ``digits``.
+    ``weights`` is a local state dict for a timm name, ``.safetensors`` or ``.pth``; its classifier
+    sets the number of classes. The model's ``pretrained_cfg`` has its mean, std and input size.
     Errors call it ``role``.
 
     Raises:
@@ -112,7 +118,9 @@ def load_run(file: Path, state: State | None = None) -> tuple[nn.Module, dict[st
 
 
 def run_file(name: str, role: str = "teacher") -> Path | None:
-    """The weights file of a run folder or of a ``.safetensors`` name; None for a timm name."""
+    """The weights file of a run folder, a ``.safetensors`` name or ``digits``; None: of timm."""
+    if name == EMBEDDED:
+        return EMBEDDED_WEIGHTS
     path = Path(name)
     if path.is_dir():
         file = path / "model.safetensors"

@@ -13,14 +13,13 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.build import LARGE
+from dearkd.models.pretrained import EMBEDDED
 from synth.classifier import Classifier
 from synth.config import SynthesisConfig
 from synth.groups import even_shares
 
-__all__ = ["EMBEDDED", "recipe_for"]
+__all__ = ["recipe_for"]
 
-EMBEDDED = "digits"
-"""Name of the embedded teacher."""
 PAPER_ITERATIONS = 2000
 COMPETE_WEIGHT = 0.2
 """The public code's weight of R_c, taken when a student is named."""

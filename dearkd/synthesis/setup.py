@@ -11,11 +11,11 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dearkd.build import EMBEDDED_TEACHER, import_files
+from dearkd.build import import_files
 from dearkd.config_file import complete, user_tree
-from dearkd.models.pretrained import load_classifier
+from dearkd.models.pretrained import EMBEDDED, load_classifier
 from dearkd.synthesis.class_selection import choose_classes
-from dearkd.synthesis.recipes import EMBEDDED, recipe_for
+from dearkd.synthesis.recipes import recipe_for
 from synth.classifier import Classifier
 from synth.config import SynthesisConfig
 from synth.groups import Group, plan_groups
@@ -30,6 +30,11 @@ OPTIONS = {
     "allow_no_bn": "--allow-no-bn",
 }
 """Settings of the library that have an option of their own."""
+WEIGHTS = {
+    "teacher": "--teacher-weights",
+    "verifier": "--verifier-weights",
+    "student": "student.weights",
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,7 +110,7 @@ def prepare(
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
     import_files(given.get("imports") or ())
-    teacher = _network("teacher", given) or _embedded(given)
+    teacher = _network("teacher", given) or _classifier(EMBEDDED, None, "teacher")
     classes = choose_classes(str(given.get("select", "all")), teacher)
     recipe, notes = recipe_for(given, teacher, len(classes or range(teacher.num_classes)))
     with _as_typed():
@@ -145,30 +150,17 @@ def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> 
     return SynthesisConfig(**values | ({} if classes is None else {"classes": classes}))
 
 
-def _embedded(given: DictConfig) -> Classifier:
-    weights = OmegaConf.select(given, "teacher.weights")
-    if weights is not None and OmegaConf.select(given, "teacher.name") == EMBEDDED:
-        raise ValueError(f"the embedded digits CNN has its own weights; leave {weights} out")
-    if weights is not None:
-        raise ValueError(f"--teacher-weights {weights} needs --teacher, the model they are for")
-    return _classifier(EMBEDDED, str(EMBEDDED_TEACHER), None)
-
-
 def _network(role: str, given: DictConfig) -> Classifier | None:
     """The network that plays a role, or None where none is named."""
     name = OmegaConf.select(given, f"{role}.name")
     weights = OmegaConf.select(given, f"{role}.weights")
-    if name is None and weights is not None and role != "teacher":
-        raise ValueError(f"{role}.weights {weights} need {role}.name, the model they are for")
-    if name is None or (role == "teacher" and name == EMBEDDED):
-        return None
-    if name == EMBEDDED and weights is None:
-        return _classifier(EMBEDDED, str(EMBEDDED_TEACHER), None)
-    return _classifier(name, name, Path(weights) if weights else None, role)
+    if name is None and weights is not None:
+        raise ValueError(f"{WEIGHTS[role]} {weights} needs --{role}, the model they are for")
+    return None if name is None else _classifier(name, weights, role)
 
 
-def _classifier(name: str, source: str, weights: Path | None, role: str = "teacher") -> Classifier:
-    loaded, names = load_classifier(source, weights=weights, role=role)
+def _classifier(name: str, weights: str | None, role: str) -> Classifier:
+    loaded, names = load_classifier(name, weights=Path(weights) if weights else None, role=role)
     network: Any = loaded
     cfg = network.pretrained_cfg
     return Classifier(

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dearkd.checkpoint import write_atomically
 from dearkd.config_file import differences, to_yaml, user_tree
+from dearkd.models.pretrained import EMBEDDED
 from dearkd.processes import process_state
 from dearkd.stop import Interrupted
 from dearkd.synthesis.estimate import describe
@@ -25,7 +26,6 @@ from dearkd.synthesis.folder import (
     newest_unfinished_set,
 )
 from dearkd.synthesis.progress import SynthesisProgress, clock
-from dearkd.synthesis.recipes import EMBEDDED
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
 from synth import synthesis as library
 

@@ -120,6 +120,12 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
         assert f"cannot write {nowhere}" in refused(invoke("none", "--lpips", "--out", nowhere))
 
 
+def test_the_embedded_network_is_known_by_its_name():
+    assert answered(invoke("digits", "--verifier", "digits", "--json"))["verifier"]["top1"] > 95
+    result = invoke("digits", "--verifier", "digits", "--verifier-weights", "w.pth")
+    assert "digits has its own weights; leave w.pth out" in refused(result)
+
+
 def test_features_of_a_network_and_a_verifier(toy_teacher):
     found = answered(
         invoke(

@@ -323,6 +323,24 @@ def test_what_was_damaged_is_named(whole, teacher, tmp_path):
     assert hashes(out) == hashes(whole[0])
 
 
+@pytest.mark.parametrize("image_format", ["png", "parquet"])
+def test_all_that_was_damaged_is_named_at_once(teacher, tmp_path, image_format):
+    run, out = config(image_format=image_format), tmp_path / "run"
+    list(synthesize(run, teacher, out))
+    before = json.loads((out / "manifest.json").read_text())["images"]
+    kind = "data/*.parquet" if image_format == "parquet" else "*/*_000.png"
+    broken = [*sorted(out.glob(kind))[:2], out / ".parts/group_000001.json"]
+    for file in broken:
+        file.write_bytes(file.read_bytes()[:40])
+    with pytest.raises(ValueError, match=r"3 files are damaged .* made again") as caught:
+        list(synthesize(run, teacher, out, resume=True))
+    for file in broken:
+        assert str(file) in str(caught.value)
+        file.unlink()
+    list(synthesize(run, teacher, out, resume=True))
+    assert json.loads((out / "manifest.json").read_text())["images"] == before
+
+
 def test_an_end_that_is_no_number_is_an_error(teacher, tmp_path, monkeypatch):
     call = Objective.__call__
 

@@ -20,13 +20,14 @@ from safetensors.torch import load_file, save_file
 from timm.data.imagenet_info import ImageNetInfo
 from typer.testing import CliRunner
 
-from dearkd.build import EMBEDDED_TEACHER, build
+from dearkd.build import build
 from dearkd.cli.app import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.data.completeness import missing_images
 from dearkd.data.datasets import open_evaluation
 from dearkd.launch import _train_loader
+from dearkd.models.pretrained import EMBEDDED_WEIGHTS
 from dearkd.processes import accelerator_of
 from dearkd.report.synthetic import TERMS
 from dearkd.synthesis.class_selection import choose_classes
@@ -80,7 +81,7 @@ def hashes(folder):
 def digits(tmp_path_factory):
     """A set of classes 2, 5 and 7 in two groups, judged by a verifier."""
     folder = tmp_path_factory.mktemp("set") / "digits"
-    judge = ["--verifier", EMBEDDED_TEACHER]
+    judge = ["--verifier", EMBEDDED_WEIGHTS]
     return folder, made("--classes", "2,5,7", *SHORT, *judge, "--out", folder)
 
 
@@ -98,7 +99,7 @@ def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
     assert "the embedded digits CNN" in output
     assert "resolutions 16" in output
     assert "recognised by the teacher digits: " in output
-    assert f"recognised by the verifier {EMBEDDED_TEACHER}: " in output
+    assert f"recognised by the verifier {EMBEDDED_WEIGHTS}: " in output
     line = f"dearkd train --data {folder} --teacher digits --img-size 16"
     assert f"next: {line}\n" in output
     assert "mean distance within a class in its embedding (0-2): 0." in output
@@ -249,7 +250,7 @@ def test_the_next_command_names_a_size_that_a_student_takes(size, words):
 def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
     whole, _ = digits
     folder = tmp_path / "set"
-    args = ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_TEACHER]
+    args = ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_WEIGHTS]
 
     def kill(self, images):
         raise Killed
@@ -274,7 +275,7 @@ def test_a_killed_run_resumes_to_the_same_images(digits, tmp_path, monkeypatch):
 
 
 def test_a_run_killed_before_its_first_group_goes_on(digits, tmp_path, monkeypatch):
-    folder, args = tmp_path / "set", ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_TEACHER]
+    folder, args = tmp_path / "set", ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_WEIGHTS]
 
     def kill(*args, **kwargs):
         raise Killed
@@ -497,7 +498,7 @@ MISTAKES = [
     (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
     (["--teacher", "no/folder"], "no/folder does not exist"),
     (["--teacher-weights", "w.pth"], "w.pth needs --teacher, the model they are for"),
-    (["--set", "verifier.weights=w.pth"], "verifier.weights w.pth need verifier.name"),
+    (["--set", "verifier.weights=w.pth"], "--verifier-weights w.pth needs --verifier"),
     (["--per-class", "1"], "no positive; use --per-class 2, or --set objective.ep_weight=0 --set"),
     (
         ["--classes", "3"],
@@ -512,7 +513,7 @@ MISTAKES = [
     (["--classes", ""], "classes '' are no file, nor a range; give all"),
     (["--set", "select=12"], "classes 12 are not among the teacher's 10"),
     (["--classes", "5-2"], "classes 5-2 run backwards; write 2-5"),
-    (["--teacher", "digits", "--teacher-weights", "x"], "digits CNN has its own weights; leave x"),
+    (["--teacher", "digits", "--teacher-weights", "x"], "digits has its own weights; leave x"),
     (["--classes", "1,1"], "classes names 1 more than once"),
     (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
@@ -527,7 +528,7 @@ MISTAKES = [
     (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
     (["--per-class", "0"], "--per-class must be at least 2, got 0"),
     (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr or the weights"),
-    (["--student", EMBEDDED_TEACHER, "--set", "objective.compete_weight=0"], "has no effect"),
+    (["--student", EMBEDDED_WEIGHTS, "--set", "objective.compete_weight=0"], "has no effect"),
     (["nothing.yaml"], "config nothing.yaml does not exist"),
     (["--import", "mine.py"], "--import mine.py does not exist"),
     (["--resume", "--out", "empty"], "nothing to resume in empty: it does not exist"),
