@@ -119,7 +119,8 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
 
 def _mirrored(teacher: str) -> bool:
     """Whether a teacher learned from mirrored images too: False only where that is known."""
-    file = Path(teacher) / "config.yaml"
+    place = Path(teacher)  # a run folder, or a weights file in one
+    file = (place.parent if place.is_file() else place) / "config.yaml"
     if teacher == EMBEDDED or not file.is_file():
         return teacher != EMBEDDED
     return OmegaConf.select(OmegaConf.load(file), "data.flip") is not False

@@ -318,9 +318,10 @@ def test_a_teacher_that_saw_no_mirrored_images_makes_none(tmp_path, toy_teacher)
         folder = tmp_path / str(flip)
         shutil.copytree(toy_teacher, folder)
         (folder / "config.yaml").write_text(f"data:\n  flip: {str(flip).lower()}\n")
-        setup = prepare(None, ["objective.ep_weight=1"], {"teacher.name": str(folder)})
-        assert setup.config.flip_probability == (0.5 if flip else 0.0)
-        assert ("flip_probability 0.0" in setup.notes) is not flip
+        for name in (folder, folder / "model.safetensors"):
+            setup = prepare(None, ["objective.ep_weight=1"], {"teacher.name": str(name)})
+            assert setup.config.flip_probability == (0.5 if flip else 0.0)
+            assert ("flip_probability 0.0" in setup.notes) is not flip
 
 
 def test_a_damaged_settings_file_is_not_to_be_deleted(digits, tmp_path):
