@@ -1,7 +1,7 @@
 """What a run is: one frozen dataclass, from YAML and ``--set a.b=c``, checked before building.
 
-Fields that are ``None`` mean "choose for this data"; ``dearkd.recipe`` fills them in and the run
-folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
+Fields that are ``None`` mean "choose for this data"; ``dearkd.training.recipe`` fills them in and
+the run folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
 https://arxiv.org/abs/2012.12877, table 9) and DearKD's (Chen et al.,
 https://arxiv.org/abs/2204.12997) unless a line says ``Departure``.
 """

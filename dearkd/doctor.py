@@ -22,13 +22,13 @@ import torchvision
 from packaging.requirements import Requirement
 from rich.console import Console
 
-from dearkd.estimate import autocast, seconds_per_call
-from dearkd.export.onnx_packages import ONNX_PACKAGES
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
-from dearkd.models.hub import is_reachable
-from dearkd.models.pretrained import EMBEDDED_WEIGHTS
-from dearkd.runs import commit, versions
+from dearkd.models.cost import autocast, seconds_per_call
+from dearkd.run_folder.folder import commit, versions
+from dearkd.trained.hub import is_reachable
+from dearkd.trained.onnx_packages import ONNX_PACKAGES
+from dearkd.trained.open import EMBEDDED_WEIGHTS
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 

@@ -34,13 +34,13 @@ from deepinversion_reference import ReferenceLoop
 from omegaconf import OmegaConf
 from torch import Tensor
 
-from synth.augment import draw_views, jitter_flip
 from synth.classifier import Classifier, to_pixels
-from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group
 from synth.inversion import first_canvas, invert
+from synth.jitter import draw_views, jitter_flip
 from synth.kernels import Kernels, build_objective, measure_kernels
 from synth.objective import Objective, targets_of
+from synth.settings import ObjectiveConfig, SynthesisConfig
 
 
 class OurLoop:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 
 from dearkd.data.loaders import BadImages
 from dearkd.measures.image_set import ImageSet, open_set
-from dearkd.models.pretrained import load_classifier
+from dearkd.trained.open import load_classifier
 from synth.bn_statistics import with_statistics
 from synth.classifier import normalise
 from synth.priors import l2, total_variation

@@ -24,13 +24,13 @@ from torch import Tensor
 
 from dearkd.data.datasets import match_classes, open_data
 from dearkd.data.feed import evaluation_loader
-from dearkd.export.exported import Exported, open_onnx, open_timm, open_torch_export
+from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
-from dearkd.export.onnx_packages import import_packages
-from dearkd.export.write import export_run
-from dearkd.initialise import load_run_model
-from dearkd.processes import accelerator_of
-from dearkd.runs import RunFolder, commit, versions
+from dearkd.run_folder.folder import RunFolder, commit, versions
+from dearkd.run_folder.processes import accelerator_of
+from dearkd.trained.exported import Exported, open_onnx, open_timm, open_torch_export
+from dearkd.trained.onnx_packages import import_packages
+from dearkd.training.initialise import load_run_model
 
 FORMS = {
     "onnx": ("onnx", False, open_onnx, ".onnx"),

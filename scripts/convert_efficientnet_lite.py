@@ -18,7 +18,7 @@ import timm
 import torch
 from timm.data import ImageNetInfo
 
-from dearkd.checkpoint import save_model
+from dearkd.run_folder.files import save_model
 
 
 def main() -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
-from synth.config import SynthesisConfig
+from synth.settings import SynthesisConfig
 
 __all__ = ["Group", "batches_of", "even_shares", "generator_for", "plan_groups", "seed_for"]
 

@@ -9,10 +9,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth.augment import draw_boxes, draw_views, jitter_flip, zoom_in
-from synth.config import SynthesisConfig
 from synth.groups import Group, generator_for
+from synth.jitter import draw_boxes, draw_views, jitter_flip, zoom_in
 from synth.objective import Objective, Targets, targets_of
+from synth.settings import SynthesisConfig
 
 __all__ = ["Step", "first_canvas", "invert", "learning_rate", "read_terms", "tune_bn_weight"]
 

@@ -12,9 +12,9 @@ import torch
 from torch import Tensor
 
 from synth.classifier import Classifier
-from synth.config import SynthesisConfig
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
+from synth.settings import SynthesisConfig
 
 __all__ = ["Kernels", "build_objective", "measure_kernels"]
 

@@ -7,9 +7,9 @@ from typing import Any
 from torch import Tensor
 
 from synth.classifier import Classifier, normalise
+from synth.contact_sheet import contact_sheet
 from synth.groups import Group
 from synth.inversion import Step
-from synth.pictures import contact_sheet
 from synth.priors import l2, total_variation
 from synth.quality import confidence_histogram, recognition, within_class_diversity
 from synth.writer import Writer, pixel_hash

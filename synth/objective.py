@@ -9,10 +9,10 @@ from torch import Tensor
 
 from synth.bn_statistics import frozen, with_statistics
 from synth.classifier import Classifier, renormalise
-from synth.config import ObjectiveConfig
 from synth.groups import Group
 from synth.intra_divergence import Relations, intra_divergence, relations
 from synth.priors import competition, l2, total_variation
+from synth.settings import ObjectiveConfig
 
 __all__ = ["Objective", "Targets", "targets_of"]
 

@@ -13,13 +13,13 @@ import torch
 
 from synth.bn_statistics import frozen
 from synth.classifier import Classifier, to_pixels
-from synth.config import SynthesisConfig
+from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of, plan_groups
 from synth.inversion import Step, invert, read_terms, tune_bn_weight
 from synth.kernels import Kernels, build_objective, measure_kernels
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
-from synth.pictures import preview_grid
+from synth.settings import SynthesisConfig
 from synth.writer import DamagedError, Writer, class_folders
 
 __all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]

@@ -29,8 +29,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from synth.config import ImageFormat
 from synth.groups import Group
+from synth.settings import ImageFormat
 from synth.shards import read_shard, shard_bytes
 
 __all__ = ["DamagedError", "Writer", "class_folders", "pixel_hash", "read_image"]

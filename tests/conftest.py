@@ -8,10 +8,10 @@ from jaxtyping import install_import_hook
 if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or export switch it off
     install_import_hook(
         [
-            "dearkd.analysis.attention",
+            "dearkd.analysis.attention_distance",
             "dearkd.losses",
             "dearkd.objectives",
-            "dearkd.evaluate",
+            "dearkd.judging.evaluate",
             "dearkd.data.mixing",
             "dearkd.measures.diversity",
             "dearkd.measures.fidelity",
@@ -20,7 +20,7 @@ if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or exp
             "synth.priors",
             "synth.intra_divergence",
             "synth.bn_statistics",
-            "synth.augment",
+            "synth.jitter",
             "synth.quality",
         ],
         "beartype.beartype",
@@ -35,10 +35,10 @@ from rich.console import Console  # noqa: E402
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402
 
 import dearkd  # noqa: E402, F401 - registers the real students too
-from dearkd import launch  # noqa: E402
 from dearkd.config import load_config  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
+from dearkd.training import train as launch  # noqa: E402
 
 FAST = [
     "precision=fp32",

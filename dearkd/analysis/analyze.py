@@ -11,16 +11,16 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
+from dearkd.analysis.analysis_page import analysis_page
+from dearkd.analysis.attention_maps import attention_sheet, position_sheet
 from dearkd.analysis.findings import Analysis, analysis_of
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
-from dearkd.analysis.page import analysis_page
-from dearkd.analysis.pictures import attention_sheet, position_sheet
 from dearkd.analysis.remarks import remarks
-from dearkd.checkpoint import write_atomically
 from dearkd.data.loaders import Batch, Loader
-from dearkd.output import make_room, write_text
 from dearkd.pages.plots import stage_switches
-from dearkd.runs import RunFolder
+from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.output import make_room, write_text
 
 __all__ = ["analyze"]
 

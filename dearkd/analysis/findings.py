@@ -9,7 +9,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 from torch import Tensor
 
-from dearkd.analysis.attention import (
+from dearkd.analysis.attention_distance import (
     attention_distance,
     block_views,
     grid_of,
@@ -19,11 +19,11 @@ from dearkd.analysis.attention import (
 from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
 from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
-from dearkd.candidate import candidate_of_run
 from dearkd.data.order import spread_rows
+from dearkd.judging.candidate import candidate_of_run
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
-from dearkd.processes import process_state
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.processes import process_state
 
 __all__ = ["Analysis", "AttentionMaps", "analysis_of"]
 

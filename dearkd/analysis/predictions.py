@@ -16,21 +16,21 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dearkd.build import teacher_of
-from dearkd.candidate import Candidate, candidate_of_run
-from dearkd.checkpoint import load_weights, read_metadata, save_tensors
 from dearkd.data.datasets import match_classes
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Batch, Loader
 from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
-from dearkd.estimate import LAYOUTS, autocast
-from dearkd.evaluate import head_scores
+from dearkd.judging.candidate import Candidate, candidate_of_run
+from dearkd.judging.evaluate import head_scores
+from dearkd.models.cost import LAYOUTS, autocast
 from dearkd.models.create import import_files
 from dearkd.models.teacher import Teacher
-from dearkd.processes import process_state
-from dearkd.runs import RunFolder
+from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.processes import process_state
+from dearkd.training.build import teacher_of
 
 __all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
 

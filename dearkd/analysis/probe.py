@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from dearkd.analysis.attention import has_readable_attention, measure_attention
+from dearkd.analysis.attention_distance import has_readable_attention, measure_attention
 from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError

@@ -120,17 +120,17 @@ def evaluate(
     run_imports(imports)
     if out is not None or any(value is not None for value in measures.values()):
         _refuse(of_model)
-        from dearkd.measures import judge_set
+        from dearkd.measures import eval_set
 
-        request = judge_set.SetRequest(target=target, **measures, **common)
-        judge_set.evaluate_set(request, console=console, out=out, as_json=as_json)
+        request = eval_set.SetRequest(target=target, **measures, **common)
+        eval_set.evaluate_set(request, console=console, out=out, as_json=as_json)
         return
     if target is None:
         raise ValueError(
             "missing argument 'target': a run folder, a timm name, or images with --lpips; "
             "see dearkd eval --help"
         )
-    from dearkd import judge
+    from dearkd.judging import eval as judge
 
     judge.evaluate_target(target, **of_model, **common, as_json=as_json, console=console)
 

@@ -54,7 +54,7 @@ def export(
 
     **Example:** `dearkd export runs/dearkd-digits-1 --to onnx --out digits.onnx`
     """
-    from dearkd.export import write as door
+    from dearkd.export import export as door
 
     run_imports(imports)
     door.export_run(

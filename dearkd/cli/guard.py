@@ -12,7 +12,7 @@ from typing import Any
 import typer
 from rich.console import Console
 
-from dearkd.stop import Interrupted
+from dearkd.run_folder.stop import Interrupted
 
 __all__ = ["guarded"]
 

@@ -42,7 +42,7 @@ def predict(
     **Example:** `dearkd predict runs/dearkd-photos-1 holiday.jpg scans/` or
     `dearkd predict digits.onnx "scans/*.png" --json`
     """
-    from dearkd import predict as door
+    from dearkd.judging import predict as door
 
     run_imports(imports)
     bad = door.predict(

@@ -52,7 +52,7 @@ def report(
     **Example:** `dearkd report runs/dearkd-digits-1 runs/ce-digits-1` or, for a paper's table,
     `dearkd report runs/ --format md`
     """
-    from dearkd.report import write as door
+    from dearkd.report import report as door
 
     run_imports(imports)
     door.write_report(

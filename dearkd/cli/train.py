@@ -26,7 +26,7 @@ from dearkd.cli.options import (
 
 if TYPE_CHECKING:
     from dearkd.config import TrainConfig
-    from dearkd.runs import RunFolder
+    from dearkd.run_folder.folder import RunFolder
 
 __all__ = ["teacher", "train"]
 
@@ -168,9 +168,9 @@ def _train(
     settings: list[str] | None,
 ) -> None:
     """Reads the run's configuration, then trains it or shows what it would do."""
-    from dearkd import launch
     from dearkd.config import load_config
-    from dearkd.runs import RunFolder, newest_unfinished
+    from dearkd.run_folder.folder import RunFolder, newest_unfinished
+    from dearkd.training import train as launch
 
     if imports:
         options["imports"] = [str(file) for file in imports]

@@ -13,7 +13,7 @@ from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
-from dearkd.processes import local_processes
+from dearkd.run_folder.processes import local_processes
 
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 

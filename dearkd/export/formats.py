@@ -17,9 +17,9 @@ from jaxtyping import Float
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from dearkd.checkpoint import save_model
-from dearkd.evaluate import Head, head_scores, readings
-from dearkd.export.onnx_packages import import_packages
+from dearkd.judging.evaluate import Head, head_scores, readings
+from dearkd.run_folder.files import save_model
+from dearkd.trained.onnx_packages import import_packages
 
 __all__ = ["DESCRIPTION", "Readout", "write_onnx", "write_timm", "write_torch_export"]
 

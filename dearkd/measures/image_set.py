@@ -15,7 +15,7 @@ from dearkd.data.order import SUBSET_STREAM, ViewKey, ranked
 from dearkd.data.sources import SubsetSource
 from dearkd.data.views import Views
 from dearkd.measures.lpips_embedding import MIN_SIZE
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
 
 __all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
 

@@ -8,8 +8,8 @@ from torch import Tensor
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
-from dearkd.models.hub import is_reachable
-from dearkd.models.pretrained import read_state
+from dearkd.trained.hub import is_reachable
+from dearkd.trained.open import read_state
 
 __all__ = ["backbone_file", "load_lpips"]
 

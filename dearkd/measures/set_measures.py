@@ -10,7 +10,7 @@ from torch import Tensor
 from dearkd.data.datasets import ImageSource, match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.data.loaders import BadImages, Loader
-from dearkd.evaluate import evaluate
+from dearkd.judging.evaluate import evaluate
 from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums
 from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
 from dearkd.measures.image_set import ImageSet, Remembered, Rows

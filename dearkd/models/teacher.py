@@ -16,8 +16,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dearkd.models.pretrained import load_classifier, teacher_class_names
 from dearkd.models.taps import TeacherStage, describe_stages, is_nonnegative, with_named_taps
+from dearkd.trained.open import load_classifier, teacher_class_names
 
 __all__ = [
     "Precision",

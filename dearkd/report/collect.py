@@ -10,8 +10,8 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.sources import natural_order
-from dearkd.report.data import Group, Report, Run, SyntheticSet
-from dearkd.runs import RunFolder
+from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.run_folder.folder import RunFolder
 
 __all__ = ["collect"]
 

@@ -6,7 +6,7 @@ from statistics import mean, stdev
 from typing import Any
 
 from dearkd.config_file import flattened
-from dearkd.report.data import Group, Run, SyntheticSet
+from dearkd.report.contents import Group, Run, SyntheticSet
 
 __all__ = ["config_difference", "over_seeds", "result_row", "set_row"]
 

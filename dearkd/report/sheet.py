@@ -11,7 +11,7 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.pages.page import Block, Cell, Note, Picture, Pictures, Sheet
 from dearkd.pages.pictures import thumbnail_uri
-from dearkd.report.data import SyntheticSet
+from dearkd.report.contents import SyntheticSet
 
 __all__ = ["ROLES", "SHEET_CLASSES", "class_names", "sheet"]
 

@@ -6,10 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
-from dearkd.pages.words import data_name, delta_text, number, seconds_text
-from dearkd.report.data import Group, Report, Run, SyntheticSet
+from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.headline import group_name, headline
 from dearkd.report.rows import config_difference, over_seeds, result_row, set_row
-from dearkd.report.words import group_name, headline
+from dearkd.said import data_name, delta_text, number, seconds_text
 
 __all__ = ["as_csv", "as_json", "as_markdown"]
 

@@ -11,15 +11,15 @@ from typing import Any, Literal
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dearkd.build import import_files
 from dearkd.config_file import complete, user_tree
-from dearkd.models.pretrained import EMBEDDED, load_classifier
 from dearkd.synthesis.class_selection import choose_classes
-from dearkd.synthesis.recipes import recipe_for
+from dearkd.synthesis.set_recipe import recipe_for
+from dearkd.trained.open import EMBEDDED, load_classifier
+from dearkd.training.build import import_files
 from synth.classifier import Classifier
-from synth.config import SynthesisConfig
 from synth.groups import Group, plan_groups
 from synth.objective import Objective
+from synth.settings import SynthesisConfig
 
 __all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
 

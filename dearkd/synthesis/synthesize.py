@@ -11,13 +11,13 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 
-from dearkd.checkpoint import write_atomically
 from dearkd.config_file import differences, to_yaml, user_tree
-from dearkd.models.pretrained import EMBEDDED
-from dearkd.processes import process_state
-from dearkd.stop import Interrupted
-from dearkd.synthesis.estimate import describe
-from dearkd.synthesis.folder import (
+from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.processes import process_state
+from dearkd.run_folder.stop import Interrupted
+from dearkd.synthesis.forecast import describe
+from dearkd.synthesis.live import SynthesisProgress, clock
+from dearkd.synthesis.set_folder import (
     CONFIG_FILE,
     await_manifest,
     claimed,
@@ -25,8 +25,8 @@ from dearkd.synthesis.folder import (
     new_folder,
     newest_unfinished_set,
 )
-from dearkd.synthesis.progress import SynthesisProgress, clock
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
+from dearkd.trained.open import EMBEDDED
 from synth import synthesis as library
 
 __all__ = ["synthesize"]

@@ -17,21 +17,21 @@ from timm.models import (
     register_model,
 )
 
-from dearkd.analysis.attention import measure_attention
-from dearkd.analysis.findings import analysis_of
-from dearkd.analysis.pictures import (
+from dearkd.analysis.attention_distance import measure_attention
+from dearkd.analysis.attention_maps import (
     TILE,
     attention_sheet,
     brightest,
     heat_tile,
     position_sheet,
 )
+from dearkd.analysis.findings import analysis_of
 from dearkd.analysis.predictions import predictions_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
 from dearkd.data.datasets import open_data
-from dearkd.initialise import load_run_model
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
+from dearkd.training.initialise import load_run_model
 
 default_cfgs = generate_default_cfgs(
     {

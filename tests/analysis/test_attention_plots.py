@@ -6,7 +6,7 @@ import math
 import numpy as np
 import pytest
 
-from dearkd.analysis import plots
+from dearkd.analysis import attention_plots as plots
 
 METRICS = [
     {"epoch": e, "attention_distance": [[1.0 + e, 3.0 + e], [2.0, 2.5]], "token_cosine": [0.1, 0.2]}

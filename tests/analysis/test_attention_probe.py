@@ -8,13 +8,13 @@ import timm
 import torch
 from conftest import quiet_train
 
-from dearkd.analysis.attention import measure_attention
+from dearkd.analysis.attention_distance import measure_attention
 from dearkd.analysis.probe import PROBE_IMAGES, attention_probe
 from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
-from dearkd.initialise import load_run_model
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
+from dearkd.training.initialise import load_run_model
 
 VIEW = {
     "img_size": 16,

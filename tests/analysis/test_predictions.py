@@ -11,9 +11,9 @@ from PIL import Image
 
 from dearkd.analysis import predictions
 from dearkd.analysis.predictions import predictions_of
-from dearkd.checkpoint import load_weights, read_metadata, save_tensors
-from dearkd.models.pretrained import load_classifier
-from dearkd.runs import RunFolder
+from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
+from dearkd.run_folder.folder import RunFolder
+from dearkd.trained.open import load_classifier
 
 
 @pytest.fixture(scope="module")

@@ -12,16 +12,16 @@ from commands import invoke, refused
 from conftest import quiet_train
 from rich.console import Console
 
-from dearkd.classifier import open_classifier
-from dearkd.export import write as door
-from dearkd.export.exported import difference, open_onnx, open_torch_export
+from dearkd.export import export as door
+from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
 from dearkd.export.model_card import Weights, model_card
-from dearkd.export.onnx_packages import import_packages
-from dearkd.export.write import export_run
-from dearkd.initialise import load_run_model
+from dearkd.judging.classifier import open_classifier
 from dearkd.models.fused import fused
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
+from dearkd.trained.exported import difference, open_onnx, open_torch_export
+from dearkd.trained.onnx_packages import import_packages
+from dearkd.training.initialise import load_run_model
 
 QUIET = Console(file=io.StringIO())
 
@@ -194,7 +194,7 @@ def test_difference_refuses_another_best_class(run):
 
 
 def open_timm_like(outputs):
-    from dearkd.export.exported import Exported
+    from dearkd.trained.exported import Exported
 
     return Exported(outputs, {})
 

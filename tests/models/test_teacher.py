@@ -12,8 +12,6 @@ from safetensors.torch import save_file
 from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from dearkd.checkpoint import save_model
-from dearkd.models import pretrained
 from dearkd.models.teacher import (
     Teacher,
     default_stage,
@@ -21,6 +19,8 @@ from dearkd.models.teacher import (
     load_teacher,
     with_named_taps,
 )
+from dearkd.run_folder.files import save_model
+from dearkd.trained import open as pretrained
 
 HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
 SMALL = "dearkd_resnet10t_32"

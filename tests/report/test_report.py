@@ -13,13 +13,13 @@ from rich.console import Console
 from dearkd.config import load_config
 from dearkd.pages.page import Note, Section, Table, page
 from dearkd.pages.plots import COLOURS, DASHES, Line
-from dearkd.report import write as door
+from dearkd.report import report as door
 from dearkd.report.collect import collect
+from dearkd.report.headline import headline
 from dearkd.report.rows import config_difference, over_seeds
-from dearkd.report.sections import switch_marks
+from dearkd.report.run_chapters import switch_marks
 from dearkd.report.tables import as_csv, as_json, as_markdown
-from dearkd.report.words import headline
-from dearkd.runs import RunFolder
+from dearkd.run_folder.folder import RunFolder
 
 IMAGES = 359
 

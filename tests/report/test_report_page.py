@@ -18,7 +18,7 @@ from dearkd.pages.page import Note, Section, page
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import COLOURS, INK
 from dearkd.report.collect import collect
-from dearkd.report.mistakes import confusion_counts, extremes
+from dearkd.report.mistakes_chapter import confusion_counts, extremes
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)

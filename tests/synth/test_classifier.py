@@ -6,8 +6,8 @@ from torch import nn
 from toy_nets import MEAN, STD, ToyNet, classifier, random_net
 
 from synth.classifier import normalise, renormalise, to_pixels
-from synth.config import ObjectiveConfig
 from synth.objective import Objective
+from synth.settings import ObjectiveConfig
 
 
 def test_pixels_survive_normalisation():

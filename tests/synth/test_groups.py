@@ -3,8 +3,8 @@ from collections import Counter
 import pytest
 import torch
 
-from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import batches_of, generator_for, plan_groups, seed_for
+from synth.settings import ObjectiveConfig, SynthesisConfig
 
 OFF = ObjectiveConfig(ep_weight=0, triplet_weight=0)
 

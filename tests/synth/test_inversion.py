@@ -5,10 +5,10 @@ import pytest
 import torch
 from toy_nets import MEAN, STD, classifier, random_net
 
-from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group
 from synth.inversion import first_canvas, invert, learning_rate, tune_bn_weight
 from synth.objective import Objective
+from synth.settings import ObjectiveConfig, SynthesisConfig
 
 GROUPS = (Group(id=4, targets=(0, 0, 1, 1)), Group(id=9, targets=(2, 2, 3, 3)))
 CPU = torch.device("cpu")

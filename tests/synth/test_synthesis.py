@@ -13,11 +13,11 @@ from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
 from dearkd.data.datasets import match_classes, open_data
-from synth.config import ObjectiveConfig, SynthesisConfig
 from synth.groups import Group, plan_groups
 from synth.kernels import LONG_RUN, measure_kernels
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
+from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 from synth.writer import pixel_hash, read_image
 

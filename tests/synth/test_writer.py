@@ -8,8 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
+from synth.contact_sheet import contact_sheet, preview_grid
 from synth.groups import Group
-from synth.pictures import contact_sheet, preview_grid
 from synth.writer import Writer, class_folders, pixel_hash, read_image
 
 GROUP = Group(id=12, targets=(0, 0, 2, 2))

@@ -20,24 +20,24 @@ from safetensors.torch import load_file, save_file
 from timm.data.imagenet_info import ImageNetInfo
 from typer.testing import CliRunner
 
-from dearkd.build import build
 from dearkd.cli.app import app
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
-from dearkd.data.completeness import missing_images
 from dearkd.data.datasets import open_evaluation
-from dearkd.launch import _train_loader
-from dearkd.models.pretrained import EMBEDDED_WEIGHTS
-from dearkd.processes import accelerator_of
-from dearkd.report.synthetic import TERMS
+from dearkd.data.synthetic_set import missing_images
+from dearkd.report.set_chapter import TERMS
+from dearkd.run_folder.processes import accelerator_of
 from dearkd.synthesis.class_selection import choose_classes
-from dearkd.synthesis.progress import SynthesisProgress, clock
+from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesis.synthesize import _train_command
-from synth.config import ObjectiveConfig, SynthesisConfig
+from dearkd.trained.open import EMBEDDED_WEIGHTS
+from dearkd.training.build import build
+from dearkd.training.train import _train_loader
 from synth.groups import batches_of
 from synth.inversion import Step
 from synth.kernels import Kernels
+from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.synthesis import Prepared
 
 SYNSETS = tuple(ImageNetInfo().label_names())
@@ -568,7 +568,7 @@ def test_auto_weights_need_batch_norm(no_bn):
 
 
 def test_a_student_out_of_reach_names_its_own_setting(monkeypatch):
-    monkeypatch.setattr("dearkd.models.pretrained.is_reachable", lambda url: False)
+    monkeypatch.setattr("dearkd.trained.open.is_reachable", lambda url: False)
     line = refused("--student", "resnet10t", "--set", "objective.compete_weight=0.2")
     assert "no weights for student 'resnet10t'" in line
     assert "by --set student.weights=FILE" in line
@@ -585,7 +585,7 @@ def test_folders_that_are_taken_are_refused(tmp_path, digits):
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    from dearkd.runs import held
+    from dearkd.run_folder.folder import held
 
     with held(tmp_path / "set", ".lock.tmp"):
         assert "is in use by another running process" in refused("--out", tmp_path / "set", *SHORT)

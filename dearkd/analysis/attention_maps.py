@@ -1,0 +1,162 @@
+"""Attention maps beside images, and MHCA heads on the patch grid, drawn by Pillow."""
+
+import math
+import textwrap
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float
+from numpy.typing import NDArray
+from PIL import Image, ImageDraw, ImageFont
+from plotly.colors import hex_to_rgb, sequential
+from torch import Tensor
+
+from dearkd.analysis.attention_plots import reach_of
+from dearkd.analysis.findings import AttentionMaps
+from dearkd.pages.plots import COLOURS, GREY, INK
+
+__all__ = ["attention_sheet", "brightest", "heat_tile", "image_tile", "position_sheet"]
+
+TILE = 56  # pixels a side
+GAP = 3
+LEFT = 62  # for the names of the rows
+TOP = 60  # for the name of the image, its scale and the names of the columns
+ACROSS = 2
+"""Images side by side."""
+PANEL = 220  # pixels a side of a block's heads
+PANELS_ACROSS = 4
+TEXT, RULE = INK["light"]["text"], INK["light"]["grid"]
+FINER = 3  # drawn so much larger, then reduced: Pillow's lines have no smooth edges
+HEAT = np.array([hex_to_rgb(colour) for colour in sequential.Inferno], dtype=np.float64)
+"""No attention to most, in steps that look equal."""
+CLIPPED = 0.01
+"""Share of all patches in all maps of an image that are as bright as the scale ends, or more."""
+BAR = 120  # pixels across
+RINGS = (
+    "Square: the patch a head looks from. Ring: around the patch it looks at, one standard "
+    "deviation (sigma) wide. Cross: it looks at no place (alpha <= 0). A cell is a patch."
+)
+
+
+def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
+    """For every image a panel: a row a block; first the mean of the heads, then every head.
+
+    All maps of an image have one scale, which a bar shows.
+    """
+    panels = [_panel(one) for one in maps]
+    width, height = panels[0].size
+    down = math.ceil(len(panels) / ACROSS)
+    across = min(ACROSS, len(panels))
+    sheet = Image.new("RGB", (across * width, down * height), "white")
+    for number, panel in enumerate(panels):
+        sheet.paste(panel, (number % ACROSS * width, number // ACROSS * height))
+    return sheet
+
+
+def brightest(weights: Float[Tensor, "*maps"]) -> float:
+    """The attention at which a scale for all these maps ends: all but ``CLIPPED`` are below."""
+    return float(np.quantile(weights.double().numpy(), 1 - CLIPPED))
+
+
+def heat_tile(weights: Float[Tensor, "rows columns"], top: float, size: int = TILE) -> Image.Image:
+    """Attention from none (black) to ``top`` or more; every patch has one colour."""
+    share = (weights.double() / top).clamp(max=1).numpy()
+    patches = Image.fromarray(_heat(share))
+    return patches.resize((size, size), Image.Resampling.NEAREST)
+
+
+def image_tile(pixels: NDArray[np.uint8], size: int = TILE) -> Image.Image:
+    """The image at the size of a tile."""
+    return Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+
+
+def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> Image.Image:
+    """A panel a block: rings of one sigma around the patches that its heads look at.
+
+    The square is the patch they look from. A head with alpha <= 0 has a cross.
+    """
+    reach = reach_of(position, grid)
+    down = math.ceil(len(position) / PANELS_ACROSS)
+    across = min(PANELS_ACROSS, len(position))
+    width = across * PANEL
+    lines = textwrap.wrap(RINGS, width // 6)
+    sheet = Image.new("RGB", (width, down * PANEL + 16 * len(lines) + 8), "white")
+    text = ImageDraw.Draw(sheet)
+    text.multiline_text((8, down * PANEL), "\n".join(lines), fill=TEXT, font=_font(11))
+    for number, block in enumerate(position):
+        panel = _heads(block, reach, f"block {number + 1}")
+        sheet.paste(panel, (number % PANELS_ACROSS * PANEL, number // PANELS_ACROSS * PANEL))
+    return sheet
+
+
+def _panel(maps: AttentionMaps) -> Image.Image:
+    depth, heads = maps.weights.shape[:2]
+    step, top = TILE + GAP, brightest(maps.weights)
+    panel = Image.new("RGB", (LEFT + (heads + 2) * step + 12, TOP + depth * step + 8), "white")
+    draw = ImageDraw.Draw(panel)
+    draw.text((6, 3), f"{maps.label}   {maps.name[-60:]}", fill=TEXT, font=_font(13))
+    _draw_bar(panel, top)
+    columns = ["image", "mean", *[f"head {n}" for n in range(1, heads + 1)]]
+    for number, name in enumerate(columns):
+        draw.text((LEFT + number * step, TOP - 17), name, fill=GREY, font=_font(11))
+    panel.paste(image_tile(maps.pixels), (LEFT, TOP))
+    for block in range(depth):
+        y = TOP + block * step
+        draw.text((6, y + TILE // 2 - 7), f"block {block + 1}", fill=GREY, font=_font(11))
+        for number, weights in enumerate((maps.weights[block].mean(0), *maps.weights[block])):
+            panel.paste(heat_tile(weights, top), (LEFT + (number + 1) * step, y))
+    return panel
+
+
+def _draw_bar(panel: Image.Image, top: float) -> None:
+    """The scale of a panel: from no attention to the share of it that is brightest."""
+    draw = ImageDraw.Draw(panel)
+    ramp = np.tile(np.linspace(0, 1, BAR), (10, 1))
+    panel.paste(Image.fromarray(_heat(ramp)), (LEFT + 16, 25))
+    draw.text((LEFT, 22), "0", fill=GREY, font=_font(11))
+    text = f"{top:.1%} of the attention on a patch, or more"
+    draw.text((LEFT + 22 + BAR, 22), text, fill=GREY, font=_font(11))
+
+
+def _heat(share: NDArray[np.float64]) -> NDArray[np.uint8]:
+    """Colours of numbers from 0 to 1."""
+    stops = np.linspace(0, 1, len(HEAT))
+    heat = np.stack([np.interp(share, stops, HEAT[:, c]) for c in range(3)], axis=-1)
+    return heat.round().astype(np.uint8)
+
+
+def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:
+    side = PANEL * FINER
+    panel = Image.new("RGB", (side, side), "white")
+    draw = ImageDraw.Draw(panel)
+    border, head_room = 8 * FINER, 24 * FINER
+    unit = (side - border - head_room) / (2 * reach)
+    middle = (border / 2 + reach * unit, head_room + reach * unit)
+
+    def box(right: float, down: float, half: float) -> tuple[float, float, float, float]:
+        x, y = middle[0] + right * unit, middle[1] + down * unit
+        return x - half * unit, y - half * unit, x + half * unit, y + half * unit
+
+    for edge in np.arange(-math.floor(reach) - 0.5, reach + 0.01):
+        x, y = middle[0] + edge * unit, middle[1] + edge * unit
+        if abs(edge) <= reach:
+            draw.line((x, head_room, x, side - border), fill=RULE, width=FINER)
+            draw.line((border / 2, y, side - border / 2, y), fill=RULE, width=FINER)
+    draw.rectangle(box(0, 0, 0.5), outline=GREY, width=2 * FINER)
+    for number, (down, right) in enumerate(block["centres"]):
+        colour, sigma = COLOURS[number % len(COLOURS)], block["sigma"][number]
+        if sigma is None:
+            left, top, end, bottom = box(right, down, 0.2)
+            draw.line((left, top, end, bottom), fill=colour, width=2 * FINER)
+            draw.line((left, bottom, end, top), fill=colour, width=2 * FINER)
+        else:
+            draw.ellipse(box(right, down, sigma), outline=colour, width=2 * FINER)
+            draw.ellipse(box(right, down, 0.06), fill=colour)
+    draw.rectangle((0, 0, side, head_room - 1), fill="white")
+    draw.text((border, 3 * FINER), title, fill=TEXT, font=_font(13 * FINER))
+    return panel.resize((PANEL, PANEL), Image.Resampling.LANCZOS)
+
+
+def _font(size: int) -> Any:
+    return ImageFont.load_default(size)

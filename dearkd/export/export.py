@@ -1,0 +1,186 @@
+"""What `dearkd export` does: a run's model in a form that others load, checked before it is there.
+
+Nothing half-written is left: a form is written beside its place, read back, compared with the
+model, and only then renamed.
+"""
+
+import json
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from rich.console import Console
+from rich.text import Text
+from torch import nn
+
+from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
+from dearkd.export.model_card import Weights, model_card
+from dearkd.models.fused import fused
+from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.output import unwritable
+from dearkd.trained.exported import (
+    CHECK_BATCHES,
+    Exported,
+    difference,
+    open_onnx,
+    open_timm,
+    open_torch_export,
+)
+from dearkd.training.initialise import load_run_model
+
+__all__ = ["Form", "export_run"]
+
+Form = Literal["onnx", "torch-export", "timm", "hf-folder"]
+
+
+@dataclass(frozen=True)
+class _Writer:
+    """How a form is written and read back."""
+
+    write: Callable[[Path, Readout, dict[str, Any]], None]
+    read: Callable[[Path], Exported]
+    reader: str
+    """The library that runs it then."""
+    ending: str | None = None
+    """Of the file's name; None: a folder."""
+
+
+_FOLDER = _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm, "timm")
+_WRITERS: dict[str, _Writer] = {
+    "onnx": _Writer(write_onnx, open_onnx, "onnxruntime", ".onnx"),
+    "torch-export": _Writer(write_torch_export, open_torch_export, "torch", ".pt2"),
+    "timm": _FOLDER,
+    "hf-folder": _FOLDER,
+}
+
+
+def export_run(
+    run: Path,
+    *,
+    console: Console,
+    to: str = "onnx",
+    out: Path | None = None,
+    which: str = "final",
+    fuse: bool = False,
+    heads: bool = False,
+    check: bool = True,
+    licence: str | None = None,
+) -> Path:
+    """Writes the model of a run in the form ``to`` and returns where; float32, on the CPU.
+
+    Each step is told when it begins: a busy machine takes a minute for some.
+
+    Raises:
+        ValueError: If an option does not fit the form or the model, the place is taken, the run has
+            no such weights, or what was written does not compute what the model does.
+        FileNotFoundError: If there is no such folder.
+        ImportError: If the form takes packages that are not installed.
+        OSError: If there is no room or no permission to write.
+    """
+    _check_options(to, fuse, heads, licence)
+    if not run.is_dir():
+        raise FileNotFoundError(f"{run} is not a run folder; pass one that `dearkd train` wrote")
+    writer = _WRITERS[to]
+    place = out or run / _name(to, which, fuse, writer.ending)
+    if place.exists():
+        raise ValueError(f"{place} exists already; remove it or choose another --out")
+    console.print(f"exporting {run} ({which} weights) to {to}")
+    model, description = load_run_model(RunFolder(run), which)
+    trained = Readout(model, heads)
+    exported = Readout(fused(model), heads) if fuse else trained
+    summary = _summary(run) if to == "hf-folder" else {}
+    gap = None
+
+    def write(target: Path) -> None:
+        nonlocal gap
+        writer.write(target, exported, description)
+        if to == "hf-folder":
+            weights = Weights(run.resolve().name, which, _parameters(model), licence)
+            (target / "README.md").write_text(model_card(description, weights, summary))
+        if check:
+            console.print(f"checking it in {writer.reader} on {sum(CHECK_BATCHES)} images of noise")
+            gap = difference(trained, writer.read(target), description["img_size"])
+
+    in_place = _write_folder if writer.ending is None else write_atomically
+    with console.status(Text(f"writing {place}")):
+        try:
+            place.parent.mkdir(parents=True, exist_ok=True)
+            in_place(place, write)
+        except OSError as error:
+            raise unwritable(place, error) from error
+    _tell(console, place, trained, description, gap)
+    return place
+
+
+def _check_options(to: str, fuse: bool, heads: bool, licence: str | None) -> None:
+    if to not in get_args(Form):
+        raise ValueError(f"--to must be one of {', '.join(get_args(Form))}, got {to!r}")
+    for option, given in (("--fuse", fuse), ("--heads", heads)):
+        if given and _WRITERS[to].ending is None:
+            raise ValueError(
+                f"{option} shapes a graph, and --to {to} keeps the model itself; "
+                "leave it out or choose --to onnx or torch-export"
+            )
+    if licence is not None and to != "hf-folder":
+        raise ValueError(f"--license goes into a model card, and --to {to} has none; leave it out")
+
+
+def _name(to: str, which: str, fuse: bool, ending: str | None) -> str:
+    marks = ([which] if which != "final" else []) + (["fused"] if fuse else [])
+    return "-".join(["model" if ending else to, *marks]) + (ending or "")
+
+
+def _summary(run: Path) -> dict[str, Any]:
+    """The run's numbers; empty for one that has left none.
+
+    Raises:
+        ValueError: If their file is damaged.
+    """
+    file = RunFolder(run).summary_file
+    try:
+        return json.loads(file.read_text()) if file.is_file() else {}
+    except ValueError as error:
+        raise ValueError(f"{file} is damaged, and the model card shows it; remove it") from error
+
+
+def _parameters(model: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in model.parameters())
+
+
+def _write_folder(place: Path, write: Callable[[Path], None]) -> None:
+    """Calls ``write`` on a temporary neighbour, which must make the folder, and renames it."""
+    temporary = place.with_name(f".{place.name}.tmp{os.getpid()}")
+    try:
+        write(temporary)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+            with file.open("rb") as stream:
+                os.fsync(stream.fileno())
+        temporary.rename(place)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _tell(
+    console: Console,
+    place: Path,
+    readout: Readout,
+    description: dict[str, Any],
+    gap: float | None,
+) -> None:
+    files = [place] if place.is_file() else list(place.iterdir())
+    size, classes = description["img_size"], description["num_classes"]
+    console.print(
+        f"wrote {place}: {sum(file.stat().st_size for file in files) / 1e6:.1f} MB; images "
+        f"(batch, 3, {size}, {size}) to {', '.join(readout.names)} (batch, {classes})"
+    )
+    if gap is None:
+        console.print("not checked against the model")
+    else:
+        console.print(f"it answers as the model does: largest difference of logits {gap:.1g}")
+    trust = " --trust" if place.suffix == ".pt2" else ""
+    console.print(f"try it: dearkd predict {place} IMAGE{trust}")

@@ -1,0 +1,1 @@
+"""Models judged on images, and what they see in them."""

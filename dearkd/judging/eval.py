@@ -1,0 +1,137 @@
+"""What `dearkd eval` does: top-1 and top-5 of a run folder or a timm model, by each head."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, cast
+
+import torch
+from accelerate import Accelerator
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from dearkd.data.datasets import match_classes
+from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.data.loaders import Loader, OnBadImage
+from dearkd.judging.candidate import Candidate, candidate_of_run, named_images
+from dearkd.judging.evaluate import evaluate
+from dearkd.models.cost import LAYOUTS
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.processes import accelerator_of, in_turn, process_state
+from dearkd.trained.open import load_classifier, run_file
+
+__all__ = ["evaluate_target"]
+
+READINGS: dict[str, str] = {
+    "class": "class head",
+    "distillation": "distillation head",
+    "logits": "both heads, mean of logits (the model's answer)",
+    "softmax": "both heads, sum of softmax",
+}
+"""What the ways of reading two heads are called in the table."""
+
+
+def evaluate_target(
+    target: str,
+    *,
+    console: Console,
+    data: str | None = None,
+    weights: Path | None = None,
+    which: str | None = None,
+    batch_size: int = EVALUATION_BATCH,
+    img_size: int | None = None,
+    on_bad_image: str | None = None,
+    as_json: bool = False,
+) -> dict[str, dict[str, float]]:
+    """Prints and returns top-1 and top-5 of a run folder or a timm model, per head.
+
+    A run is judged as it judged itself, in its precision and layout, and on its own evaluation
+    data unless ``data`` names others. ``which`` of its weights: final (default), best or raw.
+
+    Raises:
+        ValueError: If the target is unknown, has no weights or no evaluation data, its classes are
+            not the data's, it can't take ``img_size``, or an option does not apply to it.
+    """
+    candidate = in_turn(process_state(), lambda: _candidate(target, data, weights, which))
+    accelerator = accelerator_of(candidate.precision)
+    model, source = candidate.model.to(accelerator.device), candidate.source
+    if img_size is not None:
+        _resize(model, target, img_size)
+    loader = evaluation_loader(
+        source,
+        candidate.view,
+        img_size or candidate.img_size,
+        match_classes(source.classes, candidate.class_names, model.num_classes),
+        accelerator,
+        batch_size=batch_size,
+        on_bad_image=cast(OnBadImage, on_bad_image or candidate.on_bad_image),
+    )
+    model = model.to(memory_format=LAYOUTS[candidate.memory_format])
+    result = evaluate(model, _watched(loader, console, accelerator), accelerator)
+    if accelerator.is_main_process:
+        _print_result(target, result, console, as_json)
+    accelerator.end_training()  # which leaves the world of processes, too
+    return result
+
+
+def _candidate(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
+    if not Path(target).is_dir():
+        return _of_timm(target, data, weights, which)
+    if weights is not None:
+        raise ValueError(f"--weights {weights} is for a timm name; a run folder has its own")
+    return candidate_of_run(RunFolder(Path(target)), data, which or "final")
+
+
+def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
+    if which is not None:
+        raise ValueError(
+            f"--which {which} is for a run folder, which {target} is not; leave it out"
+        )
+    run_file(target, "model")  # a path that does not exist is told before missing --data
+    source = named_images(data, f"{target} is not a run folder")
+    model, class_names = load_classifier(target, weights=weights, role="model")
+    view: Any = model.pretrained_cfg
+    return Candidate(model, class_names, view, view["input_size"][-1], source)
+
+
+@torch.inference_mode()
+def _resize(model: Any, target: str, img_size: int) -> None:
+    """Makes a model that is built for one image size take another, and tries it on a blank."""
+    device = next(model.parameters()).device
+    try:
+        if hasattr(model, "set_input_size"):
+            model.set_input_size(img_size=(img_size, img_size))
+        patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
+        side = max(patch) if isinstance(patch, tuple | list) else patch
+        if img_size % side:  # the rest would be cut off in silence
+            raise ValueError(f"it must be a multiple of the {side}-px patch")
+        model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
+    except (AssertionError, RuntimeError, ValueError, TypeError) as error:
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise ValueError(f"{target} cannot take --img-size {img_size}: {reason}") from error
+
+
+def _watched(loader: Loader, console: Console, accelerator: Accelerator) -> Iterator[Any]:
+    """The batches under a progress bar, on one process's terminal."""
+    if accelerator.is_main_process and console.is_terminal:
+        yield from track(loader, "evaluating", total=len(loader), console=console)
+    else:
+        yield from loader
+
+
+def _print_result(
+    target: str, result: dict[str, dict[str, float]], console: Console, as_json: bool
+) -> None:
+    if as_json:
+        console.print_json(json.dumps(result))
+        return
+    count = result["images"]["count"]
+    table = Table("head", "top-1 %", "top-5 %", title=f"{target}, {count} images")
+    heads = {head: value for head, value in result.items() if head != "images"}
+    for head, value in heads.items():
+        answers = len(heads) > 1 and head == "logits"
+        name = READINGS[head] if len(heads) > 1 else head
+        style = "bold" if answers else None
+        table.add_row(name, f"{value['top1']:.2f}", f"{value['top5']:.2f}", style=style)
+    console.print(table)

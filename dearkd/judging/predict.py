@@ -1,0 +1,209 @@
+"""What `dearkd predict` does: the best classes of images, good ones answered, bad ones named."""
+
+import glob
+import json
+import os
+import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+from rich.console import Console
+
+from dearkd.data.class_matching import with_descriptions
+from dearkd.data.decode import BadImageError, open_image
+from dearkd.data.sources import IMAGE_SUFFIXES, natural_order
+from dearkd.judging.classifier import Classifier, open_classifier
+
+__all__ = ["Answer", "answers", "image_files", "predict"]
+
+TOP = 5
+BATCH = 16  # images decoded and classified together
+SMALLEST = 4
+"""Pixels of the shorter side below which an image is taken for a mistake (digits have 8)."""
+
+
+@dataclass(frozen=True)
+class Answer:
+    """The best classes of one image, or why there are none."""
+
+    image: str
+    top: tuple[tuple[int, float], ...] = ()
+    """(class index, probability), best first."""
+    error: str | None = None
+
+
+@dataclass
+class _Score:
+    """How many of the images that lie in a folder named after a class are taken for it."""
+
+    classes: dict[str, int]
+    """Of the model, by every name they have."""
+    right: int = 0
+    judged: int = 0
+
+    def verdict(self, answer: Answer) -> tuple[str, bool] | None:
+        """The folder's name and whether the best class is the one it names; counts it."""
+        folder = Path(answer.image).absolute().parent.name
+        if folder not in self.classes:
+            return None
+        right = answer.top[0][0] == self.classes[folder]
+        self.right, self.judged = self.right + right, self.judged + 1
+        return folder, right
+
+
+def predict(
+    model: str,
+    images: Sequence[str],
+    *,
+    console: Console,
+    errors: Console,
+    weights: Path | None = None,
+    which: str | None = None,
+    trust: bool = False,
+    class_names: Path | None = None,
+    as_json: bool = False,
+) -> int:
+    """Prints the best classes of every image and returns how many could not be read.
+
+    Where an image lies in a folder with the name of a class, also whether that is the best one, and
+    at the end the share of these.
+
+    Raises:
+        ValueError: If the model or the class names can't be used.
+        FileNotFoundError: If the model does not exist.
+    """
+    classifier = open_classifier(model, weights=weights, which=which, trust=trust)
+    names = _names(classifier, class_names)
+    found = answers(classifier, image_files(images))
+    score = _Score(_indices(classifier.class_names or names) | _indices(names))
+    if as_json:
+        listed = list(found)
+        console.print_json(json.dumps([_plain(answer, names, score) for answer in listed]))
+        return sum(answer.error is not None for answer in listed)
+    bad = 0
+    for answer in found:
+        if answer.error is not None:
+            bad += 1
+            errors.print(f"error: {answer.image}: {answer.error}", style="red", markup=False)
+            continue
+        said = _said(score.verdict(answer))
+        console.print(f"{answer.image}{said}", style="bold", markup=False)
+        for index, probability in answer.top:
+            console.print(f"{100 * probability:7.2f} %  {names[index]}", markup=False)
+    if score.judged:
+        share = f"{score.right} of {score.judged} ({100 * score.right / score.judged:.1f} %)"
+        console.print(f"{share} are taken for the class that their folder is named after")
+    return bad
+
+
+def image_files(patterns: Iterable[str]) -> Iterator[str]:
+    """The files that names, folders (at any depth) and globs stand for; a name may not exist.
+
+    Folders give their images in natural order; one without any gives its own name.
+    """
+    for pattern in patterns:
+        path = Path(pattern)
+        if path.is_dir():
+            yield from _in_folder(path) or [pattern]
+        elif not path.exists() and glob.has_magic(pattern):
+            found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path's has no root to start at
+            yield from natural_order(found) or [pattern]
+        else:
+            yield pattern
+
+
+def answers(classifier: Classifier, files: Iterable[str]) -> Iterator[Answer]:
+    """The answer to each file, in order."""
+    files = iter(files)
+    while group := list(islice(files, BATCH)):
+        opened = [_opened(file) for file in group]
+        good = [image for image in opened if isinstance(image, Image.Image)]
+        rows = iter(_best(classifier, good) if good else ())
+        for file, found in zip(group, opened, strict=True):
+            yield Answer(file, error=found) if isinstance(found, str) else Answer(file, next(rows))
+
+
+def _best(
+    classifier: Classifier, images: Sequence[Image.Image]
+) -> list[tuple[tuple[int, float], ...]]:
+    ranked = classifier.probabilities(images).topk(min(TOP, classifier.num_classes))
+    rows = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
+    return [tuple(zip(*row, strict=True)) for row in rows]
+
+
+def _opened(file: str) -> Image.Image | str:
+    """The image, or why it can't be answered. `dearkd eval` also judges enormous and tiny ones."""
+    if Path(file).is_dir():
+        return f"a folder without images ({', '.join(sorted(IMAGE_SUFFIXES))})"
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            image = open_image(Path(file), file)
+    except Image.DecompressionBombWarning:
+        return f"more than {Image.MAX_IMAGE_PIXELS or 0:,} pixels; make it smaller first"
+    except BadImageError as error:
+        return error.reason
+    if min(image.size) < SMALLEST:
+        width, height = image.size
+        return f"{width} x {height} pixels show nothing; at least {SMALLEST} a side are needed"
+    return image
+
+
+def _in_folder(folder: Path) -> list[str]:
+    found = [
+        os.path.join(parent, file)  # noqa: PTH118 - the name as typed, without Path's tidying
+        for parent, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+    ]
+    return natural_order(found)
+
+
+def _names(classifier: Classifier, file: Path | None) -> tuple[str, ...]:
+    """What to call the classes: from a file, else the model's own, else their numbers.
+
+    Raises:
+        ValueError: If the file is not text with one name a line, or has another number of them.
+    """
+    count = classifier.num_classes
+    if file is None:
+        own = classifier.class_names
+        return with_descriptions(own) if own else tuple(f"class {index}" for index in range(count))
+    try:
+        names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
+    except UnicodeDecodeError as error:
+        raise ValueError(f"--class-names {file} is no text file in UTF-8") from error
+    names = [name for name in names if name]
+    if len(names) != count:
+        raise ValueError(
+            f"--class-names {file} has {len(names)} names and the model {count} classes; write "
+            "one name a line, in the order of the classes"
+        )
+    return tuple(names)
+
+
+def _indices(names: Sequence[str]) -> dict[str, int]:
+    return {name: index for index, name in enumerate(names)}
+
+
+def _said(verdict: tuple[str, bool] | None) -> str:
+    if verdict is None:
+        return ""
+    folder, right = verdict
+    return f"  right: {folder}" if right else f"  wrong: it is {folder}"
+
+
+def _plain(answer: Answer, names: Sequence[str], score: _Score) -> dict[str, Any]:
+    if answer.error is not None:
+        return {"image": answer.image, "error": answer.error}
+    verdict = score.verdict(answer)
+    judged = {} if verdict is None else {"folder": verdict[0], "right": verdict[1]}
+    top = [
+        {"class": names[index], "index": index, "probability": round(probability, 6)}
+        for index, probability in answer.top
+    ]
+    return {"image": answer.image, **judged, "top": top}

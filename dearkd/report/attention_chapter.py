@@ -1,0 +1,170 @@
+"""The chapter on attention: how far it looks, where the heads sit, what the two tokens share."""
+
+from collections.abc import Callable
+from typing import Any
+
+import plotly.graph_objects as go
+from PIL import Image
+
+from dearkd.analysis.attention_plots import (
+    average_distance_by_epoch,
+    distance_by_block,
+    distance_by_epoch,
+    position_heads,
+    reliability_diagram,
+    token_cosine_by_depth,
+)
+from dearkd.analysis.heads import HEAD_TITLES, head_rows
+from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
+from dearkd.pages.pictures import picture_uri
+from dearkd.pages.plots import mark_switches
+from dearkd.report.contents import Report, Run
+from dearkd.report.run_chapters import switch_marks
+from dearkd.said import data_name, number
+
+__all__ = ["attention_section", "has_attention"]
+
+MAPS = "attention_maps.png"
+DISTANCE, COSINE = "attention_distance", "token_cosine"
+
+
+def has_attention(report: Report) -> bool:
+    """Whether any run logged or analysed its attention."""
+    return any(_measure(run, DISTANCE) for run in report.runs)
+
+
+def attention_section(report: Report) -> Section:
+    """All runs in one figure where they can be compared, then what each analysis found."""
+    plots = [
+        _average(report),
+        _by_run(
+            report,
+            DISTANCE,
+            distance_by_block,
+            "Attention distance of each block, in patches",
+            "At the end of the run; a dot is a head.",
+        ),
+        _by_run(
+            report,
+            COSINE,
+            token_cosine_by_depth,
+            "Cosine of class and distillation token",
+            "0 is the input. Near 1 the two tokens say the same; DeiT reports 0.06 to 0.93.",
+        ),
+    ]
+    plots += [plot for run in report.runs for plot in _own(run)]
+    blocks: list[Block] = [Plots([plot for plot in plots if plot is not None])]
+    analysed = [run for run in report.runs if run.analysis]
+    blocks += [_trust_table(analysed)] if analysed else []
+    for run in analysed:
+        if run.analysis.get("remarks"):
+            blocks.append(Note(f"{run.name}: {' '.join(run.analysis['remarks'])}"))
+        blocks += _maps(run)
+    blocks += _how_to_see_more(report)
+    lead = "Attention distance: how many patches away a patch looks, on average."
+    return Section("Attention", blocks, lead)
+
+
+def _average(report: Report) -> Plot | None:
+    runs = {run.name: run.metrics for run in report.runs if _logged(run)}
+    if max(map(len, map(_logged, report.runs))) < 2:
+        return None
+    figure = average_distance_by_epoch(runs, styles=_styles(report))
+    mark_switches(figure, *switch_marks(report, [run for run in report.runs if _logged(run)]))
+    return _untitled(
+        figure,
+        "Attention distance of all heads, in patches",
+        "The paper's figure 4 has it flat late in stage 1 and rising in stage 2.",
+    )
+
+
+def _by_run(
+    report: Report,
+    key: str,
+    draw: Callable[[dict[str, Any], dict[str, int]], go.Figure],
+    title: str,
+    caption: str,
+) -> Plot | None:
+    measures = {run.name: found for run in report.runs if (found := _measure(run, key))}
+    if not measures:
+        return None
+    return _untitled(draw(measures, _styles(report)), title, caption)
+
+
+def _untitled(figure: go.Figure, title: str, caption: str) -> Plot:
+    """A plot under a heading that says what the vertical axis is, with the page's legend."""
+    figure.update_layout(showlegend=False)
+    figure.update_yaxes(title_text="")
+    return Plot(figure, title, caption)
+
+
+def _own(run: Run) -> list[Plot]:
+    """What is drawn for one run alone."""
+    plots = []
+    if len(_logged(run)) > 1:
+        figure = distance_by_epoch(run.metrics, run.switches, len(run.analysis.get("position", ())))
+        figure.update_yaxes(title_text="")
+        plots.append(Plot(figure, f"{run.name}: attention distance of each block, in patches"))
+    if run.analysis.get("position"):
+        figure = position_heads(run.analysis["position"], run.analysis["grid"])
+        caption = (
+            "MHCA is attention with a learned place to look at. Seen from the square patch: a ring "
+            "lies around that place, one standard deviation (sigma) wide; a cross looks nowhere."
+        )
+        plots.append(Plot(figure, f"{run.name}: learned MHCA heads", caption))
+    if run.analysis.get("heads"):
+        figure = reliability_diagram(run.analysis["heads"])
+        caption = "On the diagonal a head is right as often as it says; below, it is too sure."
+        plots.append(Plot(figure, f"{run.name}: calibration", caption))
+    return plots
+
+
+def _trust_table(runs: list[Run]) -> Table:
+    """What the heads of all runs achieve, and how far they can be believed."""
+    rows = [
+        [run.name, _seen(run.analysis), *row]
+        for run in runs
+        for row in head_rows(run.analysis.get("heads", {}))
+    ]
+    titles = ["run", "on", *HEAD_TITLES]
+    return Table(titles, rows, "The two heads, and the mean of their logits", left=(1, 2))
+
+
+def _seen(analysis: dict[str, Any]) -> str:
+    """The images an analysis is of, which need not be those the run was judged on."""
+    name = data_name(analysis.get("data"))
+    return f"{name}, {number(analysis.get('head_images'), ',')} images"
+
+
+def _maps(run: Run) -> list[Block]:
+    file = run.path / MAPS
+    if not file.is_file():
+        return []
+    with Image.open(file) as picture:
+        maps = WidePicture(
+            picture_uri(picture), "From the class token; the bar says how bright is much"
+        )
+    return [Details(f"{run.name}: where each head looks in some images", [maps])]
+
+
+def _how_to_see_more(report: Report) -> list[Block]:
+    bare = [run for run in report.runs if run.finished and _logged(run) and not run.analysis]
+    if not bare:
+        return []
+    commands = "; ".join(f"dearkd analyze {run.path}" for run in bare)
+    text = "MHCA heads, attention maps and calibration appear here after:"
+    return [Note(f"{text} {commands}")]
+
+
+def _styles(report: Report) -> dict[str, int]:
+    return {run.name: style for style, run in enumerate(report.runs)}
+
+
+def _logged(run: Run) -> list[dict[str, Any]]:
+    return [line for line in run.metrics if line.get(DISTANCE)]
+
+
+def _measure(run: Run, key: str) -> list[Any]:
+    """What the analysis says, or else the last epoch that logged it; empty if neither does."""
+    lines = [run.analysis, *reversed(run.metrics)]
+    return next((line[key] for line in lines if line.get(key)), [])

@@ -1,0 +1,149 @@
+"""The chapter on single images: what is taken for what, and what a run is surest about."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from dearkd.analysis.predictions import Predictions
+from dearkd.pages.page import (
+    Block,
+    Cell,
+    Details,
+    Note,
+    Picture,
+    Pictures,
+    Plot,
+    Plots,
+    Section,
+    Sheet,
+    Table,
+)
+from dearkd.pages.pictures import thumbnail_uri
+from dearkd.pages.plots import confusion
+from dearkd.report.contents import Report, Run
+
+__all__ = ["confusion_counts", "extremes", "mistake_section"]
+
+MATRIX_CLASSES = 40
+"""More classes make a matrix that nobody can read; the table of pairs stays."""
+PAIRS = 6
+PICTURES = 8
+SIDE = 72  # pixels
+
+
+@dataclass(frozen=True)
+class _Answers:
+    run: Run
+    taught: bool
+    """Whether it was another run's teacher."""
+    predictions: Predictions
+    counts: NDArray[np.int64]
+
+
+def mistake_section(report: Report, predicted: Callable[[Run], Predictions | str]) -> Section:
+    """Confusion matrices, the pairs confused most, and the images a run is surest about.
+
+    ``predicted`` gives the answers of a run, or the reason why there are none.
+    """
+    blocks: list[Block] = []
+    found: list[_Answers] = []
+    for run in (run for run in report.runs if run.finished):
+        answer = predicted(run)
+        if isinstance(answer, str):
+            blocks.append(Note(f"{run.name}: {answer}", warning=True))
+        else:
+            taught = report.group_of(run).is_teacher(run)
+            found.append(_Answers(run, taught, answer, confusion_counts(answer)))
+    if found:
+        blocks += [*_matrices(found), _pairs(found)]
+    for rank, answers in enumerate(sorted(found, key=_standing)):
+        sheet = _surest(answers)
+        title = f"{answers.run.name}: the images it is surest about"
+        blocks += [Details(title, [sheet])] if rank else [Note(title), sheet]
+    return Section("Mistakes", blocks)
+
+
+def _standing(answers: _Answers) -> tuple[bool, float]:
+    """Students before their teachers, then by top-1."""
+    return answers.taught, -(answers.run.top1 or 0.0)
+
+
+def confusion_counts(predictions: Predictions) -> NDArray[np.int64]:
+    """Images by label (row) and by the class they are taken for (column)."""
+    count = len(predictions.class_names)
+    read = predictions.logits["logits"].argmax(1)
+    flat = torch.bincount(predictions.labels * count + read, minlength=count * count)
+    return flat.reshape(count, count).numpy()
+
+
+def extremes(predictions: Predictions, count: int) -> tuple[list[int], list[int]]:
+    """The images answered with most confidence: those that are right, and those that are wrong."""
+    confidence, read = predictions.logits["logits"].softmax(1).max(1)
+    right = read == predictions.labels
+    order = confidence.argsort(descending=True, stable=True).tolist()
+    hits = [index for index in order if right[index]]
+    misses = [index for index in order if not right[index]]
+    return hits[:count], misses[:count]
+
+
+def _matrices(found: Sequence[_Answers]) -> list[Block]:
+    if len(found[0].predictions.class_names) > MATRIX_CLASSES:
+        return []
+    plots = [
+        Plot(confusion(answers.counts, answers.predictions.class_names), answers.run.name)
+        for answers in found
+    ]
+    text = (
+        "Confusion matrices: a row is a class, a column what its images are taken for, a number "
+        "how many. A strong diagonal is what one hopes for."
+    )
+    return [Note(text), Plots(plots)]
+
+
+def _pairs(found: Sequence[_Answers]) -> Table:
+    """The confusions that happen most, a column a run."""
+    columns = [_worst_pairs(answers) for answers in found]
+    rows = [
+        [str(rank + 1), *[column[rank] if rank < len(column) else "" for column in columns]]
+        for rank in range(max(map(len, columns)))
+    ]
+    titles = ["", *[answers.run.name for answers in found]]
+    return Table(titles, rows, "Taken for another class most often", left=range(len(titles)))
+
+
+def _worst_pairs(answers: _Answers) -> list[str]:
+    names, counts = answers.predictions.class_names, answers.counts.copy()
+    np.fill_diagonal(counts, 0)
+    order = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
+    pairs = [divmod(int(index), len(names)) for index in order]
+    return [
+        f"{names[label]} \u2192 {names[read]}: {counts[label, read]}"
+        for label, read in pairs
+        if counts[label, read]
+    ]
+
+
+def _surest(answers: _Answers) -> Sheet:
+    hits, misses = extremes(answers.predictions, PICTURES)
+    rows = [("right", hits), ("wrong", misses)]
+    return Sheet(
+        [
+            Pictures(f"surest, {name}", "", [_picture(answers.predictions, i) for i in indices])
+            for name, indices in rows
+            if indices
+        ]
+    )
+
+
+def _picture(predictions: Predictions, index: int) -> Picture:
+    names = predictions.class_names
+    shares = predictions.logits["logits"][index].softmax(0)
+    read, label = int(shares.argmax()), int(predictions.labels[index])
+    lines = [Cell(f"{names[read]} {float(shares[read]):.0%}", "good" if read == label else "bad")]
+    if read != label:
+        lines.append(Cell(f"is {names[label]}", "muted"))
+    title = f"{predictions.ids[index]}: label {names[label]}, taken for {names[read]}"
+    return Picture(thumbnail_uri(predictions.source.image(index), SIDE), lines, title, SIDE)

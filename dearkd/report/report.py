@@ -1,0 +1,131 @@
+"""What `dearkd report` does: run folders in, one page, or one table, out."""
+
+from collections.abc import Iterable, Sequence
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal, get_args
+
+from rich.console import Console
+from rich.progress import Progress
+
+from dearkd.analysis.predictions import Predictions, predictions_of
+from dearkd.data.datasets import ImageSource, open_data
+from dearkd.data.loaders import Batch, Loader
+from dearkd.pages.page import Section, page
+from dearkd.report.attention_chapter import attention_section, has_attention
+from dearkd.report.collect import collect
+from dearkd.report.contents import Report, Run, SyntheticSet
+from dearkd.report.headline import headline
+from dearkd.report.mistakes_chapter import mistake_section
+from dearkd.report.run_chapters import (
+    curve_section,
+    origin_section,
+    result_section,
+    settings_section,
+)
+from dearkd.report.set_chapter import synthetic_section
+from dearkd.report.tables import as_csv, as_json, as_markdown
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.output import make_room, write_text
+
+__all__ = ["Format", "write_report"]
+
+Format = Literal["html", "md", "csv", "json"]
+DEFAULT_OUT = Path("report.html")
+
+
+def write_report(
+    targets: Sequence[Path],
+    *,
+    console: Console,
+    errors: Console,
+    out: Path | None = None,
+    form: str | None = None,
+    baseline: str | None = None,
+    predictions: bool | None = None,
+) -> None:
+    """Writes a report on runs and synthetic sets and says where it is.
+
+    The form follows from the name of ``out`` where it is not given. Tables without ``out`` go to
+    the console as they are. A page asks each run about single images unless ``predictions`` is
+    off, and tells ``errors`` whom it is asking.
+
+    Raises:
+        ValueError, FileNotFoundError: If a target is no run, the form is unknown, or
+            ``predictions`` are decided on for a table.
+    """
+    if out is not None:
+        make_room(out)
+    form = _form(form, out)
+    if form != "html" and predictions is not None:
+        option = "--predictions" if predictions else "--no-predictions"
+        raise ValueError(f"{option} is for the page; a {form} table asks no run, leave it out")
+    report = collect(targets, baseline)
+    if form == "html":
+        target = out or DEFAULT_OUT
+        write_text(target, html(report, None if predictions is False else errors))
+        console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
+        return
+    text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
+    if out is None:
+        console.file.write(text)
+    else:
+        write_text(out, text)
+        console.print(f"report: {out}")
+
+
+def html(report: Report, errors: Console | None) -> str:
+    """The whole page; without a console for its progress, no run is asked about single images."""
+    sections: list[Section] = []
+    if report.runs:
+        sections += [result_section(report), curve_section(report)]
+    if has_attention(report):
+        sections.append(attention_section(report))
+    if report.runs and errors is not None:
+        errors.print("asking runs about their test images; --no-predictions leaves that out")
+        sections.append(mistake_section(report, partial(_predicted, errors)))
+    if report.sets:
+        sections.append(synthetic_section(report, _opened))
+    if report.runs:
+        sections += [settings_section(report), origin_section(report)]
+    footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
+    return page(f"dearkd report: {report.title}", headline(report), sections, footer)
+
+
+def _predicted(errors: Console, run: Run) -> Predictions | str:
+    """A run's answers on its evaluation images, or why there are none."""
+    title = f"  {run.name} on its test images"
+    if not errors.is_terminal:
+        errors.print(title)
+    with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bar:
+        task = bar.add_task(title, total=None)
+
+        def watched(batches: Loader) -> Iterable[Batch]:
+            return bar.track(batches, total=len(batches), task_id=task)
+
+        try:
+            return predictions_of(RunFolder(run.path), watch=watched)
+        except (ValueError, OSError) as error:
+            return f"no single images here: {error}"
+
+
+def _opened(synthetic: SyntheticSet) -> ImageSource | None:
+    try:
+        return open_data(str(synthetic.path))[0]
+    except (ValueError, FileNotFoundError):
+        return None
+
+
+def _form(form: str | None, out: Path | None) -> str:
+    known = get_args(Format)
+    if form is None:
+        form = "html" if out is None else out.suffix.removeprefix(".").lower()
+        if form not in known:
+            raise ValueError(
+                f"--out {out} does not say what to write; end it in .{', .'.join(known)} "
+                "or add --format"
+            )
+    if form not in known:
+        raise ValueError(f"--format {form} is unknown; choose {', '.join(known)}")
+    return form

@@ -1,0 +1,239 @@
+"""The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
+
+import shlex
+from collections.abc import Callable, Sequence
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+
+from dearkd.data.sources import ImageSource
+from dearkd.measures.cells import distance_cells, nearness_cells
+from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
+from dearkd.pages.plots import Line, bars, curves
+from dearkd.report.contents import Report, SyntheticSet
+from dearkd.report.rows import set_row
+from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
+from dearkd.said import data_name, seconds_text
+
+__all__ = ["synthetic_section"]
+
+TERMS = {
+    "objective": "Objective: the weighted sum",
+    "cross_entropy": "Cross-entropy of the targets",
+    "bn_statistics": "Distance to the BatchNorm statistics",
+    "total_variation": "Total variation",
+    "l2": "Norm of the pixels",
+    "easy_positive": "Easy positive (boundary-preserving)",
+    "triplet": "Triplet (boundary-preserving)",
+    "competition": "Competition with a student",
+}
+
+
+def synthetic_section(
+    report: Report, opened: Callable[[SyntheticSet], ImageSource | None]
+) -> Section:
+    """Verdicts, contact sheets by class and loss curves of all synthetic sets.
+
+    ``opened`` gives the images of a set, or None where they are gone.
+    """
+    blocks: list[Block] = [
+        Note(f"{item.name}: {note}.", warning=True) for item in report.sets for note in item.notes
+    ]
+    finished = [item for item in report.sets if item.manifest]
+    if finished:
+        blocks += [_verdict_table(finished), *_diversity(finished), _origin_table(finished)]
+    for item in finished:
+        blocks += sheet(item, opened(item))
+    plots = [plot for item in finished for plot in _verdict_plots(item)]
+    plots += _loss_plots(report.sets)
+    blocks += [Note(text) for item in report.sets if (text := _logged_once(item))]
+    if len(report.sets) > 1:
+        blocks.append(Legend([(item.name, place) for place, item in enumerate(report.sets)]))
+    return Section("Synthetic images", [*blocks, Plots(plots)] if plots else blocks)
+
+
+def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
+    titles = [
+        "set",
+        "images",
+        "classes",
+        "pixels",
+        "iterations",
+        "teacher",
+        "recognised by it",
+        "verifier",
+        "recognised by it",
+        "time",
+    ]
+    rows = []
+    for item in sets:
+        row = set_row(item)
+        cells = [item.name, f"{row['images']:,}", f"{row['classes']:,}"]
+        cells += [_stages(row["resolutions"]), _stages(row["iterations"])]
+        for role in ROLES:
+            cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
+        rows.append([*cells, seconds_text(row["seconds"])])
+    return Table(titles, rows, left=(5, 7))
+
+
+def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
+    """Seed, weights and kernels, and the command that makes the set again."""
+    titles = ["set", "seed", "weights of the objective", "lr", "kernels", "torch", "repeat with"]
+    rows = []
+    for item in sets:
+        config, kernels = item.manifest.get("config", {}), item.manifest.get("kernels", {})
+        objective = config.get("objective", {}) | {"bn_weight": item.manifest.get("bn_weight")}
+        cells = [item.name, str(config.get("seed", "")), _weights(objective)]
+        cells += [str(config.get("lr", "")), _kernels(kernels)]
+        cells += [item.manifest.get("versions", {}).get("torch", "")]
+        file = item.path / "synthesize.yaml"
+        words = shlex.join(["dearkd", "synthesize", str(file), "--out", f"{item.path}-again"])
+        rows.append([*cells, words if file.exists() else ""])
+    return Table(titles, rows, left=(2, 4, 6))
+
+
+def _weights(objective: dict[str, Any]) -> str:
+    """The weights that are not 0, as ``bn 0.2 (relative), tv 0.02``."""
+    parts = []
+    for key, value in objective.items():
+        name = key.removesuffix("_weight")
+        if name != key and value:
+            how = " (relative)" if name == "bn" and objective.get("bn_relative") else ""
+            parts.append(f"{name} {value:.3g}{how}")
+    return ", ".join(parts)
+
+
+def _kernels(kernels: dict[str, Any]) -> str:
+    if not kernels:
+        return ""
+    layout = "channels_last" if kernels["channels_last"] else "contiguous"
+    compiled = ["compiled"] if kernels.get("compile") else []
+    threads = f"{kernels['threads']} thread{'s' if kernels['threads'] > 1 else ''}"
+    return ", ".join([kernels["precision"], layout, *compiled, kernels["device"], threads])
+
+
+def _stages(values: Sequence[int] | None) -> str:
+    return ", ".join(map(str, values or ()))
+
+
+def _share(row: dict[str, Any], role: str) -> str:
+    share = row[f"{role}_recognition"]
+    return "" if share is None else f"{100 * share:.1f} %"
+
+
+def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
+    """Measures of diversity and nearness where they were taken: a column a set."""
+    columns = [_measures(item) for item in sets]
+    names = dict.fromkeys(name for column in columns for name in column)
+    if not names:
+        return []
+    rows = [[name, *[column.get(name, "") for column in columns]] for name in names]
+    titles = ["how unlike its images are", *[item.name for item in sets]]
+    errors = any("\u00b1" in cell for row in rows for cell in row)
+    text = "\u00b1 is the jackknife's standard error over images" if errors else ""
+    return [Table(titles, rows, text)]
+
+
+def _measures(item: SyntheticSet) -> dict[str, str]:
+    """What the set's manifest and ``dearkd eval --lpips`` say of it, by name."""
+    row, stored = set_row(item), item.diversity
+    found = {
+        f"distance within a class, {role}'s embedding": f"{row[f'{role}_diversity']:.4f}"
+        for role in ROLES
+        if row[f"{role}_diversity"] is not None
+    }
+    reference = distance_cells(stored.get("reference") or {})
+    found |= distance_cells(stored)
+    found |= {f"{name}, reference": cell for name, cell in reference.items()}
+    found |= nearness_cells(stored)
+    return {name: cell.replace("+/-", "\u00b1") for name, cell in found.items()}
+
+
+def _verdict_plots(item: SyntheticSet) -> list[Plot]:
+    quality = item.manifest.get("quality", {})
+    roles = [role for role in ROLES if role in quality]
+    if not roles:
+        return []
+    bins = len(quality[roles[0]]["confidence_histogram"])
+    edges = [f"{100 * n // bins}-{100 * (n + 1) // bins}" for n in range(bins)]
+    histogram = {role: quality[role]["confidence_histogram"] for role in roles}
+    plots = [
+        Plot(
+            bars(edges, histogram, y_title="images", x_title="confidence in the target, %"),
+            f"{item.name}: how sure the networks are of the target",
+            "The further right, the clearer a case of its class an image is to that network.",
+        )
+    ]
+    targets = sorted({record["target"] for record in item.manifest["images"]})
+    if len(targets) <= SHEET_CLASSES:
+        shares = {
+            role: [100 * quality[role]["recognition"]["per_class"][str(t)] for t in targets]
+            for role in roles
+        }
+        names = list(map(class_names(item), targets))
+        figure = bars(names, shares, y_title="recognised, %")
+        plots.append(Plot(figure, f"{item.name}: recognised images of each class"))
+    return plots
+
+
+def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
+    """Each term over the iterations: mean and range over the groups of a set."""
+    plots = []
+    for term, title in TERMS.items():
+        lines, switches = [], dict[float, str]()
+        for style, item in enumerate(sets):
+            line = _term_line(item, term, style)
+            if line is not None:
+                lines.append(line)
+                switches |= _resolution_switches(item)
+        if lines:
+            figure = curves(lines, x_title="iteration", switches=switches)
+            plots.append(Plot(figure, title))
+    return plots
+
+
+def _term_line(item: SyntheticSet, term: str, style: int) -> Line | None:
+    values = [
+        [step["terms"][term] for step in steps if term in step["terms"]]
+        for steps in item.curves.values()
+    ]
+    lengths = {len(row) for row in values}
+    if len(lengths) != 1 or lengths <= {0, 1}:
+        return None
+    table = np.array(values)
+    x = _iterations(next(iter(item.curves.values())))
+    band = {} if len(table) == 1 else {"low": table.min(0).tolist(), "high": table.max(0).tolist()}
+    return Line(item.name, x, table.mean(0).tolist(), style, **band)
+
+
+def _logged_once(item: SyntheticSet) -> str:
+    """The losses of a set whose groups were logged once, which makes no curve."""
+    terms = [steps[0]["terms"] for steps in item.curves.values() if len(steps) == 1]
+    if not terms or len(terms) < len(item.curves):
+        return ""
+    parts = [
+        f"{title}: {np.mean([one[term] for one in terms]):.4g}"
+        for term, title in TERMS.items()
+        if all(term in one for one in terms)
+    ]
+    return f"{item.name}, losses logged once. {'. '.join(parts)}."
+
+
+def _iterations(steps: Sequence[dict[str, Any]]) -> list[int]:
+    """Iterations done over all stages at each step."""
+    ends = {step["stage"]: step["iteration"] for step in steps}  # the last step of each stage
+    return [
+        step["iteration"] + sum(end for stage, end in ends.items() if stage < step["stage"])
+        for step in steps
+    ]
+
+
+def _resolution_switches(item: SyntheticSet) -> dict[float, str]:
+    steps = next(iter(item.curves.values()))
+    done = _iterations(steps)
+    return {
+        done[index]: f"{after['resolution']} px"
+        for index, (before, after) in enumerate(pairwise(steps))
+        if before["stage"] != after["stage"]
+    }

@@ -1,0 +1,179 @@
+"""What is chosen where the user leaves it open: sizes, iterations, weights of the objective.
+
+For any teacher its own input size, the paper's iterations and weights, or ours (``balanced``); for
+the embedded digits teacher a small run.
+"""
+
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import DictConfig, OmegaConf
+
+from dearkd.trained.open import EMBEDDED
+from dearkd.training.build import LARGE
+from synth.classifier import Classifier
+from synth.groups import even_shares
+from synth.settings import SynthesisConfig
+
+__all__ = ["recipe_for"]
+
+PAPER_ITERATIONS = 2000
+COMPETE_WEIGHT = 0.2
+"""The public code's weight of R_c, taken when a student is named."""
+SLOW_LOG_INTERVAL = 10
+"""Iterations between two signs of life where one takes seconds: large images on a CPU."""
+BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True}
+BALANCED_LARGE: dict[str, Any] = {
+    "tv_weight": 0.02,
+    "bn_weight": 0.2,
+    "ep_weight": 0.5,
+    "triplet_weight": 1.0,
+}
+BALANCED_SMALL: dict[str, Any] = {
+    "tv_weight": 0.1,
+    "bn_weight": 1.0,
+    "bn_first_multiplier": 5.0,
+    "ep_weight": 1.0,
+}
+BALANCED_DIGITS: dict[str, Any] = BALANCED_SMALL | {"bn_weight": 5.0}
+"""Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small) and the digits CNN: RESULTS.md."""
+BALANCED_CROP = 0.5
+"""For teachers of large images, which learned from crops; those of small ones saw whole images."""
+BALANCED_LR = 0.05
+"""Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
+FAR = 4
+"""Sizes further than this factor from the teacher's own get a warning: 20 % recognised at 14."""
+DIGITS_ITERATIONS = 500
+DIGITS_PER_CLASS = (4, 100)
+DIGITS_WORK = 4e8
+"""Pixels times iterations: at a microsecond each on one core it stays under ten minutes."""
+
+
+def recipe_for(
+    given: DictConfig, teacher: Classifier, classes: int
+) -> tuple[dict[str, Any], list[str]]:
+    """What is chosen for the user, to be laid under what is given, and what to say about it.
+
+    Raises:
+        ValueError: If no group fits into ``images_per_batch``.
+    """
+    size = teacher.img_size
+    own = [size // 2, size] if size >= LARGE else [size]
+    resolutions = given.get("resolutions") or own
+    recipe: dict[str, Any] = {
+        "resolutions": own,
+        "iterations": [PAPER_ITERATIONS] * len(resolutions),
+        "objective": {},
+    }
+    if max(resolutions) >= LARGE and not torch.cuda.is_available():
+        recipe["log_interval"] = SLOW_LOG_INTERVAL
+    if not _mirrored(teacher.name):
+        recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
+    if teacher.name == EMBEDDED:
+        recipe |= _digits_recipe(given, resolutions, classes)
+    if given.get("recipe") == "balanced" or (
+        given.get("recipe") is None and teacher.name == EMBEDDED
+    ):
+        recipe |= _balanced(teacher, resolutions)
+    if OmegaConf.select(given, "student.name") is not None:
+        recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
+    if given.get("images_per_batch") is not None:
+        default = recipe.get("per_class", SynthesisConfig().per_class)
+        recipe |= _grouping(given, classes, given.get("per_class") or default)
+    notes = [
+        f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in recipe.items()
+        if key not in ("objective", "log_interval") and given.get(key) is None
+    ]
+    if OmegaConf.select(given, "teacher.name") is None:
+        notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
+    notes += _too_far(teacher, max(resolutions))
+    weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
+    return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
+
+
+def _too_far(teacher: Classifier, size: int) -> list[str]:
+    if teacher.img_size / FAR <= size <= teacher.img_size * FAR:
+        return []
+    return [
+        f"warning: {teacher.name} learned from {teacher.img_size}-px images and may recognise "
+        f"little of what it makes at {size} px"
+    ]
+
+
+def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) -> dict[str, Any]:
+    """As many images, then iterations, as ten minutes on two cores have room for."""
+    area = classes * sum(size**2 for size in resolutions)
+    low, high = DIGITS_PER_CLASS
+    room = int(DIGITS_WORK / max(1, area * DIGITS_ITERATIONS))
+    per_class = given.get("per_class") or min(high, max(low, room))
+    longest = int(DIGITS_WORK / max(1, area * per_class)) // 10 * 10
+    return {
+        "iterations": [min(DIGITS_ITERATIONS, max(20, longest))] * len(resolutions),
+        "per_class": per_class,
+    }
+
+
+def _mirrored(teacher: str) -> bool:
+    """Whether a teacher learned from mirrored images too: False only where that is known."""
+    place = Path(teacher)  # a run folder, or a weights file in one
+    file = (place.parent if place.is_file() else place) / "config.yaml"
+    if teacher == EMBEDDED or not file.is_file():
+        return teacher != EMBEDDED
+    return OmegaConf.select(OmegaConf.load(file), "data.flip") is not False
+
+
+def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
+    """Weights that serve teachers of any kind better than the paper's, and a rate to match.
+
+    Departure:
+        The paper has one set of weights, for an ImageNet ResNet.
+    """
+    small = BALANCED_DIGITS if teacher.name == EMBEDDED else BALANCED_SMALL
+    weights = BALANCED_LARGE if max(resolutions) >= LARGE else small
+    crop = {"smallest_crop": BALANCED_CROP} if teacher.img_size >= LARGE else {}
+    return crop | {
+        "recipe": "balanced",
+        "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
+        "objective": BALANCED_WEIGHTS | weights,
+    }
+
+
+def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
+    """Images a class, classes a group and groups a batch that fit into ``images_per_batch``.
+
+    The first choices are the defaults; fewer images a class, and of these fewer classes, follow.
+
+    Raises:
+        ValueError: If none fits.
+    """
+    room = given.images_per_batch
+    if room < 4:
+        raise ValueError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
+    default = SynthesisConfig()
+    images = _choices(given.get("images_per_class"), default.images_per_class, per_class)
+    counts = _choices(given.get("classes_per_group"), default.classes_per_group, classes)
+    sizes = {
+        (k, c): max(k * c, max(even_shares(per_class, k)) * max(even_shares(classes, c)))
+        for k, c in itertools.product(images, counts)
+    }
+    fits = [choice for choice, size in sizes.items() if size <= room]
+    if not fits:
+        least = min(sizes.values())
+        raise ValueError(
+            f"images_per_batch {room} is too few: with {per_class} images of each of {classes} "
+            f"classes a group has at least {least}; use {least}"
+        )
+    return {
+        "images_per_class": fits[0][0],
+        "classes_per_group": fits[0][1],
+        "groups_per_batch": room // sizes[fits[0]],
+    }
+
+
+def _choices(given: int | None, most: int, there: int) -> Sequence[int]:
+    """What is given, or all from the default (or as many as there are) down to 2."""
+    return range(min(most, there), min(2, there) - 1, -1) if given is None else (given,)

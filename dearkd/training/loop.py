@@ -1,0 +1,334 @@
+"""The training loop: stages in, a trained student and its run folder out. It knows no method.
+
+An objective is an ``nn.Module`` with a ``student``; ``forward(images, targets)`` returns a dict of
+terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything
+random is a function of (seed, position in the run), so a run that was killed and resumed ends with
+bitwise the same weights as one that was not (one CPU process).
+"""
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from contextlib import nullcontext
+from itertools import islice
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import release_memory
+from timm.utils.model_ema import ModelEmaV3
+from torch import Tensor, nn
+
+from dearkd.config import TrainConfig
+from dearkd.run_folder.files import load_checkpoint, save_checkpoint, save_model
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.training.optim import (
+    build_optimizer,
+    learning_rate,
+    load_optimizer_state,
+    optimizer_state,
+)
+from dearkd.training.stages import Batches, Position, Progress, Stage
+
+__all__ = ["Trainer"]
+
+READ_SECONDS = 2.0
+"""Least time between two looks at the loss: each look waits for the device."""
+AGREE_STEPS = 10
+"""Several processes agree this often whether to look, save or stop: each time all wait."""
+
+
+class Trainer:
+    """Runs the stages of one configuration and keeps the run folder up to date."""
+
+    def __init__(
+        self,
+        config: TrainConfig,
+        folder: RunFolder,
+        student: nn.Module,
+        stages: list[Stage],
+        batches: Batches,
+        evaluation: Callable[[nn.Module], dict[str, float]] | None,
+        accelerator: Accelerator,
+        progress: Progress,
+        metadata: dict[str, Any],
+        accumulate: int = 1,
+        probe: Callable[[nn.Module], dict[str, Any]] | None = None,
+    ) -> None:
+        self.config = config
+        self.folder = folder
+        self.student = student
+        self.stages = stages
+        self.batches = batches
+        self.evaluation = evaluation
+        self.probe = probe
+        self.accelerator = accelerator
+        self.progress = progress
+        self.metadata = metadata
+        self.accumulate = accumulate
+        self.steps = batches.steps // accumulate
+        self.position = Position()
+        decay = config.optim.ema_decay
+        self.ema = ModelEmaV3(student, decay=decay, use_warmup=True) if decay else None
+        self.epochs = sum(stage.epochs for stage in stages)
+        self.stop = StopRequest()
+        self.last_save = self.last_read = time.monotonic()
+
+    @property
+    def averaged(self) -> nn.Module:
+        """The weights that are evaluated and saved: the moving average where there is one."""
+        return self.ema.module if self.ema is not None else self.student
+
+    def fit(self, resume: bool = False) -> None:
+        """Trains to the end of the last stage, taking each stage out of the list it was given.
+
+        A stage that is over is dropped before the next one is built, and its teacher with it.
+
+        Raises:
+            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+            ValueError: If the loss is not finite, or the checkpoint is of another run.
+        """
+        saved: dict[str, Any] = {}
+        if resume and self.folder.last_file.exists():  # else it was killed before its first one
+            saved = load_checkpoint(self.folder.last_file, self.accelerator.device)
+            self._restore(saved)
+        if resume and self.accelerator.is_main_process:
+            self.folder.truncate_metrics(self.position.epoch)
+        last = 0
+        with self.stop.listening():
+            while self.stages:
+                stage = self.stages.pop(0)
+                last += stage.epochs
+                if self.position.epoch < last:
+                    objective, optimizer = self._prepare(stage, saved)
+                    while self.position.epoch < last:
+                        self._epoch(objective, optimizer)
+                    saved = {"optimizer": optimizer_state(optimizer, self._unwrapped(objective))}
+                    del objective, optimizer
+                del stage
+                self.accelerator.free_memory()
+                release_memory()  # once more: accelerate collects before it lets its models go
+
+    def _prepare(
+        self, stage: Stage, saved: dict[str, Any]
+    ) -> tuple[nn.Module, torch.optim.Optimizer]:
+        """Objective and optimizer of a stage; AdamW's moments of the student live on.
+
+        Empties ``saved``, so that nothing is held twice while the stage runs.
+        """
+        torch.manual_seed(self.config.seed)
+        objective = stage.objective().to(self.accelerator.device)
+        if self.position.stage == stage.name and "objective" in saved:
+            missing, unexpected = objective.load_state_dict(saved["objective"], strict=False)
+            odd = [name for name in missing if not name.startswith("teacher.")] + unexpected
+            if odd:
+                raise ValueError(
+                    f"{self.folder.last_file} is of another run: {odd[0]} does not fit; start anew "
+                    "with another --out"
+                )
+        self.position.stage = stage.name
+        optimizer = build_optimizer(objective, self.config.optim)
+        load_optimizer_state(optimizer, objective, saved.get("optimizer", {}))
+        saved.clear()
+        objective.train()
+        if self.config.compile:
+            objective.compile()
+        prepared, optimizer = self.accelerator.prepare(objective, optimizer)
+        return prepared, optimizer
+
+    def _epoch(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
+        position = self.position
+        self.progress.begin(position, self.epochs, self.steps)
+        started, done = time.monotonic(), position.epoch_seconds
+        feed = iter(self.batches(position.epoch, position.step * self.accumulate))
+        images, lr = 0, 0.0
+        while position.step < self.steps:
+            lr = self._set_lr(optimizer)
+            images = self._step(objective, optimizer, islice(feed, self.accumulate))
+            position.step += 1
+            position.epoch_seconds = done + time.monotonic() - started
+            read, save, stop = self._due()
+            self.progress.step(position.step, images, self._read_terms() if read else None)
+            if (save or stop) and position.step < self.steps:
+                self._save(objective, optimizer)
+                if stop:
+                    raise Interrupted
+        position.seconds += position.epoch_seconds
+        line = {
+            "epoch": position.epoch,
+            "stage": position.stage,
+            "lr": lr,
+            **self._read_terms(),
+            "top1": None,
+            "top5": None,
+            "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
+            "seconds": position.seconds,
+        }
+        position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
+        position.sums = {}
+        self._finish_epoch(line)
+        self._save(objective, optimizer)
+        if self._due()[2] and position.epoch < self.epochs:
+            raise Interrupted
+
+    def _step(
+        self,
+        objective: nn.Module,
+        optimizer: torch.optim.Optimizer,
+        batches: Iterator[tuple[Tensor, Tensor]],
+    ) -> int:
+        """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
+        count = 0
+        for part, (images, targets) in enumerate(batches):
+            # A step's own seed: drop-path draws the same masks after a resume.
+            self._seed_step(part)
+            last = part == self.accumulate - 1
+            sync = nullcontext() if last else self.accelerator.no_sync(objective)
+            with sync:
+                terms = objective(images, targets)
+                self.accelerator.backward(terms["loss"] / self.accumulate)
+            for name, value in terms.items():
+                previous = self.position.sums.get(name, 0.0)
+                self.position.sums[name] = previous + value.detach().float() / self.accumulate
+            count += len(images)
+        if self.config.optim.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.student, step=self._global_step())
+        return count * self.accelerator.num_processes
+
+    def _finish_epoch(self, line: dict[str, Any]) -> None:
+        """Probes, evaluates when due, writes the log line and the best weights."""
+        position, started = self.position, time.monotonic()
+        result: dict[str, float] = {}
+        if self.probe is not None and self.accelerator.is_main_process:
+            line.update(self.probe(self.averaged))
+        due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
+        if self.evaluation is not None and due:
+            result = self.evaluation(self.averaged)
+        position.seconds += time.monotonic() - started
+        line.update(result, seconds=position.seconds)
+        better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
+        if better:
+            position.best_top1, position.best_epoch = result["top1"], position.epoch
+        if self.accelerator.is_main_process:
+            if better:
+                self.save_weights(self.folder.best_file)
+            self.folder.append_metrics(line)
+            self.accelerator.log(_numbers(line), step=position.epoch)
+        self.progress.end(line)
+
+    def save_weights(self, path: Any) -> None:
+        """Writes the evaluated weights with what a reader needs to rebuild the model."""
+        save_model(path, self.averaged, self.metadata)
+
+    def _due(self) -> tuple[bool, bool, bool]:
+        """Whether to look at the loss, to save and to stop, the same on every process.
+
+        The main process's clock decides; a stop may be asked of any.
+        """
+        now, main = time.monotonic(), self.accelerator.is_main_process
+        due = (
+            main and now - self.last_read > READ_SECONDS,
+            main and now - self.last_save > 60 * self.config.checkpoint_minutes,
+            self.stop.made,
+        )
+        if self.accelerator.num_processes == 1:
+            return due
+        # Step 0 is the end of an epoch: all processes come by there.
+        if self.position.step % AGREE_STEPS:
+            return False, False, False
+        flags = torch.tensor(due, dtype=torch.int32, device=self.accelerator.device)
+        read, save, stop = self.accelerator.reduce(flags).tolist()
+        return bool(read), bool(save), bool(stop)
+
+    def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+        """Writes ``checkpoint/last.pt``: all that the next step depends on."""
+        if self.position.sums:
+            self._read_terms()  # never replace a good checkpoint by one with a NaN in it
+        if self.accelerator.is_main_process:
+            trained = self._unwrapped(objective)
+            state = {
+                "objective": _without_teacher(trained),
+                "optimizer": optimizer_state(optimizer, trained),
+                "ema": self.ema.module.state_dict() if self.ema is not None else {},
+                "position": vars(self.position),
+            }
+            save_checkpoint(self.folder.last_file, state)
+        self.last_save = time.monotonic()
+
+    def _restore(self, saved: dict[str, Any]) -> None:
+        self.position = Position(**saved["position"])
+        prefix = "student."
+        self.student.load_state_dict(
+            {
+                name.removeprefix(prefix): value
+                for name, value in saved["objective"].items()
+                if name.startswith(prefix)
+            }
+        )
+        if self.ema is not None:
+            self.ema.module.load_state_dict(saved["ema"])
+
+    def _read_terms(self) -> dict[str, float]:
+        """Mean of each term over the epoch so far and over processes; waits for the device.
+
+        Raises:
+            ValueError: If one is not finite.
+        """
+        position = self.position
+        self.last_read = time.monotonic()
+        names = sorted(position.sums)
+        stacked = torch.stack([position.sums[name] for name in names]) / max(1, position.step)
+        values = self.accelerator.reduce(stacked, reduction="mean").tolist()
+        terms = dict(zip(names, values, strict=True))
+        for name, value in terms.items():
+            if not math.isfinite(value):
+                raise ValueError(
+                    f"{name} is {value} in epoch {position.epoch}, step {position.step}; the last "
+                    f"checkpoint is from before. Start again with optim.lr below "
+                    f"{self.config.optim.lr}, or with precision=fp32"
+                )
+        return terms
+
+    def _set_lr(self, optimizer: torch.optim.Optimizer) -> float:
+        config = self.config.optim
+        assert config.lr is not None
+        assert config.warmup_epochs is not None
+        lr = learning_rate(
+            self._global_step(),
+            self.epochs * self.steps,
+            round(config.warmup_epochs * self.steps),
+            config.lr,
+            config.min_lr,
+        )
+        for group in optimizer.param_groups:
+            group["lr"] = lr
+        return lr
+
+    def _global_step(self) -> int:
+        return self.position.epoch * self.steps + self.position.step
+
+    def _seed_step(self, part: int) -> None:
+        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
+        number = (self._global_step() * self.accumulate + part) * processes + rank
+        torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
+
+    def _unwrapped(self, objective: nn.Module) -> nn.Module:
+        return self.accelerator.unwrap_model(objective)
+
+
+def _without_teacher(objective: nn.Module) -> dict[str, Tensor]:
+    return {
+        name: value
+        for name, value in objective.state_dict().items()
+        if not name.startswith("teacher.")
+    }
+
+
+def _numbers(line: dict[str, Any]) -> dict[str, float]:
+    return {name: value for name, value in line.items() if isinstance(value, int | float)}

@@ -1,0 +1,60 @@
+"""Ctrl-C before there is anything to save: exit code 130, and not a word of Python's."""
+
+import signal
+import subprocess
+import sys
+
+import pytest
+
+IMPORTING = """
+import os, signal, sys
+
+class Finder:
+    def find_spec(self, name, path=None, target=None):
+        if name == {name!r}:
+            os.kill(os.getpid(), signal.SIGINT)
+
+sys.meta_path.insert(0, Finder())
+sys.argv = ["dearkd", "eval", "nothing/at/all"]
+from dearkd.cli.main import main
+main()
+"""
+
+
+def listening():
+    """Tests may run as a job of a shell that ignores SIGINT; the command must not inherit that."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
+def interrupted(*command):
+    """What the command says on stderr; it must leave with 130."""
+    line = [sys.executable, *map(str, command)]
+    done = subprocess.run(line, capture_output=True, text=True, preexec_fn=listening)
+    assert done.returncode == 130, done.stderr
+    return done.stderr.strip()
+
+
+@pytest.mark.parametrize("name", ["typer", "torch.nn"])
+def test_ctrl_c_while_libraries_load(name):
+    assert interrupted("-c", IMPORTING.format(name=name)) == ""
+
+
+def test_ctrl_c_after_they_are_loaded(tmp_path):
+    """The command's own code is at work: nothing is imported, and nothing listens yet."""
+    code = """
+import os, signal, sys
+from dearkd.judging import eval as judge
+judge.evaluate_target = lambda *args, **kwargs: os.kill(os.getpid(), signal.SIGINT)
+sys.argv = ["dearkd", "eval", "nothing/at/all"]
+from dearkd.cli.main import main
+main()
+"""
+    assert interrupted("-c", code) == ""
+
+
+def test_a_background_job_goes_on():
+    """A shell has its jobs ignore SIGINT."""
+    code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
+    code += IMPORTING.format(name="typer").replace('"eval", "nothing/at/all"', '"--version"')
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.startswith("dearkd ")

@@ -1,0 +1,60 @@
+"""Two processes are one: the same training losses and the same accuracy to the last image."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from dearkd.run_folder.folder import RunFolder
+
+TRAIN = (
+    "train --fraction 0.1 --stage1 2 --stage2 1 --set data.batch_size=16 --set precision=fp32 "
+    "--set teacher.precision=fp32 --set teacher.memory_format=contiguous --set data.mixup=0.8 "
+    "--set checkpoint_minutes=1e-9"
+)
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+
+
+def dearkd(line, processes):
+    start = [sys.executable, *([] if processes == 1 else TORCHRUN), "-m", "dearkd"]
+    done = subprocess.run(
+        [*start, *line.split()],
+        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=300,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_two_processes_train_and_judge_as_one(tmp_path):
+    lines = {}
+    for processes in (1, 2):
+        folder = tmp_path / str(processes)
+        dearkd(f"{TRAIN} --out {folder}", processes)
+        lines[processes] = RunFolder(folder).read_metrics()
+        summary = json.loads((folder / "summary.json").read_text())
+        assert summary["processes"] == processes
+    for one, two in zip(lines[1], lines[2], strict=True):
+        for term in ("loss", "class", "distillation"):
+            assert two[term] == pytest.approx(one[term], rel=1e-4)
+    judged = [json.loads(dearkd(f"eval {tmp_path / '1'} --json", n)) for n in (1, 2)]
+    assert judged[0] == judged[1]
+    assert judged[0]["images"] == {"count": 359}
+
+
+def test_two_processes_make_the_images_of_one(tmp_path):
+    settings = "--iters 4 --per-class 4 --set images_per_class=2 --set precision=fp32"
+    settings += " --set layout=contiguous"
+    hashes = {}
+    for processes in (1, 2):
+        out = tmp_path / str(processes)
+        dearkd(f"synthesize {settings} --out {out}", processes)
+        content = json.loads((out / "manifest.json").read_text())
+        hashes[processes] = {image["file"]: image["sha256"] for image in content["images"]}
+    assert hashes[1] == hashes[2]
+    assert len(hashes[1]) == 40

@@ -1,0 +1,95 @@
+import ast
+from pathlib import Path
+
+import pytest
+from omegaconf import OmegaConf
+
+import synth
+from synth.settings import ObjectiveConfig, SynthesisConfig
+
+
+def test_defaults_are_the_papers():
+    config = SynthesisConfig()
+    assert config.stages == ((112, 2000), (224, 2000))
+    weights = config.objective
+    assert (weights.tv_weight, weights.l2_weight, weights.bn_weight) == (1e-4, 1e-5, 5e-2)
+    assert (weights.ep_weight, weights.triplet_weight) == (50, 0.5)
+    assert [round(config.jitter_fraction * size) for size in (112, 224, 32)] == [15, 30, 4]
+
+
+def test_it_comes_out_of_omegaconf_as_it_is():
+    tree = OmegaConf.merge(
+        OmegaConf.structured(SynthesisConfig),
+        {"resolutions": [32], "iterations": [10], "classes": [1, 2], "objective": {"bn_weight": 1}},
+    )
+    config = OmegaConf.to_object(tree)
+    assert config == SynthesisConfig(
+        resolutions=(32,),
+        iterations=(10,),
+        classes=(1, 2),
+        objective=ObjectiveConfig(bn_weight=1),
+    )
+    assert OmegaConf.to_object(OmegaConf.structured(SynthesisConfig)) == SynthesisConfig()
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"tv_weight": -1}, "tv_weight must be at least 0, got -1"),
+        ({"bn_weight": float("nan")}, "bn_weight must be at least 0, got nan"),
+        ({"bn_weight": float("inf")}, "bn_weight must be finite, got inf"),
+        ({"bn_first_multiplier": 5.0, "bn_weight": 0.0}, "no effect with bn_weight 0"),
+        ({"triplet_margin": 0.1, "triplet_weight": 0.0}, "no effect with triplet_weight 0"),
+        ({"bn_first_multiplier": -1}, "bn_first_multiplier must be at least 0"),
+        ({"triplet_margin": 2.5}, "triplet_margin must be in 0-2, .* got 2.5"),
+        ({"auto_iterations": 0}, "auto_iterations must be at least 1, got 0"),
+        ({"ep_warmup_iterations": -1}, "ep_warmup_iterations must be at least 0"),
+        ({"ep_weight": 0, "ep_warmup_iterations": 5}, "no effect with ep_weight 0"),
+        ({"bn_weight": 0, "bn_relative": True}, "bn_relative has no effect with bn_weight 0"),
+        ({"bn_weight": 0, "auto_weights": True}, "auto_weights tunes bn_weight, which is 0"),
+    ],
+)
+def test_objective_ranges(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        ObjectiveConfig(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"resolutions": (32,)}, r"one entry a stage, got \[32\] and \[2000, 2000\]"),
+        ({"resolutions": (), "iterations": ()}, "one entry a stage"),
+        ({"resolutions": (4, 224)}, "resolutions of every stage must be at least 8, got 4"),
+        ({"iterations": (5, 0)}, "iterations of every stage must be at least 1, got 0"),
+        (
+            {"resolutions": (224, 112)},
+            r"must not fall, .*; write resolutions=\[112, 224\]",
+        ),
+        ({"resolutions": (100, 224), "canvas": "pooled"}, "resolutions that divide the last, 224"),
+        ({"lr": 0}, "lr must be above 0 and at most 10, got 0"),
+        ({"betas": (0.5, 1.0)}, r"two numbers in \[0, 1\), got \[0.5, 1.0\]"),
+        ({"jitter_fraction": 0.6}, "jitter_fraction must be in 0-0.5, got 0.6"),
+        ({"smallest_crop": 0.0}, "smallest_crop must be in 0.1-1 of the image's side, got 0.0"),
+        ({"flip_probability": 1.1}, "flip_probability must be in 0-1.0, got 1.1"),
+        ({"per_class": 0}, "per_class must be at least 2, got 0"),
+        ({"groups_per_batch": 0}, "groups_per_batch must be at least 1"),
+        ({"classes": ()}, "classes is empty"),
+        ({"classes": (1, 2, 1)}, "classes names 1 more than once"),
+        ({"classes": (-1, 2)}, "every entry of classes must be at least 0, got -1"),
+        ({"resolutions": (16,), "iterations": (2,), "canvas": "pooled"}, "one stage; leave it out"),
+        ({"log_interval": 0}, "log_interval must be at least 1"),
+        ({"seed": -1}, "seed must be at least 0"),
+        ({"warmup_iterations": -1}, "warmup_iterations must be at least 0"),
+    ],
+)
+def test_synthesis_ranges(kwargs, message):
+    with pytest.raises(ValueError, match=message):
+        SynthesisConfig(**kwargs)
+
+
+def test_synth_is_a_leaf():
+    for path in Path(synth.__file__).parent.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module] if isinstance(node, ast.ImportFrom) else []
+            assert not any(name.split(".")[0] == "dearkd" for name in names), path

@@ -1,0 +1,35 @@
+import pytest
+import timm
+from omegaconf import OmegaConf
+
+from dearkd.synthesis.set_recipe import recipe_for
+from synth.classifier import Classifier
+
+
+def chosen(size, **given):
+    network = timm.create_model("resnet10t", num_classes=4)
+    teacher = Classifier(
+        name="mine", network=network, mean=(0.4,), std=(0.2,), img_size=size, num_classes=4
+    )
+    return recipe_for(OmegaConf.create(given), teacher, 4)
+
+
+def test_the_papers_weights_are_the_default():
+    recipe, notes = chosen(224)
+    assert recipe["resolutions"] == [112, 224] and recipe["iterations"] == [2000, 2000]
+    assert recipe["objective"] == {} and "smallest_crop" not in recipe
+    assert not any("objective" in note for note in notes)
+
+
+@pytest.mark.parametrize(("size", "crop"), [(224, 0.5), (32, None)])
+def test_balanced_zooms_where_the_teacher_saw_crops(size, crop):
+    recipe, notes = chosen(size, recipe="balanced")
+    assert recipe.get("smallest_crop") == crop
+    assert recipe["objective"]["bn_relative"] and recipe["lr"] == 0.25
+    assert f"objective.bn_weight {recipe['objective']['bn_weight']}" in notes
+
+
+def test_what_is_given_is_not_announced_as_chosen():
+    _, notes = chosen(224, recipe="balanced", lr=0.1, objective={"bn_weight": 3.0})
+    assert not any(note.startswith(("lr", "objective.bn_weight")) for note in notes)
+    assert "smallest_crop 0.5" in notes

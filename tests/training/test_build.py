@@ -1,0 +1,263 @@
+"""From a configuration to its parts: defaults that fit the data, and what is refused before."""
+
+import sys
+import textwrap
+
+import huggingface_hub
+import pytest
+import timm
+import torch
+from conftest import FAST, FAST_TEACHER
+from PIL import Image
+from safetensors.torch import load_file
+
+from dearkd.config import load_config
+from dearkd.models.create import create_model
+from dearkd.objectives import DearKD
+from dearkd.run_folder.files import read_metadata, save_model
+from dearkd.trained import open as pretrained
+from dearkd.training.build import build, import_files
+
+CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
+
+
+def make_folder(root, classes=("cat", "dog"), count=8, size=16):
+    for number, name in enumerate(classes):
+        (root / name).mkdir(parents=True)
+        for index in range(count):
+            image = Image.new("RGB", (size, size), (60 * number, 20 * index, 0))
+            image.save(root / name / f"{index}.png")
+    return str(root)
+
+
+def parts(settings=(), **options):
+    named = {key.replace("__", "."): value for key, value in options.items()}
+    return build(load_config(None, list(settings), named))
+
+
+def refusal(settings=(), **options):
+    with pytest.raises((ValueError, OSError, ImportError)) as caught:
+        parts(settings, **options)
+    assert "\n" not in str(caught.value)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("size", "model"), [(40, "dearkd_resnet10_32"), (80, "resnet18"), (None, "dearkd_resnet10t_32")]
+)
+def test_the_small_cnn_fits_the_data(size, model, tmp_path):
+    data = "digits" if size is None else make_folder(tmp_path, size=size, count=2)
+    built = parts(method="ce", student="cnn", data__train=data)
+    assert built.config.student == model
+    assert any(model in note for note in built.notes)
+
+
+@pytest.mark.parametrize("data", ["digits", "photos"])
+def test_images_are_as_large_as_the_teachers_where_nothing_else_decides(data, tmp_path):
+    """Bare photos of 80 px would be trained on at 224."""
+    folder = tmp_path / "teacher"
+    folder.mkdir()
+    known = {"arch": "dearkd_resnet10t_32", "num_classes": 10, "img_size": 24}
+    known["class_names"] = list("0123456789")
+    network = create_model("dearkd_resnet10t_32", "teacher", num_classes=10)
+    save_model(folder / "model.safetensors", network, known)
+    if data == "photos":
+        data = make_folder(tmp_path / data, ("3", "7"), size=80)
+    options = {"data__train": data, "teacher__name": str(folder)}
+    built = parts(FAST_TEACHER, **options)
+    assert built.config.data.img_size == 24
+    assert built.config.student == "dearkd_micro_patch4_32"
+    assert "image size 24, as the teacher" in built.notes
+    assert parts(FAST_TEACHER, **options, data__img_size=32).config.data.img_size == 32
+
+
+def test_that_there_is_nothing_to_evaluate_on_is_said_beforehand(tmp_path):
+    folder = make_folder(tmp_path / "photos")
+    assert any("--eval-data DIR" in note for note in parts(data__train=folder, **CE).notes)
+    both = parts(data__train=folder, data__evaluation=folder, **CE)
+    assert not any("evaluation" in note for note in both.notes)
+
+
+def test_stochastic_depth_is_a_default_of_transformers_alone(tmp_path):
+    data = make_folder(tmp_path)
+    options = {"method": "ce", "data__train": data, "data__img_size": 96}
+    assert parts(student="vgg11", **options).config.optim.drop_path == 0.0
+    assert parts(student="vit_tiny_patch16_224", **options).config.optim.drop_path == 0.1
+    assert "drop_path_rate" in refusal(["optim.drop_path=0.1"], student="vgg11", **options)
+
+
+def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
+    options = {**CE, "data__train": make_folder(tmp_path, classes=("a", "b", "c"), count=5)}
+    built = parts(**options)
+    assert built.config.data.batch_size == 14
+    assert any("batch size 14" in note for note in built.notes)
+    kept = parts(["data.keep_steps=true"], **options, data__fraction=0.4)
+    assert (len(kept.train), kept.config.data.batch_size) == (6, 14)
+    assert parts(["data.batch_size=400"], **options).config.data.batch_size == 400
+    assert parts(["data.micro_batch=6"], **options).config.data.batch_size == 12
+    assert parts(method="ce").config.data.batch_size == 32
+
+
+def test_a_fraction_is_the_same_images_for_every_seed():
+    rows = [
+        parts(method="ce", seed=seed, data__fraction=0.1).train.rows.tolist() for seed in (0, 1)
+    ]
+    assert rows[0] == rows[1]
+
+
+@pytest.mark.parametrize(
+    ("method", "setting"),
+    [
+        ("ce", "distill.hidden_weight=2"),
+        ("deit-hard", "distill.hidden_weight=2"),
+        ("dearkd", "distill.temperature=2"),
+        ("deit-hard", "distill.alpha=0.5"),
+        ("deit-soft", "distill.token=class"),
+        ("deit-soft", "distill.pairs=[{block: 1, stage: 1}]"),
+        ("ce", "teacher.precision=fp32"),
+        ("ce", "teacher.memory_format=contiguous"),
+    ],
+)
+def test_a_setting_without_effect_is_refused(method, setting):
+    line = refusal([setting], method=method)
+    assert setting.partition("=")[0] in line
+    assert f"no effect with {method}" in line
+
+
+def test_what_is_not_installed_is_said(monkeypatch):
+    monkeypatch.setattr("dearkd.training.recipe.importlib.util.find_spec", lambda name: None)
+    assert "wandb, which is not installed" in refusal(["trackers=[wandb]"], **CE)
+    monkeypatch.setattr("dearkd.training.recipe.torch.cuda.is_available", lambda: False)
+    monkeypatch.setenv("CXX", "no-such-compiler")
+    assert "no-such-compiler" in refusal(["compile=true", "trackers=[]"], **CE)
+
+
+@pytest.mark.parametrize(("size", "near"), [(1, "4 or 8"), (3, "4 or 8"), (18, "16 or 20")])
+def test_an_image_is_whole_patches(size, near):
+    line = refusal(**{**CE, "data__img_size": size})
+    assert f"image size {size} is not a multiple of the 4-px patch" in line
+    assert near in line
+
+
+def test_the_first_image_may_be_bad(tmp_path):
+    data = make_folder(tmp_path)
+    (tmp_path / "cat" / "0.png").write_bytes(b"no image")
+    assert parts(method="ce", data__train=data).config.data.img_size == 32
+    for file in tmp_path.rglob("*.png"):
+        file.write_bytes(b"no image")
+    assert "none of the first 8 images can be read" in refusal(method="ce", data__train=data)
+
+
+MODELS = """
+    import torch
+    from timm.models import generate_default_cfgs, register_model
+    default_cfgs = generate_default_cfgs({
+        name: dict(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3)
+        for name in ("plain_net", "uncounted_net")
+    })
+    class Net(torch.nn.Module):
+        def __init__(self, num_classes):
+            super().__init__()
+            self.layer = torch.nn.Linear(3, num_classes)
+        def forward(self, x):
+            return self.layer(x.mean((2, 3)))
+    @register_model
+    def plain_net(pretrained=False, num_classes=10, **kwargs):
+        net = Net(num_classes)
+        net.num_classes = num_classes
+        return net
+    @register_model
+    def uncounted_net(pretrained=False, num_classes=10, **kwargs):
+        return Net(num_classes)
+"""
+
+
+def test_imported_files_replace_no_module_and_plain_modules_train(tmp_path):
+    file = tmp_path / "torch.py"
+    file.write_text(textwrap.dedent(MODELS))
+    import_files([str(file)])
+    assert sys.modules["torch"] is torch
+    model = create_model("plain_net", "student", num_classes=4)
+    assert model.pretrained_cfg["input_size"] == (3, 16, 16)
+    with pytest.raises(ValueError, match=r"'uncounted_net' must .*num_classes.*got None"):
+        create_model("uncounted_net", "student", num_classes=4)
+    other = tmp_path / "notes.txt"
+    other.write_text("x = 1")
+    with pytest.raises(ValueError, match=r"notes\.txt is no Python file"):
+        import_files([str(other)])
+
+
+@pytest.fixture
+def offline(monkeypatch):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(pretrained, "is_cached", lambda repo: False)
+
+
+@pytest.mark.usefixtures("offline")
+def test_init_by_name_is_refused_at_once_offline(monkeypatch):
+    create = timm.create_model
+
+    def without_hub(*names, pretrained=False, **kwargs):
+        assert not pretrained, "the hub was asked"
+        return create(*names, **kwargs)
+
+    monkeypatch.setattr("dearkd.trained.open.timm.create_model", without_hub)
+    line = refusal(method="ce", init="resnet18.a1_in1k", data__img_size=32)
+    assert line.startswith("no weights for --init 'resnet18.a1_in1k' within reach")
+    assert "pass the folder of a finished run" in line
+    assert "unknown --init 'resnt18'; did you mean" in refusal(method="ce", init="resnt18")
+    assert "--init runs/none does not exist" in refusal(method="ce", init="runs/none")
+
+
+def test_a_run_folder_brings_its_own_imports(tmp_path):
+    file = tmp_path / "mine.py"
+    own = MODELS.replace("plain_net", "folder_net").replace("uncounted_net", "other_net")
+    file.write_text(textwrap.dedent(own))
+    cfg = {"arch": "folder_net", "num_classes": 4, "class_names": None, "img_size": 16}
+    weights = {"layer.weight": torch.ones(4, 3), "layer.bias": torch.zeros(4)}
+    holder = torch.nn.Module()
+    holder.layer = torch.nn.Linear(3, 4)
+    holder.load_state_dict(weights)
+    save_model(tmp_path / "model.safetensors", holder, cfg)
+    (tmp_path / "config.yaml").write_text(f"imports: [{file}]\n")
+    model, names = pretrained.load_classifier(str(tmp_path))
+    assert names is None
+    assert torch.equal(model(torch.ones(1, 3, 2, 2)), torch.full((1, 4), 3.0))
+
+
+@pytest.mark.parametrize("names", [("cat", "dog"), ("dog", "owl")])
+def test_heads_are_new_where_the_class_names_differ(names, tmp_path):
+    torch.manual_seed(7)
+    source = timm.create_model("toy_student", num_classes=2)
+    cfg = {"arch": "toy_student", "num_classes": 2, "class_names": list(names), "img_size": 16}
+    (tmp_path / "run").mkdir()
+    file = tmp_path / "run" / "model.safetensors"
+    save_model(file, source, cfg)
+    data = make_folder(tmp_path / "data")
+    student = parts(method="ce", init=str(file.parent), data__train=data).student.state_dict()
+    same = names == ("cat", "dog")
+    for key, value in load_file(file).items():
+        assert torch.equal(student[key], value) == (same or not key.startswith("head")), key
+
+
+def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):
+    data = make_folder(tmp_path / "data", classes=("3", "7"))
+    source = timm.create_model("toy_student", num_classes=10)
+    names = read_metadata(toy_teacher / "model.safetensors")["class_names"]
+    cfg = {"arch": "toy_student", "num_classes": 10, "class_names": names, "img_size": 16}
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "model.safetensors", source, cfg)
+    built = parts(
+        [*FAST, *FAST_TEACHER],
+        init=str(tmp_path / "run"),
+        teacher__name=str(toy_teacher),
+        data__train=data,
+    )
+    assert built.class_map == (3, 7)
+    assert torch.equal(built.student.head.weight, source.head.weight)
+    objective = built.stages[0].objective()
+    assert isinstance(objective, DearKD)
+    terms = objective(torch.randn(2, 3, 16, 16), torch.tensor([3, 7]))
+    terms["loss"].backward()
+    assert objective.teacher is built.teacher
+    assert built.student.head.weight.grad.abs().sum() > 0
