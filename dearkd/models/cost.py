@@ -95,7 +95,7 @@ def activation_bytes(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> int:
     """
     storages: dict[int, int] = {}
 
-    def pack(tensor: Float[Tensor, "..."]) -> Tensor:
+    def pack(tensor: Tensor) -> Tensor:
         storage = tensor.untyped_storage()
         storages[storage.data_ptr()] = storage.nbytes()
         return tensor
