@@ -17,7 +17,6 @@ from dearkd.config_file import complete, to_yaml, user_tree
 __all__ = [
     "DataConfig",
     "DistillConfig",
-    "Method",
     "OptimConfig",
     "Pair",
     "TeacherConfig",
@@ -26,9 +25,8 @@ __all__ = [
     "to_yaml",
 ]
 
-Method = Literal["dearkd", "deit-hard", "deit-soft", "ce"]
-Precision = Literal["auto", "fp32", "bf16"]
-MemoryFormat = Literal["auto", "contiguous", "channels_last"]
+Precision = Literal["auto", "fp32", "bf16", "fastest"]
+MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
 
@@ -49,12 +47,13 @@ class DataConfig:
     """Pixels a side. None: the student's own size; where none is named, the one a teacher from a
     run folder was trained at, else 32 or 224 as the images are (16 for the 8 x 8 digits)."""
     batch_size: int | None = None
-    """Views an optimizer step, over all processes; even. None: 1024 from 96 px up, 128 below and
-    32 for digits, or what an epoch has if that is less."""
+    """Views an optimizer step, over all processes; even. None: 1024 for large images, 128 for
+    small ones and 32 for digits, or what an epoch has if that is less."""
     micro_batch: int | None = None
     """Views a forward pass on one process; None: the batch in one pass."""
     augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
-    """Views: DeiT's recipe (auto from 96 px), pad-crop and flip below, shifts for digits."""
+    """Views: DeiT's recipe (auto for large images), pad-crop and flip for small ones, shifts
+    for digits."""
     flip: bool | None = None
     """Mirror every other view (``deit`` and ``light``; the others never do): not for digits, text
     and the like. None: yes, but for a synthetic set that was made without."""
@@ -91,9 +90,15 @@ class TeacherConfig:
     weights: str | None = None
     """Local weights: safetensors, or a ``.pth`` state dict (never unpickled)."""
     precision: Precision = "auto"
-    """Arithmetic of its forward pass; auto measures once."""
+    """Arithmetic of its forward pass. auto: by the device (`dearkd.training.arithmetic`); fastest:
+    measured once, so that two runs may differ."""
     memory_format: MemoryFormat = "auto"
-    """Layout of its weights and images; auto measures once."""
+    """Layout of its weights and images; auto and fastest as for ``precision``."""
+
+    @property
+    def weights_file(self) -> Path | None:
+        """``weights`` as a path."""
+        return None if self.weights is None else Path(self.weights)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -134,7 +139,8 @@ class OptimConfig:
     """AdamW and one cosine over the whole run."""
 
     lr: float | None = None
-    """Peak learning rate. None: 5e-4 * batch_size / 512 from 96 px up, 1e-3 below (Departure)."""
+    """Peak learning rate. None: 5e-4 * batch_size / 512 for large images, 1e-3 for small
+    ones (Departure)."""
     min_lr: float = MIN_LR
     """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None
@@ -143,9 +149,10 @@ class OptimConfig:
     clip_grad: float | None = None
     """Largest gradient norm; None: no clipping."""
     drop_path: float | None = None
-    """Stochastic depth. None: 0.1 for a ViT from 96 px up, else 0."""
+    """Stochastic depth. None: 0.1 for a ViT on large images, else 0."""
     ema_decay: float | None = None
-    """Averaged weights, per step, with warm-up; they are what is evaluated and saved. None: off."""
+    """Averaged weights, per step, at this constant decay (DeiT: 0.99996); they are evaluated and
+    saved in place of the last ones. None: off."""
 
     def __post_init__(self) -> None:
         if self.lr is not None:
@@ -170,10 +177,15 @@ class OptimConfig:
 class TrainConfig:
     """One training run."""
 
-    method: Method = "dearkd"
+    method: str = "dearkd"
+    """dearkd, deit-hard, deit-soft, ce, or one of yours (`dearkd.training.methods`)."""
+    method_args: dict[str, Any] = field(default_factory=dict)
+    """Arguments of a method of your own, besides what ``distill`` has."""
     student: str | None = None
     """timm name. None: ``dearkd_micro_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``.
     ``cnn``: a small CNN for the data's size, as `dearkd teacher` takes."""
+    student_args: dict[str, Any] = field(default_factory=dict)
+    """Further arguments of the student, e.g. ``mhca_depth``, ``mhca_fusion``, of `dearkd_*`."""
     stage1: int = 40
     """Epochs with the teacher (early distillation)."""
     stage2: int = 10
@@ -186,9 +198,10 @@ class TrainConfig:
     optim: OptimConfig = field(default_factory=OptimConfig)
     seed: int = 0
     precision: Precision = "auto"
-    """Arithmetic of the student's step; auto measures once and keeps the faster one."""
+    """Arithmetic of the student's step. auto: by the device (`dearkd.training.arithmetic`);
+    fastest: measured once, so that two runs may differ."""
     memory_format: MemoryFormat = "auto"
-    """Layout of the student's weights; auto: as measured for a CNN, contiguous for a ViT."""
+    """Layout of the student's weights and images; auto and fastest as for ``precision``."""
     compile: bool = False
     """torch.compile the step's forward (student, teacher and losses in one): pays on long GPU runs,
     needs a C++ compiler on a CPU."""

@@ -28,7 +28,7 @@ from dearkd.models.cost import autocast, seconds_per_call
 from dearkd.run_folder.folder import commit, versions
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
-from dearkd.trained.open import EMBEDDED_WEIGHTS
+from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 

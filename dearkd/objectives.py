@@ -23,8 +23,8 @@ from dearkd.losses import (
     soft_distillation,
 )
 from dearkd.models.aligner import Aligner
+from dearkd.models.pairs import AlignedPair, PairLike, default_pair, model_name, resolved
 from dearkd.models.teacher import Teacher
-from dearkd.pairs import AlignedPair, PairLike, default_pair, model_name, resolved
 
 __all__ = [
     "CrossEntropy",

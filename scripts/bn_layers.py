@@ -20,7 +20,8 @@ from torch import Tensor, nn
 
 from dearkd.data.loaders import BadImages
 from dearkd.measures.image_set import ImageSet, open_set
-from dearkd.trained.open import load_classifier
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import resolve
 from synth.bn_statistics import with_statistics
 from synth.classifier import normalise
 from synth.priors import l2, total_variation
@@ -28,7 +29,7 @@ from synth.priors import l2, total_variation
 
 def main() -> None:
     args = _arguments()
-    loaded, _ = load_classifier(args.teacher, weights=args.weights)
+    loaded = open_trained(resolve(args.teacher, weights=args.weights)).network
     network: Any = loaded
     cfg = network.pretrained_cfg
     layers = [name for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)]

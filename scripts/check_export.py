@@ -22,15 +22,17 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dearkd.data.datasets import match_classes, open_data
+from dearkd.data.datasets import match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
-from dearkd.run_folder.folder import RunFolder, commit, versions
-from dearkd.run_folder.processes import accelerator_of
-from dearkd.trained.exported import Exported, open_onnx, open_timm, open_torch_export
+from dearkd.judging.candidate import Candidate, candidate_of
+from dearkd.run_folder.folder import commit, versions
+from dearkd.run_folder.processes import process_accelerator
+from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
-from dearkd.training.initialise import load_run_model
+from dearkd.trained.resolve import resolve
+from dearkd.trained.trained import Trained
 
 FORMS = {
     "onnx": ("onnx", False, open_onnx, ".onnx"),
@@ -43,7 +45,7 @@ BATCHES = (1, 32)
 ROUNDS = {1: 40, 32: 7}
 
 
-def exported(run: Path, root: Path, console: Console) -> dict[str, tuple[Path, Exported]]:
+def exported(run: Path, root: Path, console: Console) -> dict[str, tuple[Path, Trained]]:
     forms = {}
     for name, (to, fuse, read, ending) in FORMS.items():
         out = root / f"{name.replace(' ', '-')}{ending}"
@@ -61,20 +63,14 @@ def top1(run: Path) -> float:
     return json.loads(done.stdout)["logits"]["top1"]
 
 
-def batches(run: Path, description: dict[str, Any]) -> Any:
-    config = RunFolder(run).read_config()
-    source = open_data(config.data.train, config.data.evaluation)[1]
-    assert source is not None
-    names = description["class_names"]
-    known = tuple(names) if names else None
-    classes = match_classes(source.classes, known, description["num_classes"])
-    return evaluation_loader(
-        source, description, description["img_size"], classes, accelerator_of("fp32")
-    )
+def batches(candidate: Candidate) -> Any:
+    trained, source = candidate.trained, candidate.source
+    classes = match_classes(source.classes, trained.class_names, trained.num_classes)
+    return evaluation_loader(source, trained.view, trained.img_size, classes, process_accelerator())
 
 
 @torch.inference_mode()
-def compared(model: Readout, forms: dict[str, tuple[Path, Exported]], loader: Any) -> Any:
+def compared(model: Readout, forms: dict[str, tuple[Path, Trained]], loader: Any) -> Any:
     images = right = 0
     found = {name: {"right": 0, "other_class": 0, "largest_difference": 0.0} for name in forms}
     for batch in loader:
@@ -83,7 +79,7 @@ def compared(model: Readout, forms: dict[str, tuple[Path, Exported]], loader: An
         images += len(labels)
         right += int((best == labels).sum())
         for name, (_, form) in forms.items():
-            logits = form.outputs(batch["image"])[0]
+            logits = form.network(batch["image"])
             row = found[name]
             row["right"] += int((logits.argmax(1) == labels).sum())
             row["other_class"] += int((logits.argmax(1) != best).sum())
@@ -118,13 +114,13 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     console = Console()
-    model, description = load_run_model(RunFolder(options.run))
-    readout = Readout(model)
+    candidate = candidate_of(resolve(str(options.run), "run"))
+    readout, size = Readout(candidate.trained.network), candidate.trained.img_size
     with tempfile.TemporaryDirectory() as root:
         forms = exported(options.run, Path(root), console)
-        images, right, found = compared(readout, forms, batches(options.run, description))
-        outputs = {"model": readout, **{name: form.outputs for name, (_, form) in forms.items()}}
-        times = {batch: milliseconds(outputs, batch, description["img_size"]) for batch in BATCHES}
+        images, right, found = compared(readout, forms, batches(candidate))
+        outputs = {"model": readout, **{name: form.network for name, (_, form) in forms.items()}}
+        times = {batch: milliseconds(outputs, batch, size) for batch in BATCHES}
         for name, (file, _) in forms.items():
             parts = [file] if file.is_file() else list(file.iterdir())
             found[name] |= {"bytes": sum(f.stat().st_size for f in parts), "nodes": nodes(file)}

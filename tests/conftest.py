@@ -38,6 +38,8 @@ import dearkd  # noqa: E402, F401 - registers the real students too
 from dearkd.config import load_config  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
+from dearkd.trained.open import open_trained  # noqa: E402
+from dearkd.trained.resolve import resolve  # noqa: E402
 from dearkd.training import train as launch  # noqa: E402
 
 FAST = [
@@ -76,6 +78,11 @@ def toy_cnn(pretrained=False, **kwargs):
     """A ResNet of 8 channels: oneDNN 3.12 corrupts memory at fewer (1x1, stride 2, on AVX2)."""
     sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
     return build_model_with_cfg(SmallResNet, "toy_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def opened(text, role="model", **options):
+    """A trained network as the verbs open it."""
+    return open_trained(resolve(str(text), role, **options))
 
 
 def quiet_train(options, settings=(), resume=False, folder=None):

@@ -17,6 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 import dearkd  # noqa: F401 - registers the small CNNs
 from dearkd.config import Pair
 from dearkd.losses import scale_target
+from dearkd.models.pairs import AlignedPair, default_pair
 from dearkd.models.teacher import Teacher
 from dearkd.models.vit import DearKDVisionTransformer
 from dearkd.objectives import (
@@ -25,7 +26,6 @@ from dearkd.objectives import (
     HardDistillation,
     SoftDistillation,
 )
-from dearkd.pairs import AlignedPair, default_pair
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY: dict[str, Any] = {

@@ -17,10 +17,12 @@ from dearkd.analysis.findings import Analysis, analysis_of
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.remarks import remarks
 from dearkd.data.loaders import Batch, Loader
+from dearkd.errors import MissingFileError
 from dearkd.pages.plots import stage_switches
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import make_room, write_text
+from dearkd.trained.resolve import resolve
 
 __all__ = ["analyze"]
 
@@ -36,6 +38,7 @@ def analyze(
     images: int | None = None,
     maps: int = 4,
     out: Path | None = None,
+    trust: bool = False,
     as_json: bool = False,
 ) -> None:
     """Prints what a run's transformer learned and writes it to ``out``, by default the run.
@@ -49,18 +52,20 @@ def analyze(
         OSError: If ``out`` cannot be written to.
     """
     if not run.is_dir():
-        raise FileNotFoundError(f"{run} is no folder; pass that of a run of dearkd train")
+        raise MissingFileError(f"{run} is no folder; pass that of a run of dearkd train")
     target = run if out is None else out
     make_room(target / PAGE)
-    folder = RunFolder(run)
-    metrics = folder.read_metrics()
+    found = resolve(str(run), "run", which=which, trust=trust)
+    metrics = RunFolder(run).read_metrics()
 
     def watched(batches: Loader) -> Iterable[Batch]:
         if not console.is_terminal or as_json:
             return batches
         return track(batches, "answers", total=len(batches), console=console)
 
-    analysis = analysis_of(folder, data, which, images=images, maps=maps, watch=watched)
+    analysis = analysis_of(
+        found, data, which=which, trust=trust, images=images, maps=maps, watch=watched
+    )
     by_topic = remarks(analysis.record, metrics)
     sentences = [sentence for topic in by_topic.values() for sentence in topic]
     analysis.record["remarks"] = sentences

@@ -1,6 +1,7 @@
 """What a trained transformer learned to look at, and how far its answers can be trusted."""
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -20,10 +21,11 @@ from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
 from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
 from dearkd.data.order import spread_rows
-from dearkd.judging.candidate import candidate_of_run
+from dearkd.errors import UserError
+from dearkd.judging.candidate import candidate_of
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
-from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.processes import process_state
+from dearkd.trained.resolve import Resolved
 
 __all__ = ["Analysis", "AttentionMaps", "analysis_of"]
 
@@ -49,10 +51,11 @@ class Analysis:
 
 
 def analysis_of(
-    folder: RunFolder,
+    found: Resolved,
     data: str | None = None,
-    which: str = "final",
     *,
+    which: str = "final",
+    trust: bool = False,
     images: int | None = None,
     maps: int = 4,
     watch: Watch = iter,
@@ -64,28 +67,29 @@ def analysis_of(
     their attention kept. Of a run without ``data`` it is the run's own evaluation data.
 
     Raises:
-        ValueError: If the run has no transformer whose attention can be read, no such weights, or
+        UserError: If the run has no transformer whose attention can be read, no such weights, or
             its classes are not the data's.
         FileNotFoundError: If a path does not exist.
     """
-    candidate = candidate_of_run(folder, data, which)
-    model, source = candidate.model, candidate.source
+    candidate = candidate_of(found, data)
+    trained, source = candidate.trained, candidate.source
+    model, metadata = trained.network, trained.metadata
     if not has_readable_attention(model):
-        raise ValueError(
-            f"{folder.path} holds {candidate.view['arch']}, which has no attention to read (a "
+        raise UserError(
+            f"{found.text} holds {trained.architecture}, which has no attention to read (a "
             "student of dearkd or a plain vision transformer of timm has); judge it by dearkd eval"
         )
-    answers = answers_of(folder, candidate, teacher=True, images=images, watch=watch)
+    answers = answers_of(found, candidate, teacher=True, trust=trust, images=images, watch=watch)
     device = process_state().device
     model.to(device)
     rows = spread_rows(len(source), images or PROBE_IMAGES)
-    views = evaluation_views(source, rows, candidate.view).to(device)
+    views = evaluation_views(source, rows, metadata).to(device)
     measures = measure_attention(model.eval(), views)
     grid = grid_of(model, views)
     record = {
-        "run": folder.path.resolve().name,
-        "student": candidate.view["arch"],
-        "data": data or _own_data(folder),
+        "run": Path(found.text).resolve().name,
+        "student": trained.architecture,
+        "data": data or _own_data(found),
         "images": len(views),
         "weights": which,
         "grid": list(grid),
@@ -95,12 +99,12 @@ def analysis_of(
         "position": _positions(model),
         **_record_of_heads(answers),
     }
-    return Analysis(record, _maps(model, answers, candidate.view, maps))
+    return Analysis(record, _maps(model, answers, metadata, maps))
 
 
-def _own_data(folder: RunFolder) -> str:
-    config = folder.read_config()
-    return config.data.evaluation or config.data.train
+def _own_data(found: Resolved) -> str:
+    data = found.config["data"]
+    return str(data.get("evaluation") or data["train"])
 
 
 def _uniform(grid: tuple[int, int]) -> float:

@@ -22,15 +22,16 @@ from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Batch, Loader
 from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
-from dearkd.judging.candidate import Candidate, candidate_of_run
-from dearkd.judging.evaluate import head_scores
+from dearkd.errors import UserError
+from dearkd.judging.candidate import Candidate, candidate_of
 from dearkd.models.cost import LAYOUTS, autocast
-from dearkd.models.create import import_files
+from dearkd.models.readings import head_scores
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
-from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.processes import process_state
-from dearkd.training.build import teacher_of
+from dearkd.trained.open_teacher import open_teacher
+from dearkd.trained.resolve import Resolved, resolve
+from dearkd.trained.trained import Trained
 
 __all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
 
@@ -63,55 +64,57 @@ class Predictions:
 
 
 def predictions_of(
-    folder: RunFolder,
+    found: Resolved,
     data: str | None = None,
-    which: str = "final",
     *,
     teacher: bool = False,
     images: int | None = None,
     batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """Answers of a run's weights (``final``, ``best`` or ``raw``) on its evaluation images.
+    """Answers of a run's weights on its evaluation images.
 
     ``data`` names other images; ``images`` takes so many of them, evenly spread; neither is kept.
     What is kept is used while the weights, the names and labels of the images and the pixels of a
     few of them are as they were. ``watch`` wraps the batches, to show progress.
 
     Raises:
-        ValueError: If there are no such weights, no images, or their classes are not the model's.
-        FileNotFoundError: If a path does not exist.
+        UserError: If there are no such weights, no images, or their classes are not the model's.
+        MissingFileError: If a path does not exist.
     """
-    candidate = candidate_of_run(folder, data, which)
+    candidate = candidate_of(found, data)
     return answers_of(
-        folder, candidate, teacher=teacher, images=images, batch_size=batch_size, watch=watch
+        found, candidate, teacher=teacher, images=images, batch_size=batch_size, watch=watch
     )
 
 
 def answers_of(
-    folder: RunFolder,
+    found: Resolved,
     candidate: Candidate,
     *,
     teacher: bool = False,
+    trust: bool = False,
     images: int | None = None,
     batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """``predictions_of`` for a model and images that are open already."""
+    """``predictions_of`` for a network and images that are open already."""
     source = candidate.source
     if images is not None:
         source = SubsetSource(source, np.asarray(spread_rows(len(source), images)))
-    class_map = match_classes(source.classes, candidate.class_names, candidate.model.num_classes)
-    guide, missing = _teacher(folder, candidate) if teacher else (None, None)
-    file = folder.path / "predictions.safetensors"
-    keeps = candidate.is_own_data and images is None
+    trained = candidate.trained
+    class_map = match_classes(source.classes, trained.class_names, trained.num_classes)
+    guide, missing = _teacher(found, trained, trust) if teacher else (None, None)
+    file = None if found.run is None else found.run / "predictions.safetensors"
+    if not candidate.is_own_data or images is not None:
+        file = None
     keys = {"student": _key(candidate, source)}
     if guide is not None:
         keys["teacher"] = _hash_of_weights(guide)
-    tensors = _kept(file, keys) if keeps else None
+    tensors = None if file is None else _kept(file, keys)
     if tensors is None:
         tensors = _answers(candidate, source, class_map, guide, batch_size, watch)
-        if keeps:
+        if file is not None:
             _keep(file, tensors, keys)
     return _assembled(tensors, candidate, source, missing)
 
@@ -121,31 +124,37 @@ def _assembled(
 ) -> Predictions:
     rows = tensors["rows"].numpy()
     whole = len(rows) == len(source)
-    count = candidate.model.num_classes
+    trained = candidate.trained
     return Predictions(
         labels=tensors["labels"],
         logits={head: tensors[head] for head in HEADS if head in tensors},
         ids=[source.name(int(row)) for row in rows],
-        class_names=tuple(candidate.class_names or map(str, range(count))),
+        class_names=tuple(trained.class_names or map(str, range(trained.num_classes))),
         source=source if whole else SubsetSource(source, rows),
         teacher=tensors.get("teacher"),
         teacher_missing=None if "teacher" in tensors else missing,
     )
 
 
-def _teacher(folder: RunFolder, candidate: Candidate) -> tuple[Teacher | None, str | None]:
+def _teacher(found: Resolved, trained: Trained, trust: bool) -> tuple[Teacher | None, str | None]:
     """The teacher of a run, or the reason why there is none."""
-    if not folder.config_file.exists():
-        return None, f"{folder.path} has no config.yaml to name its teacher"
-    config = folder.read_config()
-    try:
-        import_files(config.imports)
-        teacher = teacher_of(config, candidate.view)
-    except (ValueError, OSError) as error:
-        return None, f"the teacher is out of reach: {error}"
-    if teacher is None:
+    if not found.config:
+        return None, f"{found.text} has no config.yaml to name its teacher"
+    named = found.config.get("teacher") or {}
+    if not named.get("name"):
         return None, "the run had no teacher"
-    teacher.set_memory_format(LAYOUTS[config.teacher.memory_format])
+    weights = named.get("weights")
+    try:
+        teacher = open_teacher(
+            resolve(named["name"], weights=Path(weights) if weights else None, trust=trust),
+            student_mean=trained.view["mean"],
+            student_std=trained.view["std"],
+            img_size=trained.img_size,
+            precision=named.get("precision", "auto"),
+        )
+    except UserError as error:
+        return None, f"the teacher is out of reach: {error}"
+    teacher.set_memory_format(LAYOUTS.get(named.get("memory_format", ""), LAYOUTS["contiguous"]))
     return teacher, None
 
 
@@ -159,33 +168,33 @@ def _answers(
     watch: Watch,
 ) -> dict[str, Tensor]:
     """Labels, rows of the source, and logits by head, of the images that can be read."""
-    state = process_state()  # an Accelerator's precision would hold for all runs of the process
+    state, trained = process_state(), candidate.trained
     if state.num_processes > 1:
-        raise ValueError(f"needs one process, got {state.num_processes}; start it by itself")
+        raise UserError(f"needs one process, got {state.num_processes}; start it by itself")
     loader = evaluation_loader(
         source,
-        candidate.view,
-        candidate.img_size,
+        trained.view,
+        trained.img_size,
         class_map,
         state,
         batch_size=batch_size,
         on_bad_image=candidate.on_bad_image,
     )
-    model = candidate.model.to(state.device).eval()
-    model.to(memory_format=LAYOUTS[candidate.memory_format])
+    model = trained.network.to(state.device)
+    model.to(memory_format=LAYOUTS[trained.memory_format])
     if teacher is not None:
         teacher.to(state.device)
     parts: dict[str, list[Tensor]] = {}
     for batch in watch(loader):
         images = batch["image"].to(state.device, non_blocking=True)
-        with autocast(state.device, candidate.precision):
+        with autocast(state.device, trained.precision):
             answers = _of_batch(model, teacher, images)
         found = {"labels": batch["label"], "rows": batch["index"], **answers}
         for name, value in found.items():
             parts.setdefault(name, []).append(value.cpu())
     loader.close()
     if not sum(map(len, parts["labels"])):
-        raise ValueError("no readable image to predict on; check the evaluation data")
+        raise UserError("no readable image to predict on; check the evaluation data")
     return {name: torch.cat(values).contiguous() for name, values in parts.items()}
 
 
@@ -199,10 +208,9 @@ def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict
 
 def _key(candidate: Candidate, source: ImageSource) -> str:
     """A hash of the weights, how they are run, and the images by name, label and a few pixels."""
-    digest = hashlib.sha256(_hash_of_weights(candidate.model).encode())
-    view = {name: candidate.view[name] for name in ("mean", "std", "crop_pct", "interpolation")}
-    digest.update(repr((view, candidate.img_size, candidate.precision)).encode())
-    digest.update(repr((candidate.class_names, source.classes)).encode())
+    trained = candidate.trained
+    digest = hashlib.sha256(_hash_of_weights(trained.network).encode())
+    digest.update(repr((trained.metadata, trained.precision, source.classes)).encode())
     digest.update(np.ascontiguousarray(source.labels).tobytes())
     digest.update("\n".join(source.name(row) for row in range(len(source))).encode())
     for row in spread_rows(len(source), SAMPLE):

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import AsJson, Imports, Which, console, run_imports
+from dearkd.cli.options import AsJson, Imports, Trust, Which, console, run_imports
 
 __all__ = ["analyze"]
 
@@ -29,6 +29,7 @@ def analyze(
     out: Annotated[
         Path | None, typer.Option(help="Folder for the results; default: the run itself.")
     ] = None,
+    trust: Trust = False,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:
@@ -49,5 +50,6 @@ def analyze(
         images=images,
         maps=maps,
         out=out,
+        trust=trust,
         as_json=as_json,
     )

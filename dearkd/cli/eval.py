@@ -1,7 +1,7 @@
 """The verb ``dearkd eval``: a model on images, or a set of images by itself."""
 
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -11,90 +11,74 @@ from dearkd.cli.options import (
     ImgSize,
     Imports,
     OnBadImage,
-    Weights,
-    Which,
+    Trust,
     console,
     run_imports,
 )
+from dearkd.errors import UserError
 
 __all__ = ["evaluate"]
 
-SETS = "A set of images (TARGET is the images; default: the newest synthetic set under runs/)"
+MODEL = "Judge a model (TARGET is a run folder or a timm name)"
+SET = "Measure a set of images (TARGET is the images; default: the newest synthetic set)"
+BOTH = "Both"
+
+
+def _of_model(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=MODEL, **settings)
+
+
+def _of_set(*names: str, **settings: Any) -> Any:
+    return typer.Option(*names, rich_help_panel=SET, **settings)
 
 
 @guarded
 def evaluate(
-    target: Annotated[
-        str | None,
-        typer.Argument(help="A run folder or a timm model name; with --lpips etc., images."),
-    ] = None,
+    target: Annotated[str | None, typer.Argument(help="What to judge or measure.")] = None,
     data: Annotated[
-        str | None, typer.Option(help="Images to judge on; default: the run's own evaluation data.")
+        str | None, _of_model(help="Images to judge it on; default: the run's own.")
     ] = None,
-    weights: Weights = None,
-    which: Which = None,
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
-    img_size: ImgSize = None,
-    on_bad_image: OnBadImage = None,
-    imports: Imports = None,
-    as_json: AsJson = False,
+    weights: Annotated[
+        Path | None, _of_model(help="Local weights for a timm name: safetensors or .pth.")
+    ] = None,
+    which: Annotated[
+        Literal["final", "best", "raw"] | None,
+        _of_model(help="Of a run's weights; raw: without EMA.", show_default=False),
+    ] = None,
     lpips: Annotated[
-        bool,
-        typer.Option(
-            "--lpips",
-            help="LPIPS diversity: mean over all pairs within a class, and overall.",
-            rich_help_panel=SETS,
-        ),
+        bool, _of_set("--lpips", help="LPIPS over all pairs within a class, and overall.")
     ] = False,
-    lpips_net: Annotated[
-        str | None,
-        typer.Option(metavar="alex|vgg|squeeze", help="Default: alex.", rich_help_panel=SETS),
-    ] = None,
-    lpips_weights: Annotated[
-        Path | None,
-        typer.Option(
-            help="Its backbone, torchvision's keys; default: torch's cache.", rich_help_panel=SETS
-        ),
-    ] = None,
-    against: Annotated[
-        str | None,
-        typer.Option(
-            help="Real images: the same measures of them, Frechet distance, density, coverage.",
-            rich_help_panel=SETS,
-        ),
-    ] = None,
     features: Annotated[
-        str | None,
-        typer.Option(
-            help="Diversity and distance to --against in this network's pooled features.",
-            rich_help_panel=SETS,
-        ),
-    ] = None,
-    features_weights: Annotated[
-        Path | None, typer.Option(help="Its weights, as --weights.", rich_help_panel=SETS)
+        str | None, _of_set(help="The same distances in this network's pooled features.")
     ] = None,
     verifier: Annotated[
-        str | None,
-        typer.Option(help="Share of images this network recognises.", rich_help_panel=SETS),
+        str | None, _of_set(help="Share of the images that this network recognises.")
     ] = None,
-    verifier_weights: Annotated[
-        Path | None, typer.Option(help="Its weights, as --weights.", rich_help_panel=SETS)
+    against: Annotated[
+        str | None, _of_set(help="Real images: the same of them, and the distance to them.")
     ] = None,
-    limit: Annotated[
-        int | None, typer.Option(help="Images of a class at most.", rich_help_panel=SETS)
+    limit: Annotated[int | None, _of_set(help="At most so many images of a class.")] = None,
+    seed: Annotated[int | None, _of_set(help="Decides which; default 0.")] = None,
+    lpips_net: Annotated[
+        Literal["alex", "vgg", "squeeze"] | None,
+        _of_set(help="Network of LPIPS; default: alex.", show_default=False),
     ] = None,
-    seed: Annotated[
-        int | None, typer.Option(help="Decides which; default 0.", rich_help_panel=SETS)
+    lpips_weights: Annotated[
+        Path | None, _of_set(help="Its backbone, with torchvision's keys; default: torch's cache.")
     ] = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Write the result to this JSON file.", rich_help_panel=SETS)
-    ] = None,
+    features_weights: Annotated[Path | None, _of_set(help="As --weights.")] = None,
+    verifier_weights: Annotated[Path | None, _of_set(help="As --weights.")] = None,
+    out: Annotated[Path | None, _of_set(help="Write the result to this JSON file.")] = None,
+    img_size: ImgSize = None,
+    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
+    on_bad_image: OnBadImage = None,
+    imports: Imports = None,
+    trust: Trust = False,
+    as_json: AsJson = False,
 ) -> None:
     """Top-1 and top-5 of a model by each of its heads, or the diversity of a set of images.
 
-    Class folders that name some of the model's classes (ImageNet synsets, say) are matched by name.
-
-    **Example:** `dearkd eval runs/dearkd-digits-1` or
+    **A model:** `dearkd eval runs/dearkd-digits-1` or
     `dearkd eval regnety_160.deit_in1k --data imagenet/val`
 
     **Images:** `dearkd eval runs/synth-1 --lpips --against photos/ --limit 50`
@@ -116,6 +100,7 @@ def evaluate(
         "batch_size": batch_size,
         "img_size": img_size,
         "on_bad_image": on_bad_image,
+        "trust": trust,
     }
     run_imports(imports)
     if out is not None or any(value is not None for value in measures.values()):
@@ -126,16 +111,16 @@ def evaluate(
         eval_set.evaluate_set(request, console=console, out=out, as_json=as_json)
         return
     if target is None:
-        raise ValueError(
+        raise UserError(
             "missing argument 'target': a run folder, a timm name, or images with --lpips; "
             "see dearkd eval --help"
         )
-    from dearkd.judging import eval as judge
+    from dearkd.judging import eval as door
 
-    judge.evaluate_target(target, **of_model, **common, as_json=as_json, console=console)
+    door.evaluate_target(target, **of_model, **common, as_json=as_json, console=console)
 
 
 def _refuse(of_model: dict[str, Any]) -> None:
     for option, value in of_model.items():
         if value is not None:
-            raise ValueError(f"--{option} {value} is for judging a model, not a set of images")
+            raise UserError(f"--{option} {value} is for judging a model, not a set of images")

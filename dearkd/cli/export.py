@@ -1,12 +1,12 @@
 """The verb ``dearkd export``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Which, console, run_imports
+from dearkd.cli.options import Imports, Trust, Which, console, run_imports
 
 __all__ = ["export"]
 
@@ -15,10 +15,8 @@ __all__ = ["export"]
 def export(
     run: Annotated[Path, typer.Argument(help="A run folder, of `dearkd train` or `teacher`.")],
     to: Annotated[
-        str,
+        Literal["onnx", "torch-export", "timm", "hf-folder"],
         typer.Option(
-            metavar="onnx|torch-export|timm|hf-folder",
-            autocompletion=lambda: ["onnx", "torch-export", "timm", "hf-folder"],
             help="A graph for onnxruntime, one for torch, a folder that timm loads, or the same "
             "with a model card for the Hugging Face hub.",
         ),
@@ -46,6 +44,7 @@ def export(
         str | None,
         typer.Option("--license", help="Of the weights, for the model card, e.g. apache-2.0."),
     ] = None,
+    trust: Trust = False,
     imports: Imports = None,
 ) -> None:
     """Take a trained model elsewhere: ONNX, torch.export, timm, the Hugging Face hub.
@@ -67,4 +66,5 @@ def export(
         heads=heads,
         check=check,
         licence=license_,
+        trust=trust,
     )

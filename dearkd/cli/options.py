@@ -1,7 +1,7 @@
 """Options that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
@@ -21,6 +21,7 @@ __all__ = [
     "Seed",
     "Settings",
     "TeacherWeights",
+    "Trust",
     "Weights",
     "Which",
     "console",
@@ -62,9 +63,8 @@ Weights = Annotated[
     Path | None, typer.Option(help="Local weights for a timm name: safetensors or .pth.")
 ]
 Which = Annotated[
-    str | None,
+    Literal["final", "best", "raw"] | None,
     typer.Option(
-        metavar="final|best|raw",
         help="A run's final weights (EMA if on; the default), best, or without EMA.",
     ),
 ]
@@ -73,13 +73,18 @@ Imports = Annotated[
     list[Path] | None,
     typer.Option("--import", help="Python file run first; it may register your models with timm."),
 ]
+Trust = Annotated[
+    bool,
+    typer.Option("--trust", help="Run code that comes with a network: .pt2, a run's imports."),
+]
 ImgSize = Annotated[int | None, typer.Option(help="Pixels a side; default: the model's own.")]
 Fraction = Annotated[
     float | None,
     typer.Option(help="Train on this share of every class: the same images for every seed."),
 ]
 OnBadImage = Annotated[
-    str | None, typer.Option(metavar="skip|fail", help="An unreadable image: replace it, or stop.")
+    Literal["skip", "fail"] | None,
+    typer.Option(help="An unreadable image: replace it, or stop."),
 ]
 DryRun = Annotated[
     bool,
@@ -96,9 +101,9 @@ def run_imports(files: list[Path] | None) -> None:
     """Runs the files of ``--import``, which may register models.
 
     Raises:
-        FileNotFoundError: If one does not exist.
-        ValueError: If one fails.
+        MissingFileError: If one does not exist.
+        UnusableImportError: If one fails.
     """
-    from dearkd.models.create import import_files
+    from dearkd.trained.imports import import_files
 
     import_files(map(str, files or ()))

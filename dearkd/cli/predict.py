@@ -7,7 +7,7 @@ import typer
 from rich.console import Console
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import AsJson, Imports, Weights, Which, console, run_imports
+from dearkd.cli.options import AsJson, Imports, Trust, Weights, Which, console, run_imports
 
 __all__ = ["predict"]
 
@@ -26,10 +26,7 @@ def predict(
     class_names: Annotated[
         Path | None, typer.Option(help="Text file with the names of the classes, one a line.")
     ] = None,
-    trust: Annotated[
-        bool,
-        typer.Option("--trust", help="Load a .pt2 archive, which may run code that is in it."),
-    ] = False,
+    trust: Trust = False,
     imports: Imports = None,
     as_json: AsJson = False,
 ) -> None:

@@ -1,13 +1,13 @@
 """The verb ``dearkd report``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 from rich.console import Console
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, console, run_imports
+from dearkd.cli.options import Imports, Trust, console, run_imports
 
 __all__ = ["report"]
 
@@ -25,10 +25,9 @@ def report(
         typer.Option(help="File to write; default: report.html, and the terminal for a table."),
     ] = None,
     form: Annotated[
-        str | None,
+        Literal["html", "md", "csv", "json"] | None,
         typer.Option(
             "--format",
-            metavar="html|md|csv|json",
             help="A page, or tables for papers and scripts; default: as --out is named.",
         ),
     ] = None,
@@ -45,6 +44,7 @@ def report(
             show_default=False,
         ),
     ] = None,
+    trust: Trust = False,
     imports: Imports = None,
 ) -> None:
     """Show what runs produced, side by side, as one page that needs no network.
@@ -61,6 +61,7 @@ def report(
         form=form,
         baseline=baseline,
         predictions=predictions,
+        trust=trust,
         console=console,
         errors=Console(stderr=True, highlight=False, soft_wrap=True, markup=False),
     )

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Seed, TeacherWeights, console, text
+from dearkd.cli.options import Imports, Seed, TeacherWeights, Trust, console, text
 
 __all__ = ["synthesize"]
 
@@ -77,6 +77,7 @@ def synthesize(
         bool, typer.Option("--dry-run", help="Show config, groups, time and memory; make nothing.")
     ] = False,
     imports: Imports = None,
+    trust: Trust = False,
     settings: Annotated[
         list[str] | None,
         typer.Option(
@@ -115,5 +116,12 @@ def synthesize(
         "imports": [str(file) for file in imports] if imports else None,
     }
     door.synthesize(
-        config, settings or [], options, console=console, out=out, resume=resume, dry_run=dry_run
+        config,
+        settings or [],
+        options,
+        console=console,
+        out=out,
+        resume=resume,
+        dry_run=dry_run,
+        trust=trust,
     )

@@ -1,7 +1,7 @@
 """The verbs ``dearkd train`` and ``dearkd teacher``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import typer
 
@@ -20,6 +20,7 @@ from dearkd.cli.options import (
     Seed,
     Settings,
     TeacherWeights,
+    Trust,
     console,
     text,
 )
@@ -39,6 +40,15 @@ STUDENTS = [
     "dearkd_base_patch16_224",
 ]
 """Spelled out, as what TAB shows must not load anything; tests hold both lists to the truth."""
+
+
+class How(NamedTuple):
+    """Options that are about the command and not about the run."""
+
+    out: Path | None
+    resume: bool
+    dry_run: bool
+    trust: bool
 
 
 @guarded
@@ -77,6 +87,7 @@ def train(
     resume: Resume = False,
     dry_run: DryRun = False,
     imports: Imports = None,
+    trust: Trust = False,
     settings: Settings = None,
 ) -> None:
     """Train a vision transformer: DearKD's two stages, a DeiT baseline, or labels alone.
@@ -98,7 +109,8 @@ def train(
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),
     }
-    _train("train", config, options, out, resume, dry_run, imports, settings)
+    how = How(out=out, resume=resume, dry_run=dry_run, trust=trust)
+    _train("train", config, options, settings, imports, how)
 
 
 @guarded
@@ -120,6 +132,7 @@ def teacher(
     resume: Resume = False,
     dry_run: DryRun = False,
     imports: Imports = None,
+    trust: Trust = False,
     settings: Settings = None,
 ) -> None:
     """Train or fine-tune a CNN on your own data, to be the teacher of `dearkd train`.
@@ -138,7 +151,8 @@ def teacher(
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "optim.drop_path": None if resume else 0.0,
     }
-    _train("teacher", None, options, out, resume, dry_run, imports, settings)
+    how = How(out=out, resume=resume, dry_run=dry_run, trust=trust)
+    _train("teacher", None, options, settings, imports, how)
 
 
 def _data_options(
@@ -161,27 +175,33 @@ def _train(
     verb: Literal["train", "teacher"],
     path: Path | None,
     options: dict[str, Any],
-    out: Path | None,
-    resume: bool,
-    dry_run: bool,
-    imports: list[Path] | None,
     settings: list[str] | None,
+    imports: list[Path] | None,
+    how: How,
 ) -> None:
     """Reads the run's configuration, then trains it or shows what it would do."""
     from dearkd.config import load_config
     from dearkd.run_folder.folder import RunFolder, newest_unfinished
-    from dearkd.training import train as launch
+    from dearkd.training import train as door
 
     if imports:
         options["imports"] = [str(file) for file in imports]
     folder = None
-    if resume:
-        folder = RunFolder(out if out is not None else newest_unfinished())
+    if how.resume:
+        folder = RunFolder(how.out if how.out is not None else newest_unfinished())
         folder.check_free(resume=True)
         config = _resumed(folder, path, options, settings or [])
     else:
-        config = load_config(path, settings or [], {**options, "out": text(out)})
-    launch.train(config, console=console, folder=folder, resume=resume, dry_run=dry_run, stem=verb)
+        config = load_config(path, settings or [], {**options, "out": text(how.out)})
+    door.train(
+        config,
+        console=console,
+        folder=folder,
+        resume=how.resume,
+        dry_run=how.dry_run,
+        stem=verb,
+        trust=how.trust,
+    )
 
 
 def _resumed(

@@ -8,35 +8,45 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from dearkd.config import TrainConfig
+from dearkd.config import DataConfig
 from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
+from dearkd.data.sizes import is_small
 from dearkd.run_folder.processes import local_processes
 
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 
 EVALUATION_BATCH = 128
-SMALL_PIXELS = 64
 MOST_WORKERS = 16
 
 
 class DeviceBatches:
     """Training batches on the device, mixed there."""
 
-    def __init__(self, loader: Loader, config: TrainConfig, num_classes: int, device: torch.device):
+    def __init__(
+        self,
+        loader: Loader,
+        config: DataConfig,
+        num_classes: int,
+        device: torch.device,
+        memory_format: torch.memory_format = torch.contiguous_format,
+    ) -> None:
         self.steps = len(loader)
         self._loader = loader
-        self._smoothing = config.data.smoothing
-        self._mixes = bool(config.data.mixup or config.data.cutmix)
+        self._smoothing = config.smoothing
+        self._mixes = bool(config.mixup or config.cutmix)
         self._num_classes = num_classes
         self._device = device
+        self._memory_format = memory_format
 
     def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, soft targets) of an epoch from forward pass ``start`` on."""
         for batch in self._loader.epoch(epoch, start):
-            images = batch["image"].to(self._device, non_blocking=True)
+            images = batch["image"].to(
+                self._device, non_blocking=True, memory_format=self._memory_format
+            )
             labels = batch["label"].to(self._device, non_blocking=True)
             if self._mixes:
                 weight = batch["weight"].to(self._device, non_blocking=True)
@@ -83,6 +93,6 @@ def worker_count(asked: int | None, img_size: int, device: torch.device, process
     """
     if asked is not None:
         return asked
-    if device.type == "cpu" and img_size <= SMALL_PIXELS:
+    if device.type == "cpu" and is_small(img_size):
         return 0
     return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // local_processes(processes)))

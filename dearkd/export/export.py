@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
+from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
 from dearkd.models.fused import fused
@@ -23,14 +24,13 @@ from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import unwritable
 from dearkd.trained.exported import (
-    CHECK_BATCHES,
-    Exported,
-    difference,
     open_onnx,
     open_timm,
     open_torch_export,
 )
-from dearkd.training.initialise import load_run_model
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import refuse_idle_trust, resolve
+from dearkd.trained.trained import Trained
 
 __all__ = ["Form", "export_run"]
 
@@ -42,7 +42,7 @@ class _Writer:
     """How a form is written and read back."""
 
     write: Callable[[Path, Readout, dict[str, Any]], None]
-    read: Callable[[Path], Exported]
+    read: Callable[[Path], Trained]
     reader: str
     """The library that runs it then."""
     ending: str | None = None
@@ -69,6 +69,7 @@ def export_run(
     heads: bool = False,
     check: bool = True,
     licence: str | None = None,
+    trust: bool = False,
 ) -> Path:
     """Writes the model of a run in the form ``to`` and returns where; float32, on the CPU.
 
@@ -89,9 +90,12 @@ def export_run(
     if place.exists():
         raise ValueError(f"{place} exists already; remove it or choose another --out")
     console.print(f"exporting {run} ({which} weights) to {to}")
-    model, description = load_run_model(RunFolder(run), which)
-    trained = Readout(model, heads)
-    exported = Readout(fused(model), heads) if fuse else trained
+    resolved = resolve(str(run), "run", which=which, trust=trust)
+    refuse_idle_trust(trust, resolved)
+    trained = open_trained(resolved)
+    model, description = trained.network, trained.metadata
+    plain = Readout(model, heads)
+    exported = Readout(fused(model), heads) if fuse else plain
     summary = _summary(run) if to == "hf-folder" else {}
     gap = None
 
@@ -103,7 +107,7 @@ def export_run(
             (target / "README.md").write_text(model_card(description, weights, summary))
         if check:
             console.print(f"checking it in {writer.reader} on {sum(CHECK_BATCHES)} images of noise")
-            gap = difference(trained, writer.read(target), description["img_size"])
+            gap = difference(plain, writer.read(target))
 
     in_place = _write_folder if writer.ending is None else write_atomically
     with console.status(Text(f"writing {place}")):
@@ -112,7 +116,7 @@ def export_run(
             in_place(place, write)
         except OSError as error:
             raise unwritable(place, error) from error
-    _tell(console, place, trained, description, gap)
+    _tell(console, place, plain, description, gap)
     return place
 
 

@@ -17,14 +17,13 @@ from jaxtyping import Float
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from dearkd.judging.evaluate import Head, head_scores, readings
+from dearkd.models.readings import Head, head_scores, readings
 from dearkd.run_folder.files import save_model
+from dearkd.trained.exported import DESCRIPTION
 from dearkd.trained.onnx_packages import import_packages
 
-__all__ = ["DESCRIPTION", "Readout", "write_onnx", "write_timm", "write_torch_export"]
+__all__ = ["Readout", "write_onnx", "write_timm", "write_torch_export"]
 
-DESCRIPTION = "dearkd.json"
-"""Name of the description inside a torch.export archive."""
 TRACED_BATCH = 2  # one image would be taken for a constant
 
 

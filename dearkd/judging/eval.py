@@ -3,7 +3,7 @@
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
 from accelerate import Accelerator
@@ -14,12 +14,12 @@ from rich.table import Table
 from dearkd.data.datasets import match_classes
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Loader, OnBadImage
-from dearkd.judging.candidate import Candidate, candidate_of_run, named_images
+from dearkd.errors import UserError
+from dearkd.judging.candidate import candidate_of
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.cost import LAYOUTS
-from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.processes import accelerator_of, in_turn, process_state
-from dearkd.trained.open import load_classifier, run_file
+from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
+from dearkd.trained.resolve import refuse_idle_trust, resolve
 
 __all__ = ["evaluate_target"]
 
@@ -39,9 +39,10 @@ def evaluate_target(
     data: str | None = None,
     weights: Path | None = None,
     which: str | None = None,
+    trust: bool = False,
     batch_size: int = EVALUATION_BATCH,
     img_size: int | None = None,
-    on_bad_image: str | None = None,
+    on_bad_image: OnBadImage | None = None,
     as_json: bool = False,
 ) -> dict[str, dict[str, float]]:
     """Prints and returns top-1 and top-5 of a run folder or a timm model, per head.
@@ -50,49 +51,33 @@ def evaluate_target(
     data unless ``data`` names others. ``which`` of its weights: final (default), best or raw.
 
     Raises:
-        ValueError: If the target is unknown, has no weights or no evaluation data, its classes are
+        UserError: If the target is unknown, has no weights or no evaluation data, its classes are
             not the data's, it can't take ``img_size``, or an option does not apply to it.
     """
-    candidate = in_turn(process_state(), lambda: _candidate(target, data, weights, which))
-    accelerator = accelerator_of(candidate.precision)
-    model, source = candidate.model.to(accelerator.device), candidate.source
+    found = resolve(target, "model", weights=weights, which=which, trust=trust)
+    refuse_idle_trust(trust, found)
+    candidate = in_turn(process_state(), lambda: candidate_of(found, data))
+    trained, source = candidate.trained, candidate.source
+    accelerator = process_accelerator()
+    network = trained.network.to(accelerator.device)
     if img_size is not None:
-        _resize(model, target, img_size)
+        _resize(network, target, img_size)
     loader = evaluation_loader(
         source,
-        candidate.view,
-        img_size or candidate.img_size,
-        match_classes(source.classes, candidate.class_names, model.num_classes),
+        trained.view,
+        img_size or trained.img_size,
+        match_classes(source.classes, trained.class_names, trained.num_classes),
         accelerator,
         batch_size=batch_size,
-        on_bad_image=cast(OnBadImage, on_bad_image or candidate.on_bad_image),
+        on_bad_image=on_bad_image or candidate.on_bad_image,
     )
-    model = model.to(memory_format=LAYOUTS[candidate.memory_format])
-    result = evaluate(model, _watched(loader, console, accelerator), accelerator)
+    network = network.to(memory_format=LAYOUTS[trained.memory_format])
+    batches = _watched(loader, console, accelerator)
+    result = evaluate(network, batches, accelerator, trained.precision)
     if accelerator.is_main_process:
         _print_result(target, result, console, as_json)
     accelerator.end_training()  # which leaves the world of processes, too
     return result
-
-
-def _candidate(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
-    if not Path(target).is_dir():
-        return _of_timm(target, data, weights, which)
-    if weights is not None:
-        raise ValueError(f"--weights {weights} is for a timm name; a run folder has its own")
-    return candidate_of_run(RunFolder(Path(target)), data, which or "final")
-
-
-def _of_timm(target: str, data: str | None, weights: Path | None, which: str | None) -> Candidate:
-    if which is not None:
-        raise ValueError(
-            f"--which {which} is for a run folder, which {target} is not; leave it out"
-        )
-    run_file(target, "model")  # a path that does not exist is told before missing --data
-    source = named_images(data, f"{target} is not a run folder")
-    model, class_names = load_classifier(target, weights=weights, role="model")
-    view: Any = model.pretrained_cfg
-    return Candidate(model, class_names, view, view["input_size"][-1], source)
 
 
 @torch.inference_mode()
@@ -109,7 +94,7 @@ def _resize(model: Any, target: str, img_size: int) -> None:
         model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__
-        raise ValueError(f"{target} cannot take --img-size {img_size}: {reason}") from error
+        raise UserError(f"{target} cannot take --img-size {img_size}: {reason}") from error
 
 
 def _watched(loader: Loader, console: Console, accelerator: Accelerator) -> Iterator[Any]:

@@ -2,47 +2,18 @@
 
 import functools
 from collections.abc import Iterable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any
 
 import torch
 from accelerate import Accelerator
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-__all__ = ["Head", "evaluate", "head_scores", "readings"]
+from dearkd.errors import UserError
+from dearkd.models.cost import autocast
+from dearkd.models.readings import Head, head_scores, readings
 
-Head = Literal["class", "distillation", "logits", "softmax"]
-
-
-def head_scores(
-    model: Any, images: Float[Tensor, "batch 3 height width"]
-) -> dict[Head, Float[Tensor, "batch classes"]]:
-    """Scores to rank the classes by, for every way of reading the model out.
-
-    A distilled student has four: its ``class`` head, its ``distillation`` head, the mean of their
-    ``logits`` (the official code, timm) and the sum of their ``softmax`` outputs (the paper). Any
-    other model, which must be in eval mode, has ``logits`` alone.
-
-    Source:
-        DeiT, https://arxiv.org/abs/2012.12877, section 4 ("Classification with our approach").
-    """
-    if readings(model) == ("logits",):
-        return {"logits": model(images).float()}
-    tokens = model.forward_features(images)
-    class_logits = model.head(tokens[:, 0]).float()
-    dist_logits = model.head_dist(tokens[:, 1]).float()
-    return {
-        "class": class_logits,
-        "distillation": dist_logits,
-        "logits": (class_logits + dist_logits) / 2,
-        "softmax": class_logits.softmax(-1) + dist_logits.softmax(-1),
-    }
-
-
-def readings(model: nn.Module) -> tuple[Head, ...]:
-    """The ways of reading a model out, without running it."""
-    # LeViT and EfficientFormer have a second head too, but no tokens of their own to read.
-    return get_args(Head) if hasattr(model, "dist_token") else ("logits",)
+__all__ = ["evaluate"]
 
 
 @torch.inference_mode()
@@ -50,15 +21,17 @@ def evaluate(
     model: nn.Module,
     batches: Iterable[Mapping[str, Any]],
     accelerator: Accelerator,
+    precision: str = "fp32",
     heads: tuple[Head, ...] | None = None,
 ) -> dict[str, dict[str, float]]:
     """``{head: {"top1": %, "top5": %}}`` plus ``{"images": {"count": n}}`` over all processes.
 
     Each process reads its own part of the data, no image twice; counts are summed, so the result
-    does not depend on the number of processes or the batch size. ``heads`` restricts the work.
+    does not depend on the number of processes or the batch size. ``precision`` is the arithmetic of
+    the forward pass; ``heads`` restricts the work.
 
     Raises:
-        ValueError: If there is no readable image.
+        UserError: If there is no readable image.
     """
     was_training = model.training
     model.eval()
@@ -70,7 +43,7 @@ def evaluate(
     for batch in batches:
         images = batch["image"].to(accelerator.device, non_blocking=True)
         labels = batch["label"].to(accelerator.device, non_blocking=True)
-        with accelerator.autocast():
+        with autocast(accelerator.device, precision):
             scores = head_scores(model, images)
         for head in names:
             counts[head] += _correct(scores[head], labels)
@@ -93,7 +66,7 @@ def _percentages(
 ) -> dict[str, dict[str, float]]:
     images = int(accelerator.reduce(total))
     if images == 0:
-        raise ValueError("no readable image to evaluate on; check the evaluation data")
+        raise UserError("no readable image to evaluate on; check the evaluation data")
     result: dict[str, dict[str, float]] = {}
     for head, hits in counts.items():
         first, fifth = accelerator.reduce(hits).tolist()

@@ -10,15 +10,23 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
+from jaxtyping import Float
 from PIL import Image
 from rich.console import Console
+from torch import Tensor
 
+from dearkd.data.augment import view_augment
 from dearkd.data.class_matching import with_descriptions
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.sources import IMAGE_SUFFIXES, natural_order
-from dearkd.judging.classifier import Classifier, open_classifier
+from dearkd.errors import UserError
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import refuse_idle_trust, resolve
+from dearkd.trained.trained import Trained
 
-__all__ = ["Answer", "answers", "image_files", "predict"]
+__all__ = ["Answer", "answers", "image_files", "predict", "probabilities"]
 
 TOP = 5
 BATCH = 16  # images decoded and classified together
@@ -73,13 +81,15 @@ def predict(
     at the end the share of these.
 
     Raises:
-        ValueError: If the model or the class names can't be used.
+        UserError: If the model or the class names can't be used.
         FileNotFoundError: If the model does not exist.
     """
-    classifier = open_classifier(model, weights=weights, which=which, trust=trust)
-    names = _names(classifier, class_names)
-    found = answers(classifier, image_files(images))
-    score = _Score(_indices(classifier.class_names or names) | _indices(names))
+    resolved = resolve(model, "model", weights=weights, which=which, trust=trust, graphs=True)
+    refuse_idle_trust(trust, resolved)
+    trained = open_trained(resolved)
+    names = _names(trained, class_names)
+    found = answers(trained, image_files(images))
+    score = _Score(_indices(trained.class_names or names) | _indices(names))
     if as_json:
         listed = list(found)
         console.print_json(json.dumps([_plain(answer, names, score) for answer in listed]))
@@ -116,21 +126,30 @@ def image_files(patterns: Iterable[str]) -> Iterator[str]:
             yield pattern
 
 
-def answers(classifier: Classifier, files: Iterable[str]) -> Iterator[Answer]:
+def answers(trained: Trained, files: Iterable[str]) -> Iterator[Answer]:
     """The answer to each file, in order."""
     files = iter(files)
     while group := list(islice(files, BATCH)):
         opened = [_opened(file) for file in group]
         good = [image for image in opened if isinstance(image, Image.Image)]
-        rows = iter(_best(classifier, good) if good else ())
+        rows = iter(_best(trained, good) if good else ())
         for file, found in zip(group, opened, strict=True):
             yield Answer(file, error=found) if isinstance(found, str) else Answer(file, next(rows))
 
 
-def _best(
-    classifier: Classifier, images: Sequence[Image.Image]
-) -> list[tuple[tuple[int, float], ...]]:
-    ranked = classifier.probabilities(images).topk(min(TOP, classifier.num_classes))
+def probabilities(
+    trained: Trained, images: Sequence[Image.Image]
+) -> Float[Tensor, "images classes"]:
+    """Of every class, for each upright RGB image; a student's heads are averaged."""
+    view = view_augment(trained.view, trained.img_size)
+    prepared = [view.prepare(image) for image in images]
+    pixels = view(prepared, np.zeros(len(images), dtype=np.uint64))
+    with torch.inference_mode():
+        return trained.network(pixels).float().softmax(dim=-1)
+
+
+def _best(trained: Trained, images: Sequence[Image.Image]) -> list[tuple[tuple[int, float], ...]]:
+    ranked = probabilities(trained, images).topk(min(TOP, trained.num_classes))
     rows = zip(ranked.indices.tolist(), ranked.values.tolist(), strict=True)
     return [tuple(zip(*row, strict=True)) for row in rows]
 
@@ -163,23 +182,23 @@ def _in_folder(folder: Path) -> list[str]:
     return natural_order(found)
 
 
-def _names(classifier: Classifier, file: Path | None) -> tuple[str, ...]:
+def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:
     """What to call the classes: from a file, else the model's own, else their numbers.
 
     Raises:
-        ValueError: If the file is not text with one name a line, or has another number of them.
+        UserError: If the file is not text with one name a line, or has another number of them.
     """
-    count = classifier.num_classes
+    count = trained.num_classes
     if file is None:
-        own = classifier.class_names
+        own = trained.class_names
         return with_descriptions(own) if own else tuple(f"class {index}" for index in range(count))
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"--class-names {file} is no text file in UTF-8") from error
+        raise UserError(f"--class-names {file} is no text file in UTF-8") from error
     names = [name for name in names if name]
     if len(names) != count:
-        raise ValueError(
+        raise UserError(
             f"--class-names {file} has {len(names)} names and the model {count} classes; write "
             "one name a line, in the order of the classes"
         )

@@ -31,8 +31,9 @@ from dearkd.measures.set_measures import (
 )
 from dearkd.run_folder.folder import commit, versions
 from dearkd.run_folder.output import make_room, write_text
-from dearkd.run_folder.processes import accelerator_of
-from dearkd.trained.open import load_classifier
+from dearkd.run_folder.processes import process_accelerator
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
 __all__ = ["SetRequest", "evaluate_set"]
 
@@ -64,6 +65,8 @@ class SetRequest:
     """Pixels a side for LPIPS; other networks have their own."""
     batch_size: int = EVALUATION_BATCH
     on_bad_image: str | None = None
+    trust: bool = False
+    """Whether to run the Python files that a network's run imports."""
 
     def __post_init__(self) -> None:
         """Refuses what is unknown or would have no effect."""
@@ -120,10 +123,15 @@ class _Judge:
     def __init__(self, request: SetRequest, target: str, console: Console) -> None:
         self.request = request
         self.console = console
-        self.accelerator = accelerator_of("fp32")
+        self.accelerator = process_accelerator()
         if self.accelerator.num_processes > 1:
             raise ValueError("sets of images are measured by one process; start dearkd directly")
         self.bad_images = BadImages(cast(OnBadImage, request.on_bad_image or "skip"))
+        self.found = {
+            "features": _resolved("features", request.features, request.features_weights, request),
+            "verifier": _resolved("verifier", request.verifier, request.verifier_weights, request),
+        }
+        refuse_idle_trust(request.trust, *self.found.values())
         self.names = [target] if request.against is None else [target, request.against]
         self.sources = [open_set(name, request.limit, request.seed or 0) for name in self.names]
         self.parts: list[dict[str, Any]] = [
@@ -136,10 +144,10 @@ class _Judge:
         request, common = self.request, dict[str, Any]()
         if request.lpips:
             common |= self._lpips()
-        if request.features is not None:
+        if self.found["features"] is not None:
             common |= self._features()
-        if request.verifier is not None:
-            network = self._network(request.verifier, request.verifier_weights, "verifier")
+        if (found := self.found["verifier"]) is not None:
+            network = self._network(found)
             with self._progress("verifier", self.sources[0]) as advance:
                 judged = verdict(self.sources[0], network, advance)
             common["verifier"] = {"network": request.verifier, **judged}
@@ -179,26 +187,25 @@ class _Judge:
         return nearness(*found)
 
     def _features(self) -> dict[str, Any]:
-        request = self.request
-        assert request.features is not None
-        network = self._network(request.features, request.features_weights, "features")
-        found = []
+        request, found = self.request, self.found["features"]
+        assert found is not None
+        network = self._network(found)
+        embeddings = []
         for part, source in zip(self.parts, self.sources, strict=True):
             with self._progress(f"features of {part['data']}", source) as advance:
                 features = network_features(source, network, advance)
             spread = feature_diversity(features, source.classes.names)
-            part["features"] = {"network": network.name} | spread.as_dict()
-            found.append(features.embedding)
+            part["features"] = {"network": network.trained.name} | spread.as_dict()
+            embeddings.append(features.embedding)
         if request.against is None:
             return {}
-        return {"nearness": {"network": network.name} | nearness(*found)}
+        return {"nearness": {"network": network.trained.name} | nearness(*embeddings)}
 
-    def _network(self, name: str, weights: Path | None, role: str) -> Network:
-        model, class_names = load_classifier(name, weights=weights, role=role)
+    def _network(self, found: Resolved) -> Network:
+        trained = open_trained(found)
+        trained.network.to(self.accelerator.device)
         return Network(
-            name,
-            model.to(self.accelerator.device),
-            class_names,
+            trained,
             self.accelerator,
             self.request.batch_size,
             self.bad_images,
@@ -218,6 +225,14 @@ class _Judge:
                     progress.update(task, total=state.total + len(source))
 
             yield advance
+
+
+def _resolved(
+    role: str, name: str | None, weights: Path | None, request: SetRequest
+) -> Resolved | None:
+    if name is None:
+        return None
+    return resolve(name, role, weights=weights, trust=request.trust)
 
 
 def _print_result(result: dict[str, Any], console: Console) -> None:

@@ -9,7 +9,7 @@ from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Wei
 
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
 from dearkd.trained.hub import is_reachable
-from dearkd.trained.open import read_state
+from dearkd.trained.weights import read_state
 
 __all__ = ["backbone_file", "load_lpips"]
 

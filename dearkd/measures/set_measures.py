@@ -15,6 +15,7 @@ from dearkd.measures.diversity import Diversity, distance_sums, diversity, squar
 from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
 from dearkd.measures.image_set import ImageSet, Remembered, Rows
 from dearkd.measures.lpips_embedding import LpipsEmbedding
+from dearkd.trained.trained import Trained
 
 __all__ = [
     "Advance",
@@ -35,22 +36,19 @@ _PIXELS = {"alex": 1 << 20, "squeeze": 1 << 19, "vgg": 1 << 18}
 
 
 class Network(NamedTuple):
-    """A classifier, its class names where they are known, and how it reads images."""
+    """A trained classifier and how it reads images."""
 
-    name: str
-    model: Any
-    class_names: tuple[str, ...] | None
+    trained: Trained
     accelerator: Accelerator
     batch_size: int
     bad_images: BadImages
 
     def loader(self, source: ImageSource, class_map: tuple[int, ...]) -> Loader:
         """Every image once, as the network's own settings say."""
-        view = self.model.pretrained_cfg
         loader = evaluation_loader(
             source,
-            view,
-            view["input_size"][-1],
+            self.trained.view,
+            self.trained.img_size,
             class_map,
             self.accelerator,
             batch_size=self.batch_size,
@@ -109,9 +107,14 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
     Raises:
         ValueError: If it has no such features, or no image is readable.
     """
-    model, loader = network.model, network.loader(source, tuple(range(source.classes.count)))
+    model, loader = (
+        network.trained.network,
+        network.loader(source, tuple(range(source.classes.count))),
+    )
     if not hasattr(model, "forward_head"):
-        raise ValueError(f"--features {network.name} has no forward_head(); choose a timm network")
+        raise ValueError(
+            f"--features {network.trained.name} has no forward_head(); choose a timm network"
+        )
     found, labels = [], []
     for batch in loader:
         images = batch["image"].to(network.accelerator.device, non_blocking=True)
@@ -150,14 +153,16 @@ def nearness(features: Tensor, real_features: Tensor) -> dict[str, Any]:
 
 def verdict(source: ImageSource, network: Network, advance: Advance) -> dict[str, float]:
     """Share of images, in %, whose class the network puts first (``top1``), or among five."""
-    class_map = match_classes(source.classes, network.class_names, network.model.num_classes)
+    class_map = match_classes(
+        source.classes, network.trained.class_names, network.trained.num_classes
+    )
 
     def batches() -> Iterable[Mapping[str, Any]]:
         for batch in network.loader(source, class_map):
             advance(len(batch["label"]))
             yield batch
 
-    result = evaluate(network.model, batches(), network.accelerator, heads=("logits",))
+    result = evaluate(network.trained.network, batches(), network.accelerator, heads=("logits",))
     return result["logits"] | result["images"]
 
 

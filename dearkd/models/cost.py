@@ -24,6 +24,8 @@ __all__ = [
 
 LAYOUTS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 MARGIN = 0.95
+FASTEST = "fastest"
+"""The setting that leaves a choice to a measurement."""
 
 
 def parameter_count(model: nn.Module) -> int:
@@ -57,13 +59,12 @@ def faster_arithmetic(
 ) -> list[Any]:
     """[precision, memory format] with which ``call`` is fastest here.
 
-    ``set_layout`` lays out anew the model that ``call`` runs. What is not ``auto`` is kept; with
-    both given nothing is run. Another choice than float32 and contiguous is made only where it
-    saves at least 5 %. On a CPU with bf16 units convolutions gain and small transformers may lose;
-    channels_last helps ResNets and may hurt grouped convolutions: so both are measured.
+    ``set_layout`` lays out anew the model that ``call`` runs. What is given is kept; with both
+    given nothing is run. Another choice than float32 and contiguous is made only where it saves at
+    least 5 %.
     """
-    precisions = ("fp32", "bf16") if precision == "auto" else (precision,)
-    layouts = ("contiguous", "channels_last") if memory_format == "auto" else (memory_format,)
+    precisions = ("fp32", "bf16") if precision == FASTEST else (precision,)
+    layouts = ("contiguous", "channels_last") if memory_format == FASTEST else (memory_format,)
     if len(precisions) == len(layouts) == 1:
         return [precision, memory_format]
     seconds = {}

@@ -1,64 +1,33 @@
-"""Models by timm name, those from the user's own files among them, checked when they are made."""
+"""Models by timm name with fresh weights, checked when they are made."""
 
 import difflib
-import importlib.util
-import sys
 import warnings
-import zlib
-from collections.abc import Iterable
-from pathlib import Path
 from typing import Any
 
 import timm
 from timm.models import split_model_name_tag
 
-__all__ = ["check_name", "create_model", "import_files", "model_cfg", "size_argument"]
+from dearkd.errors import UserError
 
-
-def import_files(files: Iterable[str]) -> None:
-    """Runs the user's Python files, which may register models with timm.
-
-    Raises:
-        FileNotFoundError: If one does not exist.
-        ValueError: If one is no Python file.
-        ImportError: If one fails.
-    """
-    for file in files:
-        path = Path(file)
-        if not path.is_file():
-            raise FileNotFoundError(f"--import {file} does not exist")
-        if path.suffix != ".py":
-            raise ValueError(f"--import {file} is no Python file; its name must end in .py")
-        # A name of our own: a file called data.py must not replace the module of that name.
-        name = f"_dearkd_import_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
-        spec = importlib.util.spec_from_file_location(name, file)
-        assert spec is not None
-        assert spec.loader is not None
-        module = importlib.util.module_from_spec(spec)
-        sys.modules[name] = module  # timm's register_model looks the module up
-        try:
-            spec.loader.exec_module(module)
-        except Exception as error:
-            del sys.modules[name]
-            raise ImportError(f"--import {file} failed: {type(error).__name__}: {error}") from error
+__all__ = ["check_name", "create_model", "model_cfg", "size_argument"]
 
 
 def check_name(name: str, role: str = "teacher") -> None:
     """Checks that timm has this model, and the weights tag if one is given.
 
     Raises:
-        ValueError: If not; names the nearest ones.
+        UserError: If not; names the nearest ones.
     """
     architecture, tag = split_model_name_tag(name)
     if not timm.is_model(architecture):
         hint = _hint(architecture, role)
-        raise ValueError(
+        raise UserError(
             f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
             "and pass --import FILE)"
         )
     tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
-        raise ValueError(
+        raise UserError(
             f"{role} {architecture!r} has no weights {tag!r}; known: {', '.join(tags) or 'none'}"
         )
 
@@ -78,13 +47,13 @@ def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
     """What timm knows of a model before it is built: input size, mean, std and more.
 
     Raises:
-        ValueError: If the model was registered without them.
+        UserError: If the model was registered without them.
     """
     cfg: Any = timm.get_pretrained_cfg(name)
     known = {} if cfg is None else cfg.to_dict()
     missing = [key for key in ("input_size", "mean", "std") if not known.get(key)]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{role} {name!r} is registered without {', '.join(missing)}; give it a default_cfg "
             "that has them (README, your own models)"
         )
@@ -101,7 +70,7 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
     """A timm model by name, with fresh weights and a ``pretrained_cfg``.
 
     Raises:
-        ValueError: If timm has no such model, it does not take the given size, or it lacks what
+        UserError: If timm has no such model, it does not take the given size, or it lacks what
             every classifier here must have.
     """
     check_name(name, role)
@@ -122,7 +91,7 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
         ValueError,
     ) as error:
         reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise ValueError(f"{role} {name!r} cannot be built with {given}: {reason}") from error
+        raise UserError(f"{role} {name!r} cannot be built with {given}: {reason}") from error
     if not getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = cfg
     _check_classes(model, name, role, given.get("num_classes"))
@@ -134,7 +103,7 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
 def _check_classes(model: Any, name: str, role: str, wanted: int | None) -> None:
     count = getattr(model, "num_classes", None)
     if not isinstance(count, int) or (wanted is not None and count != wanted):
-        raise ValueError(
+        raise UserError(
             f"{role} {name!r} must take num_classes and keep it as an attribute, got {count} "
             f"instead of {'a number' if wanted is None else wanted}"
         )
@@ -148,7 +117,7 @@ def _check_patches(model: Any, name: str, role: str, img_size: int) -> None:
     side = max(patch) if isinstance(patch, tuple | list) else int(patch)
     if img_size < side or img_size % side:
         near = max(side, img_size // side * side)
-        raise ValueError(
+        raise UserError(
             f"image size {img_size} is not a multiple of the {side}-px patch of {role} {name!r}; "
             f"use {near} or {near + side}"
         )

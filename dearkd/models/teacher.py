@@ -8,7 +8,6 @@ import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from functools import cached_property
-from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -16,21 +15,9 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dearkd.models.taps import TeacherStage, describe_stages, is_nonnegative, with_named_taps
-from dearkd.trained.open import load_classifier, teacher_class_names
+from dearkd.models.taps import TeacherStage, describe_stages
 
-__all__ = [
-    "Precision",
-    "Teacher",
-    "TeacherOutput",
-    "TeacherStage",
-    "default_stage",
-    "is_nonnegative",
-    "load_classifier",
-    "load_teacher",
-    "teacher_class_names",
-    "with_named_taps",
-]
+__all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
 
 Precision = Literal["auto", "fp32", "bf16"]
 SMALL = 64
@@ -164,32 +151,6 @@ class Teacher(nn.Module):
         if self.precision == "auto":
             return nullcontext()
         return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
-
-
-def load_teacher(
-    name: str,
-    *,
-    student_mean: Sequence[float],
-    student_std: Sequence[float],
-    weights: Path | None = None,
-    img_size: int | None = None,
-    precision: Precision = "auto",
-) -> Teacher:
-    """A trained classifier by timm name, run folder or file (see ``load_classifier``), frozen.
-
-    Raises:
-        ValueError: Name and weights do not fit, or no weights can be had.
-        FileNotFoundError: A path that does not exist.
-    """
-    model, names = load_classifier(name, weights=weights)
-    return Teacher(
-        model,
-        student_mean=student_mean,
-        student_std=student_std,
-        img_size=img_size,
-        class_names=names,
-        precision=precision,
-    )
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:

@@ -12,6 +12,7 @@ from rich.progress import Progress
 from dearkd.analysis.predictions import Predictions, predictions_of
 from dearkd.data.datasets import ImageSource, open_data
 from dearkd.data.loaders import Batch, Loader
+from dearkd.errors import UserError
 from dearkd.pages.page import Section, page
 from dearkd.report.attention_chapter import attention_section, has_attention
 from dearkd.report.collect import collect
@@ -26,8 +27,8 @@ from dearkd.report.run_chapters import (
 )
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
-from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import make_room, write_text
+from dearkd.trained.resolve import resolve
 
 __all__ = ["Format", "write_report"]
 
@@ -44,6 +45,7 @@ def write_report(
     form: str | None = None,
     baseline: str | None = None,
     predictions: bool | None = None,
+    trust: bool = False,
 ) -> None:
     """Writes a report on runs and synthetic sets and says where it is.
 
@@ -64,7 +66,7 @@ def write_report(
     report = collect(targets, baseline)
     if form == "html":
         target = out or DEFAULT_OUT
-        write_text(target, html(report, None if predictions is False else errors))
+        write_text(target, html(report, None if predictions is False else errors, trust))
         console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
         return
     text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
@@ -75,7 +77,7 @@ def write_report(
         console.print(f"report: {out}")
 
 
-def html(report: Report, errors: Console | None) -> str:
+def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     """The whole page; without a console for its progress, no run is asked about single images."""
     sections: list[Section] = []
     if report.runs:
@@ -84,7 +86,7 @@ def html(report: Report, errors: Console | None) -> str:
         sections.append(attention_section(report))
     if report.runs and errors is not None:
         errors.print("asking runs about their test images; --no-predictions leaves that out")
-        sections.append(mistake_section(report, partial(_predicted, errors)))
+        sections.append(mistake_section(report, partial(_predicted, errors, trust)))
     if report.sets:
         sections.append(synthetic_section(report, _opened))
     if report.runs:
@@ -93,7 +95,7 @@ def html(report: Report, errors: Console | None) -> str:
     return page(f"dearkd report: {report.title}", headline(report), sections, footer)
 
 
-def _predicted(errors: Console, run: Run) -> Predictions | str:
+def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
     """A run's answers on its evaluation images, or why there are none."""
     title = f"  {run.name} on its test images"
     if not errors.is_terminal:
@@ -105,8 +107,8 @@ def _predicted(errors: Console, run: Run) -> Predictions | str:
             return bar.track(batches, total=len(batches), task_id=task)
 
         try:
-            return predictions_of(RunFolder(run.path), watch=watched)
-        except (ValueError, OSError) as error:
+            return predictions_of(resolve(str(run.path), "run", trust=trust), watch=watched)
+        except UserError as error:
             return f"no single images here: {error}"
 
 

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 __all__ = [
     "load_checkpoint",
     "load_weights",
+    "raw_student",
     "read_metadata",
     "remove_leftovers",
     "save_checkpoint",
@@ -115,6 +116,18 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     except Exception as error:
         reason = _first_line(error)
         raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error
+
+
+def raw_student(checkpoint: Path) -> dict[str, Tensor]:
+    """The student's own last weights in a checkpoint, not their moving average.
+
+    Raises:
+        FileNotFoundError: If there is no checkpoint.
+        ValueError: If it is damaged.
+    """
+    state = load_checkpoint(checkpoint)["objective"]
+    prefix = "student."
+    return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
 
 def remove_leftovers(folder: Path) -> None:

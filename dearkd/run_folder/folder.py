@@ -9,10 +9,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import Tensor
-
 from dearkd.config import TrainConfig, load_config, to_yaml
-from dearkd.run_folder.files import load_checkpoint, remove_leftovers, write_atomically
+from dearkd.run_folder.files import remove_leftovers, write_atomically
 
 __all__ = ["RunFolder", "commit", "held", "newest_unfinished", "next_folder", "versions"]
 
@@ -30,6 +28,7 @@ class RunFolder:
         self.path = path
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
+        self.sessions_file = path / "sessions.jsonl"
         self.summary_file = path / "summary.json"
         self.model_file = path / "model.safetensors"
         self.last_file = path / "checkpoint" / "last.pt"
@@ -79,16 +78,19 @@ class RunFolder:
         """
         return load_config(self.config_file)
 
-    def raw_student(self) -> dict[str, Tensor]:
-        """The last weights of the student itself, not their moving average."""
-        state = load_checkpoint(self.last_file)["objective"]
-        prefix = "student."
-        return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
-
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Stores the final numbers."""
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.summary_file, lambda file: _write_text(file, text))
+
+    def append_session(self, session: dict[str, Any]) -> None:
+        """Adds what the run is begun or gone on with: commit, versions, device."""
+        with self.sessions_file.open("a") as file:
+            file.write(json.dumps(session) + "\n")
+
+    def sessions(self) -> list[dict[str, Any]]:
+        """What the run was begun with and every time gone on with, in order."""
+        return [json.loads(line) for line in self.sessions_file.read_text().splitlines()]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds an epoch's line."""

@@ -8,7 +8,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 
-__all__ = ["accelerator_of", "in_turn", "local_processes", "process_state"]
+__all__ = ["process_accelerator", "in_turn", "local_processes", "process_state"]
 
 Result = TypeVar("Result")
 
@@ -18,10 +18,13 @@ def process_state() -> PartialState:
     return PartialState(cpu=_on_cpu())
 
 
-def accelerator_of(precision: str, **kwargs: Any) -> Accelerator:
-    """An Accelerator in the run's own precision, whatever ``ACCELERATE_MIXED_PRECISION`` says."""
-    mixed = "bf16" if precision == "bf16" else "no"
-    return Accelerator(cpu=_on_cpu(), mixed_precision=mixed, **kwargs)
+def process_accelerator(**kwargs: Any) -> Accelerator:
+    """Accelerate's view of the processes and the device.
+
+    It is left out of the arithmetic, whatever ``ACCELERATE_MIXED_PRECISION`` says: accelerate keeps
+    one precision a process, and a notebook trains one run after another.
+    """
+    return Accelerator(cpu=_on_cpu(), mixed_precision="no", **kwargs)
 
 
 def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:

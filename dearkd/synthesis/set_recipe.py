@@ -6,14 +6,13 @@ the embedded digits teacher a small run.
 
 import itertools
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
 from omegaconf import DictConfig, OmegaConf
 
-from dearkd.trained.open import EMBEDDED
-from dearkd.training.build import LARGE
+from dearkd.data.sizes import is_small
+from dearkd.trained.resolve import EMBEDDED
 from synth.classifier import Classifier
 from synth.groups import even_shares
 from synth.settings import SynthesisConfig
@@ -53,24 +52,26 @@ DIGITS_WORK = 4e8
 
 
 def recipe_for(
-    given: DictConfig, teacher: Classifier, classes: int
+    given: DictConfig, teacher: Classifier, classes: int, mirrored: bool
 ) -> tuple[dict[str, Any], list[str]]:
     """What is chosen for the user, to be laid under what is given, and what to say about it.
+
+    ``mirrored``: whether the teacher learned from mirrored images too.
 
     Raises:
         ValueError: If no group fits into ``images_per_batch``.
     """
     size = teacher.img_size
-    own = [size // 2, size] if size >= LARGE else [size]
+    own = [size // 2, size] if not is_small(size) else [size]
     resolutions = given.get("resolutions") or own
     recipe: dict[str, Any] = {
         "resolutions": own,
         "iterations": [PAPER_ITERATIONS] * len(resolutions),
         "objective": {},
     }
-    if max(resolutions) >= LARGE and not torch.cuda.is_available():
+    if not is_small(max(resolutions)) and not torch.cuda.is_available():
         recipe["log_interval"] = SLOW_LOG_INTERVAL
-    if not _mirrored(teacher.name):
+    if not mirrored:
         recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
@@ -117,15 +118,6 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
     }
 
 
-def _mirrored(teacher: str) -> bool:
-    """Whether a teacher learned from mirrored images too: False only where that is known."""
-    place = Path(teacher)  # a run folder, or a weights file in one
-    file = (place.parent if place.is_file() else place) / "config.yaml"
-    if teacher == EMBEDDED or not file.is_file():
-        return teacher != EMBEDDED
-    return OmegaConf.select(OmegaConf.load(file), "data.flip") is not False
-
-
 def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
     """Weights that serve teachers of any kind better than the paper's, and a rate to match.
 
@@ -133,8 +125,8 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
         The paper has one set of weights, for an ImageNet ResNet.
     """
     small = BALANCED_DIGITS if teacher.name == EMBEDDED else BALANCED_SMALL
-    weights = BALANCED_LARGE if max(resolutions) >= LARGE else small
-    crop = {"smallest_crop": BALANCED_CROP} if teacher.img_size >= LARGE else {}
+    weights = small if is_small(max(resolutions)) else BALANCED_LARGE
+    crop = {"smallest_crop": BALANCED_CROP} if not is_small(teacher.img_size) else {}
     return crop | {
         "recipe": "balanced",
         "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),

@@ -14,8 +14,9 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.config_file import complete, user_tree
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
-from dearkd.trained.open import EMBEDDED, load_classifier
-from dearkd.training.build import import_files
+from dearkd.trained.imports import import_files
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import EMBEDDED, Resolved, refuse_idle_trust, resolve
 from synth.classifier import Classifier
 from synth.groups import Group, plan_groups
 from synth.objective import Objective
@@ -100,7 +101,11 @@ class Setup:
 
 
 def prepare(
-    path: Path | None, settings: Sequence[str], options: dict[str, Any] | None = None
+    path: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any] | None = None,
+    *,
+    trust: bool = False,
 ) -> Setup:
     """Reads the configuration, loads the networks and checks that all of it fits together.
 
@@ -110,9 +115,14 @@ def prepare(
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
     import_files(given.get("imports") or ())
-    teacher = _network("teacher", given) or _classifier(EMBEDDED, None, "teacher")
+    found = {role: _resolved(role, given, trust) for role in ("teacher", "verifier", "student")}
+    source = found["teacher"] or resolve(EMBEDDED)
+    refuse_idle_trust(trust, *found.values())
+    teacher = _classifier(source)
     classes = choose_classes(str(given.get("select", "all")), teacher)
-    recipe, notes = recipe_for(given, teacher, len(classes or range(teacher.num_classes)))
+    recipe, notes = recipe_for(
+        given, teacher, len(classes or range(teacher.num_classes)), source.saw_mirrored
+    )
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
     named = dataclasses.replace(config.teacher, name=teacher.name)
@@ -120,7 +130,9 @@ def prepare(
     synthesis = _library_part(config, classes)
     with _as_typed():
         groups = plan_groups(synthesis, teacher.num_classes)
-    verifier, student = _network("verifier", given), _network("student", given)
+    verifier, student = (
+        None if one is None else _classifier(one) for one in (found["verifier"], found["student"])
+    )
     for role, network in (("verifier", verifier), ("student", student)):
         _check_same_classes(role, network, teacher)
     with _as_typed():
@@ -150,27 +162,28 @@ def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> 
     return SynthesisConfig(**values | ({} if classes is None else {"classes": classes}))
 
 
-def _network(role: str, given: DictConfig) -> Classifier | None:
+def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
     """The network that plays a role, or None where none is named."""
     name = OmegaConf.select(given, f"{role}.name")
     weights = OmegaConf.select(given, f"{role}.weights")
     if name is None and weights is not None:
         raise ValueError(f"{WEIGHTS[role]} {weights} needs --{role}, the model they are for")
-    return None if name is None else _classifier(name, weights, role)
+    if name is None:
+        return None
+    return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)
 
 
-def _classifier(name: str, weights: str | None, role: str) -> Classifier:
-    loaded, names = load_classifier(name, weights=Path(weights) if weights else None, role=role)
-    network: Any = loaded
-    cfg = network.pretrained_cfg
+def _classifier(found: Resolved) -> Classifier:
+    """The network as the library takes it."""
+    trained = open_trained(found)
     return Classifier(
-        name=name,
-        network=network,
-        mean=tuple(cfg["mean"]),
-        std=tuple(cfg["std"]),
-        img_size=cfg["input_size"][-1],
-        num_classes=network.num_classes,
-        class_names=names,
+        name=found.text,
+        network=trained.network,
+        mean=tuple(trained.view["mean"]),
+        std=tuple(trained.view["std"]),
+        img_size=trained.img_size,
+        num_classes=trained.num_classes,
+        class_names=trained.class_names,
     )
 
 

@@ -12,6 +12,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from dearkd.config_file import differences, to_yaml, user_tree
+from dearkd.data.sizes import default_size, patch_size
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted
@@ -26,15 +27,13 @@ from dearkd.synthesis.set_folder import (
     newest_unfinished_set,
 )
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
-from dearkd.trained.open import EMBEDDED
+from dearkd.trained.resolve import EMBEDDED
 from synth import synthesis as library
 
 __all__ = ["synthesize"]
 
 EXAMPLES = {"--res": "112,224", "--iters": "2000,2000"}
-SMALL, SMALL_DEFAULT, LARGE_DEFAULT = 64, 32, 224  # `dearkd train` on images up to 64 px: 32
 UNRECOGNISED = 0.5  # share of images the teacher knows, below which a set is of little use
-SMALL_PATCH, LARGE_PATCH = 4, 16  # pixels; of the students it takes by default
 
 
 def synthesize(
@@ -46,8 +45,11 @@ def synthesize(
     out: Path | None = None,
     resume: bool = False,
     dry_run: bool = False,
-) -> None:
-    """Makes the images a configuration describes, or shows what that would take.
+    trust: bool = False,
+) -> Path | None:
+    """Makes the images a configuration describes and returns their folder.
+
+    ``dry_run`` shows what it would take, and returns None.
 
     Raises:
         ValueError, OSError: Anything wrong with the configuration, the networks or the folder.
@@ -59,21 +61,22 @@ def synthesize(
     options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
     if resume:
         folder = out or newest_unfinished_set()
-        setup = _resumed(folder, path, settings, options)
+        setup = _resumed(folder, path, settings, options, trust)
     else:
         if out is not None:
             options = {**options, "out": str(out)}
-        setup = prepare(path, settings, options)
+        setup = prepare(path, settings, options, trust=trust)
         if setup.notes:
             say(f"defaults taken: {'; '.join(setup.notes)}")
         folder = Path() if dry_run else new_folder(setup.config, state)
     if dry_run:
         if state.is_main_process:
             describe(setup, state.device, console)
-        return
+        return None
     with claimed(folder, state):
         say(f"{_title(setup)} -> {folder}")
         _run(setup, folder, resume, state, console)
+    return folder
 
 
 def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
@@ -92,7 +95,11 @@ def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
 
 
 def _resumed(
-    folder: Path, path: Path | None, settings: Sequence[str], options: dict[str, Any]
+    folder: Path,
+    path: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    trust: bool,
 ) -> Setup:
     """The stored run; options typed beside ``--resume`` must agree with it."""
     file = folder / CONFIG_FILE
@@ -111,7 +118,7 @@ def _resumed(
             f"--resume keeps the settings stored in {folder}, which differ from "
             f"{', '.join(pairs)}; leave them out or start a new set"
         )
-    return prepare(file, ())
+    return prepare(file, (), trust=trust)
 
 
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
@@ -232,9 +239,7 @@ def _train_command(folder: Path, config: SynthesizeConfig) -> str:
     if config.teacher.weights is not None:
         words += ["--teacher-weights", config.teacher.weights]
     size = config.resolutions[-1]
-    small = size <= SMALL
-    patches = size % (SMALL_PATCH if small else LARGE_PATCH) == 0
-    if patches and size != (SMALL_DEFAULT if small else LARGE_DEFAULT):
+    if size % patch_size(size) == 0 and size != default_size(size):
         words += ["--img-size", str(size)]
     for file in config.imports:
         words += ["--import", file]

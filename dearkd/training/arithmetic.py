@@ -1,7 +1,23 @@
-"""Precision and memory layout of a run: as configured, or the fastest on this device."""
+"""Precision and memory layout of a run: by facts of device and network, or as configured.
+
+``auto`` goes by a rule, so that the same command is the same run on one kind of machine, busy or
+idle. ``fastest`` measures, for those who ask: two runs may then differ.
+
+The rule, and what it rests on:
+
+- bf16 wherever a CUDA device has units for it (capability 8.0 and later), and for convolutional
+  networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). Small transformers on a CPU
+  keep float32: under autocast they are slower (head dims of 12 to 16, norms).
+- channels_last for convolutional networks on CUDA or in bf16, but not where convolutions are
+  grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
+  alone. In float32 on a CPU it gains little, and with oneDNN 3.12 strided 1x1 convolutions of
+  fewer than 8 channels corrupt memory in it on a CPU without AVX-512.
+"""
 
 import copy
 import dataclasses
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -9,50 +25,93 @@ from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dearkd.config import TrainConfig
+from dearkd.config import MemoryFormat, Precision, TrainConfig
 from dearkd.models import cost
-from dearkd.training.build import Parts, is_convolutional
+from dearkd.training.build import Parts
 
-__all__ = ["laid_out", "noise", "student_step", "with_arithmetic"]
+__all__ = ["Arithmetic", "device_rule", "laid_out", "noise", "student_step", "with_arithmetic"]
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
+BF16_CAPABILITY = (8, 0)
+"""CUDA capability from which there are units for bf16."""
+BF16_UNITS = ("amx_bf16", "avx512_bf16")
+"""Instruction sets of a CPU, as torch names them."""
 
 
-def with_arithmetic(parts: Parts, device: torch.device, world: int = 1) -> Parts:
-    """The parts with precision and memory layout chosen by timing, where the config says auto.
+@dataclass(frozen=True)
+class Arithmetic:
+    """How a network is computed, and why so."""
 
-    The choice is stored with the run: a resumed run must not measure anew and choose otherwise.
+    precision: Precision
+    memory_format: MemoryFormat
+    reason: str
+
+
+def device_rule(device: torch.device, convolutional: bool) -> tuple[Precision, str]:
+    """(precision, reason) for a kind of network: by a fact of the machine, not by a timing."""
+    if device.type == "cuda":
+        capability = torch.cuda.get_device_capability(device)
+        name = f"CUDA capability {capability[0]}.{capability[1]}"
+        return ("bf16", name) if capability >= BF16_CAPABILITY else ("fp32", f"{name} has no bf16")
+    if device.type != "cpu":
+        return "fp32", f"bf16 is not tried on {device.type}"
+    able = torch.cpu.get_capabilities()
+    units = next((name for name in BF16_UNITS if able.get(name)), None)
+    if units is None:
+        return "fp32", "a CPU without bf16 units"
+    if not convolutional:
+        return "fp32", "autocast slows small transformers on a CPU"
+    return "bf16", f"a CPU with {units}"
+
+
+def with_arithmetic(
+    parts: Parts, device: torch.device, world: int = 1
+) -> tuple[Parts, dict[str, str]]:
+    """The parts with every precision and layout chosen, and the reason of each network's choice.
+
+    The choice is stored with the run: a resumed run must not choose otherwise.
     """
-    config, teacher = parts.config, parts.config.teacher
+    config = parts.config
     images = noise(config, device, world)
-    chosen = _of_student(parts, images)
-    if parts.teacher is not None:
-        frozen = parts.teacher.to(device)
-        chosen += cost.faster_arithmetic(
-            lambda: frozen(images),
-            frozen.set_memory_format,
-            device,
-            teacher.precision,
-            teacher.memory_format,
-        )
-    broadcast_object_list(chosen)
-    if parts.teacher is not None:
-        teacher = dataclasses.replace(teacher, precision=chosen[2], memory_format=chosen[3])
-    config = dataclasses.replace(
-        config, precision=chosen[0], memory_format=chosen[1], teacher=teacher
+    student: Any = parts.student
+    own = _chosen(
+        student,
+        device,
+        (config.precision, config.memory_format),
+        lambda: _student_call(copy.deepcopy(student).to(device).train(), images),
     )
-    return dataclasses.replace(parts, config=config)
+    reasons = {"student": own.reason}
+    teacher = parts.teacher
+    if teacher is not None:
+        guide = teacher
+        its = _chosen(
+            guide.model,
+            device,
+            (config.teacher.precision, config.teacher.memory_format),
+            lambda: (lambda: guide.to(device)(images), guide.set_memory_format),
+        )
+        reasons["teacher"] = its.reason
+        config = dataclasses.replace(
+            config,
+            teacher=dataclasses.replace(
+                config.teacher, precision=its.precision, memory_format=its.memory_format
+            ),
+        )
+    config = dataclasses.replace(config, precision=own.precision, memory_format=own.memory_format)
+    return dataclasses.replace(parts, config=config), reasons
 
 
 def laid_out(parts: Parts, device: torch.device) -> None:
     """Puts student and teacher on the device in the chosen layout and precision."""
     config = parts.config
-    parts.student.to(device, memory_format=cost.LAYOUTS[config.memory_format])  # type: ignore[call-overload]
-    if parts.teacher is not None:
-        parts.teacher.to(device)
-        parts.teacher.precision = config.teacher.precision
-        parts.teacher.set_memory_format(cost.LAYOUTS[config.teacher.memory_format])
+    parts.student.to(device, memory_format=cost.LAYOUTS[config.memory_format])
+    teacher = parts.teacher
+    if teacher is not None:
+        teacher.to(device)
+        assert config.teacher.precision != "fastest"
+        teacher.precision = config.teacher.precision
+        teacher.set_memory_format(cost.LAYOUTS[config.teacher.memory_format])
 
 
 def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:
@@ -76,16 +135,61 @@ def student_step(student: nn.Module, images: Float[Tensor, "batch 3 height width
     total.backward()  # type: ignore[no-untyped-call]
 
 
-def _of_student(parts: Parts, images: Tensor) -> list[Any]:
-    config, device = parts.config, images.device
-    student: Any = copy.deepcopy(parts.student).to(device).train()
-    layout = config.memory_format
-    if layout == "auto" and not is_convolutional(student):
-        layout = "contiguous"
-    return cost.faster_arithmetic(
-        lambda: student_step(student, images),
-        lambda memory_format: student.to(memory_format=memory_format),
-        device,
-        config.precision,
-        layout,
-    )
+Timed = tuple[Callable[[], Any], Callable[[torch.memory_format], Any]]
+"""A call to time, and what lays out anew the network that it runs."""
+
+
+def _chosen(
+    network: nn.Module,
+    device: torch.device,
+    asked: tuple[Precision, MemoryFormat],
+    timed: Callable[[], Timed],
+) -> Arithmetic:
+    """Precision and layout as asked for, by the rule where that is auto, else measured."""
+    precision: Precision
+    memory_format: MemoryFormat
+    precision, memory_format = asked
+    convolutional, reasons = is_convolutional(network), []
+    if precision == "auto":
+        ruled = device_rule(device, convolutional)
+        precision = ruled[0]
+        reasons.append(f"{precision}: {ruled[1]}")
+    if memory_format == "auto":
+        layout = _layout_rule(network, device, precision, convolutional)
+        memory_format = layout[0]
+        reasons.append(f"{memory_format}: {layout[1]}")
+    if "fastest" in (precision, memory_format):
+        call, set_layout = timed()
+        fastest: list[Any] = cost.faster_arithmetic(
+            call, set_layout, device, precision, memory_format
+        )
+        broadcast_object_list(fastest)
+        precision, memory_format = fastest
+        reasons.append("measured")
+    return Arithmetic(precision, memory_format, "; ".join(reasons) or "as configured")
+
+
+def is_convolutional(network: nn.Module) -> bool:
+    """Whether a network takes images of any size, as a CNN does."""
+    cfg: Any = getattr(network, "pretrained_cfg", None) or {}
+    return not cfg.get("fixed_input_size")
+
+
+def _layout_rule(
+    network: nn.Module, device: torch.device, precision: str, convolutional: bool
+) -> tuple[MemoryFormat, str]:
+    if not convolutional:
+        return "contiguous", "a transformer"
+    if device.type != "cuda" and precision != "bf16":
+        return "contiguous", f"float32 on {device.type}"
+    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
+    if any(1 < conv.groups < conv.in_channels for conv in convolutions):
+        return "contiguous", "grouped convolutions"
+    return "channels_last", f"a CNN on {device.type} in {precision}"
+
+
+def _student_call(student: Any, images: Tensor) -> Timed:
+    def set_layout(memory_format: torch.memory_format) -> None:
+        student.to(memory_format=memory_format)
+
+    return lambda: student_step(student, images), set_layout

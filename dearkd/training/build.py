@@ -1,42 +1,59 @@
-"""From a configuration to the things it names: data, teacher, student, stages.
+"""From a configuration to the things it names: data, student, stages with their objectives.
 
 Everything a user can get wrong is met here, before the first step.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
-
-from torch import nn
 
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
 from dearkd.data.sources import SubsetSource
-from dearkd.models.create import create_model, import_files, model_cfg
-from dearkd.models.teacher import Teacher, load_teacher
-from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
-from dearkd.training.initialise import initial_student, load_run_model
-from dearkd.training.recipe import LARGE, check_settings, with_models, with_recipe
+from dearkd.models.create import model_cfg
+from dearkd.models.teacher import Teacher
+from dearkd.trained.imports import import_files
+from dearkd.trained.open_teacher import open_teacher
+from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
+from dearkd.trained.trained import Trained
+from dearkd.training.initialise import initial_student
+from dearkd.training.methods import Method, check_method, stages_of
+from dearkd.training.recipe import anchored, check_settings, named_teacher, with_models, with_recipe
 from dearkd.training.stages import Stage
 
-__all__ = [
-    "LARGE",
-    "Parts",
-    "build",
-    "create_model",
-    "import_files",
-    "is_convolutional",
-    "load_run_model",
-    "model_metadata",
-    "teacher_of",
-]
+__all__ = ["Begun", "Parts", "build"]
 
 NO_EVALUATION = "no evaluation images: no top-1 (--eval-data DIR, or a val/ folder beside train/)"
 
 
 @dataclass(frozen=True)
+class Begun:
+    """What a checkpoint says of the run that it is of."""
+
+    epoch: int
+    """Epochs completed."""
+    class_map: tuple[int, ...]
+    class_names: tuple[str, ...] | None
+    num_classes: int
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> "Begun | None":
+        """Read from a checkpoint; None where it does not say (an older version wrote it)."""
+        if "classes" not in saved:
+            return None
+        classes = saved["classes"]
+        names = classes["names"]
+        return cls(
+            epoch=saved["position"]["epoch"],
+            class_map=tuple(classes["map"]),
+            class_names=None if names is None else tuple(names),
+            num_classes=classes["count"],
+        )
+
+
+@dataclass(frozen=True)
 class Parts:
-    """What a training run is made of; ``config`` has no open choice left but the precision."""
+    """What a training run is made of; ``config`` has no open choice left but the arithmetic."""
 
     config: TrainConfig
     train: ImageSource
@@ -47,39 +64,74 @@ class Parts:
     """The student's class of each label of the data."""
     class_names: tuple[str, ...] | None
     """Names of the student's classes, where they are known."""
-    student: nn.Module
-    teacher: Teacher | None
+    student: Any
     stages: list[Stage]
+    """Those to run; the loop takes each out of the list, and its teacher goes with it."""
     notes: tuple[str, ...]
     """Choices made for the user, to be said aloud."""
 
+    @property
+    def teacher(self) -> Teacher | None:
+        """The teacher of the stage that comes next, if it has one."""
+        found = (getattr(stage.objective, "teacher", None) for stage in self.stages)
+        return next((teacher for teacher in found if isinstance(teacher, Teacher)), None)
 
-def build(config: TrainConfig) -> Parts:
+    def trained(self) -> Trained:
+        """The student as what it will be once it is trained."""
+        cfg = self.student.pretrained_cfg
+        assert self.config.student is not None
+        assert self.config.data.img_size is not None
+        return Trained(
+            name=self.config.student,
+            architecture=self.config.student,
+            arguments=self.config.student_args,
+            network=self.student,
+            num_classes=self.student.num_classes,
+            class_names=self.class_names,
+            view=cfg,
+            img_size=self.config.data.img_size,
+            precision=self.config.precision,
+            memory_format=self.config.memory_format,
+        )
+
+
+def build(
+    config: TrainConfig,
+    *,
+    teacher: Teacher | None = None,
+    begun: Begun | None = None,
+    trust: bool = False,
+) -> Parts:
     """Opens the data, finds teacher and student and checks that they fit together.
 
+    ``teacher``, from Python, takes the place of the one that the configuration names. ``begun``
+    is known of a run that goes on: it needs no ``init`` any more, and no teacher after its stage.
+
     Raises:
-        ValueError: A name is unknown, or classes, weights or settings do not fit.
-        FileNotFoundError: A path does not exist.
+        UserError: A name is unknown, or classes, weights or settings do not fit.
+        MissingFileError: A path does not exist.
     """
     import_files(config.imports)
-    check_settings(config)
+    method = check_method(config.method, config.distill, config.method_args)
+    check_settings(config, method)
+    config, notes = named_teacher(config, method, given=teacher is not None)
+    config = anchored(config)
+    taught = _is_taught(config, method, begun)
+    found = _found_teacher(config, trust) if taught and teacher is None else None
+    init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
+    refuse_idle_trust(trust, found, init)
     source, evaluation = open_data(config.data.train, config.data.evaluation)
     full_size = len(source)
     # Not config.seed: runs that differ in the seed alone are to be compared on the same images.
     source = subset(source, config.data.fraction)
-    config, notes = with_models(config, source)
-    config, more = with_recipe(config, full_size if config.data.keep_steps else len(source))
-    if evaluation is None:
-        more.append(NO_EVALUATION)
-    elif isinstance(evaluation, SubsetSource) and len(evaluation) < len(evaluation.source):
-        more.append(
-            f"evaluation on the {len(evaluation)} of {len(evaluation.source)} images whose class "
-            "is among those trained"
-        )
+    size = teacher.img_size if teacher is not None else found.img_size if found else None
+    config, more = with_models(config, source, size, init)
+    config, rest = with_recipe(config, full_size if config.data.keep_steps else len(source))
     assert config.student is not None
-    teacher = teacher_of(config, model_cfg(config.student, "student"))
-    class_map, class_names, count = _student_classes(source, teacher)
-    student = initial_student(config, count, class_names)
+    if found is not None:
+        teacher = _open(found, config)
+    class_map, class_names, count = _student_classes(source, teacher, begun)
+    student = initial_student(config, init, count, class_names)
     return Parts(
         config=config,
         train=source,
@@ -88,61 +140,49 @@ def build(config: TrainConfig) -> Parts:
         class_map=class_map,
         class_names=class_names,
         student=student,
-        teacher=teacher,
-        stages=_stages(config, student, teacher),
-        notes=(*notes, *more),
+        stages=stages_of(
+            method,
+            student,
+            teacher if taught else None,
+            config.distill,
+            config.method_args,
+            (config.stage1, config.stage2),
+        ),
+        notes=(*notes, *more, *rest, *_evaluation_notes(evaluation)),
     )
 
 
-def is_convolutional(model: nn.Module) -> bool:
-    """Whether a model takes images of any size, as a CNN does."""
-    cfg: Any = model.pretrained_cfg
-    return not cfg.get("fixed_input_size")
+def _is_taught(config: TrainConfig, method: Method, begun: Begun | None) -> bool:
+    """Whether a stage is left that a teacher takes part in."""
+    if not method.has_teacher:
+        return False
+    return begun is None or method.then is None or begun.epoch < config.stage1
 
 
-def model_metadata(
-    config: TrainConfig, model: Any, class_names: tuple[str, ...] | None
-) -> dict[str, Any]:
-    """What must stand beside the weights for the model to be rebuilt and used."""
-    cfg = model.pretrained_cfg
-    return {
-        "arch": config.student,
-        "num_classes": model.num_classes,
-        "class_names": class_names,
-        "img_size": config.data.img_size,
-        "mean": list(cfg["mean"]),
-        "std": list(cfg["std"]),
-        "interpolation": cfg["interpolation"],
-        "crop_pct": cfg["crop_pct"],
-    }
+def _found_teacher(config: TrainConfig, trust: bool) -> Resolved:
+    assert config.teacher.name is not None
+    return resolve(config.teacher.name, weights=config.teacher.weights_file, trust=trust)
 
 
-def teacher_of(config: TrainConfig, student_cfg: dict[str, Any]) -> Teacher | None:
-    """The frozen teacher, given images as the student gets them; None for plain training.
-
-    Raises:
-        ValueError: If there are no weights for it within reach, or they do not fit.
-        FileNotFoundError: If its path does not exist.
-    """
-    if config.method == "ce":
-        return None
-    name, weights = config.teacher.name, config.teacher.weights
-    assert name is not None
-    return load_teacher(
-        name,
-        weights=Path(weights) if weights else None,
-        student_mean=student_cfg["mean"],
-        student_std=student_cfg["std"],
+def _open(found: Resolved, config: TrainConfig) -> Teacher:
+    """The teacher, given images as the student gets them."""
+    assert config.student is not None
+    look = model_cfg(config.student, "student")
+    return open_teacher(
+        found,
+        student_mean=look["mean"],
+        student_std=look["std"],
         img_size=config.data.img_size,
-        precision=config.teacher.precision,
     )
 
 
 def _student_classes(
-    source: ImageSource, teacher: Teacher | None
+    source: ImageSource, teacher: Teacher | None, begun: Begun | None
 ) -> tuple[tuple[int, ...], tuple[str, ...] | None, int]:
     """(class of each data label, names of all classes, their count): the teacher's where it has."""
     classes: Classes = source.classes
+    if begun is not None:
+        return begun.class_map, begun.class_names, begun.num_classes
     if teacher is not None:
         class_map = match_classes(classes, teacher.class_names, teacher.num_classes)
         whole = len(class_map) == teacher.num_classes
@@ -153,25 +193,12 @@ def _student_classes(
     return tuple(range(classes.count)), classes.names, classes.count
 
 
-def _stages(config: TrainConfig, student: nn.Module, teacher: Teacher | None) -> list[Stage]:
-    """The method as a list of stages.
-
-    The first objective is built here, so that what does not fit is said before anything is
-    written; its stage takes it out of the list, so that the teacher is freed with the stage.
-    """
-    distill = config.distill
-    if teacher is None:
-        return [Stage("ce", config.epochs, lambda: CrossEntropy(student))]
-    first: list[nn.Module] = []
-    match config.method:
-        case "dearkd":
-            first.append(DearKD(student, teacher, distill.pairs, distill.hidden_weight))
-            return [
-                Stage("stage1", config.stage1, first.pop),
-                Stage("stage2", config.stage2, lambda: CrossEntropy(student)),
-            ]
-        case "deit-hard":
-            first.append(HardDistillation(student, teacher, distill.token))
-        case _:
-            first.append(SoftDistillation(student, teacher, distill.temperature, distill.alpha))
-    return [Stage(config.method, config.epochs, first.pop)]
+def _evaluation_notes(evaluation: ImageSource | None) -> list[str]:
+    if evaluation is None:
+        return [NO_EVALUATION]
+    if isinstance(evaluation, SubsetSource) and len(evaluation) < len(evaluation.source):
+        return [
+            f"evaluation on the {len(evaluation)} of {len(evaluation.source)} images whose class "
+            "is among those trained"
+        ]
+    return []

@@ -12,6 +12,7 @@ from dearkd.config import to_yaml
 from dearkd.models import cost
 from dearkd.training.arithmetic import laid_out, noise, student_step, with_arithmetic
 from dearkd.training.build import Parts
+from dearkd.training.summary import arithmetic_line
 
 __all__ = ["describe"]
 
@@ -21,12 +22,13 @@ PARAMETER_BYTES = 4
 def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> None:
     """Says the configuration, the models' sizes, the steps, and time and memory, measured."""
     device, world = state.device, state.num_processes
-    parts = with_arithmetic(parts, device, world)
+    parts, reasons = with_arithmetic(parts, device, world)
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
     assert data.batch_size is not None
     laid_out(parts, device)
     say(to_yaml(config), markup=False)
+    say(arithmetic_line(config, reasons))
     table = Table("", "parameters", "GMACs an image", title=f"at {data.img_size} px")
     models: dict[str, Any] = {f"student {config.student}": parts.student}
     if parts.teacher is not None:

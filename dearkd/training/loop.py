@@ -20,7 +20,9 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
-from dearkd.run_folder.files import load_checkpoint, save_checkpoint, save_model
+from dearkd.errors import UserError
+from dearkd.models.cost import autocast
+from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
 from dearkd.training.optim import (
@@ -53,6 +55,7 @@ class Trainer:
         accelerator: Accelerator,
         progress: Progress,
         metadata: dict[str, Any],
+        classes: dict[str, Any] | None = None,
         accumulate: int = 1,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
     ) -> None:
@@ -66,11 +69,12 @@ class Trainer:
         self.accelerator = accelerator
         self.progress = progress
         self.metadata = metadata
+        self.classes = classes
         self.accumulate = accumulate
         self.steps = batches.steps // accumulate
         self.position = Position()
         decay = config.optim.ema_decay
-        self.ema = ModelEmaV3(student, decay=decay, use_warmup=True) if decay else None
+        self.ema = ModelEmaV3(student, decay=decay) if decay else None  # constant, as DeiT has it
         self.epochs = sum(stage.epochs for stage in stages)
         self.stop = StopRequest()
         self.last_save = self.last_read = time.monotonic()
@@ -80,20 +84,20 @@ class Trainer:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.student
 
-    def fit(self, resume: bool = False) -> None:
-        """Trains to the end of the last stage, taking each stage out of the list it was given.
+    def fit(self, saved: dict[str, Any] | None = None) -> None:
+        """Trains to the end of the last stage, from the checkpoint ``saved`` on if there is one.
 
-        A stage that is over is dropped before the next one is built, and its teacher with it.
+        Each stage is taken out of the list it was given and let go when it is over, with the
+        teacher in its objective.
 
         Raises:
             Interrupted: After Ctrl-C or SIGTERM, with the state saved.
-            ValueError: If the loss is not finite, or the checkpoint is of another run.
+            UserError: If the loss is not finite, or the checkpoint is of another run.
         """
-        saved: dict[str, Any] = {}
-        if resume and self.folder.last_file.exists():  # else it was killed before its first one
-            saved = load_checkpoint(self.folder.last_file, self.accelerator.device)
+        saved = saved or {}
+        if saved:
             self._restore(saved)
-        if resume and self.accelerator.is_main_process:
+        if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
         with self.stop.listening():
@@ -101,14 +105,17 @@ class Trainer:
                 stage = self.stages.pop(0)
                 last += stage.epochs
                 if self.position.epoch < last:
-                    objective, optimizer = self._prepare(stage, saved)
-                    while self.position.epoch < last:
-                        self._epoch(objective, optimizer)
-                    saved = {"optimizer": optimizer_state(optimizer, self._unwrapped(objective))}
-                    del objective, optimizer
+                    saved = {"optimizer": self._run(stage, last, saved)}
                 del stage
                 self.accelerator.free_memory()
                 release_memory()  # once more: accelerate collects before it lets its models go
+
+    def _run(self, stage: Stage, last: int, saved: dict[str, Any]) -> dict[str, Any]:
+        """Trains one stage up to epoch ``last``; returns the optimizer's state at its end."""
+        objective, optimizer = self._prepare(stage, saved)
+        while self.position.epoch < last:
+            self._epoch(objective, optimizer)
+        return optimizer_state(optimizer, self._unwrapped(objective))
 
     def _prepare(
         self, stage: Stage, saved: dict[str, Any]
@@ -118,12 +125,13 @@ class Trainer:
         Empties ``saved``, so that nothing is held twice while the stage runs.
         """
         torch.manual_seed(self.config.seed)
-        objective = stage.objective().to(self.accelerator.device)
+        assert stage.objective is not None
+        objective = stage.objective.to(self.accelerator.device)
         if self.position.stage == stage.name and "objective" in saved:
             missing, unexpected = objective.load_state_dict(saved["objective"], strict=False)
             odd = [name for name in missing if not name.startswith("teacher.")] + unexpected
             if odd:
-                raise ValueError(
+                raise UserError(
                     f"{self.folder.last_file} is of another run: {odd[0]} does not fit; start anew "
                     "with another --out"
                 )
@@ -152,6 +160,8 @@ class Trainer:
             read, save, stop = self._due()
             self.progress.step(position.step, images, self._read_terms() if read else None)
             if (save or stop) and position.step < self.steps:
+                self._read_terms()  # never replace a good checkpoint by one with a NaN in it
+                self._check_weights(objective)
                 self._save(objective, optimizer)
                 if stop:
                     raise Interrupted
@@ -166,6 +176,7 @@ class Trainer:
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
             "seconds": position.seconds,
         }
+        self._check_weights(objective)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
         self._finish_epoch(line)
@@ -187,7 +198,8 @@ class Trainer:
             last = part == self.accumulate - 1
             sync = nullcontext() if last else self.accelerator.no_sync(objective)
             with sync:
-                terms = objective(images, targets)
+                with autocast(self.accelerator.device, self.config.precision):
+                    terms = objective(images, targets)
                 self.accelerator.backward(terms["loss"] / self.accumulate)
             for name, value in terms.items():
                 previous = self.position.sums.get(name, 0.0)
@@ -248,8 +260,6 @@ class Trainer:
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes ``checkpoint/last.pt``: all that the next step depends on."""
-        if self.position.sums:
-            self._read_terms()  # never replace a good checkpoint by one with a NaN in it
         if self.accelerator.is_main_process:
             trained = self._unwrapped(objective)
             state = {
@@ -257,6 +267,7 @@ class Trainer:
                 "optimizer": optimizer_state(optimizer, trained),
                 "ema": self.ema.module.state_dict() if self.ema is not None else {},
                 "position": vars(self.position),
+                **({"classes": self.classes} if self.classes is not None else {}),
             }
             save_checkpoint(self.folder.last_file, state)
         self.last_save = time.monotonic()
@@ -274,11 +285,32 @@ class Trainer:
         if self.ema is not None:
             self.ema.module.load_state_dict(saved["ema"])
 
+    def _check_weights(self, objective: nn.Module) -> None:
+        """Refuses weights that the last step left without a number, before anything is written.
+
+        The loss of a step is of the weights before it, so it does not show them.
+
+        Raises:
+            UserError: If one is NaN or infinite.
+        """
+        trained = [p for p in objective.parameters() if p.requires_grad]
+        finite = torch.stack([parameter.isfinite().all() for parameter in trained])
+        if not bool(finite.all()):
+            raise UserError(self._lost("a weight is no longer a finite number"))
+
+    def _lost(self, what: str) -> str:
+        position = self.position
+        return (
+            f"{what} in epoch {position.epoch}, step {position.step}; the last checkpoint is from "
+            f"before. Start again with optim.lr below {self.config.optim.lr}, or with "
+            "precision=fp32"
+        )
+
     def _read_terms(self) -> dict[str, float]:
         """Mean of each term over the epoch so far and over processes; waits for the device.
 
         Raises:
-            ValueError: If one is not finite.
+            UserError: If one is not finite.
         """
         position = self.position
         self.last_read = time.monotonic()
@@ -288,11 +320,7 @@ class Trainer:
         terms = dict(zip(names, values, strict=True))
         for name, value in terms.items():
             if not math.isfinite(value):
-                raise ValueError(
-                    f"{name} is {value} in epoch {position.epoch}, step {position.step}; the last "
-                    f"checkpoint is from before. Start again with optim.lr below "
-                    f"{self.config.optim.lr}, or with precision=fp32"
-                )
+                raise UserError(self._lost(f"{name} is {value}"))
         return terms
 
     def _set_lr(self, optimizer: torch.optim.Optimizer) -> float:

@@ -1,7 +1,7 @@
-"""What the user left open: image size, student, teacher, views and step sizes; and what can't be.
+"""What is chosen where the user left it open: image size, student, teacher, views and step sizes.
 
-The recipe is DeiT's from 96 px up and a lighter one below. Whatever is chosen here is written into
-the resolved configuration.
+The recipe is DeiT's for large images and a lighter one for small ones (`dearkd.data.sizes`).
+Whatever is chosen here is written into the resolved configuration.
 """
 
 import dataclasses
@@ -15,104 +15,149 @@ from typing import Any
 
 import torch
 
-from dearkd.config import DataConfig, DistillConfig, TeacherConfig, TrainConfig
+from dearkd.config import DataConfig, TeacherConfig, TrainConfig
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
+from dearkd.data.hosted import PREFIXES
+from dearkd.data.sizes import (
+    DIGITS_SIZE,
+    default_size,
+    default_student,
+    is_small,
+    patch_size,
+)
+from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
-from dearkd.models.teacher import SMALL
-from dearkd.run_folder.files import read_metadata
-from dearkd.trained.open import EMBEDDED, run_file
-from dearkd.training.initialise import init_arch
+from dearkd.trained.resolve import EMBEDDED, Resolved
+from dearkd.training.methods import Method
 
-__all__ = ["LARGE", "check_settings", "with_models", "with_recipe"]
+__all__ = ["anchored", "check_settings", "named_teacher", "with_models", "with_recipe"]
 
-LARGE = 96
-"""Pixels a side from which DeiT's recipe is the default."""
-DIGITS_SIZE = 16
-"""Twice the digits' own 8 pixels: 4 x 4 patches of 4."""
+DIGITS = "digits"
+"""Name of the embedded data."""
+OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrained"})
+"""Arguments of a student that other settings decide."""
 MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
 
-def check_settings(config: TrainConfig) -> None:
+def check_settings(config: TrainConfig, method: Method) -> None:
     """Refuses settings that would have no effect, or need what is not installed.
 
     Raises:
-        ValueError: Naming the setting.
+        UserError: Naming the setting.
     """
-    method = config.method
-    if method == "ce" and (config.teacher.name or config.teacher.weights):
-        raise ValueError(
-            f"method ce has no teacher, but {config.teacher.name or config.teacher.weights!r} was "
-            "given; leave it out or choose --method dearkd, deit-hard or deit-soft"
+    teacher, plain = config.teacher, TeacherConfig()
+    if teacher.name is None and teacher.weights is not None:
+        raise UserError(
+            f"--teacher-weights {teacher.weights} needs --teacher, the model they are for"
         )
-    if config.teacher.name is None and config.teacher.weights is not None:
-        raise ValueError(
-            f"--teacher-weights {config.teacher.weights} needs --teacher, the model they are for"
-        )
-    for key, methods in _settings_of_methods(config).items():
-        if method not in methods:
-            raise ValueError(
-                f"{key} is for method {', '.join(methods)} and has no effect with {method}; "
-                "leave it out"
+    for field in dataclasses.fields(TeacherConfig) if not method.has_teacher else ():
+        value = getattr(teacher, field.name)
+        if value != getattr(plain, field.name):
+            raise UserError(
+                f"teacher.{field.name}={value} has no effect with {config.method}, which has no "
+                "teacher; leave it out or choose --method dearkd, deit-hard or deit-soft"
             )
+    taken = OWN_ARGUMENTS.intersection(config.student_args)
+    if taken:
+        raise UserError(
+            f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
+        )
     if config.data.keep_steps and config.data.fraction == 1:
-        raise ValueError("data.keep_steps has no effect with data.fraction=1; leave one out")
+        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
-            raise ValueError(
+            raise UserError(
                 f"trackers has {tracker}, which is not installed; pip install {tracker}, "
                 "or leave it out of trackers"
             )
     _check_compiler(config)
 
 
-def with_models(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, list[str]]:
-    """Chooses image size, student and teacher where the user named none; and says so in notes."""
+def named_teacher(
+    config: TrainConfig, method: Method, given: bool = False
+) -> tuple[TrainConfig, list[str]]:
+    """The configuration with the teacher's name: the embedded one, for the digits, by default.
+
+    ``given``: the teacher came from Python and needs no name.
+
+    Raises:
+        UserError: If the method needs a teacher and none is named.
+    """
+    if not method.has_teacher or config.teacher.name is not None or given:
+        return config, []
+    if config.data.train != DIGITS:
+        raise UserError(
+            f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "
+            "(a timm CNN or the folder of a `dearkd teacher` run), or --method ce"
+        )
+    teacher = dataclasses.replace(config.teacher, name=EMBEDDED)
+    note = "teacher: the embedded digits CNN (--teacher names yours)"
+    return dataclasses.replace(config, teacher=teacher), [note]
+
+
+def anchored(config: TrainConfig) -> TrainConfig:
+    """The configuration with absolute paths: a run is judged and resumed from any folder."""
+    return dataclasses.replace(
+        config,
+        data=dataclasses.replace(
+            config.data,
+            train=_absolute(config.data.train),
+            evaluation=_absolute(config.data.evaluation),
+        ),
+        teacher=dataclasses.replace(
+            config.teacher,
+            name=_absolute(config.teacher.name),
+            weights=_absolute(config.teacher.weights),
+        ),
+        init=_absolute(config.init),
+        imports=tuple(map(_absolute, config.imports)),
+    )
+
+
+def with_models(
+    config: TrainConfig, source: ImageSource, teacher_size: int | None, init: Resolved | None
+) -> tuple[TrainConfig, list[str]]:
+    """Chooses image size and student where the user named none; and says so in notes.
+
+    ``teacher_size``: pixels a side that the teacher was trained at, where that is known.
+    """
     notes = []
-    digits = config.data.train == "digits"
-    size, student, teacher = config.data.img_size, config.student, config.teacher
+    digits = config.data.train == DIGITS
+    size, student = config.data.img_size, config.student
     wants_cnn = student == "cnn"
     if student in (None, "cnn"):
-        student = None if config.init is None else init_arch(config.init)
+        student = None if init is None else init.architecture
     if student is not None:
         check_name(student, "student")
     if size is None:
-        trained = None if config.method == "ce" else _teacher_size(teacher.name)
-        size = _own_size(student, trained, source, digits)
-        notes.append(f"image size {size}{', as the teacher' if size == trained else ''}")
+        size = _own_size(student, teacher_size, source, digits)
+        notes.append(f"image size {size}{', as the teacher' if size == teacher_size else ''}")
     if student is None:
-        student = _small_cnn(size, digits) if wants_cnn else _transformer(size)
+        student = _small_cnn(size, digits) if wants_cnn else default_student(size)
         notes.append(f"{'model' if wants_cnn else 'student'} {student}")
     if digits:
         notes.append("data: scikit-learn's handwritten digits (--data names yours)")
-    if config.method != "ce" and teacher.name is None:
-        if not digits:
-            raise ValueError(
-                f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "
-                "(a timm CNN or the folder of a `dearkd teacher` run), or --method ce"
-            )
-        teacher = dataclasses.replace(teacher, name=EMBEDDED)
-        notes.append("teacher: the embedded digits CNN (--teacher names yours)")
     data = dataclasses.replace(config.data, img_size=size)
-    return dataclasses.replace(config, student=student, teacher=teacher, data=data), notes
+    return dataclasses.replace(config, student=student, data=data), notes
 
 
 def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
     """Fills in what is left open by image size; ``images`` are the views of an epoch.
 
     Raises:
-        ValueError: If views are to be mirrored by an augmentation that never does.
+        UserError: If views are to be mirrored by an augmentation that never does.
     """
     data, optim = config.data, config.optim
     assert data.img_size is not None
     assert config.student is not None
-    large = data.img_size >= LARGE
+    large = not is_small(data.img_size)
     augment = data.augment
     if augment == "auto":
-        augment = "digits" if data.train == "digits" else "deit" if large else "light"
+        augment = "digits" if data.train == DIGITS else "deit" if large else "light"
     deit = augment == "deit"
     batch, notes = data.batch_size, []
     flip = _flip(data, augment)
@@ -147,7 +192,7 @@ def _flip(data: DataConfig, augment: str) -> bool:
     """Whether views are mirrored."""
     if augment not in MIRRORING:
         if data.flip:
-            raise ValueError(
+            raise UserError(
                 f"data.flip=true has no effect with data.augment={augment}, which never mirrors; "
                 f"leave it out or choose data.augment={' or '.join(MIRRORING)}"
             )
@@ -167,31 +212,10 @@ def _made_mirrored(train: str) -> bool:
         return True
 
 
-def _settings_of_methods(config: TrainConfig) -> dict[str, tuple[str, ...]]:
-    """Settings that differ from their defaults, and the methods that heed them."""
-    distill, teacher = DistillConfig(), TeacherConfig()
-    methods: dict[str, tuple[str, ...]] = {
-        "distill.pairs": ("dearkd",),
-        "distill.hidden_weight": ("dearkd",),
-        "distill.temperature": ("deit-soft",),
-        "distill.alpha": ("deit-soft",),
-        "distill.token": ("deit-hard",),
-        "teacher.precision": ("dearkd", "deit-hard", "deit-soft"),
-        "teacher.memory_format": ("dearkd", "deit-hard", "deit-soft"),
-    }
-    defaults: dict[str, Any] = {"distill": distill, "teacher": teacher}
-    changed = {}
-    for key, allowed in methods.items():
-        group, _, field = key.partition(".")
-        if getattr(getattr(config, group), field) != getattr(defaults[group], field):
-            changed[key] = allowed
-    return changed
-
-
 def _check_compiler(config: TrainConfig) -> None:
     compiler = os.environ.get("CXX", "g++")
     if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise ValueError(
+        raise UserError(
             f"compile=true needs a C++ compiler on a CPU and finds no {compiler}; install one, "
             "name it in CXX, or leave compile out"
         )
@@ -202,37 +226,26 @@ def _own_size(student: str | None, trained: int | None, source: ImageSource, dig
     if student and not digits:
         return model_cfg(student, "student")["input_size"][-1]
     if trained is not None:
-        patch = 4 if trained <= SMALL else 16  # of the students taken by default
+        patch = patch_size(trained)
         return max(patch, trained // patch * patch)
     return DIGITS_SIZE if digits else _data_size(source)
-
-
-def _teacher_size(teacher: str | None) -> int | None:
-    """The size a teacher of our own was trained at: its run folder or weights file tells."""
-    file = None if teacher in (None, EMBEDDED) else run_file(str(teacher))
-    known = read_metadata(file) if file is not None and file.suffix == ".safetensors" else {}
-    return known.get("img_size")
 
 
 def _data_size(source: ImageSource) -> int:
     """32 for small images, 224 for others: the two sizes that have a student."""
     for index in range(min(FIRST_IMAGES, len(source))):
         try:
-            return 32 if max(source.image(index).size) <= SMALL else 224
+            return default_size(max(source.image(index).size))
         except BadImageError as error:
             reason = error
-    raise ValueError(
+    raise UserError(
         f"none of the first {FIRST_IMAGES} images can be read ({reason}); repair the data, or name "
         "the size by --img-size"
     )
 
 
-def _transformer(size: int) -> str:
-    return "dearkd_micro_patch4_32" if size <= SMALL else "dearkd_tiny_patch16_224"
-
-
 def _small_cnn(size: int, digits: bool) -> str:
-    if size > SMALL:
+    if not is_small(size):
         return "resnet18"
     return "dearkd_resnet10t_32" if digits else "dearkd_resnet10_32"
 
@@ -244,6 +257,14 @@ def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
     world = int(os.environ.get("WORLD_SIZE", "1"))
     unit = math.lcm(2, data.micro_batch or 2) * world
     return max(unit, images // unit * unit)
+
+
+def _absolute(text: Any) -> Any:
+    """A path that exists, from the root; anything else as it is."""
+    if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
+        return text
+    path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
+    return os.path.abspath(path) if os.path.exists(path) else text  # noqa: PTH100, PTH110
 
 
 def _default(value: Any, otherwise: Any) -> Any:

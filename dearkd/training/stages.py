@@ -1,6 +1,6 @@
 """What the loop is given and keeps: stages, batches, where the run stands, who watches."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -11,15 +11,12 @@ __all__ = ["Batches", "Position", "Progress", "Stage"]
 
 @dataclass(frozen=True)
 class Stage:
-    """A part of a run: so many epochs of one objective.
-
-    ``objective`` is called when the stage begins, and its result is dropped when it ends, so a
-    teacher occupies memory only while it teaches.
-    """
+    """A part of a run: so many epochs of one objective."""
 
     name: str
     epochs: int
-    objective: Callable[[], nn.Module]
+    objective: nn.Module | None
+    """None: of a stage that is over, of which the epochs alone count."""
 
 
 class Batches(Protocol):

@@ -2,19 +2,20 @@
 
 import resource
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 
-from dearkd.config import TrainConfig
+from dearkd.config import TeacherConfig, TrainConfig
 from dearkd.models import cost
-from dearkd.run_folder.folder import versions
+from dearkd.run_folder.folder import commit, versions
 from dearkd.training.build import Parts
 from dearkd.training.loop import Trainer
 
-__all__ = ["closing_line", "summary", "title_line"]
+__all__ = ["arithmetic_line", "closing_line", "session", "summary", "title_line"]
 
 
 def title_line(config: TrainConfig) -> str:
@@ -38,10 +39,14 @@ def summary(
     trainer: Trainer,
     heads: dict[str, dict[str, float]],
     accelerator: Accelerator,
-    revision: str | None,
+    sessions: Sequence[dict[str, Any]],
 ) -> dict[str, Any]:
-    """Result, cost and origin of a finished run; ``heads`` as :func:`evaluate` returns them."""
-    config, position = parts.config, trainer.position
+    """Result, cost and origin of a finished run; ``heads`` as :func:`evaluate` returns them.
+
+    ``sessions`` has an entry for the start and for every resume: commit, versions and device are
+    those that the run began with.
+    """
+    config, position, first = parts.config, trainer.position, sessions[0]
     final = heads.get("logits", {"top1": None, "top5": None})
     return {
         "method": config.method,
@@ -58,16 +63,57 @@ def summary(
         "best_epoch": position.best_epoch,
         "parameters": cost.parameter_count(parts.student),
         "seconds": round(position.seconds, 1),
-        "device": _device_name(accelerator.device),
+        "device": first["device"],
         "peak_memory_bytes": _peak_memory(accelerator.device),
-        "threads": torch.get_num_threads(),
-        "processes": accelerator.num_processes,
+        "threads": first["threads"],
+        "processes": first["processes"],
         "precision": config.precision,
+        "memory_format": config.memory_format,
+        **_of_teacher(config),
+        "arithmetic": first["arithmetic"],
         "seed": config.seed,
+        "versions": first["versions"],
+        "python": first["python"],
+        "commit": first["commit"],
+        "sessions": list(sessions),
+    }
+
+
+def session(
+    accelerator: Accelerator,
+    config: TrainConfig,
+    reasons: dict[str, str],
+    saved: dict[str, Any],
+) -> dict[str, Any]:
+    """Where and by what a run is begun, or gone on with."""
+    return {
+        "from_epoch": saved["position"]["epoch"] if saved else 0,
+        "device": _device_name(accelerator.device),
+        "processes": accelerator.num_processes,
+        "threads": torch.get_num_threads(),
+        "arithmetic": reasons or None,
         "versions": versions(),
         "python": sys.version.split()[0],
-        "commit": revision,
+        "commit": commit(),
     }
+
+
+def arithmetic_line(config: TrainConfig, reasons: dict[str, str]) -> str:
+    """Precision and layout of student and teacher, and why so."""
+    of: dict[str, TrainConfig | TeacherConfig] = {"student": config, "teacher": config.teacher}
+    parts = [
+        f"{role} {of[role].precision}, {of[role].memory_format} ({reason})"
+        for role, reason in reasons.items()
+    ]
+    return f"arithmetic: {'; '.join(parts)}"
+
+
+def _of_teacher(config: TrainConfig) -> dict[str, str]:
+    """The teacher's arithmetic, if the run had one."""
+    teacher = config.teacher
+    if teacher.precision == "auto":  # never chosen: there was no teacher
+        return {}
+    return {"teacher_precision": teacher.precision, "teacher_memory_format": teacher.memory_format}
 
 
 def _device_name(device: torch.device) -> str:

@@ -1,6 +1,7 @@
 """What `dearkd train` does: a configuration in, a trained run folder out."""
 
 import dataclasses
+import shlex
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -13,24 +14,32 @@ from torch import nn
 
 from dearkd.analysis.probe import attention_probe
 from dearkd.config import TrainConfig
+from dearkd.config_file import flattened
 from dearkd.data.augment import train_augment
 from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
 from dearkd.data.synthetic_set import missing_images
+from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
-from dearkd.run_folder.folder import RunFolder, commit, next_folder
-from dearkd.run_folder.processes import accelerator_of, in_turn, process_state
+from dearkd.models.cost import LAYOUTS
+from dearkd.models.teacher import Teacher
+from dearkd.run_folder.files import load_checkpoint
+from dearkd.run_folder.folder import RunFolder, next_folder
+from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
+from dearkd.trained.trained import Trained
 from dearkd.training.arithmetic import laid_out, with_arithmetic
-from dearkd.training.build import Parts, build, model_metadata
+from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
 from dearkd.training.loop import Trainer
 from dearkd.training.progress import RunProgress
-from dearkd.training.summary import closing_line, summary, title_line
+from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
 
 __all__ = ["train"]
+
+Say = Callable[..., None]
 
 
 def train(
@@ -41,44 +50,71 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     stem: str = "train",
-) -> None:
-    """Trains the configuration, or shows what that would take.
+    trust: bool = False,
+    teacher: Teacher | None = None,
+) -> RunFolder:
+    """Trains the configuration, or shows what that would take; returns the run's folder.
+
+    ``teacher``, from Python, takes the place of the one that the configuration names. A run that
+    is finished is left as it is.
 
     Raises:
-        ValueError, OSError: Anything wrong with the configuration, the data or the folder.
+        UserError: Anything wrong with the configuration, the data or the folder.
         Interrupted: After Ctrl-C, with the state saved.
     """
     state = process_state()
-    say = console.print if state.is_main_process else _silent
+    say: Say = console.print if state.is_main_process else _silent
+    if resume and folder is not None and folder.summary_file.exists():
+        say(f"{folder.path} is finished; there is nothing left to do")
+        return folder
+    saved = _saved(folder) if resume else {}
     if folder is None:
         folder = RunFolder(_run_folder(config, stem))
     if not dry_run:
         folder.check_free(resume)
-    parts = in_turn(state, lambda: build(config))
+    parts = in_turn(
+        state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
+    )
     _order(parts, state.process_index, state.num_processes)  # a batch that can't be is said now
-    _foretell(parts, resume, say)
+    _announce(parts, resume, say)
     if dry_run:
         describe(parts, state, say)
-        return
-    lock = folder.locked(resume) if state.is_main_process else nullcontext()
-    with lock:
-        if not resume:
-            parts = with_arithmetic(parts, state.device, state.num_processes)
-            if state.is_main_process:
-                folder.write_config(parts.config)
-        say(f"{title_line(parts.config)} -> {folder.path}")
-        laid_out(parts, state.device)
-        # From here on the teacher belongs to its stage alone, so that it can be freed with it.
-        parts = dataclasses.replace(parts, teacher=None)
+        return folder
+    with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
-            _run(parts, folder, resume, console, say)
+            _begin(parts, folder, saved, resume, console, say)
         except Interrupted:
-            say(f"stopped and saved; go on with: dearkd {stem} --resume --out {folder.path}")
+            command = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
+            say(f"stopped and saved; go on with: {command}")
             raise
+    return folder
 
 
-def _foretell(parts: Parts, resume: bool, say: Callable[..., None]) -> None:
-    """What the user should know before anything takes time."""
+def _begin(
+    parts: Parts, folder: RunFolder, saved: dict[str, Any], resume: bool, console: Console, say: Say
+) -> None:
+    """Chooses the arithmetic, once a run, writes the configuration and runs it."""
+    state, reasons = process_state(), dict[str, str]()
+    if not resume:
+        parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
+        if state.is_main_process:
+            folder.write_config(parts.config)
+    say(f"{title_line(parts.config)} -> {folder.path}")
+    if reasons:
+        say(arithmetic_line(parts.config, reasons))
+    laid_out(parts, state.device)
+    _run(parts, folder, saved, reasons, console, say)
+
+
+def _saved(folder: RunFolder | None) -> dict[str, Any]:
+    """The checkpoint of a run that was begun; empty if it was killed before its first one."""
+    if folder is None or not folder.last_file.exists():
+        return {}
+    return load_checkpoint(folder.last_file)
+
+
+def _announce(parts: Parts, resume: bool, say: Say) -> None:
+    """Says what the user should know before anything takes time."""
     if parts.notes and not resume:
         say(f"defaults taken: {'; '.join(parts.notes)}")
     if (missing := missing_images(parts.config.data.train)) is not None:
@@ -88,64 +124,93 @@ def _foretell(parts: Parts, resume: bool, say: Callable[..., None]) -> None:
 def _run(
     parts: Parts,
     folder: RunFolder,
-    resume: bool,
+    saved: dict[str, Any],
+    reasons: dict[str, str],
     console: Console,
-    say: Callable[..., None],
+    say: Say,
 ) -> None:
-    config, revision = parts.config, commit()
-    accelerator = accelerator_of(
-        config.precision,
-        log_with=list(config.trackers) or None,
-        project_dir=str(folder.path / "logs"),
+    config = parts.config
+    accelerator = process_accelerator(
+        log_with=list(config.trackers) or None, project_dir=str(folder.path / "logs")
     )
-    accelerator.init_trackers("dearkd", config={"student": config.student, "seed": config.seed})
+    if accelerator.is_main_process:
+        folder.append_session(session(accelerator, config, reasons, saved))
+    accelerator.init_trackers(
+        "dearkd",
+        config=_flat(config),
+        init_kwargs={"wandb": {"name": folder.path.name}} if "wandb" in config.trackers else {},
+    )
     try:
-        trainer, heads = _fitted(parts, folder, resume, console, accelerator)
+        trainer, heads = _fitted(parts, folder, saved, console, accelerator)
         if accelerator.is_main_process:
             trainer.save_weights(folder.model_file)
-            folder.write_summary(summary(parts, trainer, heads, accelerator, revision))
+            folder.write_summary(summary(parts, trainer, heads, accelerator, folder.sessions()))
             say(closing_line(folder.path, heads))
     finally:
         accelerator.end_training()
 
 
+def _flat(config: TrainConfig) -> dict[str, Any]:
+    """The whole configuration as trackers take it: dotted names, numbers and words."""
+    flat = flattened(dataclasses.asdict(config))
+    return {
+        key: value if isinstance(value, bool | int | float | str) else str(value)
+        for key, value in flat.items()
+    }
+
+
 def _fitted(
-    parts: Parts, folder: RunFolder, resume: bool, console: Console, accelerator: Accelerator
+    parts: Parts,
+    folder: RunFolder,
+    saved: dict[str, Any],
+    console: Console,
+    accelerator: Accelerator,
 ) -> tuple[Trainer, dict[str, dict[str, float]]]:
     """The trainer at the end of the last stage, and what each head of its student achieves."""
-    config = parts.config
-    student: Any = parts.student
-    metadata = model_metadata(config, student, parts.class_names)
+    config, trained = parts.config, parts.trained()
     loader, accumulate = _train_loader(parts, accelerator)
-    images = _evaluation_images(parts, metadata, accelerator)
+    images = _evaluation_images(parts, trained, accelerator)
 
     def default_readout(model: nn.Module) -> dict[str, float]:
         assert images is not None
-        return evaluate(model, images, accelerator, heads=("logits",))["logits"]
+        heads = evaluate(model, images, accelerator, config.precision, heads=("logits",))
+        return heads["logits"]
 
     with RunProgress(console, visible=accelerator.is_main_process) as progress:
         trainer = Trainer(
             config=config,
             folder=folder,
-            student=student,
+            student=parts.student,
             stages=parts.stages,
-            batches=DeviceBatches(loader, config, student.num_classes, accelerator.device),
+            batches=DeviceBatches(
+                loader,
+                config.data,
+                trained.num_classes,
+                accelerator.device,
+                LAYOUTS[config.memory_format],
+            ),
             evaluation=default_readout if images is not None else None,
             accelerator=accelerator,
             progress=progress,
-            metadata=metadata,
+            metadata=trained.metadata,
+            classes={
+                "map": list(parts.class_map),
+                "names": trained.metadata["class_names"],
+                "count": trained.num_classes,
+            },
             accumulate=accumulate,
             probe=attention_probe(
-                student,
+                parts.student,
                 parts.evaluation or parts.train,
-                metadata,
+                trained.metadata,
                 accelerator.device,
                 len(parts.train),
             ),
         )
-        trainer.fit(resume)
-    heads = evaluate(trainer.averaged, images, accelerator) if images is not None else {}
-    return trainer, heads
+        trainer.fit(saved)
+    if images is None:
+        return trainer, {}
+    return trainer, evaluate(trainer.averaged, images, accelerator, config.precision)
 
 
 def _train_loader(parts: Parts, accelerator: Accelerator) -> tuple[Loader, int]:
@@ -183,13 +248,13 @@ def _order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
     """The views of each forward pass of one process, and how many of these make a step.
 
     Raises:
-        ValueError: If the batch can't be cut up that way, or exceeds an epoch.
+        UserError: If the batch can't be cut up that way, or exceeds an epoch.
     """
     data = parts.config.data
     assert data.batch_size is not None
     micro = data.micro_batch or data.batch_size // world
     if micro == 0 or data.batch_size % (micro * world):
-        raise ValueError(
+        raise UserError(
             f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "
             f"{world} processes; change one of them"
         )
@@ -204,23 +269,21 @@ def _order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
     )
     accumulate = data.batch_size // (micro * world)
     if order.steps_per_epoch < accumulate:
-        raise ValueError(
+        raise UserError(
             f"data.batch_size {data.batch_size} exceeds the {order.views_per_epoch} images of an "
             f"epoch; use at most {order.views_per_epoch // 2 * 2}"
         )
     return order, accumulate
 
 
-def _evaluation_images(
-    parts: Parts, metadata: dict[str, Any], accelerator: Accelerator
-) -> Loader | None:
+def _evaluation_images(parts: Parts, trained: Trained, accelerator: Accelerator) -> Loader | None:
     if parts.evaluation is None:
         return None
     data = parts.config.data
     return evaluation_loader(
         parts.evaluation,
-        metadata,
-        metadata["img_size"],
+        trained.view,
+        trained.img_size,
         parts.class_map,
         accelerator,
         on_bad_image=data.on_bad_image,

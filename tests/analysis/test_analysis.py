@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 from commands import invoke, refused
-from conftest import quiet_train
+from conftest import opened, quiet_train
 from PIL import Image
 from timm.models import (
     VisionTransformer,
@@ -31,7 +31,7 @@ from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
 from dearkd.data.datasets import open_data
 from dearkd.run_folder.folder import RunFolder
-from dearkd.training.initialise import load_run_model
+from dearkd.trained.resolve import resolve
 
 default_cfgs = generate_default_cfgs(
     {
@@ -46,6 +46,10 @@ default_cfgs = generate_default_cfgs(
         }
     }
 )
+
+
+def found_of(run):
+    return resolve(str(run.path), "run")
 
 
 @register_model
@@ -66,11 +70,12 @@ def student_run(tmp_path_factory, toy_teacher):
 
 @pytest.fixture(scope="module")
 def analysis(student_run):
-    return analysis_of(RunFolder(student_run), maps=3)
+    return analysis_of(resolve(str(student_run), "run"), maps=3)
 
 
 def test_attention_is_that_of_the_saved_weights(student_run, analysis):
-    model, view = load_run_model(RunFolder(student_run))
+    trained = opened(student_run)
+    model, view = trained.network, trained.metadata
     digits = open_data("digits")[1]
     rows = np.linspace(0, 358, 64).round().astype(int).tolist()
     expected = measure_attention(model, evaluation_views(digits, rows, view))
@@ -84,7 +89,7 @@ def test_attention_is_that_of_the_saved_weights(student_run, analysis):
 
 
 def test_positions_are_the_parameters_of_the_mhca_blocks(student_run, analysis):
-    model, _ = load_run_model(RunFolder(student_run))
+    model = opened(student_run).network
     assert len(analysis.record["position"]) == 2
     for block, found in zip(model.blocks, analysis.record["position"], strict=False):
         alpha = block.attn.position_alpha.tolist()
@@ -99,7 +104,7 @@ def test_heads_are_judged_against_label_and_teacher(student_run, analysis, toy_t
     run, record = RunFolder(student_run), analysis.record
     summary = json.loads(run.summary_file.read_text())
     taught_by = json.loads((toy_teacher / "summary.json").read_text())
-    answers = predictions_of(run, teacher=True)
+    answers = predictions_of(found_of(run), teacher=True)
     teacher = answers.teacher.argmax(-1)
     for name, head in record["heads"].items():
         assert head["top1"] == pytest.approx(summary["heads"][name]["top1"])

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import quiet_train
+from conftest import opened, quiet_train
 
 from dearkd.analysis.attention_distance import measure_attention
 from dearkd.analysis.probe import PROBE_IMAGES, attention_probe
@@ -14,7 +14,6 @@ from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
 from dearkd.run_folder.folder import RunFolder
-from dearkd.training.initialise import load_run_model
 
 VIEW = {
     "img_size": 16,
@@ -38,7 +37,7 @@ def test_lines_hold_the_measures_of_the_saved_weights(tmp_path, toy_teacher, dig
     quiet_train({**options, "teacher.name": str(toy_teacher), "out": str(folder.path)})
     lines = folder.read_metrics()
     assert len(lines) == 2
-    model, _ = load_run_model(folder)
+    model = opened(folder.path).network
     probe = attention_probe(model, digits, VIEW, CPU, TRAIN_IMAGES)
     again = probe(model)
     assert again.keys() == {"attention_distance", "token_cosine"}

@@ -6,14 +6,18 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_train
+from conftest import opened, quiet_train
 from PIL import Image
 
 from dearkd.analysis import predictions
 from dearkd.analysis.predictions import predictions_of
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
 from dearkd.run_folder.folder import RunFolder
-from dearkd.trained.open import load_classifier
+from dearkd.trained.resolve import resolve
+
+
+def found_of(run):
+    return resolve(str(run.path), "run")
 
 
 @pytest.fixture(scope="module")
@@ -44,7 +48,7 @@ def top1(logits, labels):
 
 
 def test_answers_are_those_the_run_was_judged_by(run, toy_teacher):
-    found = predictions_of(run, teacher=True)
+    found = predictions_of(found_of(run), teacher=True)
     summary = json.loads(run.summary_file.read_text())
     assert found.logits.keys() == {"class", "distillation", "logits"}
     for head, logits in found.logits.items():
@@ -59,8 +63,8 @@ def test_answers_are_those_the_run_was_judged_by(run, toy_teacher):
 
 
 def test_picture_label_and_answer_belong_together(run):
-    found = predictions_of(run)
-    model, _ = load_classifier(str(run.path))
+    found = predictions_of(found_of(run))
+    model = opened(str(run.path)).network
     for i in (0, 7, 358):
         pixels = (
             np.asarray(found.source.image(i).resize((16, 16), 3)).transpose(2, 0, 1) / 127.5 - 1
@@ -73,25 +77,25 @@ def test_picture_label_and_answer_belong_together(run):
 
 
 def test_kept_until_the_weights_change(run, passes):
-    first = predictions_of(run)
-    again = predictions_of(run)
+    first = predictions_of(found_of(run))
+    again = predictions_of(found_of(run))
     assert len(passes) == 1
     assert torch.equal(first.logits["logits"], again.logits["logits"])
     assert again.ids == first.ids
     tensors, metadata = load_weights(run.model_file), read_metadata(run.model_file)
     tensors["head.bias"][3] += 100
     save_tensors(run.model_file, tensors, metadata)
-    changed = predictions_of(run)
+    changed = predictions_of(found_of(run))
     assert len(passes) == 2
     assert (changed.logits["class"].argmax(-1) == 3).all()
 
 
 def test_a_teacher_asked_for_later_is_added(run, passes):
-    assert predictions_of(run).teacher is None
-    assert predictions_of(run, teacher=True).teacher.shape == (359, 10)
+    assert predictions_of(found_of(run)).teacher is None
+    assert predictions_of(found_of(run), teacher=True).teacher.shape == (359, 10)
     assert len(passes) == 2
-    assert predictions_of(run, teacher=True).teacher is not None
-    assert predictions_of(run).logits.keys() == {"class", "distillation", "logits"}
+    assert predictions_of(found_of(run), teacher=True).teacher is not None
+    assert predictions_of(found_of(run)).logits.keys() == {"class", "distillation", "logits"}
     assert len(passes) == 2
 
 
@@ -99,7 +103,7 @@ def test_a_teacher_that_moved_away_is_said_and_the_rest_is_there(run, tmp_path):
     text = run.config_file.read_text()
     name = run.read_config().teacher.name
     run.config_file.write_text(text.replace(name, str(tmp_path / "gone")))
-    found = predictions_of(run, teacher=True)
+    found = predictions_of(found_of(run), teacher=True)
     assert found.teacher is None
     assert "gone" in found.teacher_missing
     assert "\n" not in found.teacher_missing
@@ -108,7 +112,7 @@ def test_a_teacher_that_moved_away_is_said_and_the_rest_is_there(run, tmp_path):
 
 def test_a_cnn_has_one_head_and_no_teacher(toy_teacher, tmp_path):
     run = RunFolder(shutil.copytree(toy_teacher, tmp_path / "run"))
-    found = predictions_of(run, teacher=True)
+    found = predictions_of(found_of(run), teacher=True)
     assert found.logits.keys() == {"logits"}
     assert found.teacher_missing == "the run had no teacher"
 
@@ -122,11 +126,11 @@ def folder_of_digits(root, source, rows, classes=tuple("0123456789")):
 
 
 def test_other_images_without_unreadable_ones_do_not_replace_what_is_kept(run, tmp_path, passes):
-    digits = predictions_of(run).source
+    digits = predictions_of(found_of(run)).source
     root = folder_of_digits(tmp_path / "images", digits, range(60))
     victim = sorted(root.rglob("*.png"))[3]
     victim.write_bytes(victim.read_bytes()[:40])
-    found = predictions_of(run, str(root))
+    found = predictions_of(found_of(run), str(root))
     assert len(found.ids) == len(found.labels) == len(found.source) == 59
     assert str(victim) not in found.ids
     for i in (0, 20, 58):
@@ -134,51 +138,51 @@ def test_other_images_without_unreadable_ones_do_not_replace_what_is_kept(run, t
         assert found.labels[i] == digits.labels[row]
         assert found.source.image(i).tobytes() == digits.image(row).tobytes()
     before = len(passes)
-    predictions_of(run)
+    predictions_of(found_of(run))
     assert len(passes) == before
 
 
 def test_changed_pixels_of_the_run_s_own_images_are_noticed(run, tmp_path, passes):
-    root = folder_of_digits(tmp_path / "images", predictions_of(run).source, range(60))
+    root = folder_of_digits(tmp_path / "images", predictions_of(found_of(run)).source, range(60))
     text = run.config_file.read_text()
     assert "evaluation: null" in text
     run.config_file.write_text(text.replace("evaluation: null", f"evaluation: {root}"))
     before = len(passes)
     for _ in range(2):
-        assert len(predictions_of(run).labels) == 60
+        assert len(predictions_of(found_of(run)).labels) == 60
     assert len(passes) == before + 1
     for file in root.rglob("*.png"):
         Image.new("RGB", (8, 8), "red").save(file)
-    predictions_of(run)
+    predictions_of(found_of(run))
     assert len(passes) == before + 2
 
 
 def test_a_few_images_do_not_replace_what_is_kept(run, passes):
-    predictions_of(run)
-    few = predictions_of(run, images=10)
+    predictions_of(found_of(run))
+    few = predictions_of(found_of(run), images=10)
     assert len(few.labels) == 10
-    predictions_of(run)
+    predictions_of(found_of(run))
     assert len(passes) == 2
 
 
 def test_a_damaged_or_unwritable_file_is_no_obstacle(run, passes, caplog):
     file = run.path / "predictions.safetensors"
     file.write_bytes(b"half")
-    assert len(predictions_of(run).labels) == 359
+    assert len(predictions_of(found_of(run)).labels) == 359
     file.unlink()
     file.mkdir()
-    assert len(predictions_of(run).labels) == 359
+    assert len(predictions_of(found_of(run)).labels) == 359
     assert "not kept" in caplog.text
 
 
 def test_images_of_other_classes_missing_data_and_weights_are_refused(run, tmp_path):
-    digits = predictions_of(run).source
+    digits = predictions_of(found_of(run)).source
     names = tuple(f"animal {n}" for n in range(10))
     root = folder_of_digits(tmp_path / "images", digits, range(40), names)
     with pytest.raises(ValueError, match="data classes are unknown to the model"):
-        predictions_of(run, str(root))
+        predictions_of(found_of(run), str(root))
     with pytest.raises(FileNotFoundError, match="nowhere"):
-        predictions_of(run, str(tmp_path / "nowhere"))
+        predictions_of(found_of(run), str(tmp_path / "nowhere"))
     run.model_file.unlink()
     with pytest.raises(ValueError, match=r"has no model\.safetensors: the run is not finished"):
-        predictions_of(run)
+        predictions_of(found_of(run))

@@ -20,7 +20,7 @@ import dearkd
 from dearkd.cli.main import main
 from dearkd.data.datasets import open_evaluation
 from dearkd.run_folder.folder import RunFolder
-from dearkd.trained.open import EMBEDDED_WEIGHTS
+from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 
 SET = [part for setting in FAST for part in ("--set", setting)]
 TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]

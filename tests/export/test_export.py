@@ -9,19 +9,16 @@ import pytest
 import timm
 import torch
 from commands import invoke, refused
-from conftest import quiet_train
+from conftest import opened, quiet_train
 from rich.console import Console
 
 from dearkd.export import export as door
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
 from dearkd.export.model_card import Weights, model_card
-from dearkd.judging.classifier import open_classifier
 from dearkd.models.fused import fused
-from dearkd.run_folder.folder import RunFolder
 from dearkd.trained.exported import difference, open_onnx, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
-from dearkd.training.initialise import load_run_model
 
 QUIET = Console(file=io.StringIO())
 
@@ -55,7 +52,7 @@ def images(batch):
 
 
 def test_onnx_takes_any_batch_and_gives_both_heads(run, onnx_file):
-    model, _ = load_run_model(RunFolder(run))
+    model = opened(run).network
     exported = open_onnx(onnx_file)
     for batch in (1, 2, 7):
         x = images(batch)
@@ -82,7 +79,7 @@ def test_onnx_is_one_file_that_says_what_it_is(onnx_file):
 
 def test_torch_export_takes_any_batch(run, tmp_path):
     out = export_run(run, console=QUIET, to="torch-export", out=tmp_path / "m.pt2")
-    model, _ = load_run_model(RunFolder(run))
+    model = opened(run).network
     for batch in (1, 5):
         x = images(batch)
         (logits,) = open_torch_export(out).outputs(x)
@@ -107,7 +104,7 @@ torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
 """
     paths = [str(out), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
     subprocess.run([sys.executable, "-c", code, *paths], check=True)
-    model, _ = load_run_model(RunFolder(student))
+    model = opened(student).network
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x))
     assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors"]
     assert all(file.stat().st_mode & 0o777 == 0o644 for file in out.iterdir())
@@ -151,7 +148,7 @@ def test_the_model_card_has_the_measured_numbers(run, tmp_path):
 def test_a_card_claims_no_number_that_is_not_of_its_weights(run, which, summary, words):
     if summary is None:
         summary = json.loads((run / "summary.json").read_text())
-    _, description = load_run_model(RunFolder(run))
+    description = opened(run).metadata
     card = model_card(description, Weights("toy", which, 1000, None), summary)
     assert words in card
     assert "| logits |" not in card
@@ -185,7 +182,7 @@ def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
 
 
 def test_difference_refuses_another_best_class(run):
-    readout = Readout(load_run_model(RunFolder(run))[0])
+    readout = Readout(opened(run).network)
     exported = open_timm_like(lambda x: (readout(x)[0] - 1e-9,))
     assert difference(readout, exported, 16) < 1e-5
     swapped = open_timm_like(lambda x: (readout(x)[0].flip(1),))
@@ -242,7 +239,7 @@ def test_damaged_exports_get_one_line(tmp_path, name):
     else:
         path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"damaged|cannot load"):
-        open_classifier(str(path), trust=name.endswith("pt2"))
+        opened(path, trust=name.endswith("pt2", graphs=True))
 
 
 def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):

@@ -6,7 +6,8 @@ import torch
 from accelerate import Accelerator
 from torch import nn
 
-from dearkd.judging.evaluate import evaluate, head_scores, readings
+from dearkd.judging.evaluate import evaluate
+from dearkd.models.readings import head_scores, readings
 
 
 class Fixed(nn.Module):

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 from commands import invoke, refused
-from conftest import quiet_train
+from conftest import opened, quiet_train
 from PIL import Image
 from rich.console import Console
 from safetensors.torch import save_file
@@ -16,11 +16,8 @@ from dearkd.data.class_matching import with_descriptions
 from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
-from dearkd.judging.classifier import open_classifier
 from dearkd.judging.predict import _names, answers, image_files
-from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.processes import accelerator_of
-from dearkd.training.initialise import load_run_model
+from dearkd.run_folder.processes import process_accelerator
 
 
 @pytest.fixture(scope="module")
@@ -37,17 +34,18 @@ def digits(tmp_path_factory):
 
 def test_the_same_probabilities_as_evaluation(toy_teacher, digits):
     """Bit by bit: the loader and view of `dearkd eval`, and the model on what they give."""
-    model, metadata = load_run_model(RunFolder(toy_teacher))
+    trained = opened(toy_teacher)
+    model, metadata = trained.network, trained.metadata
     source = open_evaluation(str(digits))
     loader = evaluation_loader(
-        source, metadata, 16, tuple(range(10)), accelerator_of("fp32"), batch_size=16, workers=0
+        source, metadata, 16, tuple(range(10)), process_accelerator(), batch_size=16, workers=0
     )
     with torch.inference_mode():
         model.eval()
         batches = [(batch["index"], model(batch["image"]).softmax(-1)) for batch in loader]
     expected = torch.cat([p for _, p in batches])[torch.cat([i for i, _ in batches]).argsort()]
     files = [source.name(index) for index in range(len(source))]
-    found = list(answers(open_classifier(str(toy_teacher)), files))
+    found = list(answers(opened(toy_teacher), files))
     assert [answer.image for answer in found] == files
     for answer, row in zip(found, expected, strict=True):
         values, indices = row.topk(5)
@@ -178,7 +176,7 @@ def test_class_names_of_a_file(toy_teacher, digits, tmp_path):
     result = invoke("predict", toy_teacher, image, "--class-names", names)
     assert result.stdout.count("the digit ") == 5
     names.write_text("\n".join("abcdefghij"), encoding="utf-8-sig")  # as Windows' Notepad writes
-    assert _names(open_classifier(str(toy_teacher)), names) == tuple("abcdefghij")
+    assert _names(opened(toy_teacher), names) == tuple("abcdefghij")
     names.write_text("one\ntwo\n")
     line = refused("predict", toy_teacher, image, "--class-names", names)
     assert f"{names} has 2 names and the model 10 classes" in line
@@ -191,7 +189,7 @@ def test_class_names_of_a_file(toy_teacher, digits, tmp_path):
 def test_exported_forms_answer_as_the_run(toy_teacher, digits, tmp_path):
     """ONNX, torch.export and timm folder, the latter also without dearkd's metadata."""
     files = sorted(str(file) for file in digits.glob("*/*.png"))[:5]
-    expected = list(answers(open_classifier(str(toy_teacher)), files))
+    expected = list(answers(opened(toy_teacher), files))
     quiet = Console(file=io.StringIO())
     out = {
         to: tmp_path / name
@@ -202,9 +200,9 @@ def test_exported_forms_answer_as_the_run(toy_teacher, digits, tmp_path):
     bare = tmp_path / "bare"
     bare.mkdir()
     (bare / "config.json").write_bytes((out["timm"] / "config.json").read_bytes())
-    save_file(load_run_model(RunFolder(toy_teacher))[0].state_dict(), bare / "model.safetensors")
+    save_file(opened(toy_teacher).network.state_dict(), bare / "model.safetensors")
     for place in (*out.values(), bare):
-        classifier = open_classifier(str(place), trust=place.suffix == ".pt2")
+        classifier = opened(place, trust=place.suffix == ".pt2", graphs=True)
         assert classifier.class_names == tuple(str(digit) for digit in range(10))
         for answer, wanted in zip(answers(classifier, files), expected, strict=True):
             assert [i for i, _ in answer.top] == [i for i, _ in wanted.top]
@@ -230,7 +228,7 @@ def test_model_mistakes_get_one_line(toy_teacher, digits, tmp_path):
     assert "did you mean" in refused("predict", "resnet188", image)
     assert "the run is not finished" in refused("predict", tmp_path, image)
     assert "--which best is for a run" in refused("predict", "resnet18", image, "--which", "best")
-    assert "--trust is for .pt2" in refused("predict", toy_teacher, image, "--trust")
+    assert "--trust has no effect" in refused("predict", toy_teacher, image, "--trust")
     weights = toy_teacher / "model.safetensors"
     assert "has its own" in refused("predict", toy_teacher, image, "--weights", weights)
 

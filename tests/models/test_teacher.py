@@ -1,26 +1,14 @@
-"""The frozen teacher, and every way to name one that does not work."""
+"""The frozen teacher: logits and stage features of the student's own pixels."""
 
-import pickle
-from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import pytest
 import timm
 import torch
-from safetensors.torch import save_file
-from timm.data import ImageNetInfo
 from torch import Tensor, nn
 
-from dearkd.models.teacher import (
-    Teacher,
-    default_stage,
-    load_classifier,
-    load_teacher,
-    with_named_taps,
-)
-from dearkd.run_folder.files import save_model
-from dearkd.trained import open as pretrained
+from dearkd.models.taps import with_named_taps
+from dearkd.models.teacher import Teacher, default_stage
 
 HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
 SMALL = "dearkd_resnet10t_32"
@@ -29,24 +17,6 @@ SMALL = "dearkd_resnet10t_32"
 def small(num_classes: int = 10) -> nn.Module:
     torch.manual_seed(0)
     return timm.create_model(SMALL, num_classes=num_classes)
-
-
-def metadata(**changes: Any) -> dict[str, Any]:
-    names = [f"class {i}" for i in range(4)]
-    known = {"arch": SMALL, "num_classes": 4, "class_names": names, "img_size": 16}
-    return {**known, "mean": [0.1, 0.2, 0.3], "std": [0.4, 0.5, 0.6], **changes}
-
-
-@pytest.fixture
-def run(tmp_path: Path) -> Path:
-    save_model(tmp_path / "model.safetensors", small(4), metadata())
-    return tmp_path
-
-
-@pytest.fixture
-def offline(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
-    monkeypatch.setattr(pretrained, "is_cached", lambda repo: False)
 
 
 def test_is_frozen_and_stays_in_eval_mode() -> None:
@@ -166,132 +136,3 @@ def test_memory_format_changes_the_layout_alone() -> None:
     teacher.set_memory_format(torch.channels_last)
     assert teacher.pixels(images).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(teacher(images).logits, before, rtol=1e-4, atol=1e-4)
-
-
-def test_run_folder_and_its_file_are_teachers(run: Path) -> None:
-    for name in (str(run), str(run / "model.safetensors")):
-        teacher = load_teacher(name, **HALF, img_size=16)
-        assert teacher.class_names == ("class 0", "class 1", "class 2", "class 3")
-        assert teacher.num_classes == 4
-        images = torch.randn(2, 3, 16, 16)
-        raw = images * 0.5 + 0.5
-        mean, std = torch.tensor([0.1, 0.2, 0.3]), torch.tensor([0.4, 0.5, 0.6])
-        theirs = (raw - mean[:, None, None]) / std[:, None, None]
-        expected = small(4).eval()(theirs)
-        torch.testing.assert_close(teacher(images).logits, expected, rtol=1e-4, atol=1e-4)
-
-
-def test_transformer_run_keeps_its_image_size(tmp_path: Path) -> None:
-    name = "deit_micro_distilled_patch4_32"
-    model = timm.create_model(name, img_size=16)
-    save_model(tmp_path / "model.safetensors", model, metadata(arch=name, num_classes=10))
-    loaded, _ = load_classifier(str(tmp_path))
-    assert loaded.patch_embed.grid_size == (4, 4)
-
-
-@pytest.mark.parametrize("wrapper", [None, "model", "state_dict", "state_dict_ema"])
-def test_local_state_dicts_set_the_classes(tmp_path: Path, wrapper: str | None) -> None:
-    model = small(7)
-    state: dict[str, Any] = {f"module.{key}": value for key, value in model.state_dict().items()}
-    file = tmp_path / "weights.pth"
-    torch.save({wrapper: state, "epoch": 3} if wrapper else state, file)
-    loaded, names = load_classifier(SMALL, weights=file)
-    assert loaded.num_classes == 7
-    assert names is None
-    images = torch.randn(1, 3, 32, 32)
-    assert torch.equal(loaded(images), model.eval()(images))
-
-
-def test_imagenet_models_have_synsets_for_names(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    model = timm.create_model("tf_efficientnet_lite0")
-    save_file(model.state_dict(), tmp_path / "w.safetensors")
-    teacher = load_teacher("tf_efficientnet_lite0", weights=tmp_path / "w.safetensors", **HALF)
-    assert teacher.class_names == tuple(ImageNetInfo().label_names())
-    assert teacher.class_names[0] == "n01440764"
-    stage = default_stage(teacher, (14, 14))
-    assert (stage.channels, stage.grid, stage.nonnegative) == (112, (14, 14), False)
-
-
-def refusal(name: str, **kwargs: Any) -> str:
-    with pytest.raises((ValueError, FileNotFoundError)) as caught:
-        load_teacher(name, **{**HALF, **kwargs})
-    message = str(caught.value)
-    assert "\n" not in message
-    return message
-
-
-def test_unknown_names(tmp_path: Path) -> None:
-    assert "unknown teacher 'regnety_16'; did you mean 'regnety_" in refusal("regnety_16")
-    assert "resnet18' has no weights 'nowhere'; known: " in refusal("resnet18.nowhere")
-    assert "does not exist" in refusal("runs/nowhere")
-    assert "has no model.safetensors; is that run complete?" in refusal(str(tmp_path))
-
-
-@pytest.mark.usefixtures("offline")
-def test_random_weights_are_never_a_teacher() -> None:
-    assert "has no published weights; pass local weights (--teacher-weights" in refusal(SMALL)
-    assert "within reach" in refusal("resnet18")
-    assert "--teacher-weights FILE" in refusal("regnety_160.deit_in1k")
-
-
-def test_weights_of_another_model(tmp_path: Path) -> None:
-    file = tmp_path / "w.safetensors"
-    save_file(small().state_dict(), file)
-    message = refusal("dearkd_resnet10_32", weights=file)
-    assert "conv1.weight is (16, 3, 3, 3) there and (32, 3, 3, 3) in dearkd_resnet10_32" in message
-    state = small().state_dict()
-    save_file({k: v for k, v in state.items() if k != "bn1.weight"}, file)
-    assert "it lacks bn1.weight (16,)" in refusal(SMALL, weights=file)
-    save_file({**state, "extra.bias": torch.zeros(3)}, file)
-    assert "it has extra.bias (3,) besides" in refusal(SMALL, weights=file)
-
-
-def test_weights_that_say_what_they_are_of(run: Path) -> None:
-    message = refusal("resnet18", weights=run / "model.safetensors")
-    assert f"are of {SMALL}, not resnet18" in message
-
-
-def test_own_weights_leave_no_room_for_others(run: Path) -> None:
-    assert "has its own weights" in refusal(str(run), weights=run / "model.safetensors")
-
-
-class Bomb:
-    """What a malicious pickle does: call something when it is loaded."""
-
-    def __reduce__(self) -> tuple[Any, tuple[str]]:
-        return (Path.touch, (Path("exploded"),))  # type: ignore[return-value]
-
-
-@pytest.mark.parametrize("legacy", [True, False])
-def test_pickle_with_code_is_refused_unrun(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, legacy: bool
-) -> None:
-    monkeypatch.chdir(tmp_path)
-    if legacy:
-        Path("evil.pth").write_bytes(pickle.dumps({"conv1.weight": Bomb()}))
-    else:
-        torch.save({"conv1.weight": Bomb()}, "evil.pth")
-    message = refusal(SMALL, weights=Path("evil.pth"))
-    assert "evil.pth are refused: they hold more than tensors, which may run code" in message
-    assert not Path("exploded").exists()
-
-
-@pytest.mark.parametrize("suffix", ["pth", "safetensors"])
-def test_files_that_are_no_weights(tmp_path: Path, suffix: str) -> None:
-    file = tmp_path / f"w.{suffix}"
-    assert "do not exist" in refusal(SMALL, weights=file)
-    file.write_bytes(b"")
-    assert str(file) in refusal(SMALL, weights=file)
-    file.write_bytes(b"no weights at all")
-    assert str(file) in refusal(SMALL, weights=file)
-
-
-def test_state_dict_of_no_tensors(tmp_path: Path) -> None:
-    torch.save({"epoch": 3}, tmp_path / "w.pth")
-    assert "are no state dict" in refusal(SMALL, weights=tmp_path / "w.pth")
-
-
-def test_safetensors_of_another_origin_needs_a_name(tmp_path: Path) -> None:
-    save_file(small().state_dict(), tmp_path / "w.safetensors")
-    assert "was not written by dearkd" in refusal(str(tmp_path / "w.safetensors"))

@@ -26,12 +26,12 @@ from dearkd.config_file import complete, user_tree
 from dearkd.data.datasets import open_evaluation
 from dearkd.data.synthetic_set import missing_images
 from dearkd.report.set_chapter import TERMS
-from dearkd.run_folder.processes import accelerator_of
+from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesis.synthesize import _train_command
-from dearkd.trained.open import EMBEDDED_WEIGHTS
+from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.build import build
 from dearkd.training.train import _train_loader
 from synth.groups import batches_of
@@ -189,7 +189,7 @@ def test_the_loader_mirrors_where_the_configuration_says_so():
         parts = build(
             load_config(None, [*FAST, *settings], {"method": "ce", "student": "toy_student"})
         )
-        loader, _ = _train_loader(parts, accelerator_of("fp32"))
+        loader, _ = _train_loader(parts, process_accelerator())
         both.append(next(iter(loader))["image"])
     same = (both[0] == both[1]).flatten(1).all(1)
     assert torch.equal(both[0][~same].flip(-1), both[1][~same])

@@ -7,16 +7,20 @@ import huggingface_hub
 import pytest
 import timm
 import torch
-from conftest import FAST, FAST_TEACHER
+from conftest import FAST, FAST_TEACHER, opened
 from PIL import Image
 from safetensors.torch import load_file
 
 from dearkd.config import load_config
+from dearkd.errors import UserError
 from dearkd.models.create import create_model
 from dearkd.objectives import DearKD
 from dearkd.run_folder.files import read_metadata, save_model
 from dearkd.trained import open as pretrained
-from dearkd.training.build import build, import_files
+from dearkd.trained.imports import import_files
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import refuse_idle_trust, resolve
+from dearkd.training.build import build
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
 
@@ -209,7 +213,7 @@ def test_init_by_name_is_refused_at_once_offline(monkeypatch):
     assert "--init runs/none does not exist" in refusal(method="ce", init="runs/none")
 
 
-def test_a_run_folder_brings_its_own_imports(tmp_path):
+def test_a_run_folders_own_imports_are_run_with_trust_alone(tmp_path):
     file = tmp_path / "mine.py"
     own = MODELS.replace("plain_net", "folder_net").replace("uncounted_net", "other_net")
     file.write_text(textwrap.dedent(own))
@@ -220,9 +224,16 @@ def test_a_run_folder_brings_its_own_imports(tmp_path):
     holder.load_state_dict(weights)
     save_model(tmp_path / "model.safetensors", holder, cfg)
     (tmp_path / "config.yaml").write_text(f"imports: [{file}]\n")
-    model, names = pretrained.load_classifier(str(tmp_path))
-    assert names is None
-    assert torch.equal(model(torch.ones(1, 3, 2, 2)), torch.full((1, 4), 3.0))
+    with pytest.raises(UserError, match=r"mine\.py.*pass --import FILE, or --trust"):
+        opened(tmp_path)
+    assert "folder_net" not in timm.list_models()
+    found = resolve(str(tmp_path), "model", trust=True)
+    assert found.used_trust
+    trained = open_trained(found)
+    assert trained.class_names is None
+    assert torch.equal(trained.network(torch.ones(1, 3, 2, 2)), torch.full((1, 4), 3.0))
+    with pytest.raises(UserError, match="--trust has no effect"):
+        refuse_idle_trust(True, resolve("digits"))
 
 
 @pytest.mark.parametrize("names", [("cat", "dog"), ("dog", "owl")])
@@ -255,7 +266,7 @@ def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):
     )
     assert built.class_map == (3, 7)
     assert torch.equal(built.student.head.weight, source.head.weight)
-    objective = built.stages[0].objective()
+    objective = built.stages[0].objective
     assert isinstance(objective, DearKD)
     terms = objective(torch.randn(2, 3, 16, 16), torch.tensor([3, 7]))
     terms["loss"].backward()

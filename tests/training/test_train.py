@@ -9,7 +9,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from conftest import quiet_train
+from conftest import opened, quiet_train
 from PIL import Image
 from rich.console import Console
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
@@ -19,10 +19,12 @@ from dearkd.cli.app import app
 from dearkd.data.augment import eval_augment
 from dearkd.data.datasets import open_data
 from dearkd.judging import eval as judge
+from dearkd.judging import evaluate as evaluating
 from dearkd.judging.eval import evaluate_target
 from dearkd.models import cost
+from dearkd.models.cost import autocast
 from dearkd.run_folder.folder import RunFolder
-from dearkd.trained.open import EMBEDDED_WEIGHTS, load_classifier
+from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training import train as launch
 
 QUIET = Console(file=io.StringIO())
@@ -42,7 +44,7 @@ def test_measured_arithmetic_is_stored_and_not_measured_again(tmp_path, monkeypa
     monkeypatch.setattr(cost, "seconds_per_call", channels_last_wins)
     options = {"method": "deit-hard", "student": "toy_student", "stage1": 1, "stage2": 0}
     folder = RunFolder(tmp_path / "run")
-    auto = ["teacher.memory_format=auto", "teacher.precision=fp32", "memory_format=auto"]
+    auto = ["teacher.memory_format=fastest", "teacher.precision=fp32", "memory_format=auto"]
     quiet_train({**options, "out": str(folder.path)}, auto)
     assert len(times) == 2
     stored = folder.read_config()
@@ -50,10 +52,11 @@ def test_measured_arithmetic_is_stored_and_not_measured_again(tmp_path, monkeypa
     assert stored.memory_format == "contiguous"  # a ViT's
 
     seen = []
+    folder.summary_file.unlink()
     monkeypatch.setattr(launch, "_run", lambda parts, *rest: seen.append(parts.stages))
     launch.train(stored, console=QUIET, folder=folder, resume=True)
     assert len(times) == 2
-    teacher = seen[0][0].objective().teacher
+    teacher = seen[0][0].objective.teacher
     assert teacher.pixels(torch.rand(2, 3, 16, 16)).is_contiguous(memory_format=CHANNELS_LAST)
 
 
@@ -70,29 +73,25 @@ def test_tensorboard_gets_every_epoch(tmp_path):
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_a_run_is_judged_in_its_own_precision(toy_teacher, tmp_path, precision, monkeypatch):
-    asked = {}
+    asked = []
 
-    class StopError(Exception):
-        pass
-
-    def spy(chosen, **kwargs):
-        asked["precision"] = chosen
-        raise StopError
+    def spy(device, chosen):
+        asked.append(chosen)
+        return autocast(device, chosen)
 
     run = RunFolder(tmp_path)
     run.model_file.write_bytes((toy_teacher / "model.safetensors").read_bytes())
     text = (toy_teacher / "config.yaml").read_text()
     run.config_file.write_text(text.replace("precision: fp32", f"precision: {precision}"))
-    monkeypatch.setattr(judge, "accelerator_of", spy)
-    with pytest.raises(StopError):
-        judged(tmp_path)
-    assert asked["precision"] == precision
+    monkeypatch.setattr(evaluating, "autocast", spy)
+    judged(tmp_path)
+    assert set(asked) == {precision}
 
 
 def test_the_environment_does_not_choose_the_precision():
     code = """
-from dearkd.run_folder.processes import accelerator_of
-print(accelerator_of("fp32").mixed_precision)
+from dearkd.run_folder.processes import process_accelerator
+print(process_accelerator().mixed_precision)
 """
     done = subprocess.run(
         [sys.executable, "-c", code],
@@ -105,7 +104,7 @@ print(accelerator_of("fp32").mixed_precision)
 
 
 def test_eval_at_another_size_sees_images_of_that_size(toy_teacher):
-    model, _ = load_classifier(str(toy_teacher))
+    model = opened(str(toy_teacher)).network
     source = open_data("digits")[1]
     augment = eval_augment(
         24, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, interpolation="bicubic"

@@ -1,0 +1,194 @@
+"""The doors from Python: ``train``, ``synthesize`` and ``evaluate``, quiet unless told otherwise.
+
+    from dearkd import evaluate, synthesize, train
+
+    run = train(data="photos/", teacher="runs/cnn", stage1=40, stage2=10)
+    print(run.summary["top1"], run.folder)
+    scores = evaluate(run.folder)
+
+Each takes a configuration, or its fields as keywords: ``data`` and ``teacher`` are what the options
+of that name are, and a dotted field is written with two underscores (``optim__lr=3e-4``).
+"""
+
+import json
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+from torch import nn
+
+from dearkd.config import TrainConfig, load_config
+from dearkd.errors import UserError
+from dearkd.judging.eval import evaluate_target
+from dearkd.models.teacher import Teacher
+from dearkd.run_folder.folder import RunFolder
+from dearkd.synthesis.synthesize import synthesize as synthesize_set
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import resolve
+from dearkd.trained.trained import Trained
+from dearkd.training.train import train as train_run
+
+__all__ = ["Run", "SyntheticImages", "evaluate", "synthesize", "train"]
+
+SHORT = {
+    "data": "data.train",
+    "eval_data": "data.evaluation",
+    "teacher": "teacher.name",
+    "teacher_weights": "teacher.weights",
+    "verifier": "verifier.name",
+    "verifier_weights": "verifier.weights",
+    "res": "resolutions",
+    "iters": "iterations",
+}
+"""Keywords that are named as the options of the command line are."""
+
+
+@dataclass(frozen=True)
+class Run:
+    """A training run that came to its end."""
+
+    folder: Path
+
+    @property
+    def config(self) -> TrainConfig:
+        """The configuration, with every choice made."""
+        return RunFolder(self.folder).read_config()
+
+    @property
+    def summary(self) -> dict[str, Any]:
+        """Result, cost and origin: top1, heads, seconds, commit and more."""
+        return json.loads(RunFolder(self.folder).summary_file.read_text())
+
+    @property
+    def metrics(self) -> list[dict[str, Any]]:
+        """One entry an epoch."""
+        return RunFolder(self.folder).read_metrics()
+
+    @cached_property
+    def trained(self) -> Trained:
+        """The student with its class names, view and image size."""
+        return open_trained(resolve(str(self.folder), "run"))
+
+    @property
+    def model(self) -> nn.Module:
+        """The trained student in eval mode: normalised images to logits."""
+        return self.trained.network
+
+    @cached_property
+    def teacher(self) -> Trained | None:
+        """The network that it learned from, where it had one that was named."""
+        named = self.config.teacher
+        if named.name is None:
+            return None
+        return open_trained(resolve(named.name, weights=named.weights_file))
+
+
+@dataclass(frozen=True)
+class SyntheticImages:
+    """A set of images that was made from a network; ``folder`` is data to train on."""
+
+    folder: Path
+
+    @property
+    def manifest(self) -> dict[str, Any]:
+        """Every image with its class and verdicts, and the quality of the set."""
+        return json.loads((self.folder / "manifest.json").read_text())
+
+
+def train(
+    config: TrainConfig | Path | str | None = None,
+    *,
+    teacher: str | Teacher | None = None,
+    resume: bool = False,
+    trust: bool = False,
+    console: Console | None = None,
+    **fields: Any,
+) -> Run:
+    """Trains a student and returns its run, as `dearkd train` does.
+
+    ``config`` is a configuration, the path of a YAML file, or None. ``fields`` lie over it: any
+    field of the configuration, and ``data``, ``eval_data`` and ``teacher_weights`` as the command's
+    options. ``teacher`` is a name, a run folder, or a ``Teacher``. ``resume`` goes on with the run
+    in ``out``. ``console`` is told what happens; by default nobody.
+
+    Raises:
+        UserError: Anything wrong with the configuration, the data or the folder.
+    """
+    given = teacher if isinstance(teacher, Teacher) else None
+    if given is None and teacher is not None:
+        fields["teacher"] = str(teacher)
+    told = console or Console(quiet=True)
+    if resume:
+        if config is not None or set(fields) != {"out"}:
+            raise UserError("resume takes out, the folder of the run, and nothing else")
+        folder = RunFolder(Path(fields["out"]))
+        folder.check_free(resume=True)
+        train_run(
+            folder.read_config(),
+            console=told,
+            folder=folder,
+            resume=True,
+            trust=trust,
+            teacher=given,
+        )
+        return Run(folder.path)
+    if isinstance(config, TrainConfig):
+        if fields:
+            raise UserError(f"a whole config takes no {', '.join(fields)}; dataclasses.replace it")
+    else:
+        config = load_config(None if config is None else Path(config), (), _options(fields))
+    return Run(train_run(config, console=told, trust=trust, teacher=given).path)
+
+
+def synthesize(
+    config: Path | str | None = None,
+    *,
+    resume: bool = False,
+    trust: bool = False,
+    console: Console | None = None,
+    out: Path | str | None = None,
+    **fields: Any,
+) -> SyntheticImages:
+    """Makes images from a trained network alone and returns the set, as `dearkd synthesize` does.
+
+    ``config`` is the path of a YAML file or None; ``fields`` lie over it: any field of the
+    configuration, and ``teacher``, ``teacher_weights``, ``verifier``, ``res`` and ``iters``.
+
+    Raises:
+        UserError: Anything wrong with the configuration, the networks or the folder.
+    """
+    folder = synthesize_set(
+        None if config is None else Path(config),
+        (),
+        _options(fields),
+        console=console or Console(quiet=True),
+        out=None if out is None else Path(out),
+        resume=resume,
+        trust=trust,
+    )
+    assert folder is not None
+    return SyntheticImages(folder)
+
+
+def evaluate(
+    target: Run | Path | str, *, console: Console | None = None, **options: Any
+) -> dict[str, dict[str, float]]:
+    """Top-1 and top-5 in percent of a run or a timm model, by head, as `dearkd eval` gives them.
+
+    ``options``: ``data``, ``weights``, ``which``, ``batch_size``, ``img_size``, ``trust``.
+
+    Raises:
+        UserError: If the target is unknown, or has no weights or evaluation data.
+    """
+    name = target.folder if isinstance(target, Run) else target
+    return evaluate_target(str(name), console=console or Console(quiet=True), **options)
+
+
+def _options(fields: dict[str, Any]) -> dict[str, Any]:
+    """Keywords as dotted fields of the configuration."""
+    return {
+        SHORT.get(name, name.replace("__", ".")): str(value) if isinstance(value, Path) else value
+        for name, value in fields.items()
+    }

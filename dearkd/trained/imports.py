@@ -1,0 +1,46 @@
+"""Python files of the user's own, run once in a process; they may register models with timm."""
+
+import importlib.util
+import sys
+import zlib
+from collections.abc import Iterable
+from pathlib import Path
+
+from dearkd.errors import MissingFileError, UnusableImportError, UserError
+
+__all__ = ["import_files"]
+
+
+def import_files(files: Iterable[str]) -> None:
+    """Runs each Python file, unless this process has run it before.
+
+    Raises:
+        MissingFileError: If one does not exist.
+        UserError: If one is no Python file.
+        UnusableImportError: If one fails.
+    """
+    for file in files:
+        path = Path(file)
+        if not path.is_file():
+            raise MissingFileError(f"--import {file} does not exist; check the path")
+        if path.suffix != ".py":
+            raise UserError(f"--import {file} is no Python file; its name must end in .py")
+        # A name of our own: a file called data.py must not replace the module of that name.
+        name = f"_dearkd_import_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+        if name not in sys.modules:
+            _run(path, name)
+
+
+def _run(path: Path, name: str) -> None:
+    spec = importlib.util.spec_from_file_location(name, path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module  # timm's register_model looks the module up
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:
+        del sys.modules[name]
+        raise UnusableImportError(
+            f"--import {path} failed: {type(error).__name__}: {error}"
+        ) from error

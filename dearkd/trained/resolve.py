@@ -1,0 +1,274 @@
+"""What is typed for a trained network, made into one value: found and described, not loaded yet.
+
+A door calls :func:`resolve` once and passes the value down; :mod:`dearkd.trained.open` loads it.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import timm
+from omegaconf import DictConfig, OmegaConf
+from timm.models import split_model_name_tag
+
+import dearkd
+from dearkd.errors import MissingFileError, UserError
+from dearkd.models.create import check_name
+from dearkd.run_folder.files import read_metadata
+from dearkd.run_folder.folder import RunFolder
+from dearkd.trained.imports import import_files
+
+__all__ = [
+    "EMBEDDED",
+    "EMBEDDED_WEIGHTS",
+    "WEIGHTS_OPTIONS",
+    "Resolved",
+    "Which",
+    "refuse_idle_trust",
+    "resolve",
+]
+
+EMBEDDED = "digits"
+"""Name of the CNN that comes with dearkd; it knows scikit-learn's handwritten digits."""
+EMBEDDED_WEIGHTS = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
+ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
+"""Beginnings of names that timm itself looks up."""
+WEIGHTS_OPTIONS = {
+    "teacher": "--teacher-weights FILE",
+    "verifier": "--verifier-weights FILE",
+    "features": "--features-weights FILE",
+    "student": "--set student.weights=FILE",
+    "model": "--weights FILE",
+}
+"""How the local weights of each role are given."""
+GRAPHS = {".onnx": "onnx", ".pt2": "torch-export"}
+
+Form = Literal["dearkd", "timm", "timm-folder", "onnx", "torch-export"]
+Which = Literal["final", "best", "raw"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved:
+    """A trained network that was found, with what its files say of it."""
+
+    text: str
+    """As it was typed."""
+    role: str
+    """What errors call it: teacher, model, verifier, ..."""
+    form: Form
+    """``dearkd``: weights that dearkd wrote; ``timm``: a name; the others: what an export wrote."""
+    architecture: str | None = None
+    """timm's name, with the tag of its weights if one was given; None if the file has it."""
+    weights: Path | None = None
+    """The file to read. None: timm fetches the weights that it knows."""
+    metadata: Mapping[str, Any] = field(default_factory=dict)
+    """What dearkd wrote beside the weights: classes, image size, mean, std and more."""
+    config: Mapping[str, Any] = field(default_factory=dict)
+    """``config.yaml`` of the run that the weights lie in, as it stands there."""
+    checkpoint: Path | None = None
+    """Holds the last weights without averaging, where these are wanted."""
+    run: Path | None = None
+    """Folder of the run that the weights lie in."""
+    used_trust: bool = False
+    """Whether a file was run that the run's configuration imports."""
+
+    @property
+    def img_size(self) -> int | None:
+        """Pixels a side that it was trained at, where dearkd trained it."""
+        return self.metadata.get("img_size")
+
+    @property
+    def saw_mirrored(self) -> bool:
+        """Whether it learned from mirrored images too: False only where that is known."""
+        if self.text == EMBEDDED:
+            return False
+        data = self.config.get("data")
+        return not (isinstance(data, Mapping) and data.get("flip") is False)
+
+
+def resolve(
+    text: str,
+    role: str = "teacher",
+    *,
+    weights: Path | None = None,
+    which: str | None = None,
+    trust: bool = False,
+    graphs: bool = False,
+) -> Resolved:
+    """Finds the trained network that ``text`` names and reads what its files say of it.
+
+    ``text`` is ``digits`` (the embedded CNN), a run folder, a weights file that dearkd wrote, a
+    timm name, a folder that timm loads, or, where ``graphs`` may serve, an .onnx or .pt2 file.
+    ``weights`` are local weights for a timm name; ``which`` of a run's weights are taken: final
+    (default), best, or raw, the last without averaging. ``trust`` allows to run code that comes
+    with a network: a .pt2 archive, or the Python files that a run's configuration imports.
+
+    Raises:
+        UserError: If it is unknown or no network, or an option does not apply to it.
+        MissingFileError: If a path does not exist.
+    """
+    path = Path(text).expanduser()
+    _check_options(text, path, weights, which)
+    if path.suffix in GRAPHS:
+        found = _graph(text, role, path, trust, graphs)
+    elif text == EMBEDDED:
+        found = _of_file(text, role, EMBEDDED_WEIGHTS, trust)
+    elif path.is_dir():
+        found = _of_folder(text, role, path, which or "final", trust)
+    elif not text.startswith(ELSEWHERE) and (path.suffix == ".safetensors" or "/" in text):
+        found = _of_file(text, role, _existing(path, f"{role} {text}"), trust)
+    else:
+        found = _of_timm(text, role, weights)
+    return found
+
+
+def refuse_idle_trust(trust: bool, *found: Resolved | None) -> None:
+    """Refuses ``--trust`` where nothing that was found would run code.
+
+    Raises:
+        UserError: Naming the network.
+    """
+    if trust and not any(one is not None and one.used_trust for one in found):
+        names = ", ".join(one.text for one in found if one is not None)
+        raise UserError(
+            f"--trust has no effect: {names or 'nothing here'} runs no code; leave it out"
+        )
+
+
+def _check_options(text: str, path: Path, weights: Path | None, which: str | None) -> None:
+    if which is not None and not path.is_dir():
+        raise UserError(f"--which {which} is for a run folder, which {text} is not; leave it out")
+    has_own = path.is_dir() or path.is_file() or text == EMBEDDED
+    if weights is not None and has_own:
+        raise UserError(
+            f"weights {weights} are for a timm name; {text} has its own, leave them out"
+        )
+
+
+def _graph(text: str, role: str, path: Path, trust: bool, graphs: bool) -> Resolved:
+    _existing(path, text)
+    if not graphs:
+        raise UserError(
+            f"{role} {text} is an exported graph; pass the run folder it was exported from, or a "
+            "timm name (dearkd predict reads graphs)"
+        )
+    if path.suffix == ".pt2" and not trust:
+        raise UserError(
+            f"{text} is a torch.export archive, which may run code when it is loaded; pass --trust "
+            "if you know where it comes from"
+        )
+    form: Form = "onnx" if path.suffix == ".onnx" else "torch-export"
+    return Resolved(text=text, role=role, form=form, weights=path, used_trust=path.suffix == ".pt2")
+
+
+def _of_folder(text: str, role: str, path: Path, which: str, trust: bool) -> Resolved:
+    folder = RunFolder(path)
+    if (path / "config.json").is_file() and not _is_ours(folder.model_file):
+        return Resolved(text=text, role=role, form="timm-folder", weights=path)
+    if (path / "synthesize.yaml").is_file():
+        raise UserError(
+            f"{role} {path} is a set of synthetic images, no network; name a run folder, or a "
+            "timm model (what is known of the set: dearkd eval SET --lpips, dearkd report SET)"
+        )
+    if which not in ("final", "best", "raw"):
+        raise UserError(f"--which must be final, best or raw, got {which!r}")
+    file = folder.best_file if which == "best" else folder.model_file
+    if not file.is_file():
+        so_far = which == "final" and folder.best_file.is_file()
+        remedy = "; its best weights so far: --which best" if so_far else ""
+        raise MissingFileError(
+            f"{path} has no {file.relative_to(path)}: the run is not finished, or the folder holds "
+            f"none{remedy}"
+        )
+    checkpoint = folder.last_file if which == "raw" else None
+    return _of_file(text, role, file, trust, checkpoint)
+
+
+def _of_file(
+    text: str, role: str, file: Path, trust: bool, checkpoint: Path | None = None
+) -> Resolved:
+    metadata = read_metadata(file)
+    if "arch" not in metadata:
+        option = WEIGHTS_OPTIONS.get(role, "--weights FILE")
+        raise UserError(
+            f"{role} {file} was not written by dearkd; give its model's timm name instead, and "
+            f"{option} for these weights"
+        )
+    name, (run, config) = str(metadata["arch"]), _run_of(file)
+    unknown = not timm.is_model(split_model_name_tag(name)[0])
+    imports = [str(entry) for entry in config.get("imports") or ()] if unknown else []
+    if imports and not trust:
+        raise UserError(
+            f"{text} is a {name}, which is registered by {', '.join(imports)}, a file that its "
+            "config.yaml names; pass --import FILE, or --trust to run that file if you know where "
+            "it comes from"
+        )
+    import_files(imports)
+    return Resolved(
+        text=text,
+        role=role,
+        form="dearkd",
+        architecture=name,
+        weights=file,
+        metadata=metadata,
+        config=config,
+        run=run,
+        checkpoint=checkpoint,
+        used_trust=bool(imports),
+    )
+
+
+def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
+    if text.startswith(ELSEWHERE) and weights is None:
+        return Resolved(text=text, role=role, form="timm", architecture=text)
+    check_name(text, role)
+    if weights is None:
+        return Resolved(text=text, role=role, form="timm", architecture=text)
+    if weights.is_dir():
+        raise UserError(f"weights {weights} are a folder; name the file in it")
+    _existing(weights, f"weights {weights}")
+    metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
+    architecture = split_model_name_tag(text)[0]
+    if metadata.get("arch", architecture) != architecture:
+        raise UserError(f"weights {weights} are of {metadata['arch']}, not {text}; name that model")
+    return Resolved(
+        text=text,
+        role=role,
+        form="timm",
+        architecture=text,
+        weights=weights,
+        metadata=metadata,
+    )
+
+
+def _run_of(file: Path) -> tuple[Path | None, dict[str, Any]]:
+    """(folder, configuration) of the run that a weights file lies in; the best lies one deeper.
+
+    A configuration that can't be read is as good as none: the weights say what they are.
+    """
+    for folder in (file.parent, file.parent.parent):
+        config = folder / "config.yaml"
+        if config.is_file():
+            try:
+                tree = OmegaConf.load(config)
+            except Exception:  # damaged YAML raises many kinds
+                return folder, {}
+            return folder, _plain(tree) if isinstance(tree, DictConfig) else {}
+    return None, {}
+
+
+def _plain(tree: DictConfig) -> dict[str, Any]:
+    plain = OmegaConf.to_container(tree, resolve=False)
+    assert isinstance(plain, dict)
+    return {str(key): value for key, value in plain.items()}
+
+
+def _is_ours(file: Path) -> bool:
+    return file.is_file() and "arch" in read_metadata(file)
+
+
+def _existing(path: Path, what: str) -> Path:
+    if not path.is_file():
+        raise MissingFileError(f"{what} does not exist; check the path")
+    return path

@@ -1,0 +1,78 @@
+"""The one value that stands for a trained network, whatever it was opened from."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from torch import nn
+
+__all__ = ["Trained", "described"]
+
+VIEW: dict[str, Any] = {"mean": None, "std": None, "interpolation": "bicubic", "crop_pct": None}
+"""What timm says of how a network sees an image, and what holds where it does not."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A trained network and what is needed to use it."""
+
+    name: str
+    """As it was typed."""
+    architecture: str
+    """timm's name; of an exported graph, the kind of file."""
+    arguments: Mapping[str, Any] = field(default_factory=dict)
+    """Of the architecture, besides classes and image size."""
+    network: Any
+    """In eval mode, on the CPU: normalised images (batch, 3, size, size) to logits."""
+    num_classes: int
+    class_names: tuple[str, ...] | None
+    """By index, where they are known."""
+    view: Mapping[str, Any]
+    """How it sees an image: mean, std, interpolation and crop_pct, as timm names them."""
+    img_size: int
+    """Pixels a side of its images."""
+    precision: str = "fp32"
+    """Arithmetic that its run judged it in."""
+    memory_format: str = "contiguous"
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What must stand beside the weights for the network to be rebuilt and used."""
+        arguments = {"args": dict(self.arguments)} if self.arguments else {}
+        return {
+            "arch": self.architecture,
+            **arguments,
+            "num_classes": self.num_classes,
+            "class_names": None if self.class_names is None else list(self.class_names),
+            "img_size": self.img_size,
+            **{key: _plain(self.view[key]) for key in VIEW},
+        }
+
+
+def described(
+    name: str,
+    network: nn.Module,
+    architecture: str,
+    description: Mapping[str, Any],
+    **arithmetic: str,
+) -> Trained:
+    """The value for a network of which a description like ``Trained.metadata`` is known.
+
+    ``arithmetic``: ``precision`` and ``memory_format``, where its run chose them.
+    """
+    names = description.get("class_names")
+    return Trained(
+        name=name,
+        architecture=architecture,
+        arguments=description.get("args") or {},
+        network=network.eval(),
+        num_classes=int(description["num_classes"]),
+        class_names=tuple(names) if names else None,
+        view={key: description.get(key, default) for key, default in VIEW.items()},
+        img_size=int(description["img_size"]),
+        **arithmetic,
+    )
+
+
+def _plain(value: Any) -> Any:
+    return list(value) if isinstance(value, tuple) else value

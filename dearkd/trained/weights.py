@@ -1,0 +1,75 @@
+"""Weights from a file into a network: read without running code, and every one must fit."""
+
+import warnings
+from pathlib import Path
+from pickle import UnpicklingError
+
+import torch
+from timm.models import load_state_dict
+from torch import Tensor, nn
+
+from dearkd.errors import UserError
+
+__all__ = ["State", "filled", "read_state"]
+
+State = dict[str, Tensor]
+
+
+def read_state(file: Path) -> State:
+    """The state dict of a file, out of the wrappers that training scripts put around it.
+
+    Raises:
+        UserError: If the file is damaged, holds more than tensors, or is no state dict.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)  # odd pickles: an error comes too
+            state = load_state_dict(str(file), weights_only=True)
+    except Exception as error:  # what a damaged file raises depends on where it is damaged
+        if isinstance(error, UnpicklingError) or isinstance(error.__cause__, UnpicklingError):
+            raise UserError(
+                f"weights {file} are refused: they hold more than tensors, which may run code when "
+                "loaded, or are damaged; save the state dict alone, best as safetensors"
+            ) from error
+        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        raise UserError(
+            f"weights {file} are damaged or none ({reason}); fetch them again"
+        ) from error
+    if not state or not all(isinstance(value, Tensor) for value in state.values()):
+        raise UserError(
+            f"weights {file} are no state dict (names to tensors); save "
+            "model.state_dict(), best as safetensors"
+        )
+    return state
+
+
+def filled(network: nn.Module, name: str, state: State, file: Path) -> nn.Module:
+    """The network with the weights, every one of which must fit and be a number.
+
+    Raises:
+        UserError: Naming the first weight that does not.
+    """
+    own = {key: tuple(value.shape) for key, value in network.state_dict().items()}
+    given = {key: tuple(value.shape) for key, value in state.items()}
+    for key, shape in own.items():
+        if key in given and given[key] != shape:
+            raise UserError(
+                f"{file} does not fit {name}: {key} is {given[key]} there and {shape} in {name}; "
+                "name the model these weights are of"
+            )
+    missing = [k for k in own if k not in given and not k.endswith("num_batches_tracked")]
+    surplus = [key for key in given if key not in own]
+    if missing or surplus:
+        key = missing[0] if missing else surplus[0]
+        what = f"lacks {key} {own[key]}" if missing else f"has {key} {given[key]} besides"
+        raise UserError(
+            f"{file} does not fit {name}: it {what}; name the model these weights are of"
+        )
+    broken = [key for key in own if key in given and not torch.isfinite(state[key]).all()]
+    if broken:
+        raise UserError(
+            f"{file} holds values that are no numbers (NaN or infinite) in {broken[0]}; "
+            "train or fetch it again"
+        )
+    network.load_state_dict(state, strict=False)  # only BatchNorm's counters may lack: see above
+    return network

@@ -1,0 +1,120 @@
+"""The methods by name: which objective each stage of a run has, and which settings it takes.
+
+A method's settings are the parameters of its objective: ``distill.hidden_weight`` belongs to
+``dearkd`` because ``DearKD`` has a parameter of that name, and has no effect with another method.
+
+A new method is one objective class and one entry here. A file passed by ``--import`` may add one:
+``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
+given by ``--set method_args.NAME=VALUE``.
+"""
+
+import dataclasses
+import difflib
+import inspect
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from dearkd.config import DistillConfig
+from dearkd.errors import UserError
+from dearkd.models.teacher import Teacher
+from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
+from dearkd.training.stages import Stage
+
+__all__ = ["METHODS", "Method", "check_method", "stages_of"]
+
+
+@dataclass(frozen=True)
+class Method:
+    """What a student learns from."""
+
+    description: str
+    objective: type[nn.Module]
+    """Built from the student, the teacher where it has a parameter of that name, and settings."""
+    then: type[nn.Module] | None = None
+    """Objective of the second stage, built from the student; None: there is one stage alone."""
+
+    @property
+    def parameters(self) -> tuple[str, ...]:
+        """Names of what its objective is built from, the student left out."""
+        return tuple(name for name in inspect.signature(self.objective).parameters)[1:]
+
+    @property
+    def has_teacher(self) -> bool:
+        """Whether a teacher takes part."""
+        return "teacher" in self.parameters
+
+    @property
+    def settings(self) -> tuple[str, ...]:
+        """The fields of ``distill`` that it heeds."""
+        return tuple(name for name in self.parameters if name in _DISTILL)
+
+
+_DISTILL = {field.name: field for field in dataclasses.fields(DistillConfig)}
+METHODS: dict[str, Method] = {
+    "dearkd": Method("DearKD", DearKD, then=CrossEntropy),
+    "deit-hard": Method("DeiT, hard distillation", HardDistillation),
+    "deit-soft": Method("DeiT, soft distillation", SoftDistillation),
+    "ce": Method("labels alone", CrossEntropy),
+}
+
+
+def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -> Method:
+    """The method of that name, after a check that each setting has an effect on it.
+
+    Raises:
+        UserError: If it is unknown, or a setting belongs to another method.
+    """
+    if name not in METHODS:
+        near = difflib.get_close_matches(name, METHODS, n=1)
+        hint = f"did you mean {near[0]!r}?" if near else f"there are {', '.join(METHODS)}"
+        raise UserError(f"unknown method {name!r}; {hint} (your own: --import FILE)")
+    method, plain = METHODS[name], DistillConfig()
+    for key in _DISTILL:
+        if getattr(distill, key) != getattr(plain, key) and key not in method.settings:
+            owners = [other for other, entry in METHODS.items() if key in entry.settings]
+            raise UserError(
+                f"distill.{key} is for method {', '.join(owners)} and has no effect with {name}; "
+                "leave it out"
+            )
+    own = [key for key in method.parameters if key not in _DISTILL and key != "teacher"]
+    for key in arguments:
+        if key in _DISTILL:
+            raise UserError(f"method_args.{key} is a field of distill; set distill.{key}")
+        if key not in own:
+            known = ", ".join(own) or "none"
+            raise UserError(f"method {name} has no argument {key!r} (method_args); it has: {known}")
+    return method
+
+
+def stages_of(
+    method: Method,
+    student: nn.Module,
+    teacher: Teacher | None,
+    distill: DistillConfig,
+    arguments: dict[str, Any],
+    epochs: tuple[int, int],
+) -> list[Stage]:
+    """The stages that are left to run, each with its objective.
+
+    Without a ``teacher`` where the method has one, the stage that it teaches is over.
+    ``epochs`` are those of both stages; a method of one stage runs their sum.
+    """
+    names = ("stage1", "stage2") if method.then is not None else (_name_of(method), "")
+    lengths = epochs if method.then is not None else (sum(epochs), 0)
+    stages = []
+    if teacher is not None or not method.has_teacher:
+        settings = {key: getattr(distill, key) for key in method.settings} | arguments
+        if method.has_teacher:
+            settings["teacher"] = teacher
+        stages.append(Stage(names[0], lengths[0], method.objective(student, **settings)))
+    else:
+        stages.append(Stage(names[0], lengths[0], None))
+    if method.then is not None:
+        stages.append(Stage(names[1], lengths[1], method.then(student)))
+    return stages
+
+
+def _name_of(method: Method) -> str:
+    return next(name for name, entry in METHODS.items() if entry is method)
