@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
+from dearkd.errors import UserError
+
 __all__ = ["BadImageError", "open_image", "to_rgb"]
 
 # What Pillow's decoders raise on damaged content; errors of the machine are not among them.
@@ -26,7 +28,7 @@ _DECODE_ERRORS = (
 )
 
 
-class BadImageError(ValueError):
+class BadImageError(UserError):
     """One image cannot be decoded; ``name`` and ``reason`` say which and why."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -1,6 +1,5 @@
 """What a run and `dearkd eval` read: training batches on the device, evaluation images."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -13,7 +12,7 @@ from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
-from dearkd.run_folder.processes import local_processes
+from dearkd.run_folder.processes import local_processes, usable_cores
 
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 
@@ -77,7 +76,7 @@ def evaluation_loader(
 
 
 def worker_count(asked: int | None, img_size: int, device: torch.device, processes: int = 1) -> int:
-    """Loader processes of one process: as asked, or this machine's cores shared among all.
+    """Loader processes of one process: as asked, or the cores it may use, shared among all here.
 
     Small images on a CPU are cheaper in place: 0.
     """
@@ -85,4 +84,4 @@ def worker_count(asked: int | None, img_size: int, device: torch.device, process
         return asked
     if device.type == "cpu" and img_size <= SMALL_PIXELS:
         return 0
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // local_processes(processes)))
+    return max(1, min(MOST_WORKERS, usable_cores() // local_processes(processes)))

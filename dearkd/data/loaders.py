@@ -19,6 +19,7 @@ from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
 from dearkd.data.views import CACHE_BYTES, Views
+from dearkd.errors import UserError
 
 __all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
 
@@ -57,11 +58,11 @@ class BadImages:
         """Logs each image once.
 
         Raises:
-            ValueError: If the policy is ``fail``.
+            UserError: If the policy is ``fail``.
         """
         for error in errors:
             if self.policy == "fail":
-                raise ValueError(
+                raise UserError(
                     f"{error}; repair or remove it, "
                     "or go on without such images by --on-bad-image skip"
                 )
@@ -117,14 +118,15 @@ class Loader:
         """The batches of an epoch from ``start_step`` on.
 
         Raises:
-            ValueError: If an image is bad and the policy is ``fail``, or too many are.
+            UserError: If an image is bad and the policy is ``fail``, too many are, or the data
+                cannot be read; whether here or in a worker, it is the same error.
         """
         self._sampler.position = (epoch, start_step)
         for batch in self._loader:
             self.bad_images.note(batch.pop("errors"))
             failure = batch.pop("failure")
             if failure is not None:
-                raise ValueError(failure)
+                raise failure
             yield batch
 
 

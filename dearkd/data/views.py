@@ -15,6 +15,7 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
 from dearkd.data.sources import ImageSource
+from dearkd.errors import UserError
 
 __all__ = ["Views"]
 
@@ -26,10 +27,11 @@ class Views(Dataset[dict[str, Any]]):
     """Batches of views: ``views[keys]`` for a list of `ViewKey`, made in a worker or in place.
 
     A bad image is replaced by another of its class (then of any class), chosen by the view's hash.
-    What went wrong travels in the batch (``errors``, ``failure``): a worker never raises for bad
-    data. ``class_map`` renumbers the labels, from ``match_classes``. Small prepared
-    images are cached where all fit into ``cache_bytes``; ``rows`` are those that will be asked for
-    (default: all).
+    A worker never raises for bad data, because torch would wrap the error together with its
+    traceback. The batch carries it instead: ``errors`` has the bad images, and ``failure`` the
+    error, meant for the user, that ends the run. ``class_map`` renumbers the labels and comes from
+    ``match_classes``. Small prepared images are cached where all of them fit into ``cache_bytes``;
+    ``rows`` are those that will be asked for (default: all).
     """
 
     def __init__(
@@ -64,14 +66,15 @@ class Views(Dataset[dict[str, Any]]):
         errors: list[BadImageError] = []
         try:
             picked = [self._pick(key, errors) for key in keys]
+        except UserError as error:
+            return {"failure": error, "errors": errors}
         except OSError as error:
-            return _failed(f"cannot read the data ({error}); check the disk, then resume", errors)
+            reason = f"cannot read the data ({error}); check the disk, then resume"
+            return {"failure": UserError(reason), "errors": errors}
         if self.substitute and None in picked:
             last = errors[-1].name
-            return _failed(
-                f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data",
-                errors,
-            )
+            reason = f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data"
+            return {"failure": UserError(reason), "errors": errors}
         kept = [(key, *found) for key, found in zip(keys, picked, strict=True) if found is not None]
         return {"failure": None, "errors": errors, **self._batch(kept)}
 
@@ -100,8 +103,8 @@ class Views(Dataset[dict[str, Any]]):
         for attempt in range(_SUBSTITUTES + 1):
             try:
                 return index, self._prepared(index)
-            except BadImageError as error:
-                errors.append(error)
+            except BadImageError:
+                errors.append(self.bad[index])
             if not self.substitute:
                 break
             rows = self._substitutes(key.index, attempt)
@@ -116,13 +119,13 @@ class Views(Dataset[dict[str, Any]]):
 
     def _prepared(self, index: int) -> Any:
         if index in self.bad:
-            raise self.bad[index]
+            raise _anew(self.bad[index])
         if self.cache is not None:
             return self.cache[index]
         try:
             image = self.source.image(index)
         except BadImageError as error:
-            self.bad[index] = error
+            self.bad[index] = _anew(error)
             raise
         return self.augment.prepare(image)
 
@@ -136,5 +139,6 @@ class Views(Dataset[dict[str, Any]]):
         self.cache = cache
 
 
-def _failed(reason: str, errors: list[BadImageError]) -> dict[str, Any]:
-    return {"failure": reason, "errors": errors}
+def _anew(error: BadImageError) -> BadImageError:
+    """The same error without a traceback, which would grow every time that it is raised again."""
+    return BadImageError(error.name, error.reason)

@@ -62,7 +62,7 @@ class ImageSet:
         batch = self._views[[ViewKey(0, row, 0) for row in rows]]
         self._bad_images.note(batch["errors"])
         if batch["failure"] is not None:
-            raise ValueError(batch["failure"])
+            raise batch["failure"]
         return batch["image"]
 
 
