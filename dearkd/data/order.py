@@ -17,6 +17,7 @@ __all__ = [
     "EpochOrder",
     "ViewKey",
     "hash64",
+    "left_out",
     "ranked",
     "spread_rows",
     "stratified_rows",
@@ -28,6 +29,7 @@ ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
+_WORTH_SAYING = 0.05  # share of an epoch that is left out
 
 
 class ViewKey(NamedTuple):
@@ -87,6 +89,8 @@ class EpochOrder:
     """The views of each epoch, cut into global batches and these into one slice a process.
 
     An epoch has ``views`` views (default: as many as ``images``), rounded down to whole batches.
+    The images beyond the last whole batch sit out. Which ones they are is drawn anew in each epoch,
+    so that every image is seen equally often in the long run, and ``left_out`` says how many.
     Positions p and p ^ 1 are mixing partners and always stand in the same slice. With ``repeats`` =
     r an epoch holds 1/r of the images r times; with more views than images, further permutations
     follow.
@@ -98,7 +102,8 @@ class EpochOrder:
         The copies of an image stand within 48 views of each other and meet another partner each
         time; DeiT spreads them over the processes, which ties the order to their number. Where
         permutations are concatenated an odd image count loses one image a pass, so that none
-        becomes its own partner.
+        becomes its own partner. The rest of an epoch is dropped, as in DeiT: a smaller last batch
+        would be a step of the same size with a noisier gradient, and odd where views are mixed.
 
     Raises:
         ValueError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
@@ -165,6 +170,28 @@ class EpochOrder:
             part = slice(start, start + share)
             pairs = zip(index[part].tolist(), repeat[part].tolist(), strict=True)
             yield [ViewKey(epoch, i, r) for i, r in pairs]
+
+
+def left_out(order: EpochOrder, accumulate: int = 1) -> str | None:
+    """One line on the share of each epoch that is not trained on; None: it is below 5 %.
+
+    ``accumulate`` batches of ``order`` make one step, and a step that is not whole is left out.
+    """
+    batch, total = order.batch_size * accumulate, order.views_per_epoch
+    left = total % batch
+    if left < _WORTH_SAYING * total:
+        return None
+    every_view_an_image = order.views is None and order.repeats == 1
+    what = "images" if every_view_an_image else "views"
+    anew = ", drawn anew every time" if every_view_an_image else ""
+    unit = 2 * order.world if accumulate == 1 else order.batch_size
+    others = range(batch // 2 // unit * unit or unit, batch, unit)
+    best = min(others, key=lambda other: (total % other, -other), default=batch)
+    remedy = f"; data.batch_size={best} would leave out {total % best}"
+    return (
+        f"each epoch leaves out {left} of the {total} {what} ({100 * left / total:.0f} %){anew}, "
+        f"as it has {total // batch} x {batch}{remedy if total % best < left else ''}"
+    )
 
 
 def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:

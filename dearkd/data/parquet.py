@@ -103,9 +103,8 @@ class ParquetSource:
     def _table(self, group: int) -> pa.Table:
         if group not in self._tables:
             number, row_group = self._groups[group]
-            table = _rows(
-                _reader(self.files[number]), self.files[number], row_group, self.image_column
-            )
+            file = self.files[number]
+            table = _rows(_reader(file), file, row_group, self.image_column)
             self._tables[group] = table
             self._bytes += table.nbytes
             while self._bytes > _MEMORY_LIMIT and len(self._tables) > 1:
