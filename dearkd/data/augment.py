@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dearkd.data.order import uniforms
+from dearkd.errors import UserError
 
 __all__ = [
     "ArrayAugment",
@@ -171,7 +172,7 @@ def train_augment(
         https://arxiv.org/abs/1512.03385, section 4.2 (``light`` at 32, zeros there).
 
     Raises:
-        ValueError: If the name or interpolation is unknown.
+        UserError: If the name or interpolation is unknown.
     """
     _check_interpolation(interpolation)
     look: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
@@ -196,7 +197,7 @@ def train_augment(
             )
         case "none":
             return eval_augment(img_size, **look)
-    raise ValueError(f"augment must be deit, light, digits or none, got {name!r}")
+    raise UserError(f"augment must be deit, light, digits or none, got {name!r}")
 
 
 def eval_augment(
@@ -210,11 +211,11 @@ def eval_augment(
     """Resize, centre crop, normalise. ``crop_pct``: by default all of a small image, else 0.875.
 
     Raises:
-        ValueError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
+        UserError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
     """
     _check_interpolation(interpolation)
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
+        raise UserError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
     if img_size <= SMALL_IMAGE and crop_pct in (None, 1.0):
         return ArrayAugment(img_size=img_size, mean=mean, std=std, interpolation=interpolation)
     transform = create_transform(
@@ -246,7 +247,7 @@ def _timm(img_size: int, flip: bool, look: dict[str, Any], **settings: Any) -> T
 
 def _check_interpolation(interpolation: str) -> None:
     if interpolation not in _RESAMPLING:
-        raise ValueError(f"interpolation must be bicubic or bilinear, got {interpolation!r}")
+        raise UserError(f"interpolation must be bicubic or bilinear, got {interpolation!r}")
 
 
 def _shifted(

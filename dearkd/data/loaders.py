@@ -52,7 +52,7 @@ class BadImages:
 
     def __post_init__(self) -> None:
         if self.policy not in ("skip", "fail"):
-            raise ValueError(f"on_bad_image must be skip or fail, got {self.policy!r}")
+            raise UserError(f"on_bad_image must be skip or fail, got {self.policy!r}")
 
     def note(self, errors: Sequence[BadImageError]) -> None:
         """Logs each image once.
@@ -178,10 +178,10 @@ def eval_loader(
     """Every image once over all processes; bad images are named and left out.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1.
+        UserError: If ``batch_size`` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"evaluation batch size must be at least 1, got {batch_size}")
+        raise UserError(f"evaluation batch size must be at least 1, got {batch_size}")
     share = np.array_split(np.arange(len(source)), world)[rank].tolist()
     keys = [ViewKey(0, index, 0) for index in share]
     steps = -(-len(keys) // batch_size)

@@ -13,6 +13,8 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dearkd.errors import UserError
+
 __all__ = [
     "EpochOrder",
     "ViewKey",
@@ -106,7 +108,7 @@ class EpochOrder:
         would be a step of the same size with a noisier gradient, and odd where views are mixed.
 
     Raises:
-        ValueError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
+        UserError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
     """
 
     images: int
@@ -120,17 +122,17 @@ class EpochOrder:
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+            raise UserError(f"repeats must be at least 1, got {self.repeats}")
         unit = 2 * self.world
         if self.batch_size < unit or self.batch_size % unit:
-            raise ValueError(
+            raise UserError(
                 f"batch size must be a multiple of {unit} (two mixing partners for each of "
                 f"{self.world} processes), got {self.batch_size}"
             )
         if self.steps_per_epoch < 1:
             largest = self.views_per_epoch // unit * unit
             remedy = f"set data.batch_size to at most {largest}" if largest else "add images"
-            raise ValueError(
+            raise UserError(
                 f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images "
                 f"of an epoch; {remedy}"
             )
