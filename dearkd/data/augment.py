@@ -1,4 +1,4 @@
-"""What happens to an image on its way into a batch: DeiT's recipe, or lighter ones.
+"""Augmentations, from an image to a view in a batch: DeiT's recipe and lighter ones.
 
 An augmentation first prepares an image (what is the same in every view, and may be cached), then
 turns prepared images and one 64-bit seed each into a batch of normalised float tensors.
@@ -66,14 +66,14 @@ class Augment(Protocol):
 class ArrayAugment:
     """Shift, flip, rotation and zoom of small images, vectorised over the batch.
 
-    Preparing resizes the shorter side to ``img_size`` and cuts the centre.
+    ``prepare`` resizes the shorter side to ``img_size`` and cuts out the centre.
     """
 
     img_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shift: int = 0
-    """Largest shift in pixels, either way; what comes in is mirrored from the image (``fill``)."""
+    """Largest shift in pixels, either way; ``fill`` says what is seen beyond the edge."""
     fill: Literal["reflect", "edge"] = "reflect"
     flip: bool = False
     rotate: float = 0.0
@@ -208,7 +208,9 @@ def eval_augment(
     crop_pct: float | None = None,
     interpolation: str = "bicubic",
 ) -> Augment:
-    """Resize, centre crop, normalise. ``crop_pct``: by default all of a small image, else 0.875.
+    """The evaluation transform: resize, cut out the centre, normalise.
+
+    By default ``crop_pct`` is 1 for a small image, which is seen whole, and else 0.875.
 
     Raises:
         UserError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
@@ -225,7 +227,7 @@ def eval_augment(
 
 
 def view_augment(view: Mapping[str, Any], img_size: int) -> Augment:
-    """What evaluation does to an image for a model whose ``view`` settings are given.
+    """The evaluation transform of a model whose ``view`` settings are given.
 
     ``view`` has mean, std, crop_pct and interpolation, as timm's ``pretrained_cfg`` does.
     """
@@ -256,7 +258,7 @@ def _shifted(
     shift: int,
     fill: Literal["reflect", "edge"],
 ) -> NDArray[np.uint8]:
-    """Windows of the padded images, channels first; all offsets are equally likely."""
+    """One window of each padded image, channels first; all offsets are equally likely."""
     size = pixels.shape[1:3]
     padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode=fill)
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
@@ -266,7 +268,7 @@ def _shifted(
 
 @contextmanager
 def _own_generators() -> Iterator[None]:
-    """Global generators as they were afterwards."""
+    """Gives the global generators their states back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which of a model's classes a class of the data is: by name, ImageNet's synonyms included."""
+"""Finds a model's class for each class of the data by name, ImageNet's synonyms included."""
 
 import re
 from collections import defaultdict
@@ -73,7 +73,7 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
 
 
 def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
-    """The names for people: ImageNet's synsets with the words they stand for."""
+    """The names as people read them: ImageNet's synsets together with their words."""
     if not all(map(_SYNSET.fullmatch, names)):
         return tuple(names)
     lemmas = _lemmas()

@@ -64,7 +64,7 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
 
 
 def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
-    """A fixed share of every class, at least one image; smaller shares lie within larger ones.
+    """A fixed share of every class, but at least one image; larger shares contain smaller ones.
 
     Raises:
         UserError: If ``fraction`` is not in (0, 1].
@@ -79,7 +79,7 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
 def _open(
     data: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """Training and evaluation source; a set without splits counts as training."""
+    """The training and the evaluation source; data without splits is for training."""
     if data == "digits":
         return DigitsSource("train"), DigitsSource("test")
     if data.lower().startswith(PREFIXES):
@@ -97,9 +97,9 @@ def _open(
 
 
 def _parquet_files(root: Path) -> list[Path]:
-    """Those in ``root`` and the folders in it; none where these folders hold images instead.
+    """The parquet files in ``root`` and in its folders; of the latter none if they hold images.
 
-    No deeper: a set of a million images is not to be walked through.
+    It looks no deeper, so that a set of a million images is not walked through.
     """
     own = sorted(root.glob("*.parquet"))
     files = list(own)
@@ -150,7 +150,7 @@ def _open_folder(
 
 
 def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
-    """``source`` with the labels of ``classes``; unchanged where they agree."""
+    """``source`` with the labels that ``classes`` gives; unchanged if they agree."""
     if source.classes.names == classes.names and source.classes.count == classes.count:
         return source
     if source.classes.names is None or classes.names is None:

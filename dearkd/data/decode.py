@@ -1,4 +1,4 @@
-"""Decoding one image: any file Pillow reads becomes upright 8-bit RGB, or a named bad image."""
+"""Decodes one image: whatever Pillow reads becomes upright 8-bit RGB, or a named bad image."""
 
 import io
 import struct

@@ -1,4 +1,4 @@
-"""What a run and `dearkd eval` read: training batches on the device, evaluation images."""
+"""The batches that training and `dearkd eval` read: mixed on the device, or as evaluation sees."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -22,7 +22,7 @@ MOST_WORKERS = 16
 
 
 class DeviceBatches:
-    """Training batches on the device, mixed there."""
+    """Training batches, moved to the device and mixed there."""
 
     def __init__(self, loader: Loader, config: TrainConfig, num_classes: int, device: torch.device):
         self.steps = len(loader)
@@ -56,9 +56,10 @@ def evaluation_loader(
     on_bad_image: OnBadImage = "skip",
     workers: int | None = None,
 ) -> Loader:
-    """Every image once over all processes, seen as the model's ``view`` settings say.
+    """A loader that shows every image once over all processes, as the model wants to see it.
 
-    ``view`` has mean, std, crop_pct and interpolation; ``workers`` None chooses.
+    ``view`` has the model's mean, std, crop_pct and interpolation. With ``workers`` None their
+    number is chosen by ``worker_count``.
     """
     augment = view_augment(view, img_size)
     device = accelerator.device
@@ -76,9 +77,10 @@ def evaluation_loader(
 
 
 def worker_count(asked: int | None, img_size: int, device: torch.device, processes: int = 1) -> int:
-    """Loader processes of one process: as asked, or the cores it may use, shared among all here.
+    """How many processes load the data of one training process.
 
-    Small images on a CPU are cheaper in place: 0.
+    It is the number asked for, or else the usable cores divided among the training processes of
+    this machine. Small images on a CPU are loaded in place (0), which is cheaper.
     """
     if asked is not None:
         return asked

@@ -1,7 +1,7 @@
-"""timm's data set names.
+"""Data sets that timm opens by name.
 
-``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hugging Face), ``wds/FOLDER``
-(webdataset shards on this machine).
+The names are ``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hugging Face), and
+``wds/FOLDER`` (webdataset shards on this machine).
 """
 
 import json
@@ -104,7 +104,7 @@ class TarSource:
 def open_hosted(
     name: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """Training and evaluation source of a timm data set name; downloads into ``root`` if need be.
+    """The training and the evaluation source of a timm name; downloads go to ``root``.
 
     Departure:
         ``hfids/`` streams cannot be read by index, on which every view depends here: the data set
@@ -200,7 +200,7 @@ def _names(dataset: Any, reader: Any) -> tuple[str, ...] | None:
 
 
 def _open_shards(folder: Path, splits: tuple[str, ...]) -> TarSource | None:
-    """The shards that name one of the splits; where none names any, all of them train."""
+    """The shards whose name has one of the splits; if none has any, all are for training."""
     if not folder.is_dir():
         raise UserError(
             f"data 'wds/{folder}' is no folder here; fetch the .tar shards first, or use hfds/NAME"
@@ -211,13 +211,22 @@ def _open_shards(folder: Path, splits: tuple[str, ...]) -> TarSource | None:
             f"data 'wds/{folder}' holds no .tar shards; pass the folder with the shards"
         )
     info = next((f for f in (folder / "_info.json", folder / "info.json") if f.is_file()), None)
-    names = json.loads(info.read_text(encoding="utf-8")).get("classes") if info else None
+    names = None if info is None else _listed_names(info)
     chosen = [s for s in shards if split_of(s, folder) in splits]
     if not chosen and "train" in splits and not any(split_of(s, folder) for s in shards):
         chosen = shards
     if not chosen and "train" in splits:
         raise UserError(f"data 'wds/{folder}' has no train shards; name them train-*.tar")
-    return TarSource(chosen, tuple(names) if names else None) if chosen else None
+    return TarSource(chosen, names) if chosen else None
+
+
+def _listed_names(info: Path) -> tuple[str, ...] | None:
+    """The class names that the file beside the shards lists, if it does."""
+    try:
+        names = json.loads(info.read_text(encoding="utf-8")).get("classes")
+        return tuple(names) if names else None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{info} is damaged ({_reason(error)}); repair or remove it") from error
 
 
 def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:

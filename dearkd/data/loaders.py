@@ -36,16 +36,16 @@ class Batch(TypedDict):
     label: Tensor
     """(B,)."""
     index: Tensor
-    """(B,), in the source."""
+    """(B,), the row of each image in the source."""
     weight: Tensor
-    """(B,), of each view's own image."""
+    """(B,), how much of each view's own image is left after mixing."""
     box: Tensor
-    """(B, 4): top, bottom, left, right of what the partner fills."""
+    """(B, 4): top, bottom, left and right of the box that the partner fills."""
 
 
 @dataclass
 class BadImages:
-    """What to do with images that cannot be decoded, and those found so far: name to reason."""
+    """What to do with images that cannot be decoded, and the reasons of those found, by name."""
 
     policy: OnBadImage = "skip"
     found: dict[str, str] = field(default_factory=dict)
@@ -142,7 +142,7 @@ def train_loader(
     pin_memory: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
-    """Training views in ``order``, with each view's draws for `dearkd.data.mixing.mix`."""
+    """A loader of training views in ``order``, with the draws that `mixing.mix` needs."""
     bad_images = BadImages(on_bad_image)
     views = Views(
         source,
@@ -175,7 +175,7 @@ def eval_loader(
     pin_memory: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
-    """Every image once over all processes; bad images are named and left out.
+    """A loader that shows every image once over all processes and leaves out those that are bad.
 
     Raises:
         UserError: If ``batch_size`` is below 1.

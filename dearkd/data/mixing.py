@@ -1,4 +1,4 @@
-"""Mixup and CutMix on the batch, on its device, with draws that belong to the view.
+"""Mixup and CutMix of a batch on its device, with random draws that belong to each view.
 
 The view at position p is mixed with its neighbour p ^ 1, so no second image is loaded and the
 images, the targets and the teacher's input stay one tensor.

@@ -35,7 +35,7 @@ _WORTH_SAYING = 0.05  # share of an epoch that is left out
 
 
 class ViewKey(NamedTuple):
-    """Names one view: ``repeat`` counts the copies of an image within an epoch."""
+    """The name of one view; ``repeat`` counts the copies of an image within an epoch."""
 
     epoch: int
     index: int  # type: ignore[assignment]
@@ -68,12 +68,12 @@ def ranked(count: int, *parts: int) -> NDArray[np.int64]:
 
 
 def spread_rows(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` of ``count`` rows at even steps: sorted data gives all its classes."""
+    """At most ``wanted`` of ``count`` rows at even steps, so that sorted data shows all classes."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
 
 
 def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows of a fixed subset: ``fraction`` of each class, at least one row a class.
+    """The rows of a fixed subset that has ``fraction`` of each class, and at least one row.
 
     The subset is a function of ``seed`` and the labels, and a smaller fraction's rows are among a
     larger one's.
@@ -175,7 +175,7 @@ class EpochOrder:
 
 
 def left_out(order: EpochOrder, accumulate: int = 1) -> str | None:
-    """One line on the share of each epoch that is not trained on; None: it is below 5 %.
+    """One line on the share of each epoch that is not trained on; None if it is below 5 %.
 
     ``accumulate`` batches of ``order`` make one step, and a step that is not whole is left out.
     """
@@ -205,7 +205,7 @@ def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _repeat_in_blocks(
     index: NDArray[np.int64], repeat: NDArray[np.int64], repeats: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each block of images ``repeats`` times, its second half rotated one further each time."""
+    """The sequence with each block of images repeated, its second half rotated by one each time."""
     places, copies = [], []
     for start in range(0, len(index), _BLOCK):
         half = min(_BLOCK, len(index) - start) // 2

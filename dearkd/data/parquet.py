@@ -31,9 +31,9 @@ _MAGIC = b"PAR1"
 class ParquetSource:
     """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
 
-    Row groups are read when first needed and stay in Arrow buffers, shared with forked workers,
-    while they fit into 4 GiB; beyond it the oldest are dropped, and a shuffled read of a larger set
-    costs a row group an image: prefer ``hfds/`` or an image folder there.
+    Row groups are read when they are first needed and stay in Arrow buffers, which forked workers
+    share. Beyond 4 GiB the oldest are dropped; then a shuffled read costs a row group for every
+    image, and ``hfds/`` or an image folder is faster.
 
     Raises:
         UserError: If a file is no parquet, has no image or label column, or a label is missing.

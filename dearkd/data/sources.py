@@ -1,4 +1,4 @@
-"""Labelled images at rest: digits, image folders, and parts of other sources.
+"""Sources of labelled images: digits, image folders, and parts of other sources.
 
 A source decodes one image at a time to upright 8-bit RGB and can be pickled for data-loader
 workers.
@@ -40,7 +40,7 @@ SHOWN = 5
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that labels 0..count-1 of a source stand for."""
+    """The classes that the labels 0 to count - 1 of a source stand for."""
 
     count: int
     names: tuple[str, ...] | None = None
@@ -74,7 +74,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What a user would look for: a file, or a row of a file."""
+        """The name under which a user finds the image: a file, or a row of a file."""
         ...
 
 
@@ -186,7 +186,7 @@ class SubsetSource:
 
 
 def natural_order(items: Iterable[T]) -> list[T]:
-    """Sorted by name with numbers by value, as timm sorts classes: img2 before img10."""
+    """The items sorted by name, numbers by value as timm does: img2 comes before img10."""
     return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
 
 

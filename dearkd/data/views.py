@@ -1,4 +1,4 @@
-"""A data set of views: any worker, process or resumed run draws the same ones."""
+"""A data set of views that are the same in every worker, process and resumed run."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -24,7 +24,7 @@ _SUBSTITUTES = 16  # images tried in place of a bad one: the first half from its
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Batches of views: ``views[keys]`` for a list of `ViewKey`, made in a worker or in place.
+    """Batches of views: ``views[keys]`` makes those of some `ViewKey`, in a worker or in place.
 
     A bad image is replaced by another of its class (then of any class), chosen by the view's hash.
     A worker never raises for bad data, because torch would wrap the error together with its
@@ -79,7 +79,10 @@ class Views(Dataset[dict[str, Any]]):
         return {"failure": None, "errors": errors, **self._batch(kept)}
 
     def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Tensor]:
-        """Draws by key, pixels and label by index: they differ where an image was replaced."""
+        """The batch of (key, row, prepared image): where an image was replaced, key and row differ.
+
+        Random draws belong to the key, pixels and label to the row that is shown.
+        """
         size = self.augment.img_size
         epoch, index, repeat = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 3).T
         found = np.asarray([index for _, index, _ in views], dtype=np.int64)
@@ -98,7 +101,7 @@ class Views(Dataset[dict[str, Any]]):
         return batch
 
     def _pick(self, key: ViewKey, errors: list[BadImageError]) -> tuple[int, Any] | None:
-        """The view's image or its substitute, as (index, prepared); None where there is none."""
+        """The view's image or its substitute, as (index, prepared image); None if all are bad."""
         index = key.index
         for attempt in range(_SUBSTITUTES + 1):
             try:

@@ -17,6 +17,7 @@ from dearkd.data.datasets import Classes, match_classes, open_data, open_evaluat
 from dearkd.data.decode import BadImageError, open_image, to_rgb
 from dearkd.data.hosted import TimmSource
 from dearkd.data.parquet import ParquetSource
+from dearkd.errors import UserError
 
 
 def encoded(color, size=(6, 4), fmt="PNG", mode="RGB", **options):
@@ -266,6 +267,10 @@ def test_webdataset_errors(tmp_path):
     (tmp_path / "x.tar").rename(tmp_path / "val.tar")
     with pytest.raises(ValueError, match=r"no train shards"):
         open_data(f"wds/{tmp_path}")
+    for text in ("{", "[]", '{"classes": 3}'):
+        (tmp_path / "info.json").write_text(text)
+        with pytest.raises(UserError, match=r"info\.json is damaged \(.+\); repair or remove it$"):
+            open_data(f"wds/{tmp_path}")
 
 
 def test_unknown_timm_name():
