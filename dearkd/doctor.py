@@ -26,6 +26,7 @@ from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import autocast, seconds_per_call
 from dearkd.run_folder.folder import commit, versions
+from dearkd.run_folder.processes import usable_cores
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -134,7 +135,7 @@ def _devices() -> _Found:
 
 
 def _threads() -> _Found:
-    cores, threads = len(os.sched_getaffinity(0)), torch.get_num_threads()
+    cores, threads = usable_cores(), torch.get_num_threads()
     found = f"{threads} thread{'s' * (threads != 1)} on {cores} core{'s' * (cores != 1)}"
     if threads > cores:
         return (

@@ -1,4 +1,4 @@
-"""What happens to an image on its way into a batch: DeiT's recipe, or lighter ones.
+"""Augmentations, from an image to a view in a batch: DeiT's recipe and lighter ones.
 
 An augmentation first prepares an image (what is the same in every view, and may be cached), then
 turns prepared images and one 64-bit seed each into a batch of normalised float tensors.
@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dearkd.data.order import uniforms
+from dearkd.errors import UserError
 
 __all__ = [
     "ArrayAugment",
@@ -65,14 +66,14 @@ class Augment(Protocol):
 class ArrayAugment:
     """Shift, flip, rotation and zoom of small images, vectorised over the batch.
 
-    Preparing resizes the shorter side to ``img_size`` and cuts the centre.
+    ``prepare`` resizes the shorter side to ``img_size`` and cuts out the centre.
     """
 
     img_size: int
     mean: tuple[float, ...]
     std: tuple[float, ...]
     shift: int = 0
-    """Largest shift in pixels, either way; what comes in is mirrored from the image (``fill``)."""
+    """Largest shift in pixels, either way; ``fill`` says what is seen beyond the edge."""
     fill: Literal["reflect", "edge"] = "reflect"
     flip: bool = False
     rotate: float = 0.0
@@ -171,7 +172,7 @@ def train_augment(
         https://arxiv.org/abs/1512.03385, section 4.2 (``light`` at 32, zeros there).
 
     Raises:
-        ValueError: If the name or interpolation is unknown.
+        UserError: If the name or interpolation is unknown.
     """
     _check_interpolation(interpolation)
     look: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
@@ -196,7 +197,7 @@ def train_augment(
             )
         case "none":
             return eval_augment(img_size, **look)
-    raise ValueError(f"augment must be deit, light, digits or none, got {name!r}")
+    raise UserError(f"augment must be deit, light, digits or none, got {name!r}")
 
 
 def eval_augment(
@@ -207,14 +208,16 @@ def eval_augment(
     crop_pct: float | None = None,
     interpolation: str = "bicubic",
 ) -> Augment:
-    """Resize, centre crop, normalise. ``crop_pct``: by default all of a small image, else 0.875.
+    """The evaluation transform: resize, cut out the centre, normalise.
+
+    By default ``crop_pct`` is 1 for a small image, which is seen whole, and else 0.875.
 
     Raises:
-        ValueError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
+        UserError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
     """
     _check_interpolation(interpolation)
     if crop_pct is not None and not 0 < crop_pct <= 1:
-        raise ValueError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
+        raise UserError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
     if img_size <= SMALL_IMAGE and crop_pct in (None, 1.0):
         return ArrayAugment(img_size=img_size, mean=mean, std=std, interpolation=interpolation)
     transform = create_transform(
@@ -224,7 +227,7 @@ def eval_augment(
 
 
 def view_augment(view: Mapping[str, Any], img_size: int) -> Augment:
-    """What evaluation does to an image for a model whose ``view`` settings are given.
+    """The evaluation transform of a model whose ``view`` settings are given.
 
     ``view`` has mean, std, crop_pct and interpolation, as timm's ``pretrained_cfg`` does.
     """
@@ -246,7 +249,7 @@ def _timm(img_size: int, flip: bool, look: dict[str, Any], **settings: Any) -> T
 
 def _check_interpolation(interpolation: str) -> None:
     if interpolation not in _RESAMPLING:
-        raise ValueError(f"interpolation must be bicubic or bilinear, got {interpolation!r}")
+        raise UserError(f"interpolation must be bicubic or bilinear, got {interpolation!r}")
 
 
 def _shifted(
@@ -255,7 +258,7 @@ def _shifted(
     shift: int,
     fill: Literal["reflect", "edge"],
 ) -> NDArray[np.uint8]:
-    """Windows of the padded images, channels first; all offsets are equally likely."""
+    """One window of each padded image, channels first; all offsets are equally likely."""
     size = pixels.shape[1:3]
     padded = np.pad(pixels, ((0, 0), (shift, shift), (shift, shift), (0, 0)), mode=fill)
     windows = np.lib.stride_tricks.sliding_window_view(padded, size, axis=(1, 2))
@@ -265,7 +268,7 @@ def _shifted(
 
 @contextmanager
 def _own_generators() -> Iterator[None]:
-    """Global generators as they were afterwards."""
+    """Gives the global generators their states back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:
         yield

@@ -1,4 +1,4 @@
-"""Which of a model's classes a class of the data is: by name, ImageNet's synonyms included."""
+"""Finds a model's class for each class of the data by name, ImageNet's synonyms included."""
 
 import re
 from collections import defaultdict
@@ -9,6 +9,7 @@ from typing import Any
 from timm.data.imagenet_info import ImageNetInfo
 
 from dearkd.data.sources import Classes
+from dearkd.errors import UserError
 
 __all__ = ["match_classes", "match_names", "with_descriptions"]
 
@@ -28,7 +29,7 @@ def match_classes(
     two classes of one name apart.
 
     Raises:
-        ValueError: If a class is unknown to the model, two fall together, or the counts differ.
+        UserError: If a class is unknown to the model, two fall together, or the counts differ.
     """
     if data.indices is not None and data.total == model_count:
         own = None if model_names is None else tuple(model_names[index] for index in data.indices)
@@ -38,7 +39,7 @@ def match_classes(
         return match_names(data.names, model_names)
     count = data.total or data.count
     if count != model_count:
-        raise ValueError(
+        raise UserError(
             f"the data has {count} classes, the model {model_count}, and no class names tell how "
             "they correspond; use a model trained on these classes or data with class names"
         )
@@ -49,7 +50,7 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
     """The index in ``model_names`` of each data class.
 
     Raises:
-        ValueError: If a class is unknown to the model or two fall together.
+        UserError: If a class is unknown to the model or two fall together.
     """
     exact = {name: index for index, name in enumerate(model_names)}
     loose = {_plain(name): index for index, name in enumerate(model_names)}
@@ -58,21 +59,21 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
         found = _with_synsets(found, data_names, model_names)
     missing = [name for name, index in zip(data_names, found, strict=True) if index < 0]
     if missing:
-        raise ValueError(
+        raise UserError(
             f"{len(missing)} of {len(data_names)} data classes are unknown to the model's "
             f"{len(model_names)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; "
             "rename them, remove them, or use a model trained on them"
         )
     if len(set(found)) < len(found):
         first = next(index for index in found if found.count(index) > 1)
-        raise ValueError(
+        raise UserError(
             f"several data classes match the model's {model_names[first]!r}; rename all but one"
         )
     return tuple(found)
 
 
 def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
-    """The names for people: ImageNet's synsets with the words they stand for."""
+    """The names as people read them: ImageNet's synsets together with their words."""
     if not all(map(_SYNSET.fullmatch, names)):
         return tuple(names)
     lemmas = _lemmas()

@@ -18,6 +18,7 @@ from dearkd.data.sources import (
     SubsetSource,
 )
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
+from dearkd.errors import MissingFileError, UserError
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
 
@@ -34,12 +35,12 @@ def open_data(
     of its teacher's classes only these are kept. Downloads go to ``root``.
 
     Raises:
-        FileNotFoundError: If a path does not exist.
-        ValueError: If the data is empty, unknown, or evaluates on classes it does not train.
+        MissingFileError: If a path does not exist.
+        UserError: If the data is empty, unknown, or evaluates on classes it does not train.
     """
     source, own_evaluation = _open(train, Path(root))
     if source is None:
-        raise ValueError(
+        raise UserError(
             f"{train} has an evaluation split but no train split; pass the latter's folder"
         )
     other = own_evaluation if evaluation is None else open_evaluation(evaluation, root=root)
@@ -50,26 +51,26 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
     """The evaluation split of ``data``, or all of it where it has no splits.
 
     Raises:
-        FileNotFoundError: If a path does not exist.
-        ValueError: If the data is empty, unknown, or has a training split alone.
+        MissingFileError: If a path does not exist.
+        UserError: If the data is empty, unknown, or has a training split alone.
     """
     source, evaluation = _open(data, Path(root), evaluation_only=True)
     found = evaluation or source
     if found is None:
-        raise ValueError(
+        raise UserError(
             f"{data} has a train split alone; pass the folder of the images to evaluate on"
         )
     return found
 
 
 def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
-    """A fixed share of every class, at least one image; smaller shares lie within larger ones.
+    """A fixed share of every class, but at least one image; larger shares contain smaller ones.
 
     Raises:
-        ValueError: If ``fraction`` is not in (0, 1].
+        UserError: If ``fraction`` is not in (0, 1].
     """
     if not 0 < fraction <= 1:
-        raise ValueError(f"fraction must be above 0 and at most 1, got {fraction}")
+        raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
     if fraction == 1:
         return source
     return SubsetSource(source, stratified_rows(source.labels, fraction, seed))
@@ -78,14 +79,14 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
 def _open(
     data: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """Training and evaluation source; a set without splits counts as training."""
+    """The training and the evaluation source; data without splits is for training."""
     if data == "digits":
         return DigitsSource("train"), DigitsSource("test")
     if data.lower().startswith(PREFIXES):
         return open_hosted(data, root, evaluation_only)
     path = Path(data).expanduser()
     if not path.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"data {data!r} does not exist; pass digits, an image folder, parquet files, "
             f"or a name that starts with {', '.join(PREFIXES)}"
         )
@@ -96,9 +97,9 @@ def _open(
 
 
 def _parquet_files(root: Path) -> list[Path]:
-    """Those in ``root`` and the folders in it; none where these folders hold images instead.
+    """The parquet files in ``root`` and in its folders; of the latter none if they hold images.
 
-    No deeper: a set of a million images is not to be walked through.
+    It looks no deeper, so that a set of a million images is not walked through.
     """
     own = sorted(root.glob("*.parquet"))
     files = list(own)
@@ -113,7 +114,7 @@ def _parquet_files(root: Path) -> list[Path]:
 
 def _open_file(path: Path) -> ImageSource:
     if path.suffix != ".parquet":
-        raise ValueError(
+        raise UserError(
             f"data {str(path)!r} is a file but no .parquet; pass the folder of the images"
         )
     return ParquetSource([path])
@@ -149,12 +150,12 @@ def _open_folder(
 
 
 def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
-    """``source`` with the labels of ``classes``; unchanged where they agree."""
+    """``source`` with the labels that ``classes`` gives; unchanged if they agree."""
     if source.classes.names == classes.names and source.classes.count == classes.count:
         return source
     if source.classes.names is None or classes.names is None:
         if int(source.labels.max()) >= classes.count:
-            raise ValueError(
+            raise UserError(
                 f"the evaluation data has label {source.labels.max()}, the training data "
                 f"{classes.count} classes; pass data with the same classes"
             )
@@ -167,9 +168,9 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
     here = sorted({int(label) for label in source.labels[rows]})
     try:
         matched = match_names([names[label] for label in here], classes.names)
-    except ValueError as error:
+    except UserError as error:
         message = str(error).replace("the model's", "the training data's")
-        raise ValueError(f"evaluation data: {message}") from error
+        raise UserError(f"evaluation data: {message}") from error
     new_labels = np.full(len(names), -1)
     new_labels[here] = matched
     return SubsetSource(source, rows, new_labels=new_labels.tolist(), classes=classes)
@@ -178,6 +179,6 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
 def _is_among(name: str, names: Sequence[str]) -> bool:
     try:
         match_names([name], names)
-    except ValueError:
+    except UserError:
         return False
     return True

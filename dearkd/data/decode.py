@@ -1,4 +1,4 @@
-"""Decoding one image: any file Pillow reads becomes upright 8-bit RGB, or a named bad image."""
+"""Decodes one image: whatever Pillow reads becomes upright 8-bit RGB, or a named bad image."""
 
 import io
 import struct
@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+
+from dearkd.errors import UserError
 
 __all__ = ["BadImageError", "open_image", "to_rgb"]
 
@@ -26,7 +28,7 @@ _DECODE_ERRORS = (
 )
 
 
-class BadImageError(ValueError):
+class BadImageError(UserError):
     """One image cannot be decoded; ``name`` and ``reason`` say which and why."""
 
     def __init__(self, name: str, reason: str) -> None:

@@ -1,6 +1,5 @@
-"""What a run and `dearkd eval` read: training batches on the device, evaluation images."""
+"""The batches that training and `dearkd eval` read: mixed on the device, or as evaluation sees."""
 
-import os
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,7 +13,7 @@ from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
-from dearkd.run_folder.processes import local_processes
+from dearkd.run_folder.processes import local_processes, usable_cores
 
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 
@@ -23,7 +22,7 @@ MOST_WORKERS = 16
 
 
 class DeviceBatches:
-    """Training batches on the device, mixed there."""
+    """Training batches, moved to the device and mixed there."""
 
     def __init__(
         self,
@@ -67,9 +66,10 @@ def evaluation_loader(
     on_bad_image: OnBadImage = "skip",
     workers: int | None = None,
 ) -> Loader:
-    """Every image once over all processes, seen as the model's ``view`` settings say.
+    """A loader that shows every image once over all processes, as the model wants to see it.
 
-    ``view`` has mean, std, crop_pct and interpolation; ``workers`` None chooses.
+    ``view`` has the model's mean, std, crop_pct and interpolation. With ``workers`` None their
+    number is chosen by ``worker_count``.
     """
     augment = view_augment(view, img_size)
     device = accelerator.device
@@ -87,12 +87,13 @@ def evaluation_loader(
 
 
 def worker_count(asked: int | None, img_size: int, device: torch.device, processes: int = 1) -> int:
-    """Loader processes of one process: as asked, or this machine's cores shared among all.
+    """How many processes load the data of one training process.
 
-    Small images on a CPU are cheaper in place: 0.
+    It is the number asked for, or else the usable cores divided among the training processes of
+    this machine. Small images on a CPU are loaded in place (0), which is cheaper.
     """
     if asked is not None:
         return asked
     if device.type == "cpu" and is_small(img_size):
         return 0
-    return max(1, min(MOST_WORKERS, (os.cpu_count() or 1) // local_processes(processes)))
+    return max(1, min(MOST_WORKERS, usable_cores() // local_processes(processes)))

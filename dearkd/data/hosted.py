@@ -1,7 +1,7 @@
-"""timm's data set names.
+"""Data sets that timm opens by name.
 
-``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hugging Face), ``wds/FOLDER``
-(webdataset shards on this machine).
+The names are ``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hugging Face), and
+``wds/FOLDER`` (webdataset shards on this machine).
 """
 
 import json
@@ -19,8 +19,9 @@ from timm.data.dataset_factory import create_dataset
 from dearkd.data.decode import open_image
 from dearkd.data.sources import Classes, ImageSource, natural_order
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
+from dearkd.errors import UserError
 
-__all__ = ["PREFIXES", "TarSource", "TimmSource", "open_hosted"]
+__all__ = ["PREFIXES", "OutOfReachError", "TarSource", "TimmSource", "open_hosted"]
 
 PREFIXES = ("torch/", "hfds/", "hfids/", "wds/")
 _EVALUATION_SPLITS = ("validation", "test")
@@ -37,9 +38,7 @@ class TimmSource:
         labels = _labels(dataset, self._reader)
         names = _names(dataset, self._reader)
         if not len(labels) or labels.min() < 0:
-            raise ValueError(
-                f"data {name!r} has no labels; choose a data set and split with labels"
-            )
+            raise UserError(f"data {name!r} has no labels; choose a data set and split with labels")
         self.labels: NDArray[np.int64] = labels
         self.classes = Classes(len(names) if names else int(labels.max()) + 1, names)
 
@@ -67,7 +66,7 @@ class TarSource:
     any.
 
     Raises:
-        ValueError: If a shard is no tar file, or a sample has no label.
+        UserError: If a shard is no tar file, or a sample has no label.
     """
 
     def __init__(self, shards: list[Path], names: tuple[str, ...] | None = None) -> None:
@@ -79,9 +78,9 @@ class TarSource:
             self._samples += [(number, start, size, name) for start, size, name, _ in samples]
             labels += [label for _, _, _, label in samples]
         if not labels:
-            raise ValueError(f"{shards[0].parent} has shards without images; check the folder")
+            raise UserError(f"{shards[0].parent} has shards without images; check the folder")
         if min(labels) < 0:
-            raise ValueError(f"{shards[0].parent} has label {min(labels)}, labels start at 0")
+            raise UserError(f"{shards[0].parent} has label {min(labels)}, labels start at 0")
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.classes = Classes(len(names) if names else max(labels) + 1, names)
 
@@ -105,15 +104,15 @@ class TarSource:
 def open_hosted(
     name: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """Training and evaluation source of a timm data set name; downloads into ``root`` if need be.
+    """The training and the evaluation source of a timm name; downloads go to ``root``.
 
     Departure:
         ``hfids/`` streams cannot be read by index, on which every view depends here: the data set
         is downloaded and read like ``hfds/``. ``wds/`` shards are indexed once instead of streamed.
 
     Raises:
-        ValueError: If the name is unknown, has no labels, or an extra package is missing.
-        OSError: If it cannot be fetched.
+        UserError: If the name is unknown, has no labels, or an extra package is missing.
+        OutOfReachError: If it cannot be fetched.
     """
     prefix, _, rest = name.partition("/")
     if prefix.lower() == "wds":
@@ -130,7 +129,11 @@ def open_hosted(
     return source, None
 
 
-class _NoSplitError(ValueError):
+class OutOfReachError(UserError, OSError):
+    """The data set has to be downloaded and cannot be."""
+
+
+class _NoSplitError(UserError):
     """The data set exists, the split does not."""
 
 
@@ -144,20 +147,20 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
             download=not is_hub,
         )
     except ImportError as error:
-        raise ValueError(
+        raise UserError(
             f"data {name!r} needs the package 'datasets': pip install 'dearkd[hub]'"
         ) from error
     except AssertionError as error:
         if not str(error):  # a bug, not an answer
             raise
         unknown = str(error).startswith("Unknown")
-        raise ValueError(
+        raise UserError(
             f"data {name!r} is unknown to timm ({_reason(error)}); try torch/cifar10"
             if unknown
             else f"data {name!r} cannot be opened ({_reason(error)}); pass another data set"
         ) from error
     except (ConnectionError, URLError) as error:
-        raise OSError(
+        raise OutOfReachError(
             f"data {name!r} cannot be fetched ({_reason(error)}); "
             "download it elsewhere and pass its folder"
         ) from error
@@ -166,11 +169,11 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
             raise _NoSplitError(
                 f"data {name!r} has no split {split!r}; pass another data set"
             ) from error
-        raise ValueError(
+        raise UserError(
             f"data {name!r} cannot be opened ({_reason(error)}); check its name"
         ) from error
     except (OSError, RuntimeError) as error:
-        raise ValueError(
+        raise UserError(
             f"data {name!r} cannot be opened ({_reason(error)}); check its name"
         ) from error
     return TimmSource(f"{name} ({split})", dataset)
@@ -197,24 +200,33 @@ def _names(dataset: Any, reader: Any) -> tuple[str, ...] | None:
 
 
 def _open_shards(folder: Path, splits: tuple[str, ...]) -> TarSource | None:
-    """The shards that name one of the splits; where none names any, all of them train."""
+    """The shards whose name has one of the splits; if none has any, all are for training."""
     if not folder.is_dir():
-        raise ValueError(
+        raise UserError(
             f"data 'wds/{folder}' is no folder here; fetch the .tar shards first, or use hfds/NAME"
         )
     shards = natural_order(folder.rglob("*.tar"))
     if not shards:
-        raise ValueError(
+        raise UserError(
             f"data 'wds/{folder}' holds no .tar shards; pass the folder with the shards"
         )
     info = next((f for f in (folder / "_info.json", folder / "info.json") if f.is_file()), None)
-    names = json.loads(info.read_text(encoding="utf-8")).get("classes") if info else None
+    names = None if info is None else _listed_names(info)
     chosen = [s for s in shards if split_of(s, folder) in splits]
     if not chosen and "train" in splits and not any(split_of(s, folder) for s in shards):
         chosen = shards
     if not chosen and "train" in splits:
-        raise ValueError(f"data 'wds/{folder}' has no train shards; name them train-*.tar")
-    return TarSource(chosen, tuple(names) if names else None) if chosen else None
+        raise UserError(f"data 'wds/{folder}' has no train shards; name them train-*.tar")
+    return TarSource(chosen, names) if chosen else None
+
+
+def _listed_names(info: Path) -> tuple[str, ...] | None:
+    """The class names that the file beside the shards lists, if it does."""
+    try:
+        names = json.loads(info.read_text(encoding="utf-8")).get("classes")
+        return tuple(names) if names else None
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(f"{info} is damaged ({_reason(error)}); repair or remove it") from error
 
 
 def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:
@@ -238,10 +250,10 @@ def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:
                     assert content is not None
                     labels[key] = readers[suffix](content.read())
     except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
-        raise ValueError(
+        raise UserError(
             f"{shard} is no webdataset shard ({_reason(error)}); fetch it again"
         ) from error
     missing = next((name for key, (_, _, name) in images.items() if key not in labels), None)
     if missing:
-        raise ValueError(f"{missing} in {shard} has no .cls or .json label; add one")
+        raise UserError(f"{missing} in {shard} has no .cls or .json label; add one")
     return [(*place, labels[key]) for key, place in images.items()]

@@ -19,6 +19,7 @@ from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
 from dearkd.data.views import CACHE_BYTES, Views
+from dearkd.errors import UserError
 
 __all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
 
@@ -35,33 +36,33 @@ class Batch(TypedDict):
     label: Tensor
     """(B,)."""
     index: Tensor
-    """(B,), in the source."""
+    """(B,), the row of each image in the source."""
     weight: Tensor
-    """(B,), of each view's own image."""
+    """(B,), how much of each view's own image is left after mixing."""
     box: Tensor
-    """(B, 4): top, bottom, left, right of what the partner fills."""
+    """(B, 4): top, bottom, left and right of the box that the partner fills."""
 
 
 @dataclass
 class BadImages:
-    """What to do with images that cannot be decoded, and those found so far: name to reason."""
+    """What to do with images that cannot be decoded, and the reasons of those found, by name."""
 
     policy: OnBadImage = "skip"
     found: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.policy not in ("skip", "fail"):
-            raise ValueError(f"on_bad_image must be skip or fail, got {self.policy!r}")
+            raise UserError(f"on_bad_image must be skip or fail, got {self.policy!r}")
 
     def note(self, errors: Sequence[BadImageError]) -> None:
         """Logs each image once.
 
         Raises:
-            ValueError: If the policy is ``fail``.
+            UserError: If the policy is ``fail``.
         """
         for error in errors:
             if self.policy == "fail":
-                raise ValueError(
+                raise UserError(
                     f"{error}; repair or remove it, "
                     "or go on without such images by --on-bad-image skip"
                 )
@@ -117,14 +118,15 @@ class Loader:
         """The batches of an epoch from ``start_step`` on.
 
         Raises:
-            ValueError: If an image is bad and the policy is ``fail``, or too many are.
+            UserError: If an image is bad and the policy is ``fail``, too many are, or the data
+                cannot be read; whether here or in a worker, it is the same error.
         """
         self._sampler.position = (epoch, start_step)
         for batch in self._loader:
             self.bad_images.note(batch.pop("errors"))
             failure = batch.pop("failure")
             if failure is not None:
-                raise ValueError(failure)
+                raise failure
             yield batch
 
 
@@ -140,7 +142,7 @@ def train_loader(
     pin_memory: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
-    """Training views in ``order``, with each view's draws for `dearkd.data.mixing.mix`."""
+    """A loader of training views in ``order``, with the draws that `mixing.mix` needs."""
     bad_images = BadImages(on_bad_image)
     views = Views(
         source,
@@ -173,13 +175,13 @@ def eval_loader(
     pin_memory: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
-    """Every image once over all processes; bad images are named and left out.
+    """A loader that shows every image once over all processes and leaves out those that are bad.
 
     Raises:
-        ValueError: If ``batch_size`` is below 1.
+        UserError: If ``batch_size`` is below 1.
     """
     if batch_size < 1:
-        raise ValueError(f"evaluation batch size must be at least 1, got {batch_size}")
+        raise UserError(f"evaluation batch size must be at least 1, got {batch_size}")
     share = np.array_split(np.arange(len(source)), world)[rank].tolist()
     keys = [ViewKey(0, index, 0) for index in share]
     steps = -(-len(keys) // batch_size)

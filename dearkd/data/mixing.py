@@ -1,4 +1,4 @@
-"""Mixup and CutMix on the batch, on its device, with draws that belong to the view.
+"""Mixup and CutMix of a batch on its device, with random draws that belong to each view.
 
 The view at position p is mixed with its neighbour p ^ 1, so no second image is loaded and the
 images, the targets and the teacher's input stay one tensor.
@@ -14,6 +14,7 @@ from scipy.special import betaincinv
 from torch import Tensor
 
 from dearkd.data.order import uniforms
+from dearkd.errors import UserError
 
 __all__ = ["Mixing", "mix", "smooth"]
 
@@ -30,7 +31,7 @@ class Mixing:
         Every view draws its own lambda and box (timm draws one a batch by default).
 
     Raises:
-        ValueError: If a value is negative or a probability exceeds 1.
+        UserError: If a value is negative or a probability exceeds 1.
     """
 
     mixup: float = 0.8
@@ -45,10 +46,10 @@ class Mixing:
     def __post_init__(self) -> None:
         for name in ("mixup", "cutmix"):
             if getattr(self, name) < 0:
-                raise ValueError(f"{name} must be at least 0, got {getattr(self, name)}")
+                raise UserError(f"{name} must be at least 0, got {getattr(self, name)}")
         for name in ("switch", "prob"):
             if not 0 <= getattr(self, name) <= 1:
-                raise ValueError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
+                raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
     def draw(
         self, seeds: NDArray[np.uint64], height: int, width: int

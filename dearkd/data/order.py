@@ -13,10 +13,13 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from dearkd.errors import UserError
+
 __all__ = [
     "EpochOrder",
     "ViewKey",
     "hash64",
+    "left_out",
     "ranked",
     "spread_rows",
     "stratified_rows",
@@ -28,10 +31,11 @@ ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
+_WORTH_SAYING = 0.05  # share of an epoch that is left out
 
 
 class ViewKey(NamedTuple):
-    """Names one view: ``repeat`` counts the copies of an image within an epoch."""
+    """The name of one view; ``repeat`` counts the copies of an image within an epoch."""
 
     epoch: int
     index: int  # type: ignore[assignment]
@@ -64,12 +68,12 @@ def ranked(count: int, *parts: int) -> NDArray[np.int64]:
 
 
 def spread_rows(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` of ``count`` rows at even steps: sorted data gives all its classes."""
+    """At most ``wanted`` of ``count`` rows at even steps, so that sorted data shows all classes."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
 
 
 def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> NDArray[np.int64]:
-    """Rows of a fixed subset: ``fraction`` of each class, at least one row a class.
+    """The rows of a fixed subset that has ``fraction`` of each class, and at least one row.
 
     The subset is a function of ``seed`` and the labels, and a smaller fraction's rows are among a
     larger one's.
@@ -87,6 +91,8 @@ class EpochOrder:
     """The views of each epoch, cut into global batches and these into one slice a process.
 
     An epoch has ``views`` views (default: as many as ``images``), rounded down to whole batches.
+    The images beyond the last whole batch sit out. Which ones they are is drawn anew in each epoch,
+    so that every image is seen equally often in the long run, and ``left_out`` says how many.
     Positions p and p ^ 1 are mixing partners and always stand in the same slice. With ``repeats`` =
     r an epoch holds 1/r of the images r times; with more views than images, further permutations
     follow.
@@ -98,10 +104,11 @@ class EpochOrder:
         The copies of an image stand within 48 views of each other and meet another partner each
         time; DeiT spreads them over the processes, which ties the order to their number. Where
         permutations are concatenated an odd image count loses one image a pass, so that none
-        becomes its own partner.
+        becomes its own partner. The rest of an epoch is dropped, as in DeiT: a smaller last batch
+        would be a step of the same size with a noisier gradient, and odd where views are mixed.
 
     Raises:
-        ValueError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
+        UserError: If the batch cannot be cut into even slices or exceeds the views of an epoch.
     """
 
     images: int
@@ -115,17 +122,17 @@ class EpochOrder:
 
     def __post_init__(self) -> None:
         if self.repeats < 1:
-            raise ValueError(f"repeats must be at least 1, got {self.repeats}")
+            raise UserError(f"repeats must be at least 1, got {self.repeats}")
         unit = 2 * self.world
         if self.batch_size < unit or self.batch_size % unit:
-            raise ValueError(
+            raise UserError(
                 f"batch size must be a multiple of {unit} (two mixing partners for each of "
                 f"{self.world} processes), got {self.batch_size}"
             )
         if self.steps_per_epoch < 1:
             largest = self.views_per_epoch // unit * unit
             remedy = f"set data.batch_size to at most {largest}" if largest else "add images"
-            raise ValueError(
+            raise UserError(
                 f"batch size {self.batch_size} exceeds the {self.views_per_epoch} images "
                 f"of an epoch; {remedy}"
             )
@@ -167,6 +174,28 @@ class EpochOrder:
             yield [ViewKey(epoch, i, r) for i, r in pairs]
 
 
+def left_out(order: EpochOrder, accumulate: int = 1) -> str | None:
+    """One line on the share of each epoch that is not trained on; None if it is below 5 %.
+
+    ``accumulate`` batches of ``order`` make one step, and a step that is not whole is left out.
+    """
+    batch, total = order.batch_size * accumulate, order.views_per_epoch
+    left = total % batch
+    if left < _WORTH_SAYING * total:
+        return None
+    every_view_an_image = order.views is None and order.repeats == 1
+    what = "images" if every_view_an_image else "views"
+    anew = ", drawn anew every time" if every_view_an_image else ""
+    unit = 2 * order.world if accumulate == 1 else order.batch_size
+    others = range(batch // 2 // unit * unit or unit, batch, unit)
+    best = min(others, key=lambda other: (total % other, -other), default=batch)
+    remedy = f"; data.batch_size={best} would leave out {total % best}"
+    return (
+        f"each epoch leaves out {left} of the {total} {what} ({100 * left / total:.0f} %){anew}, "
+        f"as it has {total // batch} x {batch}{remedy if total % best < left else ''}"
+    )
+
+
 def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
     bits = (bits ^ (bits >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     bits = (bits ^ (bits >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
@@ -176,7 +205,7 @@ def _finalise(bits: NDArray[np.uint64]) -> NDArray[np.uint64]:
 def _repeat_in_blocks(
     index: NDArray[np.int64], repeat: NDArray[np.int64], repeats: int
 ) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Each block of images ``repeats`` times, its second half rotated one further each time."""
+    """The sequence with each block of images repeated, its second half rotated by one each time."""
     places, copies = [], []
     for start in range(0, len(index), _BLOCK):
         half = min(_BLOCK, len(index) - start) // 2

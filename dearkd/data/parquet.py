@@ -2,8 +2,10 @@
 
 import bisect
 import json
+import os
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ from PIL import Image
 
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.sources import Classes, natural_order
+from dearkd.errors import UserError
 
 __all__ = ["ParquetSource"]
 
@@ -22,17 +25,18 @@ _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "cls", "class")
 # Encoded bytes kept in Arrow memory.
 _MEMORY_LIMIT = 4 << 30
+_MAGIC = b"PAR1"
 
 
 class ParquetSource:
     """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
 
-    Row groups are read when first needed and stay in Arrow buffers, shared with forked workers,
-    while they fit into 4 GiB; beyond it the oldest are dropped, and a shuffled read of a larger set
-    costs a row group an image: prefer ``hfds/`` or an image folder there.
+    Row groups are read when they are first needed and stay in Arrow buffers, which forked workers
+    share. Beyond 4 GiB the oldest are dropped; then a shuffled read costs a row group for every
+    image, and ``hfds/`` or an image folder is faster.
 
     Raises:
-        ValueError: If a file is no parquet, has no image or label column, or a label is missing.
+        UserError: If a file is no parquet, has no image or label column, or a label is missing.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -45,12 +49,10 @@ class ParquetSource:
         labels: list[NDArray[Any]] = []
         for number, file in enumerate(self.files):
             if _schema(file).names != schema.names:
-                raise ValueError(
-                    f"{file} has other columns than {self.files[0]}; move it elsewhere"
-                )
+                raise UserError(f"{file} has other columns than {self.files[0]}; move it elsewhere")
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
-            raise ValueError(f"{self.files[0]} has no rows; pass files that hold images")
+            raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
         names = _class_names(schema, self.label_column)
         self.labels, self.classes = _encode_labels(self.files[0], np.concatenate(labels), names)
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
@@ -58,12 +60,12 @@ class ParquetSource:
 
     def _scan(self, number: int, file: Path, start: int) -> list[NDArray[Any]]:
         """Notes the file's row groups and returns their labels."""
-        reader = pq.ParquetFile(file)
+        reader = _reader(file)
         labels: list[NDArray[Any]] = []
         for group in range(reader.num_row_groups):
             column = _rows(reader, file, group, self.label_column).column(0)
             if column.null_count:
-                raise ValueError(f"{file} has rows without {self.label_column!r}; remove them")
+                raise UserError(f"{file} has rows without {self.label_column!r}; remove them")
             self._groups.append((number, group))
             self._starts.append(start + sum(len(part) for part in labels))
             labels.append(column.to_numpy())
@@ -101,8 +103,8 @@ class ParquetSource:
     def _table(self, group: int) -> pa.Table:
         if group not in self._tables:
             number, row_group = self._groups[group]
-            reader = pq.ParquetFile(self.files[number])
-            table = _rows(reader, self.files[number], row_group, self.image_column)
+            file = self.files[number]
+            table = _rows(_reader(file), file, row_group, self.image_column)
             self._tables[group] = table
             self._bytes += table.nbytes
             while self._bytes > _MEMORY_LIMIT and len(self._tables) > 1:
@@ -111,26 +113,47 @@ class ParquetSource:
 
 
 def _rows(reader: pq.ParquetFile, file: Path, group: int, column: str) -> pa.Table:
-    try:
+    with _reading(file):
         # One thread: Arrow's pool does not survive the fork into a worker.
         return reader.read_row_group(group, [column], use_threads=False)
-    except (pa.ArrowInvalid, OSError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise ValueError(f"{file} is damaged ({reason}); fetch it again or remove it") from error
+
+
+def _reader(file: Path) -> pq.ParquetFile:
+    with _reading(file):
+        return pq.ParquetFile(file)
+
+
+@contextmanager
+def _reading(file: Path) -> Iterator[None]:
+    """What Arrow raises, in many classes, becomes one line that names the file."""
+    try:
+        yield
+    except (pa.ArrowException, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            state, reason = "cannot be read", os.strerror(error.errno)
+        else:
+            state, reason = "is damaged", str(error)
+        reason = " ".join(reason.split())[:160]
+        raise UserError(f"{file} {state} ({reason}); fetch it again or remove it") from error
 
 
 def _schema(file: Path) -> pa.Schema:
-    try:
-        return pq.read_schema(file)
-    except pa.ArrowInvalid as error:
-        raise ValueError(f"{file} is not a parquet file; fetch it again or remove it") from error
+    if not _is_parquet(file):
+        raise UserError(f"{file} is not a parquet file; fetch it again or remove it")
+    return _reader(file).schema_arrow
+
+
+def _is_parquet(file: Path) -> bool:
+    """Whether it begins as parquet files do."""
+    with _reading(file), file.open("rb") as content:
+        return content.read(len(_MAGIC)) == _MAGIC
 
 
 def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> str:
     for name in wanted:
         if name in schema.names:
             return name
-    raise ValueError(
+    raise UserError(
         f"{file} has no {kind} column (columns: {', '.join(schema.names)}); "
         f"name it one of {', '.join(wanted)}"
     )
@@ -156,7 +179,7 @@ def _encode_labels(
     count = len(names) if names else int(labels.max()) + 1
     wrong = labels[(labels < 0) | (labels >= count)]
     if len(wrong):
-        raise ValueError(
+        raise UserError(
             f"{file} has label {wrong[0]}, outside 0..{count - 1} (a split without labels?); "
             "choose a split with labels"
         )

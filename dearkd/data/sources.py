@@ -1,12 +1,11 @@
-"""Labelled images at rest: digits, image folders, and parts of other sources.
+"""Sources of labelled images: digits, image folders, and parts of other sources.
 
 A source decodes one image at a time to upright 8-bit RGB and can be pickled for data-loader
 workers.
 """
 
-import json
 import os
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol, TypeVar
@@ -18,6 +17,8 @@ from timm.utils.misc import natural_key
 
 from dearkd.data.decode import open_image
 from dearkd.data.order import stratified_rows
+from dearkd.data.synthetic_set import ClassTable, read_set
+from dearkd.errors import UserError
 
 __all__ = [
     "Classes",
@@ -33,11 +34,13 @@ T = TypeVar("T", str, Path)
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+SHOWN = 5
+"""Class folders that are named at most."""
 
 
 @dataclass(frozen=True)
 class Classes:
-    """The classes that labels 0..count-1 of a source stand for."""
+    """The classes that the labels 0 to count - 1 of a source stand for."""
 
     count: int
     names: tuple[str, ...] | None = None
@@ -71,7 +74,7 @@ class ImageSource(Protocol):
         ...
 
     def name(self, index: int) -> str:
-        """What a user would look for: a file, or a row of a file."""
+        """The name under which a user finds the image: a file, or a row of a file."""
         ...
 
 
@@ -110,52 +113,34 @@ class DigitsSource:
 class FolderSource:
     """One folder a class; images at any depth below it.
 
-    A ``manifest.json`` beside the class folders (written by ``dearkd synthesize``) gives the
-    teacher's class indices, which models trained on the images keep; a folder it does not list is
-    no class.
+    An empty folder is a class too and keeps its index, as in torchvision's ``ImageFolder`` with
+    ``allow_empty``: a model of all classes fits before and after its images come, and
+    ``class_notes`` names it. The manifest of a synthetic set gives the teacher's class indices,
+    which models trained on the images keep; a folder that it does not list is no class. With
+    ``names``, those of the training classes, labels are their places among these.
 
     Raises:
-        ValueError: If there is no class folder, a class has no image, or a class is not among
-        ``names``.
+        UserError: If there is no image, or one of a class that is not among ``names``.
     """
 
     def __init__(self, root: Path, names: Sequence[str] | None = None) -> None:
-        manifest = _read_manifest(root)
-        folders = natural_order(_class_folders(root))
-        if manifest is not None:
-            folders = [folder for folder in folders if folder.name in manifest.indices]
-        if not folders and (root / "synthesize.yaml").is_file():
-            raise ValueError(
-                f"{root} is an unfinished synthetic set without an image; finish it: "
-                f"dearkd synthesize --resume --out {root}"
-            )
-        if not folders:
-            raise ValueError(
-                f"{root} holds no class folders; put each class's images into a folder of its own"
-            )
-        known = tuple(names) if names is not None else tuple(folder.name for folder in folders)
-        unknown = [folder.name for folder in folders if folder.name not in known]
-        if unknown:
-            raise ValueError(
-                f"{root} has class {unknown[0]!r}, not among the {len(known)} classes "
-                "of the training data; remove or rename the folder"
-            )
+        found = read_set(root)
+        table = found.classes() if found is not None and found.finished else None
+        files = {
+            folder.name: _image_files(folder)
+            for folder in natural_order(_class_folders(root))
+            if table is None or folder.name in table.indices
+        }
+        _check_folders(root, files, names, found is not None and found.unfinished)
+        known = tuple(files if names is None else names)
+        place = {name: label for label, name in enumerate(known)}
         self.root = root
-        self._files: list[str] = []
-        labels: list[int] = []
-        for folder in folders:
-            files = _image_files(folder)
-            if not files:
-                raise ValueError(
-                    f"class {folder.name!r} of {root} has no image "
-                    f"({', '.join(sorted(IMAGE_SUFFIXES))}); add images or remove the folder"
-                )
-            self._files += [str(file.relative_to(root)) for file in files]
-            labels += [known.index(folder.name)] * len(files)
+        self._files = [str(file.relative_to(root)) for own in files.values() for file in own]
+        labels = [place[name] for name, own in files.items() for _ in own]
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.classes = Classes(len(known), known)
-        if manifest is not None:
-            self.classes = manifest.classes_of(known)
+        if table is not None and names is None:
+            self.classes = _classes_of(table, known)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -201,7 +186,7 @@ class SubsetSource:
 
 
 def natural_order(items: Iterable[T]) -> list[T]:
-    """Sorted by name with numbers by value, as timm sorts classes: img2 before img10."""
+    """The items sorted by name, numbers by value as timm does: img2 comes before img10."""
     return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
 
 
@@ -219,37 +204,35 @@ def _image_files(folder: Path) -> list[Path]:
     return natural_order(found)
 
 
-@dataclass(frozen=True)
-class _Manifest:
-    """What ``dearkd synthesize`` says about its class folders."""
+def _check_folders(
+    root: Path, files: Mapping[str, Sequence[Path]], names: Sequence[str] | None, unfinished: bool
+) -> None:
+    """Refuses folders without any image, and evaluation classes that are not trained."""
+    if unfinished and not any(files.values()):
+        raise UserError(
+            f"{root} is an unfinished synthetic set without an image; finish it: "
+            f"dearkd synthesize --resume --out {root}"
+        )
+    if not files:
+        raise UserError(
+            f"{root} holds no class folders; put each class's images into a folder of its own"
+        )
+    if not any(files.values()):
+        shown = ", ".join(list(files)[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
+        raise UserError(
+            f"{root} has {len(files)} class folders ({shown}) but no image in them "
+            f"({', '.join(sorted(IMAGE_SUFFIXES))}); add images"
+        )
+    unknown = [name for name, own in files.items() if own and names and name not in names]
+    if unknown:
+        raise UserError(
+            f"{root} has class {unknown[0]!r}, not among the {len(names or ())} classes "
+            "of the training data; remove or rename the folder"
+        )
 
-    indices: dict[str, int]
-    """The teacher's index of each folder."""
-    total: int
-    """How many classes the teacher has."""
-    names: list[str] | None
-    """The teacher's names of all its classes: not every name makes a folder."""
 
-    def classes_of(self, folders: Sequence[str]) -> Classes:
-        indices = tuple(self.indices[folder] for folder in folders)
-        names = folders if self.names is None else [self.names[index] for index in indices]
-        return Classes(len(folders), tuple(names), indices, self.total)
-
-
-def _read_manifest(root: Path) -> _Manifest | None:
-    file = root / "manifest.json"
-    if not file.is_file():
-        return None
-    try:
-        content = json.loads(file.read_text(encoding="utf-8"))
-        table, names = content["classes"], content.get("class_names")
-        indices = [int(index) for index in table["indices"]]
-        total = int(table["total"])
-        if names is not None and len(names) != total:
-            raise ValueError(f"{len(names)} class_names, total {total}")
-        return _Manifest(dict(zip(table["names"], indices, strict=True)), total, names)
-    except (KeyError, TypeError, ValueError, AttributeError) as error:
-        raise ValueError(
-            f"{file} does not list the class names, indices and total ({error!r}); "
-            "synthesize again, or remove it to use the folders alone"
-        ) from error
+def _classes_of(table: ClassTable, folders: Sequence[str]) -> Classes:
+    """The classes of a synthetic set's folders, named as the teacher names them."""
+    indices = tuple(table.indices[folder] for folder in folders)
+    names = folders if table.names is None else [table.names[index] for index in indices]
+    return Classes(len(folders), tuple(names), indices, table.total)

@@ -1,4 +1,4 @@
-"""What folders and files call their splits."""
+"""The names by which folders and files are known as training or evaluation data."""
 
 from collections.abc import Iterable
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""A data set of views: any worker, process or resumed run draws the same ones."""
+"""A data set of views that are the same in every worker, process and resumed run."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -15,6 +15,7 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
 from dearkd.data.sources import ImageSource
+from dearkd.errors import UserError
 
 __all__ = ["Views"]
 
@@ -23,13 +24,14 @@ _SUBSTITUTES = 16  # images tried in place of a bad one: the first half from its
 
 
 class Views(Dataset[dict[str, Any]]):
-    """Batches of views: ``views[keys]`` for a list of `ViewKey`, made in a worker or in place.
+    """Batches of views: ``views[keys]`` makes those of some `ViewKey`, in a worker or in place.
 
     A bad image is replaced by another of its class (then of any class), chosen by the view's hash.
-    What went wrong travels in the batch (``errors``, ``failure``): a worker never raises for bad
-    data. ``class_map`` renumbers the labels, from ``match_classes``. Small prepared
-    images are cached where all fit into ``cache_bytes``; ``rows`` are those that will be asked for
-    (default: all).
+    A worker never raises for bad data, because torch would wrap the error together with its
+    traceback. The batch carries it instead: ``errors`` has the bad images, and ``failure`` the
+    error, meant for the user, that ends the run. ``class_map`` renumbers the labels and comes from
+    ``match_classes``. Small prepared images are cached where all of them fit into ``cache_bytes``;
+    ``rows`` are those that will be asked for (default: all).
     """
 
     def __init__(
@@ -64,19 +66,23 @@ class Views(Dataset[dict[str, Any]]):
         errors: list[BadImageError] = []
         try:
             picked = [self._pick(key, errors) for key in keys]
+        except UserError as error:
+            return {"failure": error, "errors": errors}
         except OSError as error:
-            return _failed(f"cannot read the data ({error}); check the disk, then resume", errors)
+            reason = f"cannot read the data ({error}); check the disk, then resume"
+            return {"failure": UserError(reason), "errors": errors}
         if self.substitute and None in picked:
             last = errors[-1].name
-            return _failed(
-                f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data",
-                errors,
-            )
+            reason = f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data"
+            return {"failure": UserError(reason), "errors": errors}
         kept = [(key, *found) for key, found in zip(keys, picked, strict=True) if found is not None]
         return {"failure": None, "errors": errors, **self._batch(kept)}
 
     def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Tensor]:
-        """Draws by key, pixels and label by index: they differ where an image was replaced."""
+        """The batch of (key, row, prepared image): where an image was replaced, key and row differ.
+
+        Random draws belong to the key, pixels and label to the row that is shown.
+        """
         size = self.augment.img_size
         epoch, index, repeat = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 3).T
         found = np.asarray([index for _, index, _ in views], dtype=np.int64)
@@ -95,13 +101,13 @@ class Views(Dataset[dict[str, Any]]):
         return batch
 
     def _pick(self, key: ViewKey, errors: list[BadImageError]) -> tuple[int, Any] | None:
-        """The view's image or its substitute, as (index, prepared); None where there is none."""
+        """The view's image or its substitute, as (index, prepared image); None if all are bad."""
         index = key.index
         for attempt in range(_SUBSTITUTES + 1):
             try:
                 return index, self._prepared(index)
-            except BadImageError as error:
-                errors.append(error)
+            except BadImageError:
+                errors.append(self.bad[index])
             if not self.substitute:
                 break
             rows = self._substitutes(key.index, attempt)
@@ -116,13 +122,13 @@ class Views(Dataset[dict[str, Any]]):
 
     def _prepared(self, index: int) -> Any:
         if index in self.bad:
-            raise self.bad[index]
+            raise _anew(self.bad[index])
         if self.cache is not None:
             return self.cache[index]
         try:
             image = self.source.image(index)
         except BadImageError as error:
-            self.bad[index] = error
+            self.bad[index] = _anew(error)
             raise
         return self.augment.prepare(image)
 
@@ -136,5 +142,6 @@ class Views(Dataset[dict[str, Any]]):
         self.cache = cache
 
 
-def _failed(reason: str, errors: list[BadImageError]) -> dict[str, Any]:
-    return {"failure": reason, "errors": errors}
+def _anew(error: BadImageError) -> BadImageError:
+    """The same error without a traceback, which would grow every time that it is raised again."""
+    return BadImageError(error.name, error.reason)

@@ -13,6 +13,7 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.loaders import BadImages
 from dearkd.data.order import SUBSET_STREAM, ViewKey, ranked
 from dearkd.data.sources import SubsetSource
+from dearkd.data.synthetic_set import finished_sets
 from dearkd.data.views import Views
 from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
@@ -62,7 +63,7 @@ class ImageSet:
         batch = self._views[[ViewKey(0, row, 0) for row in rows]]
         self._bad_images.note(batch["errors"])
         if batch["failure"] is not None:
-            raise ValueError(batch["failure"])
+            raise batch["failure"]
         return batch["image"]
 
 
@@ -116,12 +117,12 @@ def newest_set(root: Path = Path("runs")) -> str:
     Raises:
         ValueError: If there is none.
     """
-    manifests = [*root.glob("*/manifest.json"), *root.glob("*/*/manifest.json")]
-    if not manifests:
+    found = finished_sets(root)
+    if not found:
         raise ValueError(
             f"no finished synthetic set under {root}/; name the images: dearkd eval IMAGES --lpips"
         )
-    return str(max(manifests, key=lambda file: file.stat().st_mtime).parent)
+    return str(found[0])
 
 
 def choose_size(

@@ -1,6 +1,7 @@
 """The processes of one run: what they form together, and who goes first."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -8,7 +9,13 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import parse_flag_from_env
 
-__all__ = ["process_accelerator", "in_turn", "local_processes", "process_state"]
+__all__ = [
+    "in_turn",
+    "local_processes",
+    "process_accelerator",
+    "process_state",
+    "usable_cores",
+]
 
 Result = TypeVar("Result")
 
@@ -45,6 +52,15 @@ def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:
 def local_processes(processes: int) -> int:
     """How many of the run's processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on; ``taskset`` or a batch system may keep it from some."""
+    if sys.version_info >= (3, 13):
+        return os.process_cpu_count() or 1
+    if hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def _on_cpu() -> bool:

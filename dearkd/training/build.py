@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from dearkd.config import TrainConfig
+from dearkd.data.class_notes import class_notes
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
 from dearkd.data.sources import SubsetSource
 from dearkd.models.create import model_cfg
@@ -67,8 +68,10 @@ class Parts:
     student: Any
     stages: list[Stage]
     """Those to run; the loop takes each out of the list, and its teacher goes with it."""
-    notes: tuple[str, ...]
-    """Choices made for the user, to be said aloud."""
+    choices: tuple[str, ...]
+    """What was chosen for the user, to be said aloud."""
+    remarks: tuple[str, ...]
+    """What is odd about the data, to be said aloud."""
 
     @property
     def teacher(self) -> Teacher | None:
@@ -148,7 +151,8 @@ def build(
             config.method_args,
             (config.stage1, config.stage2),
         ),
-        notes=(*notes, *more, *rest, *_evaluation_notes(evaluation)),
+        choices=(*notes, *more, *rest, *_evaluation_notes(evaluation)),
+        remarks=tuple(class_notes(source, evaluation)),
     )
 
 

@@ -6,11 +6,9 @@ Whatever is chosen here is written into the resolved configuration.
 
 import dataclasses
 import importlib.util
-import json
 import math
 import os
 import shutil
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -26,6 +24,7 @@ from dearkd.data.sizes import (
     is_small,
     patch_size,
 )
+from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
@@ -197,19 +196,10 @@ def _flip(data: DataConfig, augment: str) -> bool:
                 f"leave it out or choose data.augment={' or '.join(MIRRORING)}"
             )
         return False
-    return _made_mirrored(data.train) if data.flip is None else data.flip
-
-
-def _made_mirrored(train: str) -> bool:
-    """False for a synthetic set, finished or not, of which no image was mirrored in the making."""
-    folder = Path(train).expanduser()
-    manifest = folder / "manifest.json"
-    file = manifest if manifest.exists() else folder / "settings.json"
-    try:
-        settings = json.loads(file.read_text("utf-8"))
-        return settings["config"]["flip_probability"] > 0
-    except (OSError, KeyError, TypeError, ValueError):  # no synthetic set
-        return True
+    if data.flip is not None:
+        return data.flip
+    found = read_set(data.train)  # no mirrored views of images that never were in the making
+    return found is None or found.mirrored is not False
 
 
 def _check_compiler(config: TrainConfig) -> None:

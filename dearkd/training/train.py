@@ -19,7 +19,7 @@ from dearkd.data.augment import train_augment
 from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
-from dearkd.data.order import EpochOrder
+from dearkd.data.order import EpochOrder, left_out
 from dearkd.data.synthetic_set import missing_images
 from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
@@ -75,8 +75,9 @@ def train(
     parts = in_turn(
         state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
     )
-    _order(parts, state.process_index, state.num_processes)  # a batch that can't be is said now
-    _announce(parts, resume, say)
+    # A batch that can't be is said now.
+    order, accumulate = _order(parts, state.process_index, state.num_processes)
+    _announce(parts, left_out(order, accumulate), resume, say)
     if dry_run:
         describe(parts, state, say)
         return folder
@@ -113,10 +114,12 @@ def _saved(folder: RunFolder | None) -> dict[str, Any]:
     return load_checkpoint(folder.last_file)
 
 
-def _announce(parts: Parts, resume: bool, say: Say) -> None:
+def _announce(parts: Parts, sits_out: str | None, resume: bool, say: Say) -> None:
     """Says what the user should know before anything takes time."""
-    if parts.notes and not resume:
-        say(f"defaults taken: {'; '.join(parts.notes)}")
+    if parts.choices and not resume:
+        say(f"defaults taken: {'; '.join(parts.choices)}")
+    for note in (*parts.remarks, *([] if sits_out is None else [sits_out])):
+        say(f"note: {note}")
     if (missing := missing_images(parts.config.data.train)) is not None:
         say(f"warning: {missing}")
 

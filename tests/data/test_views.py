@@ -14,7 +14,15 @@ from dearkd.data.augment import SMALL_IMAGE, ArrayAugment, TimmAugment, eval_aug
 from dearkd.data.decode import BadImageError
 from dearkd.data.loaders import eval_loader, train_loader
 from dearkd.data.mixing import Mixing, mix, smooth
-from dearkd.data.order import EpochOrder, ViewKey, hash64, ranked, stratified_rows, uniforms
+from dearkd.data.order import (
+    EpochOrder,
+    ViewKey,
+    hash64,
+    left_out,
+    ranked,
+    stratified_rows,
+    uniforms,
+)
 from dearkd.data.sources import Classes, FolderSource
 from dearkd.data.views import Views
 
@@ -155,6 +163,44 @@ def test_order_errors():
         EpochOrder(images=21, batch_size=6, seed=0, world=2)
     with pytest.raises(ValueError, match=r"repeats must be at least 1, got 0"):
         EpochOrder(images=21, batch_size=4, seed=0, repeats=0)
+
+
+def test_images_that_sit_out_of_an_epoch_are_told_of():
+    order = EpochOrder(images=493, batch_size=128, seed=0)
+    assert left_out(order) == (
+        "each epoch leaves out 109 of the 493 images (22 %), drawn anew every time, as it has "
+        "3 x 128; data.batch_size=82 would leave out 1"
+    )
+    indices = [set(order.sequence(epoch)[0].tolist()) for epoch in range(2)]
+    assert [len(index) for index in indices] == [384, 384]
+    assert indices[0] != indices[1]
+    assert set(range(493)) - indices[0] - indices[1]  # two epochs need not show them all
+
+
+def test_a_batch_of_several_forward_passes_leaves_out_whole_batches():
+    order = EpochOrder(images=493, batch_size=32, seed=0, world=2)
+    assert left_out(order) is None  # 13 of 493
+    note = left_out(order, accumulate=4)
+    assert note.startswith("each epoch leaves out 109 of the 493 images (22 %)")
+    assert note.endswith("as it has 3 x 128; data.batch_size=96 would leave out 13")
+
+
+def test_repeats_and_kept_steps_count_views():
+    for options in ({"images": 493, "repeats": 3}, {"images": 49, "views": 493}):
+        order = EpochOrder(batch_size=128, seed=0, **options)
+        assert left_out(order).startswith("each epoch leaves out 109 of the 493 views (22 %), as")
+
+
+@pytest.mark.parametrize(("images", "batch"), [(384, 128), (1437, 32), (1_281_167, 1024)])
+def test_a_rest_of_less_than_a_twentieth_is_not_worth_a_word(images, batch):
+    assert left_out(EpochOrder(images=images, batch_size=batch, seed=0)) is None
+
+
+def test_no_other_batch_is_named_where_none_leaves_out_less():
+    order = EpochOrder(images=11, batch_size=10, seed=0)
+    assert left_out(order) == (
+        "each epoch leaves out 1 of the 11 images (9 %), drawn anew every time, as it has 1 x 10"
+    )
 
 
 def test_stratified_rows_depend_on_the_class_alone():

@@ -128,7 +128,7 @@ def test_models_are_timed_on_what_a_forward_pass_of_one_process_has():
 
 
 def test_cores_are_shared_among_the_processes_of_a_machine(monkeypatch):
-    monkeypatch.setattr("os.cpu_count", lambda: 32)
+    monkeypatch.setattr("dearkd.data.feed.usable_cores", lambda: 32)
     gpu = torch.device("cuda")
     assert [worker_count(None, 224, gpu, n) for n in (1, 4, 64)] == [16, 8, 1]
     monkeypatch.setenv("LOCAL_WORLD_SIZE", "8")

@@ -122,7 +122,7 @@ def test_the_next_command_trains_under_the_teachers_indices(digits):
     assert parts.class_names == tuple("0123456789")
     assert parts.student.num_classes == 10
     assert parts.config.data.flip is False  # no image was mirrored in the making
-    assert any("no mirrored views" in note for note in parts.notes)
+    assert any("no mirrored views" in note for note in parts.choices)
 
 
 @pytest.mark.parametrize("form", ["png", "parquet"])
@@ -310,7 +310,7 @@ def test_training_on_some_classes_is_judged_on_these(digits):
     assert len(parts.evaluation) == kept.sum() < len(whole)
     assert [(2, 5, 7)[label] for label in parts.evaluation.labels] == whole.labels[kept].tolist()
     words = f"evaluation on the {kept.sum()} of {len(whole)} images whose class is among those tr"
-    assert any(words in note for note in parts.notes)
+    assert any(words in note for note in parts.choices)
 
 
 def test_a_teacher_that_saw_no_mirrored_images_makes_none(tmp_path, toy_teacher):

@@ -53,7 +53,7 @@ def test_the_small_cnn_fits_the_data(size, model, tmp_path):
     data = "digits" if size is None else make_folder(tmp_path, size=size, count=2)
     built = parts(method="ce", student="cnn", data__train=data)
     assert built.config.student == model
-    assert any(model in note for note in built.notes)
+    assert any(model in note for note in built.choices)
 
 
 @pytest.mark.parametrize("data", ["digits", "photos"])
@@ -71,15 +71,15 @@ def test_images_are_as_large_as_the_teachers_where_nothing_else_decides(data, tm
     built = parts(FAST_TEACHER, **options)
     assert built.config.data.img_size == 24
     assert built.config.student == "dearkd_micro_patch4_32"
-    assert "image size 24, as the teacher" in built.notes
+    assert "image size 24, as the teacher" in built.choices
     assert parts(FAST_TEACHER, **options, data__img_size=32).config.data.img_size == 32
 
 
 def test_that_there_is_nothing_to_evaluate_on_is_said_beforehand(tmp_path):
     folder = make_folder(tmp_path / "photos")
-    assert any("--eval-data DIR" in note for note in parts(data__train=folder, **CE).notes)
+    assert any("--eval-data DIR" in note for note in parts(data__train=folder, **CE).choices)
     both = parts(data__train=folder, data__evaluation=folder, **CE)
-    assert not any("evaluation" in note for note in both.notes)
+    assert not any("evaluation" in note for note in both.choices)
 
 
 def test_stochastic_depth_is_a_default_of_transformers_alone(tmp_path):
@@ -94,7 +94,7 @@ def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
     options = {**CE, "data__train": make_folder(tmp_path, classes=("a", "b", "c"), count=5)}
     built = parts(**options)
     assert built.config.data.batch_size == 14
-    assert any("batch size 14" in note for note in built.notes)
+    assert any("batch size 14" in note for note in built.choices)
     kept = parts(["data.keep_steps=true"], **options, data__fraction=0.4)
     assert (len(kept.train), kept.config.data.batch_size) == (6, 14)
     assert parts(["data.batch_size=400"], **options).config.data.batch_size == 400
