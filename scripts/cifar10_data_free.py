@@ -8,6 +8,7 @@ synthetic sets (with and without the boundary-preserving loss) and one student f
 same student on as many real images. ``--data`` is a folder of parquet files in Hugging Face
 layout, or ``torch/cifar10``; after the teacher it serves for reporting alone. A second call goes
 on where the first stopped. Ends with a table and, with ``--out``, all numbers in one JSON file.
+They are to be measured anew.
 """
 
 import argparse

@@ -5,7 +5,7 @@
 
 ``--data`` is a folder of parquet files in Hugging Face layout, or ``torch/cifar10``. Same student,
 steps and seed for every method. A second call goes on where the first stopped. Ends with a table,
-and with every run's summary and metrics in one JSON file.
+and with every run's summary and metrics in one JSON file. Its numbers are to be measured anew.
 """
 
 import argparse

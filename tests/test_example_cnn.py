@@ -1,0 +1,34 @@
+"""scripts/example_cnn.py, which README tells newcomers to copy, does all that it says it does."""
+
+import json
+from pathlib import Path
+
+import pytest
+from commands import invoke
+from conftest import FAST, FAST_TEACHER
+
+EXAMPLE = Path(__file__).resolve().parents[1] / "scripts" / "example_cnn.py"
+SET = [part for setting in FAST for part in ("--set", setting)]
+TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]
+ARITHMETIC = ["--set", "precision=fp32", "--set", "layout=contiguous"]
+
+
+def run(verb, *args):
+    result = invoke(verb, *args, "--import", EXAMPLE)
+    assert result.exit_code == 0, result.output
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting example_cnn")
+def test_it_is_trained_teaches_dearkd_and_gives_images(tmp_path):
+    cnn, student, images = tmp_path / "cnn", tmp_path / "student", tmp_path / "images"
+    data = ["--data", "digits", "--fraction", "0.2"]
+    run("teacher", "example_cnn", *data, "--epochs", "1", "--out", cnn, *SET)
+    short = ["--stage1", "1", "--stage2", "1", "--student", "toy_student"]
+    run("train", *data, "--teacher", cnn, *short, "--out", student, *SET, *TEACHER_SET)
+    small = ["--res", "16", "--iters", "4", "--per-class", "2", "--recipe", "balanced"]
+    run("synthesize", "--teacher", cnn, *small, "--out", images, *ARITHMETIC)
+
+    stage1, stage2 = map(json.loads, (student / "metrics.jsonl").read_text().splitlines())
+    assert stage1["hidden"] > 0  # the default method reads the network's hidden features
+    assert "hidden" not in stage2
+    assert len(json.loads((images / "manifest.json").read_text())["images"]) == 20
