@@ -41,6 +41,7 @@ from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
 from dearkd.trained.open import open_trained  # noqa: E402
 from dearkd.trained.resolve import resolve  # noqa: E402
 from dearkd.training import train as launch  # noqa: E402
+from dearkd.training.methods import METHODS  # noqa: E402
 
 FAST = [
     "precision=fp32",
@@ -85,12 +86,20 @@ def opened(text, role="model", **options):
     return open_trained(resolve(str(text), role, **options))
 
 
-def quiet_train(options, settings=(), resume=False, folder=None):
+def quiet_train(options, settings=(), resume=False, folder=None, config=None):
     """Trains a configuration as the command does, on one thread, without a terminal."""
-    teacher = [] if options.get("method") == "ce" else FAST_TEACHER
-    config = load_config(None, [*FAST, *teacher, *settings], options)
+    if config is None:
+        method = METHODS.get(options.get("method", "dearkd"))
+        teacher = FAST_TEACHER if method is None or method.has_teacher else []
+        config = load_config(None, [*FAST, *teacher, *settings], options)
     console = Console(file=io.StringIO())
     launch.train(config, console=console, resume=resume, folder=folder)
+
+
+@pytest.fixture
+def quiet_console():
+    """A console that nobody reads."""
+    return Console(file=io.StringIO())
 
 
 @pytest.fixture(scope="session")

@@ -1,17 +1,17 @@
 """The user's mistakes and what the machine lacks, told in one line; bugs, with their traceback."""
 
+import errno
 import functools
 import os
 import sys
-import traceback
 import warnings
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import typer
 from rich.console import Console
 
+from dearkd.errors import UserError, one_line
 from dearkd.run_folder.stop import Interrupted
 
 __all__ = ["guarded"]
@@ -24,58 +24,56 @@ LESS_MEMORY = {
     "synthesize": "lower --images-per-batch",
 }
 """Verb: what to do when the device is full; the others can only be given more room."""
-OURS = tuple(Path(__file__).parents[2] / package for package in ("dearkd", "synth"))
-"""What is raised here is meant for the user."""
+ENVIRONMENT = {
+    errno.ENOSPC: "make room, or choose another --out",
+    errno.EDQUOT: "make room, or choose another --out",
+    errno.EROFS: "choose another --out",
+    errno.EACCES: "check its permissions",
+    errno.EPERM: "check its permissions",
+}
+"""What the machine may refuse at any place, and what to do; other OSErrors are bugs of ours."""
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with the user's mistakes turned into one line on stderr and exit code 2.
+    """The verb with what is meant for the user turned into one line on stderr and exit code 2.
 
-    A ValueError that a library raised for itself is a bug of ours, and shows its traceback.
-    ``DEARKD_TRACEBACK=1`` shows where any error came from.
+    That is a ``UserError``, of dearkd or of synth, a full or read-only disk, and a device without
+    memory. Anything else is a bug of ours and shows its traceback, as ``DEARKD_TRACEBACK=1`` does
+    for every error.
     """
 
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
         from torch import OutOfMemoryError
 
+        from synth.refusal import SynthesisError
+
         if not sys.warnoptions:
             # Pillow's is of an enormous image, which it reads; a yet larger one it refuses.
             warnings.filterwarnings("ignore", module="torch|timm|accelerate|PIL")
         try:
             verb(*args, **kwargs)
-        except (ValueError, OSError, ImportError, FloatingPointError) as error:
-            if os.environ.get("DEARKD_TRACEBACK") or _is_bug(error):
+        except (UserError, SynthesisError) as error:
+            _raise_or_refuse(error, one_line(error))
+        except OSError as error:
+            if error.errno not in ENVIRONMENT:
                 raise
-            _refuse(_one_line(error))
+            place = f": {error.filename}" if error.filename else ""
+            remedy = ENVIRONMENT[error.errno]
+            _raise_or_refuse(error, f"{error.strerror}{place}; {remedy}")
         except OutOfMemoryError as error:
-            if os.environ.get("DEARKD_TRACEBACK"):
-                raise
             remedy = LESS_MEMORY.get(verb.__name__, "end what else uses the device")
-            _refuse(f"out of memory; {remedy} ({_one_line(error)})")
+            _raise_or_refuse(error, f"out of memory; {remedy} ({one_line(error)})")
         except Interrupted:
             raise typer.Exit(130) from None
 
     return call
 
 
-def _refuse(line: str) -> None:
+def _raise_or_refuse(error: Exception, line: str) -> None:
+    if os.environ.get("DEARKD_TRACEBACK"):
+        raise error
     # Made here: a console keeps the stream it finds, and a later caller may have replaced it.
     console = Console(stderr=True, highlight=False, soft_wrap=True)
     console.print(f"error: {line}", style="red", markup=False)
     raise typer.Exit(2) from None
-
-
-def _is_bug(error: Exception) -> bool:
-    """Whether an installed library raised a ValueError that none of our code expected."""
-    if not isinstance(error, ValueError) or error.__traceback__ is None:
-        return False
-    file = Path(traceback.extract_tb(error.__traceback__)[-1].filename)
-    return "site-packages" in file.parts and not any(file.is_relative_to(own) for own in OURS)
-
-
-def _one_line(error: Exception) -> str:
-    """The first line of a message, with the file for an operating system's error."""
-    if isinstance(error, OSError) and error.strerror:
-        return f"{error.strerror}: {error.filename}" if error.filename else error.strerror
-    return (str(error) or type(error).__name__).splitlines()[0]

@@ -1,88 +1,170 @@
-"""What a training run would take, before it is begun: sizes, steps, time and memory."""
+"""What a training run would take, before it is begun: sizes, steps, time, memory and disk.
 
-import copy
+A few steps are really made, on real batches, and a few images really judged; then it is counted how
+many of them the run has. Nothing is written.
+"""
+
+import time
 from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import islice
 from typing import Any
 
 import torch
 from accelerate import PartialState
 from rich.table import Table
+from torch import nn
 
 from dearkd.config import to_yaml
 from dearkd.models import cost
-from dearkd.training.arithmetic import laid_out, noise, student_step, with_arithmetic
+from dearkd.objectives import CrossEntropy
+from dearkd.said import seconds_text
+from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
-from dearkd.training.summary import arithmetic_line
+from dearkd.training.optim import build_optimizer
+from dearkd.training.stages import Stage
+from dearkd.training.summary import arithmetic_line, peak_memory
 
 __all__ = ["describe"]
 
-PARAMETER_BYTES = 4
+NUMBER_BYTES = 4
+STEPS = 3
+"""Steps made of each stage, the first of them to warm up."""
+CPU_IMAGES = 64
+"""Images of a trial step on a CPU, at most; the rest of a larger batch is counted."""
+
+
+@dataclass(frozen=True)
+class _Costs:
+    """What was measured on one process."""
+
+    seconds: list[float]
+    """Of an image, in a step of each stage: data, forward, backward and optimizer."""
+    judging: float
+    """Seconds of an evaluation image."""
+    resident: int
+    """Bytes that the process held at most."""
+    images: int
+    """Images of a trial step."""
 
 
 def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> None:
-    """Says the configuration, the models' sizes, the steps, and time and memory, measured."""
-    device, world = state.device, state.num_processes
-    parts, reasons = with_arithmetic(parts, device, world)
+    """Says the configuration, the models' sizes, the steps, and time, memory and disk."""
+    parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
     assert data.batch_size is not None
-    laid_out(parts, device)
+    laid_out(parts, state.device)
     say(to_yaml(config), markup=False)
     say(arithmetic_line(config, reasons))
-    table = Table("", "parameters", "GMACs an image", title=f"at {data.img_size} px")
-    models: dict[str, Any] = {f"student {config.student}": parts.student}
+    say(_sizes(parts))
+    order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+    steps = order.steps_per_epoch // accumulate
+    say(
+        f"{len(parts.train)} training images, {_counted(steps, 'step')} of {data.batch_size} an "
+        f"epoch, {_counted(steps * config.epochs, 'step')} in {_counted(config.epochs, 'epoch')}"
+    )
+    costs = _measured(parts, state)
+    views = steps * data.batch_size / state.num_processes
+    epochs = [stage.epochs for stage in parts.stages]
+    training = sum(n * views * each for n, each in zip(epochs, costs.seconds, strict=True))
+    judged = 0 if parts.evaluation is None else len(parts.evaluation) / state.num_processes
+    evaluations = -(-config.epochs // config.eval_every) + 1
+    total = training + evaluations * judged * costs.judging
+    each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
+    rates = ", ".join(
+        f"{state.num_processes / seconds:.0f} images/s in {stage.name}"
+        for stage, seconds in zip(parts.stages, costs.seconds, strict=True)
+    )
+    memory, disk = _memory(parts, costs, state) / 2**30, _disk(parts) / 1e6
+    say(
+        f"about {seconds_text(total)} and {memory:.1f} GiB of memory on {state.device}{each}, and "
+        f"{disk:.0f} MB of disk ({rates}; evaluation included, measured on "
+        f"{_counted(STEPS, 'step')} of {costs.images} images)"
+    )
+
+
+def _sizes(parts: Parts) -> Table:
+    size = parts.config.data.img_size
+    assert size is not None
+    table = Table("", "parameters", "GMACs an image", title=f"at {size} px")
+    models: dict[str, nn.Module] = {f"student {parts.config.student}": parts.student}
     if parts.teacher is not None:
-        models[f"teacher {config.teacher.name}"] = parts.teacher.model
+        models[f"teacher {parts.config.teacher.name}"] = parts.teacher.model
     for name, model in models.items():
-        macs = cost.multiply_adds(model, data.img_size) / 1e9
+        macs = cost.multiply_adds(model, size) / 1e9
         table.add_row(name, f"{cost.parameter_count(model):,}", f"{macs:.3f}")
-    say(table)
-    views = parts.full_size if data.keep_steps else len(parts.train)
-    steps = views // data.batch_size
-    whole = steps * config.epochs
-    say(
-        f"{len(parts.train)} training images, {steps} step{'s' * (steps != 1)} of "
-        f"{data.batch_size} an epoch, {whole} step{'s' * (whole != 1)} in {config.epochs} "
-        f"epoch{'s' * (config.epochs != 1)}"
-    )
-    images = noise(config, device, world)
-    both, alone = _seconds(parts, images)
-    total = views * (config.stage1 * both + config.stage2 * alone) / world
-    memory = _bytes(parts, images, world)
-    each = f" each of {world} processes" if world > 1 else ""
-    say(
-        f"about {total / 3600:.2f} h and {memory / 2**30:.1f} GiB on {device}{each}, "
-        f"{config.precision} ({world / both:.0f} images/s with the teacher, {world / alone:.0f} "
-        f"without; models alone, measured on {len(images)} images)"
-    )
+    return table
 
 
-def _seconds(parts: Parts, images: torch.Tensor) -> tuple[float, float]:
-    """Seconds an image on one process, with and without the teacher."""
-    config, device = parts.config, images.device
-    student: Any = copy.deepcopy(parts.student).train()
-    with cost.autocast(device, config.precision):
-        step = cost.seconds_per_call(lambda: student_step(student, images), device, repeats=2)
-        teach = 0.0
-        if parts.teacher is not None:
-            teacher = parts.teacher
-            teach = cost.seconds_per_call(lambda: teacher(images), device, repeats=2)
-    both = (step + teach) / len(images)
-    return both, step / len(images) if config.method in ("dearkd", "ce") else both
+def _measured(parts: Parts, state: PartialState) -> _Costs:
+    """Makes a few steps of each stage, on weights that nobody keeps."""
+    config, device = parts.config, state.device
+    batches, _ = training_batches(parts, state)
+    few = list(islice(batches(0, 0), 1))
+    most = len(few[0][0]) if device.type != "cpu" else min(len(few[0][0]), CPU_IMAGES)
+    started = time.perf_counter()
+    few += list(islice(batches(1, 0), 1))
+    loading = (time.perf_counter() - started) / len(few[0][0])
+    images, targets = few[0][0][:most], few[0][1][:most]
+    seconds = [
+        _step_seconds(stage, parts, images, targets) / most + loading for stage in parts.stages
+    ]
+    judging = 0.0
+    loader = evaluation_images(parts, state)
+    if loader is not None:
+        started = time.perf_counter()
+        batch = next(iter(loader))["image"].to(device)
+        parts.student.eval()
+        with torch.inference_mode(), cost.autocast(device, config.precision):
+            parts.student(batch)
+        judging = (time.perf_counter() - started) / len(batch)
+        loader.close()
+    return _Costs(seconds, judging, peak_memory(device), most)
 
 
-def _bytes(parts: Parts, images: torch.Tensor, world: int) -> float:
-    """Bytes on one process: weights, what the optimizer keeps, and a forward pass's activations."""
-    config = parts.config
+def _step_seconds(stage: Stage, parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> float:
+    """Least seconds of a whole step: forward, backward and optimizer."""
+    device = images.device
+    objective = (stage.objective or CrossEntropy(parts.student)).to(device).train()
+    optimizer = build_optimizer(objective, parts.config.optim)
+
+    def step() -> None:
+        with cost.autocast(device, parts.config.precision):
+            loss = objective(images, targets)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return cost.seconds_per_call(step, device, repeats=STEPS - 1)
+
+
+def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
+    """Bytes of one process: what the trial held, and the images that its batch was short of."""
+    config, student = parts.config, parts.student
     assert config.data.batch_size is not None
-    micro = config.data.micro_batch or config.data.batch_size // world
-    student: Any = copy.deepcopy(parts.student).train()
-    two = images if len(images) > 1 else images.repeat(2, 1, 1, 1)
-    with cost.autocast(images.device, config.precision):
-        activations = cost.activation_bytes_per_image(student, two) * micro
-    # Weights, gradients and two moments; the moving average; DDP's gradient buckets.
-    copies = 4 + bool(config.optim.ema_decay) + (world > 1)
-    numbers = copies * cost.parameter_count(student)
-    if parts.teacher is not None:
-        numbers += cost.parameter_count(parts.teacher)
-    return PARAMETER_BYTES * numbers + activations
+    micro = config.data.micro_batch or config.data.batch_size // state.num_processes
+    size = config.data.img_size
+    assert size is not None
+    missing = max(0, micro - costs.images)
+    extra = 0.0
+    if missing:
+        two: Any = torch.zeros(2, 3, size, size, device=state.device)
+        with cost.autocast(state.device, config.precision):
+            extra = missing * cost.activation_bytes_per_image(student.train(), two)
+    copies = bool(config.optim.ema_decay) + (state.num_processes > 1)  # DDP's gradient buckets
+    return costs.resident + extra + NUMBER_BYTES * copies * cost.parameter_count(student)
+
+
+def _disk(parts: Parts) -> int:
+    """Bytes of the run folder: final and best weights, and a checkpoint while the next is written.
+
+    A checkpoint has the weights, AdamW's two moments, and the averaged weights if there are any.
+    """
+    checkpoint = 3 + bool(parts.config.optim.ema_decay)
+    return NUMBER_BYTES * cost.parameter_count(parts.student) * (2 + 2 * checkpoint)
+
+
+def _counted(number: int, noun: str) -> str:
+    return f"{number} {noun}{'s' * (number != 1)}"

@@ -210,7 +210,7 @@ class Trainer:
         optimizer.step()
         optimizer.zero_grad()
         if self.ema is not None:
-            self.ema.update(self.student, step=self._global_step())
+            self.ema.update(self.student)
         return count * self.accelerator.num_processes
 
     def _finish_epoch(self, line: dict[str, Any]) -> None:

@@ -10,7 +10,13 @@ from torch import Tensor, nn
 
 from dearkd.config import OptimConfig
 
-__all__ = ["build_optimizer", "learning_rate", "load_optimizer_state", "optimizer_state"]
+__all__ = [
+    "build_optimizer",
+    "learning_rate",
+    "load_optimizer_state",
+    "optimizer_state",
+    "short_average",
+]
 
 
 def learning_rate(
@@ -44,6 +50,20 @@ def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Ad
     assert config.lr is not None
     # The fused kernel is one launch on a GPU; on a CPU it is the same arithmetic in one pass.
     return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+
+
+def short_average(config: OptimConfig, steps: int) -> str | None:
+    """A line for a moving average that a run of so many steps is too short for; else None."""
+    if config.ema_decay is None:
+        return None
+    memory = round(1 / (1 - config.ema_decay))
+    if memory <= steps / 2:
+        return None
+    return (
+        f"optim.ema_decay={config.ema_decay} averages the weights over about {memory:,} steps and "
+        f"the run has {steps:,}: what is judged and saved stays near the first weights; "
+        f"{max(0.0, 1 - 10 / max(steps, 10)):.4g} averages over a tenth of the run"
+    )
 
 
 def optimizer_state(

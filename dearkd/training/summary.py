@@ -15,7 +15,7 @@ from dearkd.run_folder.folder import commit, versions
 from dearkd.training.build import Parts
 from dearkd.training.loop import Trainer
 
-__all__ = ["arithmetic_line", "closing_line", "session", "summary", "title_line"]
+__all__ = ["arithmetic_line", "closing_line", "peak_memory", "session", "summary", "title_line"]
 
 
 def title_line(config: TrainConfig) -> str:
@@ -64,7 +64,7 @@ def summary(
         "parameters": cost.parameter_count(parts.student),
         "seconds": round(position.seconds, 1),
         "device": first["device"],
-        "peak_memory_bytes": _peak_memory(accelerator.device),
+        "peak_memory_bytes": peak_memory(accelerator.device),
         "threads": first["threads"],
         "processes": first["processes"],
         "precision": config.precision,
@@ -120,7 +120,7 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int:
     """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)

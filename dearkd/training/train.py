@@ -2,7 +2,7 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -15,25 +15,20 @@ from torch import nn
 from dearkd.analysis.probe import attention_probe
 from dearkd.config import TrainConfig
 from dearkd.config_file import flattened
-from dearkd.data.augment import train_augment
-from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
-from dearkd.data.loaders import Loader, train_loader
-from dearkd.data.mixing import Mixing
-from dearkd.data.order import EpochOrder, left_out
+from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images
-from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
-from dearkd.models.cost import LAYOUTS
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
-from dearkd.trained.trained import Trained
 from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
 from dearkd.training.loop import Trainer
+from dearkd.training.optim import short_average
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
 
@@ -76,8 +71,10 @@ def train(
         state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
     )
     # A batch that can't be is said now.
-    order, accumulate = _order(parts, state.process_index, state.num_processes)
-    _announce(parts, left_out(order, accumulate), resume, say)
+    order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+    steps = order.steps_per_epoch // accumulate * parts.config.epochs
+    oddities = [left_out(order, accumulate), short_average(parts.config.optim, steps)]
+    _announce(parts, oddities, resume, say)
     if dry_run:
         describe(parts, state, say)
         return folder
@@ -114,11 +111,11 @@ def _saved(folder: RunFolder | None) -> dict[str, Any]:
     return load_checkpoint(folder.last_file)
 
 
-def _announce(parts: Parts, sits_out: str | None, resume: bool, say: Say) -> None:
+def _announce(parts: Parts, oddities: Sequence[str | None], resume: bool, say: Say) -> None:
     """Says what the user should know before anything takes time."""
     if parts.choices and not resume:
         say(f"defaults taken: {'; '.join(parts.choices)}")
-    for note in (*parts.remarks, *([] if sits_out is None else [sits_out])):
+    for note in (*parts.remarks, *filter(None, oddities)):
         say(f"note: {note}")
     if (missing := missing_images(parts.config.data.train)) is not None:
         say(f"warning: {missing}")
@@ -171,8 +168,8 @@ def _fitted(
 ) -> tuple[Trainer, dict[str, dict[str, float]]]:
     """The trainer at the end of the last stage, and what each head of its student achieves."""
     config, trained = parts.config, parts.trained()
-    loader, accumulate = _train_loader(parts, accelerator)
-    images = _evaluation_images(parts, trained, accelerator)
+    batches, accumulate = training_batches(parts, accelerator)
+    images = evaluation_images(parts, accelerator)
 
     def default_readout(model: nn.Module) -> dict[str, float]:
         assert images is not None
@@ -185,13 +182,7 @@ def _fitted(
             folder=folder,
             student=parts.student,
             stages=parts.stages,
-            batches=DeviceBatches(
-                loader,
-                config.data,
-                trained.num_classes,
-                accelerator.device,
-                LAYOUTS[config.memory_format],
-            ),
+            batches=batches,
             evaluation=default_readout if images is not None else None,
             accelerator=accelerator,
             progress=progress,
@@ -214,84 +205,6 @@ def _fitted(
     if images is None:
         return trainer, {}
     return trainer, evaluate(trainer.averaged, images, accelerator, config.precision)
-
-
-def _train_loader(parts: Parts, accelerator: Accelerator) -> tuple[Loader, int]:
-    """The loader of one process's forward passes, and how many of them make a step."""
-    data = parts.config.data
-    assert data.batch_size is not None
-    assert data.img_size is not None
-    look: Any = parts.student.pretrained_cfg
-    assert data.augment != "auto"
-    order, accumulate = _order(parts, accelerator.process_index, accelerator.num_processes)
-    augment = train_augment(
-        data.augment,
-        data.img_size,
-        mean=look["mean"],
-        std=look["std"],
-        flip=bool(data.flip),
-        interpolation=look["interpolation"],
-    )
-    loader = train_loader(
-        parts.train,
-        augment,
-        order,
-        mixing=Mixing(mixup=data.mixup or 0.0, cutmix=data.cutmix or 0.0),
-        class_map=parts.class_map,
-        on_bad_image=data.on_bad_image,
-        workers=worker_count(
-            data.workers, data.img_size, accelerator.device, accelerator.num_processes
-        ),
-        pin_memory=accelerator.device.type == "cuda",
-    )
-    return loader, accumulate
-
-
-def _order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
-    """The views of each forward pass of one process, and how many of these make a step.
-
-    Raises:
-        UserError: If the batch can't be cut up that way, or exceeds an epoch.
-    """
-    data = parts.config.data
-    assert data.batch_size is not None
-    micro = data.micro_batch or data.batch_size // world
-    if micro == 0 or data.batch_size % (micro * world):
-        raise UserError(
-            f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "
-            f"{world} processes; change one of them"
-        )
-    order = EpochOrder(
-        images=len(parts.train),
-        batch_size=micro * world,
-        seed=parts.config.seed,
-        repeats=data.repeats or 1,
-        views=parts.full_size if data.keep_steps else None,
-        rank=rank,
-        world=world,
-    )
-    accumulate = data.batch_size // (micro * world)
-    if order.steps_per_epoch < accumulate:
-        raise UserError(
-            f"data.batch_size {data.batch_size} exceeds the {order.views_per_epoch} images of an "
-            f"epoch; use at most {order.views_per_epoch // 2 * 2}"
-        )
-    return order, accumulate
-
-
-def _evaluation_images(parts: Parts, trained: Trained, accelerator: Accelerator) -> Loader | None:
-    if parts.evaluation is None:
-        return None
-    data = parts.config.data
-    return evaluation_loader(
-        parts.evaluation,
-        trained.view,
-        trained.img_size,
-        parts.class_map,
-        accelerator,
-        on_bad_image=data.on_bad_image,
-        workers=data.workers,
-    )
 
 
 def _run_folder(config: TrainConfig, stem: str) -> Path:

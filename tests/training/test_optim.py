@@ -14,6 +14,7 @@ from dearkd.training.optim import (
     learning_rate,
     load_optimizer_state,
     optimizer_state,
+    short_average,
 )
 
 
@@ -84,3 +85,13 @@ def test_moments_follow_their_parameters_to_another_objective():
     second(torch.randn(4, 3)).backward()
     successor.step()
     assert torch.equal(optimizer.state[student.weight]["exp_avg"], before)
+
+
+@pytest.mark.parametrize(("decay", "steps", "said"), [(0.99996, 300, True), (0.9, 300, False)])
+def test_an_average_that_is_longer_than_the_run_is_told_of(decay, steps, said):
+    line = short_average(OptimConfig(ema_decay=decay), steps)
+    assert (line is not None) is said
+    assert short_average(OptimConfig(), steps) is None
+    if line is not None:
+        assert "25,000 steps and the run has 300" in line
+        assert "0.9667 averages over a tenth" in line

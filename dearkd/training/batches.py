@@ -1,0 +1,98 @@
+"""The batches of a run: training views in the run's order, evaluation images once each."""
+
+from typing import Any, TypeAlias
+
+from accelerate import Accelerator, PartialState
+
+from dearkd.data.augment import train_augment
+from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
+from dearkd.data.loaders import Loader, train_loader
+from dearkd.data.mixing import Mixing
+from dearkd.data.order import EpochOrder
+from dearkd.errors import UserError
+from dearkd.models.cost import LAYOUTS
+from dearkd.training.build import Parts
+
+__all__ = ["epoch_order", "evaluation_images", "training_batches"]
+
+Processes: TypeAlias = Accelerator | PartialState
+
+
+def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches, int]:
+    """Batches of one process's forward passes, and how many of them make a step."""
+    data = parts.config.data
+    assert data.img_size is not None
+    look: Any = parts.student.pretrained_cfg
+    assert data.augment != "auto"
+    order, accumulate = epoch_order(parts, processes.process_index, processes.num_processes)
+    augment = train_augment(
+        data.augment,
+        data.img_size,
+        mean=look["mean"],
+        std=look["std"],
+        flip=bool(data.flip),
+        interpolation=look["interpolation"],
+    )
+    loader = train_loader(
+        parts.train,
+        augment,
+        order,
+        mixing=Mixing(mixup=data.mixup or 0.0, cutmix=data.cutmix or 0.0),
+        class_map=parts.class_map,
+        on_bad_image=data.on_bad_image,
+        workers=worker_count(
+            data.workers, data.img_size, processes.device, processes.num_processes
+        ),
+        pin_memory=processes.device.type == "cuda",
+    )
+    layout = LAYOUTS[parts.config.memory_format]
+    classes = parts.student.num_classes
+    return DeviceBatches(loader, data, classes, processes.device, layout), accumulate
+
+
+def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
+    """The views of each forward pass of one process, and how many of these make a step.
+
+    Raises:
+        UserError: If the batch can't be cut up that way, or exceeds an epoch.
+    """
+    data = parts.config.data
+    assert data.batch_size is not None
+    micro = data.micro_batch or data.batch_size // world
+    if micro == 0 or data.batch_size % (micro * world):
+        raise UserError(
+            f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "
+            f"{world} processes; change one of them"
+        )
+    order = EpochOrder(
+        images=len(parts.train),
+        batch_size=micro * world,
+        seed=parts.config.seed,
+        repeats=data.repeats or 1,
+        views=parts.full_size if data.keep_steps else None,
+        rank=rank,
+        world=world,
+    )
+    accumulate = data.batch_size // (micro * world)
+    if order.steps_per_epoch < accumulate:
+        raise UserError(
+            f"data.batch_size {data.batch_size} exceeds the {order.views_per_epoch} images of an "
+            f"epoch; use at most {order.views_per_epoch // 2 * 2}"
+        )
+    return order, accumulate
+
+
+def evaluation_images(parts: Parts, processes: Processes) -> Loader | None:
+    """The evaluation images of one process, seen as the student sees them; None: there are none."""
+    if parts.evaluation is None:
+        return None
+    data, trained = parts.config.data, parts.trained()
+    return evaluation_loader(
+        parts.evaluation,
+        trained.view,
+        trained.img_size,
+        parts.class_map,
+        processes,
+        on_bad_image=data.on_bad_image,
+        workers=data.workers,
+    )

@@ -1,0 +1,58 @@
+"""The doors from Python, as a notebook uses them: quiet, typed like the options, usable twice."""
+
+import pytest
+import torch
+
+import dearkd
+from dearkd.errors import UserError
+from dearkd.models.cnn import SmallResNet
+from dearkd.models.teacher import Teacher
+
+QUICK = {"student": "toy_student", "stage1": 1, "stage2": 1, "data__fraction": 0.2, "trackers": []}
+
+
+def test_readmes_example(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    run = dearkd.train(data="digits", teacher="digits", data__img_size=16, **QUICK)
+    assert run.folder.parts[0] == "runs"
+    assert 0 <= run.summary["top1"] <= 100
+    assert [line["stage"] for line in run.metrics] == ["stage1", "stage2"]
+    assert run.config.teacher.name == "digits"
+    assert run.teacher.num_classes == 10
+    with torch.no_grad():
+        assert run.model(torch.zeros(2, 3, 16, 16)).shape == (2, 10)
+    scores = dearkd.evaluate(run)
+    assert scores["logits"]["top1"] == pytest.approx(run.summary["top1"])
+    images = dearkd.synthesize(
+        teacher="digits", per_class=2, iters="3", res="16", select="0-1", compile="never"
+    )
+    assert len(images.manifest["images"]) == 4
+    again = dearkd.train(data=images.folder, teacher="digits", data__img_size=16, **QUICK)
+    assert again.summary["train_images"] == 2  # of each class one: a fifth, at least one
+    assert capsys.readouterr().out == ""
+
+
+def test_a_teacher_made_in_python_leads_to_a_run(tmp_path):
+    torch.manual_seed(0)
+    network = SmallResNet(layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), num_classes=10)
+    half = (0.5, 0.5, 0.5)
+    teacher = Teacher(
+        network, mean=half, std=half, student_mean=half, student_std=half, img_size=16
+    )
+    run = dearkd.train(
+        data="digits", teacher=teacher, method="deit-hard", out=tmp_path / "run", **QUICK
+    )
+    assert run.folder == tmp_path / "run"
+    assert run.summary["teacher"] is None
+    assert "teacher_agreement" in run.metrics[0]
+
+
+def test_mistakes_are_told_as_at_the_command(tmp_path):
+    with pytest.raises(UserError, match=r"unknown config key 'optim\.lrr'; did you mean 'optim\.lr'"):
+        dearkd.train(optim__lrr=1)
+    with pytest.raises(UserError, match="resume takes out"):
+        dearkd.train(resume=True, seed=3)
+    with pytest.raises(UserError, match="unknown model 'resnt18'"):
+        dearkd.evaluate("resnt18", data="digits")
+    with pytest.raises(AttributeError, match="no attribute 'trane'"):
+        _ = dearkd.trane

@@ -1,0 +1,117 @@
+"""A resumed run keeps where it came from, asks for no more than it needs, and ends once."""
+
+import json
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from conftest import quiet_train
+from timm.utils.model_ema import ModelEmaV3
+
+from dearkd.run_folder import folder as run_folder
+from dearkd.run_folder.folder import RunFolder
+from dearkd.training.loop import Trainer
+
+OPTIONS = {"student": "toy_student", "method": "ce", "stage1": 2, "stage2": 0}
+
+
+class KilledError(Exception):
+    pass
+
+
+def stopped_after_one_epoch(options, monkeypatch):
+    finish = Trainer._save
+
+    def save(self, *rest):
+        finish(self, *rest)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", save)
+        with pytest.raises(KilledError):
+            quiet_train(options, ["data.fraction=0.3"])
+
+
+def go_on(folder, settings=()):
+    run = RunFolder(Path(folder))
+    quiet_train({}, settings, resume=True, folder=run, config=run.read_config())
+    return json.loads(run.summary_file.read_text())
+
+
+def test_a_resumed_run_says_what_it_was_begun_with(tmp_path, monkeypatch):
+    options = {**OPTIONS, "out": str(tmp_path / "run")}
+    monkeypatch.setattr("dearkd.training.summary.commit", lambda: "first")
+    stopped_after_one_epoch(options, monkeypatch)
+    monkeypatch.setattr("dearkd.training.summary.commit", lambda: "second")
+    summary = go_on(tmp_path / "run")
+    assert summary["commit"] == "first"
+    assert [(s["commit"], s["from_epoch"]) for s in summary["sessions"]] == [
+        ("first", 0),
+        ("second", 1),
+    ]
+
+
+def test_what_it_was_initialised_from_may_be_gone(tmp_path, monkeypatch):
+    source = tmp_path / "source"
+    quiet_train({**OPTIONS, "stage1": 1, "out": str(source)}, ["data.fraction=0.3"])
+    stopped_after_one_epoch(
+        {**OPTIONS, "init": str(source), "out": str(tmp_path / "run")}, monkeypatch
+    )
+    shutil.rmtree(source)
+    assert go_on(tmp_path / "run")["epochs"] == 2
+
+
+def test_a_finished_run_is_left_as_it_is(tmp_path):
+    quiet_train({**OPTIONS, "stage1": 1, "out": str(tmp_path / "run")}, ["data.fraction=0.3"])
+    files = [file for file in (tmp_path / "run").rglob("*") if file.is_file()]
+    before = {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files}
+    go_on(tmp_path / "run")
+    assert {file: (file.stat().st_mtime_ns, file.read_bytes()) for file in files} == before
+
+
+def test_a_run_is_judged_and_resumed_from_another_folder(tmp_path, monkeypatch):
+    from conftest import opened
+
+    from dearkd.data.datasets import open_data
+    from dearkd.judging.candidate import candidate_of
+    from dearkd.trained.resolve import resolve
+
+    source = open_data("digits")[1]
+    for index in range(40):
+        place = tmp_path / "photos" / str(source.labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        source.image(index).save(place / f"{index}.png")
+    monkeypatch.chdir(tmp_path)
+    options = {**OPTIONS, "stage1": 1, "data.train": "photos", "data.evaluation": "photos"}
+    quiet_train({**options, "out": "run", "data.img_size": 16}, ["data.batch_size=10"])
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert len(candidate_of(resolve("../run", "run")).source) == 40
+    assert opened("../run").num_classes == 10
+
+
+def test_the_average_decays_as_the_setting_says(tmp_path):
+    """Against the recurrence itself; timm's warm-up would be at 0.63 after so few steps."""
+    seen = []
+    update = ModelEmaV3.update
+
+    def watched(self, model, step=None):
+        update(self, model, step=step)
+        seen.append((model.head.weight.detach().clone(), self.module.head.weight.detach().clone()))
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(ModelEmaV3, "update", watched)
+        quiet_train(
+            {**OPTIONS, "stage1": 3, "out": str(tmp_path / "run")},
+            ["data.fraction=0.3", "optim.ema_decay=0.95", "data.batch_size=60"],
+        )
+    average = seen[0][1].double()
+    for weight, averaged in seen[1:]:
+        average = 0.95 * average + 0.05 * weight.double()
+        torch.testing.assert_close(averaged.double(), average, rtol=1e-5, atol=1e-7)
+    assert len(seen) > 10
+
+
+def test_commit_is_known_in_a_checkout():
+    assert run_folder.commit() is not None

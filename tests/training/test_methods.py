@@ -1,0 +1,131 @@
+"""Methods by name: their settings, one of the user's own, arguments of the student."""
+
+import json
+import textwrap
+
+import pytest
+import torch
+from conftest import opened, quiet_train
+from torch import nn
+
+from dearkd.config import DistillConfig
+from dearkd.errors import UserError
+from dearkd.export.export import export_run
+from dearkd.objectives import CrossEntropy
+from dearkd.run_folder.folder import RunFolder
+from dearkd.training.methods import METHODS, Method, check_method
+
+QUICK = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.3}
+OWN = """
+    import torch
+    from torch import nn
+    from dearkd.training.methods import METHODS, Method
+
+    class Sharper(nn.Module):
+        def __init__(self, student, teacher, hidden_weight=1.0, sharpness=1.0):
+            super().__init__()
+            self.student, self.teacher = student, teacher
+            self.weight, self.sharpness = hidden_weight, sharpness
+            student.set_distilled_training(True)
+
+        def forward(self, images, targets):
+            logits, _ = self.student(images)
+            wanted = (self.sharpness * self.teacher(images).logits).softmax(-1)
+            loss = self.weight * nn.functional.cross_entropy(logits, wanted)
+            return {"loss": loss, "soft": loss.detach()}
+
+    METHODS["sharper"] = Method("sharper labels", Sharper)
+"""
+
+
+def test_settings_belong_to_the_method_whose_objective_has_them():
+    fields = set(DistillConfig.__dataclass_fields__)
+    owned = {name for method in METHODS.values() for name in method.settings}
+    assert owned == fields
+    assert METHODS["dearkd"].settings == ("pairs", "hidden_weight")
+    assert not METHODS["ce"].has_teacher
+
+
+def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch):
+    monkeypatch.delitem(METHODS, "sharper", raising=False)
+    file = tmp_path / "sharper.py"
+    file.write_text(textwrap.dedent(OWN))
+    run = tmp_path / "run"
+    options = {**QUICK, "method": "sharper", "teacher.name": str(toy_teacher), "out": str(run)}
+    options["imports"] = [str(file)]
+    quiet_train(options, ["method_args.sharpness=2", "distill.hidden_weight=0.5"])
+    (line,) = RunFolder(run).read_metrics()
+    assert line["soft"] == line["loss"]
+    assert json.loads((run / "summary.json").read_text())["method"] == "sharper"
+    for settings, words in (
+        (["method_args.softness=2"], "has no argument 'softness'.*it has: sharpness"),
+        (["distill.alpha=0.5"], "is for method deit-soft and has no effect with sharper"),
+        (["method_args.hidden_weight=2"], "set distill.hidden_weight"),
+    ):
+        with pytest.raises(UserError, match=words):
+            quiet_train({**options, "out": str(tmp_path / "no")}, settings)
+    monkeypatch.delitem(METHODS, "sharper")
+
+
+def test_an_unknown_method_is_told_the_nearest():
+    with pytest.raises(UserError, match="unknown method 'dearkt'; did you mean 'dearkd'"):
+        check_method("dearkt", DistillConfig(), {})
+
+
+def test_arguments_of_the_student_are_kept_with_the_weights(tmp_path, quiet_console):
+    run = tmp_path / "run"
+    settings = ["student_args.mhca_depth=1", "student_args.mhca_fusion=gated"]
+    quiet_train({**QUICK, "method": "ce", "out": str(run)}, settings)
+    trained = opened(run)
+    kinds = [type(block.attn).__name__ for block in trained.network.blocks]
+    assert kinds == ["GatedMultiHeadConvAttention", "Attention", "Attention"]
+    assert trained.metadata["args"] == {"mhca_depth": 1, "mhca_fusion": "gated"}
+    again = tmp_path / "again"
+    quiet_train({**QUICK, "method": "ce", "init": str(run), "out": str(again)}, settings)
+    folder = export_run(run, console=quiet_console, to="timm", out=tmp_path / "timm")
+    images = torch.randn(2, 3, 16, 16)
+    with torch.no_grad():
+        assert torch.equal(opened(folder).network(images), trained.network(images))
+
+
+def test_arguments_that_the_data_decides_are_refused(tmp_path):
+    with pytest.raises(UserError, match=r"student_args\.num_classes is decided by the data"):
+        quiet_train({**QUICK, "method": "ce"}, ["student_args.num_classes=3"])
+    with pytest.raises(UserError, match=r"cannot be built with .*colour"):
+        quiet_train({**QUICK, "method": "ce"}, ["student_args.colour=3"])
+
+
+class BrokenGradient(nn.Module):
+    """A loss that is always finite; from one step on its gradient is not."""
+
+    last = 0
+
+    def __init__(self, student: nn.Module) -> None:
+        super().__init__()
+        self.plain, self.student, self.steps = CrossEntropy(student), student, 0
+
+    def forward(self, images, targets):
+        terms = self.plain(images, targets)
+        self.steps += 1
+        if self.steps == self.last:
+            zero = (self.student.cls_token * 0).sum()
+            terms["loss"] = terms["loss"] + zero.sqrt()  # 0, with an infinite slope
+        return terms
+
+
+@pytest.mark.parametrize("epoch", [1, 2])
+def test_weights_that_the_last_step_broke_are_never_saved(epoch, tmp_path, monkeypatch):
+    """The loss of a step is that of the weights before it: it does not show what it made."""
+    monkeypatch.setitem(METHODS, "broken", Method("broken", BrokenGradient))
+    options = {**QUICK, "method": "broken", "stage1": 2, "out": str(tmp_path / "run")}
+    steps = 1437 * 3 // 10 // 200
+    monkeypatch.setattr(BrokenGradient, "last", epoch * steps)
+    with pytest.raises(UserError, match="a weight is no longer a finite number"):
+        quiet_train(options, ["data.batch_size=200"])
+    run = RunFolder(tmp_path / "run")
+    assert not run.model_file.exists()
+    assert not run.summary_file.exists()
+    assert len(run.read_metrics()) == epoch - 1
+    if epoch == 2:
+        state = torch.load(run.last_file, weights_only=True)["objective"]
+        assert all(value.isfinite().all() for value in state.values())
