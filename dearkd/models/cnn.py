@@ -34,8 +34,9 @@ class SmallResNet(ResNet):
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", stem)
         self.add_module("maxpool", nn.Identity())
-        self.feature_info: list[dict[str, Any]] = [
-            {**info, "reduction": max(1, info["reduction"] // 4)} for info in self.feature_info
+        stages: Any = self.feature_info
+        self.feature_info = [
+            {**stage, "reduction": max(1, stage["reduction"] // 4)} for stage in stages
         ]
 
 

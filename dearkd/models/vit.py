@@ -19,7 +19,7 @@ from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
 
@@ -29,15 +29,24 @@ _ATTENTION: dict[str, type[MultiHeadConvAttention]] = {
     "additive": MultiHeadConvAttention,
     "gated": GatedMultiHeadConvAttention,
 }
+_DROPOUTS = (
+    *("attn_drop_rate", "drop_path_rate", "drop_rate"),
+    *("patch_drop_rate", "pos_drop_rate", "proj_drop_rate"),
+)
 _HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 
 
 class DearKDVisionTransformer(VisionTransformerDistilled):
     """DeiT's distilled transformer whose first ``mhca_depth`` blocks have MHCA.
 
+    ``mhca_fusion`` says how the position term joins the attention: ``additive`` adds it inside the
+    softmax, ``gated`` mixes two softmaxes. Everything else is timm's; ``attn_drop_rate`` and
+    ``proj_drop_rate`` act in MHCA as they do in plain attention.
+
     Raises:
-        ValueError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, or patches are
-            to be dropped (MHCA needs the whole grid).
+        ValueError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a dropout rate
+            is out of range, patches are to be dropped (MHCA needs the whole grid), or the class
+            and distillation tokens are to have no position.
     """
 
     def __init__(
@@ -48,11 +57,7 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
             raise ValueError(f"mhca_depth must be 0 to {depth} (the depth), got {mhca_depth}")
         if mhca_fusion not in _ATTENTION:
             raise ValueError(f"mhca_fusion must be additive or gated, got {mhca_fusion!r}")
-        if mhca_depth and kwargs.get("patch_drop_rate"):
-            raise ValueError(
-                f"patch_drop_rate must be 0 with MHCA (it needs the whole grid of patches), "
-                f"got {kwargs['patch_drop_rate']}"
-            )
+        _check_options(kwargs, has_mhca=mhca_depth > 0)
 
         def block(*, depth: int, attn_layer: Any = Attention, **block_kwargs: Any) -> Block:
             layer = _ATTENTION[mhca_fusion] if depth < mhca_depth else attn_layer
@@ -83,14 +88,24 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
         return super().no_weight_decay() | positions
 
     def _pos_embed(self, x: Tensor) -> Tensor:
+        # timm's, and the grid for MHCA. Not by super(), which TorchScript can't compile.
+        cls_token, pos_embed = self.cls_token, self.pos_embed
+        assert cls_token is not None
+        assert pos_embed is not None
         if self.dynamic_img_size:  # the grid is this batch's, and only known here
-            self._set_attention_grid((x.shape[1], x.shape[2]))
-        return super()._pos_embed(x)  # type: ignore[no-untyped-call, unused-ignore]
+            grid_size = (x.shape[1], x.shape[2])
+            self._set_attention_grid(grid_size)
+            pos_embed = resample_abs_pos_embed(
+                pos_embed, grid_size, self.patch_embed.grid_size, self.num_prefix_tokens
+            )
+            x = x.flatten(1, 2)
+        prefix = torch.cat((cls_token, self.dist_token), dim=1).expand(x.shape[0], -1, -1)
+        return self.pos_drop(torch.cat((prefix, x), dim=1) + pos_embed)
 
     def _set_attention_grid(self, grid_size: tuple[int, int]) -> None:
         for block in self.blocks:
-            if isinstance(block.attn, MultiHeadConvAttention):
-                block.attn.set_grid_size(grid_size)
+            if hasattr(block.attn, "set_grid_size"):  # TorchScript has no isinstance of modules
+                block.attn.set_grid_size(grid_size)  # type: ignore[operator]
 
 
 def initialise_from(
@@ -131,6 +146,27 @@ def initialise_from(
             )
     student.load_state_dict({**own, **{k: v for k, v in state.items() if k in own.keys() - keeps}})
     return tuple(sorted(keeps))
+
+
+def _check_options(kwargs: dict[str, Any], has_mhca: bool) -> None:
+    """Refuses what timm would take, and what the two tokens or MHCA can't do.
+
+    Raises:
+        ValueError: If an option is out of range.
+    """
+    for name in _DROPOUTS:
+        if not 0 <= kwargs.get(name, 0) < 1:
+            raise ValueError(f"{name} must be at least 0 and less than 1, got {kwargs[name]}")
+    if has_mhca and kwargs.get("patch_drop_rate"):
+        raise ValueError(
+            "patch_drop_rate must be 0 with MHCA (it needs the whole grid of patches), "
+            f"got {kwargs['patch_drop_rate']}"
+        )
+    if kwargs.get("no_embed_class"):
+        raise ValueError(
+            "no_embed_class must be False for a distilled transformer (both of its tokens have a "
+            f"position), got {kwargs['no_embed_class']}"
+        )
 
 
 def _num_heads(model: VisionTransformerDistilled) -> int:
@@ -206,84 +242,74 @@ _TINY_32 = {"patch_size": 4, "embed_dim": 192, "num_heads": 12}
 
 
 @register_model
-def dearkd_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_tiny_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-Ti: 8 MHCA + 4 MHSA blocks, 12 heads, 5.9 M parameters."""
     return _create("dearkd_tiny_patch16_224", pretrained, kwargs, **_TINY)
 
 
 @register_model
-def dearkd_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_small_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-S: 8 MHCA + 4 MHSA blocks, 12 heads, 22.4 M parameters."""
     return _create("dearkd_small_patch16_224", pretrained, kwargs, **_SMALL)
 
 
 @register_model
-def dearkd_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-B: 8 MHCA + 4 MHSA blocks, 16 heads, 87.3 M parameters."""
     return _create("dearkd_base_patch16_224", pretrained, kwargs, **_BASE)
 
 
 @register_model
-def dearkd_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A DearKD student for 32 px and CPUs: 9 heads, 1.7 M parameters."""
     return _create("dearkd_micro_patch4_32", pretrained, kwargs, **_MICRO_32)
 
 
 @register_model
-def dearkd_tiny_patch4_32(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_tiny_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-Ti for 32 px: 12 heads, 5.4 M parameters."""
     return _create("dearkd_tiny_patch4_32", pretrained, kwargs, **_TINY_32)
 
 
 @register_model
-def dearkd_tiny_mhsa_patch16_224(
-    pretrained: bool = False, **kwargs: Any
-) -> DearKDVisionTransformer:
+def dearkd_tiny_mhsa_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-Ti without the position term: DeiT-Ti distilled with 12 heads."""
     return _create("dearkd_tiny_mhsa_patch16_224", pretrained, kwargs, mhca_depth=0, **_TINY)
 
 
 @register_model
-def dearkd_small_mhsa_patch16_224(
-    pretrained: bool = False, **kwargs: Any
-) -> DearKDVisionTransformer:
+def dearkd_small_mhsa_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-S without the position term: DeiT-S distilled with 12 heads."""
     return _create("dearkd_small_mhsa_patch16_224", pretrained, kwargs, mhca_depth=0, **_SMALL)
 
 
 @register_model
-def dearkd_base_mhsa_patch16_224(
-    pretrained: bool = False, **kwargs: Any
-) -> DearKDVisionTransformer:
+def dearkd_base_mhsa_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-B without the position term: DeiT-B distilled with 16 heads."""
     return _create("dearkd_base_mhsa_patch16_224", pretrained, kwargs, mhca_depth=0, **_BASE)
 
 
 @register_model
-def dearkd_micro_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_micro_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The micro student without the position term, 9 heads."""
     return _create("dearkd_micro_mhsa_patch4_32", pretrained, kwargs, mhca_depth=0, **_MICRO_32)
 
 
 @register_model
-def dearkd_tiny_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> DearKDVisionTransformer:
+def dearkd_tiny_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-Ti for 32 px without the position term, 12 heads."""
     return _create("dearkd_tiny_mhsa_patch4_32", pretrained, kwargs, mhca_depth=0, **_TINY_32)
 
 
 @register_model
-def deit_micro_distilled_patch4_32(
-    pretrained: bool = False, **kwargs: Any
-) -> DearKDVisionTransformer:
+def deit_micro_distilled_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """The micro student with DeiT-Ti's 3 heads and no position term."""
     stock = {**_MICRO_32, "num_heads": 3}
     return _create("deit_micro_distilled_patch4_32", pretrained, kwargs, mhca_depth=0, **stock)
 
 
 @register_model
-def deit_tiny_distilled_patch4_32(
-    pretrained: bool = False, **kwargs: Any
-) -> DearKDVisionTransformer:
+def deit_tiny_distilled_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DeiT-Ti distilled for 32 px: 3 heads, no position term."""
     stock = {**_TINY_32, "num_heads": 3}
     return _create("deit_tiny_distilled_patch4_32", pretrained, kwargs, mhca_depth=0, **stock)
