@@ -21,7 +21,7 @@ import torch.nn.functional as F
 from timm.layers.attention import Attention
 from torch import Tensor
 
-import dearkd.models.vit  # noqa: F401 - registers the students with timm
+import dearkd.models  # noqa: F401 - registers the students with timm
 from dearkd.models.attention import MultiHeadConvAttention, dense_positions
 from dearkd.models.position import folded_channels, patch_coordinates, position_scores
 

@@ -42,10 +42,10 @@ __all__ = [
 def attention_matrix(
     attn: Attention, tokens: Float[Tensor, "batch tokens dim"]
 ) -> Float[Tensor, "batch heads tokens tokens"]:
-    """Attention weights (query, key) of a plain or convolutional layer, rows sum to 1.
+    """Attention weights (query, key) of a plain or convolutional layer; rows sum to 1.
 
-    ``tokens`` are what the layer sees (``block.norm1`` of the block's input). At least float32,
-    without dropout.
+    ``tokens`` are what the layer sees (``block.norm1`` of the block's input). The weights are
+    computed in at least float32 and without dropout.
     """
     qkv = attn.qkv(tokens).unflatten(-1, (3, attn.num_heads, attn.head_dim))
     query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
@@ -82,20 +82,20 @@ class MultiHeadConvAttention(Attention):
         MultiHeadConvAttention.reset_parameters(self)
 
     def reset_parameters(self) -> None:
-        """Put the heads back on their initial centres."""
+        """Puts the heads back on their initial centres."""
         alpha, centres = initial_positions(self.num_heads)
         with torch.no_grad():
             self.position_alpha.copy_(alpha)
             self.position_centres.copy_(centres)
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
-        """Rows and columns of patches in the sequences to come."""
+        """Sets the rows and columns of patches in the sequences to come."""
         self.grid_size = grid_size
 
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Mixed tokens, of the shape of ``x``.
+        """The mixed tokens, of the shape of ``x``.
 
         Raises:
             ValueError: If a mask is given: a convolution over the whole grid has no use for one.
@@ -133,9 +133,10 @@ class MultiHeadConvAttention(Attention):
 
 
 class GatedMultiHeadConvAttention(MultiHeadConvAttention):
-    """(1 - g) softmax(content) + g softmax(position) with a learned gate g a head.
+    """Attention (1 - g) softmax(content) + g softmax(position) with a learned gate g a head.
 
-    g = sigmoid(``position_gate``), which starts at 1. Dense: two softmaxes have no fused kernel.
+    g = sigmoid(``position_gate``), and ``position_gate`` starts at 1. The attention matrix is
+    written out, because no fused kernel has two softmaxes.
 
     Source:
         d'Ascoli et al. 2021, https://arxiv.org/abs/2103.10697, eq. 7.
@@ -149,12 +150,12 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
         self.reset_parameters()
 
     def reset_parameters(self) -> None:
-        """Put the heads back on their initial centres, and the gates to 1."""
+        """Puts the heads back on their initial centres and the gates to 1."""
         super().reset_parameters()
         nn.init.ones_(self.position_gate)
 
     def fuse(self, content: Tensor) -> Tensor:
-        """Attention weights: the two softmaxes, mixed by the gate."""
+        """Attention weights: the softmaxes of content and of position, mixed by the gate."""
         gate = self.position_gate.to(content.dtype).sigmoid()[:, None, None]
         position = dense_positions(
             self.position_alpha, self.position_centres, self.grid_size, content
@@ -163,7 +164,7 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
 
 
 def without_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:
-    """``x``, if there is no mask.
+    """``x`` itself, after a check that there is no mask.
 
     Raises:
         ValueError: If there is one.
@@ -183,7 +184,7 @@ def folded_attention(
     scale: float,
     dropout: float,
 ) -> Tensor:  # batch heads tokens dim
-    """Attention with the position term in more channels of q and k, by a fused kernel."""
+    """The output of attention whose position term is folded into q and k, by a fused kernel."""
     extra_query, extra_key = folded_channels(alpha, centres, grid_size, value, scale)
     return widened_attention(query, key, value, extra_query, extra_key, scale, dropout)
 
@@ -197,7 +198,7 @@ def widened_attention(
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:  # batch heads tokens dim
-    """Attention with more channels in q and k than in v; ``scale`` is that of the others."""
+    """The output of attention with extra channels in q and k; ``scale`` is that without them."""
     batch, head_dim, extra = value.shape[0], value.shape[-1], extra_query.shape[-1]
     x = F.scaled_dot_product_attention(
         torch.cat((query, extra_query.expand(batch, -1, -1, -1)), dim=-1),
@@ -210,7 +211,10 @@ def widened_attention(
 
 
 def content_scores(query: Tensor, key: Tensor, scale: float) -> Tensor:
-    """``scale`` q . k in at least float32, whatever autocast does (TorchScript leaves it on)."""
+    """Content scores ``scale`` q . k in at least float32, with autocast switched off.
+
+    TorchScript can't switch autocast off, so a compiled model follows the caller's.
+    """
     if torch.jit.is_scripting():  # type: ignore[attr-defined]
         return at_least_float32(query) @ at_least_float32(key).transpose(-2, -1) * scale
     with torch.autocast(query.device.type, enabled=False):

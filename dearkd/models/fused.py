@@ -1,9 +1,9 @@
-"""MHCA for inference: the position channels of q and k, constant after training, kept as such.
+"""MHCA for inference, with the position channels of q and k as constants.
 
 A layer in training makes its extra channels (`dearkd.models.position.position_channels`) from
 alpha and the centres at every step. They depend on the token's place alone, so a trained layer can
-hold them. Folding them on into the projection (rows of zeros, a bias a token) was measured too: the
-same time, and a larger model.
+hold them. We also measured folding them into the projection (rows of zeros and a bias a token): it
+takes the same time and makes the model larger.
 """
 
 import copy
@@ -23,9 +23,9 @@ torch.fx.wrap("without_mask")
 
 
 class FusedConvAttention(nn.Module):
-    """The function of a trained `MultiHeadConvAttention`, for sequences of ``num_tokens``.
+    """Computes what a trained `MultiHeadConvAttention` does, for sequences of ``num_tokens``.
 
-    Meant for float32 and float64: in fewer bits the channels would lose theirs.
+    It is meant for float32 and float64; in fewer bits the position channels lose precision.
 
     Raises:
         ValueError: If the layer is gated: two softmaxes have no common product.
@@ -48,7 +48,7 @@ class FusedConvAttention(nn.Module):
     def forward(
         self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
     ) -> Tensor:
-        """Mixed tokens, of the shape of ``x``: (batch, tokens, dim).
+        """The mixed tokens, of the shape of ``x``: (batch, tokens, dim).
 
         Raises:
             ValueError: If a mask is given.
@@ -64,7 +64,7 @@ class FusedConvAttention(nn.Module):
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """A copy of the transformer for inference with the position term of every layer folded.
+    """A copy of the transformer for inference, with every layer's position term as constants.
 
     Raises:
         ValueError: If it has no convolutional attention, or takes images of any size.

@@ -120,7 +120,7 @@ def split_channels(
     query: Tensor,  # heads tokens 4
     key: Tensor,  # heads tokens 4
 ) -> tuple[Tensor, Tensor]:  # heads tokens 8, twice
-    """The four channels as eight whose factors survive rounding to bfloat16, float16 or TF32.
+    """The four channels as eight, which survive rounding to bfloat16, float16 or TF32.
 
     A learned factor x becomes (hi, lo) with hi the nearest bfloat16 of x; its partner, which is
     exact, is repeated. Gradients reach x through lo.

@@ -1,7 +1,7 @@
-"""The frozen teacher: logits and stage features of the student's own pixels, in one forward.
+"""The frozen teacher gives logits and stage features of the student's own images in one forward.
 
-Any classifier with timm's ``forward_intermediates`` and ``forward_head`` serves, and without
-stages any classifier at all; ``with_named_taps`` gives both to any module torch.fx can trace.
+Every classifier can give logits. One with timm's ``forward_intermediates`` and ``forward_head`` has
+stages too, and ``with_named_taps`` gives both functions to any module that torch.fx can trace.
 """
 
 import math
@@ -101,7 +101,7 @@ class Teacher(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode."""
+        """Leaves everything in eval mode, whatever ``mode`` is."""
         super().train(False)
         return self
 
@@ -109,7 +109,7 @@ class Teacher(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"], stages: Sequence[int] = ()
     ) -> TeacherOutput:
-        """Logits, and the maps of ``stages`` in their order, of images as the student gets them."""
+        """Logits and the maps of ``stages``, in that order, of images as the student gets them."""
         model: Any = self.model
         with self._autocast(images.device):
             pixels = self.pixels(images)
@@ -134,13 +134,13 @@ class Teacher(nn.Module):
         return images.contiguous(memory_format=self.memory_format)
 
     def set_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Lays weights and images out anew."""
+        """Puts weights, and later images, into that memory format."""
         self.memory_format = memory_format
         self.model.to(memory_format=memory_format)
 
     @cached_property
     def stages(self) -> tuple[TeacherStage, ...]:
-        """Every place to tap, found by running one blank image of ``img_size``.
+        """Every place to tap, found by a forward pass of one blank image of ``img_size``.
 
         Raises:
             ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
@@ -216,7 +216,7 @@ def _renormalisation(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
-    """(scale, shift) that take the student's pixels to the teacher's: x * scale + shift."""
+    """The scale and shift that turn the student's pixels x into the teacher's x * scale + shift."""
     rows = [torch.tensor(v, dtype=torch.float64) for v in (student_mean, student_std, mean, std)]
     scale, shift = rows[1] / rows[3], (rows[0] - rows[2]) / rows[3]
     return scale.float()[:, None, None], shift.float()[:, None, None]
