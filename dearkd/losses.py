@@ -1,7 +1,7 @@
-"""The losses of DearKD and DeiT: one equation, one function; logits and feature maps in, nats out.
+"""The losses of DearKD and DeiT, one function for each equation, in nats.
 
-Reductions are means over the batch, so a weight means the same at any batch size, and no image's
-loss depends on the other images. All are computed in float32 at least, whatever autocast made.
+Every loss is a mean over the batch, so a weight means the same at any batch size and no image's
+loss depends on the other images. All are computed in at least float32, whatever autocast is used.
 
 Source:
     Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997; Touvron et al. 2020 (DeiT),
@@ -28,7 +28,7 @@ def cross_entropy(
     logits: Float[Tensor, "batch classes"],
     targets: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
 ) -> Float[Tensor, ""]:
-    """CE of the softmax against labels, or against the soft targets of mixed or smoothed ones."""
+    """Cross-entropy against labels, or against soft targets (mixed or smoothed labels)."""
     return F.cross_entropy(_exact(logits), targets)
 
 
@@ -36,7 +36,7 @@ def hard_distillation(
     student_logits: Float[Tensor, "batch classes"],
     teacher_logits: Float[Tensor, "batch classes"],
 ) -> Float[Tensor, ""]:
-    """CE against the teacher's decision y_t = argmax of its logits.
+    """Cross-entropy against the teacher's decision y_t, the argmax of its logits.
 
     Source:
         DeiT eq. 3, second term; DearKD's L_S1, second term. Teacher labels are not smoothed.
@@ -49,7 +49,7 @@ def soft_distillation(
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float = 3.0,
 ) -> Float[Tensor, ""]:
-    """tau^2 KL(teacher || student) of the predictions softened by ``temperature``, batch mean.
+    """tau^2 KL(teacher || student) of predictions softened by tau, the ``temperature``.
 
     The factor tau^2 keeps gradients on the scale of the hard-label loss.
 
@@ -88,15 +88,15 @@ def scale_target(
 ) -> Float[Tensor, "batch channels height width"]:
     """Teacher features with a mean square of 1 over the channels of every position.
 
-    Non-negative ones (a stage that ends in ReLU) are divided by their RMS and keep their sign: a
-    centred target is mostly negative, which the aligner's ReLU could not reach. Others are
-    centred too, i.e. LayerNorm without affine.
+    Non-negative features (of a stage that ends in a ReLU) are divided by their RMS and keep their
+    sign, because a centred target would be negative in most places, where the aligner's ReLU can't
+    reach it. Other features are centred as well, as by a LayerNorm without affine parameters.
 
     Departure:
-        The paper gives no scale; this one lets one weight serve any teacher. The statistics are of
-        one position, as those of the aligner's LayerNorm are: a scale common to an image or a
-        batch would ask for norms that differ from position to position, which a LayerNorm
-        mostly removes, and a batch or running RMS would tie an image's loss to other images.
+        The paper gives no scale; this one lets one weight serve any teacher. The statistics belong
+        to one position, as those of the aligner's LayerNorm do. With a scale common to an image or
+        a batch the target's norm would differ from position to position, and a LayerNorm removes
+        most of such differences. A batch or running RMS would tie an image's loss to other images.
     """
     features = _exact(features)
     if not nonnegative:

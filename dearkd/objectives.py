@@ -1,8 +1,8 @@
-"""What is learned from what: student, teacher and aligners in one module; images in, terms out.
+"""The training objectives: each module holds the student and what it learns from.
 
 ``forward(images, targets)`` returns ``loss``, to backpropagate, and every term without its weight.
-The teacher sees the images that the student sees, mixed and augmented. It stays in eval mode
-whatever ``train()`` says (``Teacher`` sees to that) and gets no gradient.
+The teacher sees the same mixed and augmented images as the student. ``Teacher`` keeps it in eval
+mode and without gradients, whatever ``train()`` is called with.
 
 Source:
     Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997; Touvron et al. 2020 (DeiT),
@@ -41,11 +41,12 @@ Terms = dict[str, Tensor]
 
 
 class CrossEntropy(nn.Module):
-    """CE with the labels alone: the plain baseline, and DearKD's second stage.
+    """Cross-entropy with the labels alone: the plain baseline, and DearKD's second stage.
 
     Departure:
-        Both heads of a distilled student learn the labels, half each, since inference averages
-        them; the paper does not say what becomes of the distillation head.
+        The paper does not say what becomes of the distillation head. Here both heads of a
+        distilled student learn the labels, with half the weight each, since inference averages
+        them.
     """
 
     def __init__(self, student: nn.Module) -> None:
@@ -56,7 +57,7 @@ class CrossEntropy(nn.Module):
             _set_distilled_training(student)
 
     def forward(self, images: Images, targets: Targets) -> Terms:
-        """Terms ``class`` and, for a distilled student, ``distillation``, in nats."""
+        """The loss, its term ``class`` and a distilled student's ``distillation`` (nats)."""
         if not self.distilled:
             loss = cross_entropy(self.student(images), targets)
             return {"loss": loss, "class": loss.detach()}
@@ -97,7 +98,7 @@ class HardDistillation(nn.Module):
             )
 
     def forward(self, images: Images, targets: Targets) -> Terms:
-        """Terms ``class``, ``distillation`` (nats) and ``teacher_agreement`` (share)."""
+        """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
         logits = self.student(images)
         class_logits, dist_logits = logits if self.token == "distillation" else (logits, logits)
         teacher_logits = self.teacher(images).logits
@@ -136,7 +137,7 @@ class SoftDistillation(nn.Module):
         require_distillation_token(student)
 
     def forward(self, images: Images, targets: Targets) -> Terms:
-        """Terms ``class``, ``distillation`` (nats) and ``teacher_agreement`` (share)."""
+        """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
         class_logits, dist_logits = self.student(images)
         teacher_logits = self.teacher(images).logits
         class_term = cross_entropy(class_logits, targets)
@@ -151,8 +152,8 @@ class SoftDistillation(nn.Module):
 class DearKD(nn.Module):
     """DearKD's first stage: CE(class, y) / 2 + CE(distillation, y_t) / 2 + weight * L_hidden.
 
-    L_hidden is summed over ``pairs``; without any there is one: the last MHCA block with the
-    teacher stage nearest to the tokens' grid (``default_pair``).
+    L_hidden is summed over ``pairs``. If none are given, the last MHCA block is paired with the
+    teacher stage whose grid is nearest to that of the tokens (``default_pair``).
 
     Source:
         Chen et al. 2022, https://arxiv.org/abs/2204.12997, early distillation.
@@ -191,7 +192,10 @@ class DearKD(nn.Module):
         )
 
     def forward(self, images: Images, targets: Targets) -> Terms:
-        """Terms ``class``, ``distillation`` (nats), ``hidden`` (and ``hidden_<i>`` of several)."""
+        """The loss, its terms ``class``, ``distillation``, ``hidden``, and ``teacher_agreement``.
+
+        Several pairs have a term ``hidden_<i>`` each besides.
+        """
         (class_logits, dist_logits), student_maps = self._student_forward(images)
         teacher = self.teacher(images, self.stages)
         teacher_maps = dict(zip(self.stages, teacher.features, strict=True))
@@ -209,7 +213,7 @@ class DearKD(nn.Module):
         return _terms(loss, terms, agreement(dist_logits, teacher.logits))
 
     def _student_forward(self, images: Images) -> tuple[tuple[Tensor, Tensor], dict[int, Tensor]]:
-        """((class logits, distillation logits), map of each tapped block), one forward."""
+        """The logits of both heads, and the map of each tapped block, of one forward pass."""
         student: Any = self.student
         tokens, maps = student.forward_intermediates(
             images, indices=self.blocks, norm=False, output_fmt="NCHW", intermediates_only=False
@@ -250,7 +254,7 @@ def agreement(
 
 
 def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | None = None) -> Terms:
-    """The loss and, detached, what is logged."""
+    """The loss, and detached copies of the terms, which are logged."""
     logged = {name: term.detach() for name, term in terms.items()}
     if teacher_agreement is not None:
         logged["teacher_agreement"] = teacher_agreement

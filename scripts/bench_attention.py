@@ -21,12 +21,9 @@ import torch.nn.functional as F
 from timm.layers.attention import Attention
 from torch import Tensor
 
-import dearkd.models.vit  # noqa: F401 - registers the students with timm
-from dearkd.models.attention import (
-    MultiHeadConvAttention,
-    patch_coordinates,
-    position_scores,
-)
+import dearkd.models  # noqa: F401 - registers the students with timm
+from dearkd.models.attention import MultiHeadConvAttention, dense_positions
+from dearkd.models.position import folded_channels, patch_coordinates, position_scores
 
 # dim, heads, grid: the micro student at 32 px, then DearKD-Ti, -S and -B at 224 px
 SHAPES = {
@@ -41,7 +38,7 @@ class BiasAttention(MultiHeadConvAttention):
     """The usual way: the position scores as a float mask of heads * tokens^2 numbers."""
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
-        bias = position_scores(*self._positions(value)).to(value.dtype)
+        bias = dense_positions(self.position_alpha, self.position_centres, self.grid_size, value)
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
@@ -109,13 +106,9 @@ def bfloat16_error(head_dim: int = 16) -> dict[str, float]:
     exact = position_scores(
         alpha.double(), centres.double(), patch_coordinates((14, 14), torch.float64), 2
     )
-    attn = MultiHeadConvAttention(12 * head_dim, num_heads=12)
-    attn.set_grid_size((14, 14))
-    attn.position_alpha.data.copy_(alpha)
-    attn.position_centres.data.copy_(centres)
-    tokens = torch.empty(1, 12, 198, head_dim, dtype=torch.bfloat16)
-    query, key = attn._position_channels(tokens)
-    folded = query.double() @ key.double().mT * attn.scale
+    tokens, scale = torch.empty(1, 12, 198, head_dim, dtype=torch.bfloat16), head_dim**-0.5
+    query, key = folded_channels(alpha, centres, (14, 14), tokens, scale)
+    folded = query.double() @ key.double().mT * scale
     forms = {"folded": folded, "bias": exact.bfloat16().double()}
     truth = exact.softmax(-1)
     return {name: (form.softmax(-1) - truth).abs().max().item() for name, form in forms.items()}

@@ -48,7 +48,9 @@ def test_a_teacher_made_in_python_leads_to_a_run(tmp_path):
 
 
 def test_mistakes_are_told_as_at_the_command(tmp_path):
-    with pytest.raises(UserError, match=r"unknown config key 'optim\.lrr'; did you mean 'optim\.lr'"):
+    with pytest.raises(
+        UserError, match=r"unknown config key 'optim\.lrr'; did you mean 'optim\.lr'"
+    ):
         dearkd.train(optim__lrr=1)
     with pytest.raises(UserError, match="resume takes out"):
         dearkd.train(resume=True, seed=3)

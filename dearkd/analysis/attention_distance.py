@@ -14,7 +14,8 @@ from timm.layers.attention import Attention
 from timm.models.vision_transformer import Block, VisionTransformer
 from torch import Tensor, nn
 
-from dearkd.models.attention import attention_matrix, patch_coordinates
+from dearkd.models.attention import attention_matrix
+from dearkd.models.position import patch_coordinates
 
 __all__ = [
     "AttentionMeasures",

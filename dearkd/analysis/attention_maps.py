@@ -143,7 +143,7 @@ def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:
         if abs(edge) <= reach:
             draw.line((x, head_room, x, side - border), fill=RULE, width=FINER)
             draw.line((border / 2, y, side - border / 2, y), fill=RULE, width=FINER)
-    draw.rectangle(box(0, 0, 0.5), outline=GREY, width=2 * FINER)
+    draw.rectangle(box(0.0, 0.0, 0.5), outline=GREY, width=2 * FINER)
     for number, (down, right) in enumerate(block["centres"]):
         colour, sigma = COLOURS[number % len(COLOURS)], block["sigma"][number]
         if sigma is None:

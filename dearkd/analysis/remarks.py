@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from dearkd.models.attention import initial_positions
+from dearkd.models.position import initial_positions
 
 __all__ = ["remarks"]
 

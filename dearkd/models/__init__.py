@@ -1,5 +1,5 @@
-"""Students, CNNs, teachers and aligners; importing it registers the first two with timm."""
+"""The networks. Importing this package registers the students and the small CNNs with timm."""
 
-from dearkd.models import cnn, vit
+from dearkd.models import cnn, students
 
-__all__ = ["cnn", "vit"]
+__all__ = ["cnn", "students"]

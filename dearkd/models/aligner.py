@@ -1,4 +1,4 @@
-"""The aligner of DearKD: from a map of student tokens to what a teacher's stage would show."""
+"""The aligner of DearKD turns a map of student tokens into a prediction of a teacher's features."""
 
 import torch.nn.functional as F
 from jaxtyping import Float
@@ -11,17 +11,19 @@ __all__ = ["Aligner"]
 class Aligner(nn.Module):
     """Predicts the teacher's ``out_dim`` features from ``in_dim`` student features.
 
-    Resample to the teacher's grid, 1x1 convolution, 3x3 depth-wise convolution, LayerNorm over
-    channels, and a ReLU only where the teacher's features are non-negative.
+    The map is resampled to the teacher's grid and goes through a 1x1 convolution, a 3x3 depth-wise
+    convolution, a LayerNorm over channels and, where the teacher's features are non-negative, a
+    ReLU.
 
     Source:
         Chen et al. 2022, https://arxiv.org/abs/2204.12997: reshape, depth-wise convolution,
         LayerNorm, ReLU.
 
     Departure:
-        The place of the change of width (1x1) and of the resampling is ours: first resample, so
-        that the depth-wise convolution works in the teacher's pixels. Without the ReLU for linear
-        stage ends (EfficientNet, ConvNeXt), whose negative half it could not reach.
+        The paper does not say where the width changes (1x1) and where the map is resampled. We
+        resample first, so that the depth-wise convolution works in the teacher's pixels, and leave
+        the ReLU out for stages with a linear end (EfficientNet, ConvNeXt), because a ReLU could not
+        reach the negative half of their features.
 
     Raises:
         ValueError: If a width is not positive.
@@ -39,7 +41,7 @@ class Aligner(nn.Module):
     def forward(
         self, student_map: Float[Tensor, "batch in_dim rows columns"], size: tuple[int, int]
     ) -> Float[Tensor, "batch out_dim height width"]:
-        """The prediction of the teacher's map of ``size`` (height, width)."""
+        """The predicted teacher map, of ``size`` (height, width)."""
         maps = self.depthwise(self.proj(resample(student_map, size)))
         return self.act(self.norm(maps))
 
@@ -47,7 +49,7 @@ class Aligner(nn.Module):
 def resample(
     maps: Float[Tensor, "batch channels rows columns"], size: tuple[int, int]
 ) -> Float[Tensor, "batch channels height width"]:
-    """The maps on a grid of ``size``: means over cells when it shrinks, bilinear when it grows."""
+    """The maps on a grid of ``size``: cell means where it shrinks, bilinear where it grows."""
     rows, columns = maps.shape[-2:]
     if size == (rows, columns):
         return maps

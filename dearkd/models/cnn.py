@@ -1,13 +1,15 @@
-"""Small residual CNNs for 32-px images, registered with timm: teachers one can train in minutes.
+"""Small residual CNNs for 32-px images, which can be trained as teachers in minutes.
 
-timm's ResNet with the stem of He et al.'s CIFAR networks: one 3x3 convolution of stride 1, no pool.
-Every stage ends in a ReLU, every convolution has a BatchNorm (DeepInversion needs it).
+They are timm's ResNet with the stem of He et al.'s CIFAR networks: one 3x3 convolution of stride 1
+and no pooling. Every stage ends in a ReLU. A BatchNorm follows every convolution, because
+DeepInversion needs it.
 
 Source:
     He et al. 2016, https://arxiv.org/abs/1512.03385, section 4.2.
 
 Departure:
-    Four stages and our own widths; ``t`` is the smallest, under 1 MB on the disk, ``w`` wider.
+    They have four stages and widths of our own: ``t`` is the smallest network, under 1 MB on the
+    disk, and ``w`` a wider one.
 """
 
 from typing import Any
@@ -20,7 +22,7 @@ __all__ = ["SmallResNet"]
 
 
 class SmallResNet(ResNet):
-    """timm's ResNet at full resolution: feature reductions 1 (stem), 1, 2, 4, 8."""
+    """timm's ResNet at full resolution; its features are reduced by 1 (stem), 1, 2, 4 and 8."""
 
     def __init__(self, **kwargs: Any) -> None:
         width = kwargs["channels"][0]
@@ -34,8 +36,9 @@ class SmallResNet(ResNet):
         nn.init.kaiming_normal_(stem.weight, mode="fan_out", nonlinearity="relu")
         self.add_module("conv1", stem)
         self.add_module("maxpool", nn.Identity())
-        self.feature_info: list[dict[str, Any]] = [
-            {**info, "reduction": max(1, info["reduction"] // 4)} for info in self.feature_info
+        stages: Any = self.feature_info
+        self.feature_info = [
+            {**stage, "reduction": max(1, stage["reduction"] // 4)} for stage in stages
         ]
 
 

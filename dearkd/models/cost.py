@@ -1,4 +1,4 @@
-"""What a run will cost, and which arithmetic is faster on this device: measured, not looked up."""
+"""What a run costs and which arithmetic is faster on this device, both by measurement."""
 
 import functools
 import time
@@ -34,7 +34,7 @@ def parameter_count(model: nn.Module) -> int:
 
 
 def multiply_adds(model: nn.Module, img_size: int) -> int:
-    """Multiply-accumulates of one forward pass on one image (convolutions, matrix products)."""
+    """Multiply-accumulates of convolutions and matrix products in one forward pass on one image."""
     image = torch.zeros(1, 3, img_size, img_size, device=_device(model))
     was_training = model.training
     model.eval()
@@ -45,7 +45,7 @@ def multiply_adds(model: nn.Module, img_size: int) -> int:
 
 
 def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """Mixed precision for the calls inside; ``fp32`` also switches an outer autocast off."""
+    """A context with mixed precision; ``fp32`` switches an outer autocast off."""
     return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
 
 
@@ -57,7 +57,7 @@ def faster_arithmetic(
     memory_format: str,
     repeats: int = 3,
 ) -> list[Any]:
-    """[precision, memory format] with which ``call`` is fastest here.
+    """The precision and the memory format with which ``call`` is fastest on this device.
 
     ``set_layout`` lays out anew the model that ``call`` runs. What is given is kept; with both
     given nothing is run. Another choice than float32 and contiguous is made only where it saves at
@@ -78,7 +78,7 @@ def faster_arithmetic(
 
 
 def seconds_per_call(call: Callable[[], Any], device: torch.device, repeats: int = 3) -> float:
-    """Least wall time of a call after one to warm up."""
+    """The least wall time of ``repeats`` calls, after one that warms up."""
     times = []
     for _ in range(repeats + 1):
         _wait(device)
@@ -92,7 +92,7 @@ def seconds_per_call(call: Callable[[], Any], device: torch.device, repeats: int
 def activation_bytes(call: Callable[[], Tensor | tuple[Tensor, ...]]) -> int:
     """Bytes that autograd keeps for the backward pass of ``call``, each storage counted once.
 
-    What it keeps of the weights is among them.
+    The weights that it keeps are included.
     """
     storages: dict[int, int] = {}
 
@@ -112,8 +112,8 @@ def activation_bytes_per_image(
 ) -> float:
     """Bytes that each further image of a batch adds to what autograd keeps of a forward pass.
 
-    The difference between all the images, of which there must be two, and half of them: so neither
-    weights nor their casts to bf16 count.
+    It is the difference between a pass on all the images (at least two) and one on half of them, so
+    that neither weights nor their casts to bf16 count.
     """
     half = len(images) // 2
     whole, part = (

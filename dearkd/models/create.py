@@ -33,7 +33,7 @@ def check_name(name: str, role: str = "teacher") -> None:
 
 
 def _hint(architecture: str, role: str) -> str:
-    """Names that begin alike, or are spelled alike; for a student those made to be one."""
+    """A hint at names that begin or are spelled alike, or else at the names made for this role."""
     known = timm.list_models()
     near = [name for name in known if architecture and name.startswith(architecture)][:2]
     near = near or difflib.get_close_matches(architecture, known, n=2, cutoff=0.5)
@@ -44,7 +44,7 @@ def _hint(architecture: str, role: str) -> str:
 
 
 def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
-    """What timm knows of a model before it is built: input size, mean, std and more.
+    """What timm knows of a model before it is built, such as input size, mean and std.
 
     Raises:
         UserError: If the model was registered without them.
@@ -61,13 +61,13 @@ def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
 
 
 def size_argument(name: str, img_size: int | None, role: str = "model") -> dict[str, int]:
-    """``img_size`` for models that are built for one; a CNN takes any."""
+    """The argument ``img_size`` for a model that is built for one size; a CNN needs none."""
     fixed = img_size is not None and model_cfg(name, role).get("fixed_input_size")
     return {"img_size": img_size} if fixed and img_size is not None else {}
 
 
 def create_model(name: str, role: str, **kwargs: Any) -> Any:
-    """A timm model by name, with fresh weights and a ``pretrained_cfg``.
+    """A new timm model of that name, with fresh weights and a ``pretrained_cfg``.
 
     Raises:
         UserError: If timm has no such model, it does not take the given size, or it lacks what
@@ -110,7 +110,7 @@ def _check_classes(model: Any, name: str, role: str, wanted: int | None) -> None
 
 
 def _check_patches(model: Any, name: str, role: str, img_size: int) -> None:
-    """Refuses an image that is not a whole number of patches, at least one, a side."""
+    """Refuses an image whose side is not a whole number of patches, at least one."""
     patch = getattr(getattr(model, "patch_embed", None), "patch_size", None)
     if patch is None:
         return

@@ -1,32 +1,31 @@
-"""MHCA for inference: the position channels of q and k, constant after training, kept as such.
+"""MHCA for inference, with the position channels of q and k as constants.
 
-A layer in training makes its extra channels (`dearkd.models.attention.position_channels`) from
+A layer in training makes its extra channels (`dearkd.models.position.position_channels`) from
 alpha and the centres at every step. They depend on the token's place alone, so a trained layer can
-hold them. Folding them on into the projection (rows of zeros, a bias a token) was measured too: the
-same time, and a larger model.
+hold them. We also measured folding them into the projection (rows of zeros and a bias a token): it
+takes the same time and makes the model larger.
 """
 
 import copy
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dearkd.models.attention import (
-    MultiHeadConvAttention,
-    patch_coordinates,
-    position_channels,
-)
+from dearkd.models.attention import MultiHeadConvAttention, widened_attention, without_mask
+from dearkd.models.position import patch_coordinates, position_channels
 
 __all__ = ["FusedConvAttention", "fused"]
 
+torch.fx.wrap("widened_attention")  # torch.fx keeps these two whole
+torch.fx.wrap("without_mask")
+
 
 class FusedConvAttention(nn.Module):
-    """The function of a trained `MultiHeadConvAttention`, for sequences of ``num_tokens``.
+    """Computes what a trained `MultiHeadConvAttention` does, for sequences of ``num_tokens``.
 
-    Meant for float32 and float64: in fewer bits the channels would lose theirs.
+    It is meant for float32 and float64; in fewer bits the position channels lose precision.
 
     Raises:
         ValueError: If the layer is gated: two softmaxes have no common product.
@@ -47,32 +46,25 @@ class FusedConvAttention(nn.Module):
         self.register_buffer("position_key", key)
 
     def forward(
-        self,
-        x: Float[Tensor, "batch tokens dim"],
-        attn_mask: Tensor | None = None,
-        is_causal: bool = False,
-    ) -> Float[Tensor, "batch tokens dim"]:
-        """Mixed tokens.
+        self, x: Tensor, attn_mask: Tensor | None = None, is_causal: bool = False
+    ) -> Tensor:
+        """The mixed tokens, of the shape of ``x``: (batch, tokens, dim).
 
         Raises:
             ValueError: If a mask is given.
         """
-        if attn_mask is not None or is_causal:
-            raise ValueError("FusedConvAttention takes no attn_mask or is_causal: remove it")
+        x = without_mask(x, attn_mask, is_causal)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
         query, key, value = qkv.permute(2, 0, 3, 1, 4).unbind(0)
-        batch, extra = x.shape[0], self.position_query.shape[-1]
-        mixed = F.scaled_dot_product_attention(
-            torch.cat((self.q_norm(query), self.position_query.expand(batch, -1, -1, -1)), dim=-1),
-            torch.cat((self.k_norm(key), self.position_key.expand(batch, -1, -1, -1)), dim=-1),
-            F.pad(value, (0, extra)),  # fast kernels want one head dim for q, k and v
-            scale=self.scale,  # of the head dim without the extra channels
+        query, key = self.q_norm(query), self.k_norm(key)
+        mixed = widened_attention(
+            query, key, value, self.position_query, self.position_key, self.scale
         )
-        return self.proj(self.norm(mixed[..., : self.head_dim].transpose(1, 2).flatten(2)))
+        return self.proj(self.norm(mixed.transpose(1, 2).flatten(2)))
 
 
 def fused(model: nn.Module) -> nn.Module:
-    """A copy of the transformer for inference with the position term of every layer folded.
+    """A copy of the transformer for inference, with every layer's position term as constants.
 
     Raises:
         ValueError: If it has no convolutional attention, or takes images of any size.

@@ -1,4 +1,4 @@
-"""Where a network can be tapped: its stages, the sign of what they show, and named nodes."""
+"""Where a network can be tapped: its stages, their sign, and nodes that the user names."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -27,18 +27,18 @@ class TeacherStage:
     """A place where the teacher can be tapped."""
 
     index: int
-    """As ``forward_intermediates`` counts."""
+    """Its index, as ``forward_intermediates`` counts."""
     channels: int
     grid: tuple[int, int]
     """Rows and columns of its map."""
     reduction: int
-    """Pixels of the teacher's input a cell, along a side."""
+    """Pixels of the teacher's input along a side of one cell."""
     nonnegative: bool
-    """Whether what it shows can't be negative: its last operation is a ReLU or the like."""
+    """Whether its features can't be negative, because they come from a ReLU or the like."""
 
 
 def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
-    """Every place to tap, found by running one blank image of ``size`` pixels a side.
+    """Every place to tap, found by a forward pass of one blank image of ``size`` pixels a side.
 
     Raises:
         ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
@@ -63,17 +63,17 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
 
 
 def is_nonnegative(features: Float[Tensor, "..."]) -> bool:
-    """Whether a tensor can't be negative, by the operations that made it: where the tap sits.
+    """Whether a tensor can't be negative, judged by the operations that made it.
 
-    Walks back autograd's graph through poolings, sums and reshapes to what they are fed by: all of
-    it must be a ReLU or the like. What is not known counts as signed, since an aligner without a
-    ReLU can reach non-negative targets, while one with a ReLU can't reach negative ones.
+    This walks autograd's graph back through poolings, sums and reshapes. Every operation where the
+    walk ends must be a ReLU or the like. An unknown operation counts as signed, because an aligner
+    without a ReLU can reach non-negative targets, while one with a ReLU can't reach negative ones.
     """
     return _node_is_nonnegative(features.grad_fn)
 
 
 def with_named_taps(model: nn.Module, taps: Sequence[str], num_classes: int) -> nn.Module:
-    """Any classifier as a teacher: named nodes become stages 0, 1, ... in the given order.
+    """The classifier as a teacher whose stages 0, 1, ... are the named nodes, in the given order.
 
     Names are those of ``torchvision.models.feature_extraction.get_graph_node_names``: submodules
     such as ``layer3``, or operations.

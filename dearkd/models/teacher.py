@@ -1,12 +1,13 @@
-"""The frozen teacher: logits and stage features of the student's own pixels, in one forward.
+"""The frozen teacher gives logits and stage features of the student's own images in one forward.
 
-Any classifier with timm's ``forward_intermediates`` and ``forward_head`` serves, and without
-stages any classifier at all; ``with_named_taps`` gives both to any module torch.fx can trace.
+Every classifier can give logits. One with timm's ``forward_intermediates`` and ``forward_head`` has
+stages too, and ``with_named_taps`` gives both functions to any module that torch.fx can trace.
 """
 
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
+from fractions import Fraction
 from functools import cached_property
 from typing import Any, Literal, NamedTuple
 
@@ -21,7 +22,7 @@ __all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
 
 Precision = Literal["auto", "fp32", "bf16"]
 SMALL = 64
-"""Pixels a side of a small image: students of 32 px, and stages on the tokens' grid."""
+"""Pixels a side of a small image: students of 32 px."""
 
 
 class TeacherOutput(NamedTuple):
@@ -87,7 +88,7 @@ class Teacher(nn.Module):
         self.register_buffer("shift", shift, persistent=False)
 
     def train(self, mode: bool = True) -> "Teacher":
-        """Stays in eval mode."""
+        """Leaves everything in eval mode, whatever ``mode`` is."""
         super().train(False)
         return self
 
@@ -95,7 +96,7 @@ class Teacher(nn.Module):
     def forward(
         self, images: Float[Tensor, "batch channels height width"], stages: Sequence[int] = ()
     ) -> TeacherOutput:
-        """Logits, and the maps of ``stages`` in their order, of images as the student gets them."""
+        """Logits and the maps of ``stages``, in that order, of images as the student gets them."""
         model: Any = self.model
         with self._autocast(images.device):
             pixels = self.pixels(images)
@@ -120,13 +121,13 @@ class Teacher(nn.Module):
         return images.contiguous(memory_format=self.memory_format)
 
     def set_memory_format(self, memory_format: torch.memory_format) -> None:
-        """Lays weights and images out anew."""
+        """Puts weights, and later images, into that memory format."""
         self.memory_format = memory_format
         self.model.to(memory_format=memory_format)
 
     @cached_property
     def stages(self) -> tuple[TeacherStage, ...]:
-        """Every place to tap, found by running one blank image of ``img_size``.
+        """Every place to tap, found by a forward pass of one blank image of ``img_size``.
 
         Raises:
             ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
@@ -154,20 +155,20 @@ class Teacher(nn.Module):
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:
-    """Where to tap: the last stage of stride 16, or on small images that nearest to the tokens.
+    """The stage to tap: the one whose grid is nearest to the tokens', the deepest of several.
+
+    Grids are compared by the ratios of their rows and of their columns.
 
     Departure:
-        The paper does not name the stage. At 224 px stride 16 is the grid of 16-px patches.
+        The paper does not name the stage. With 16-px patches this is the end of the last stage of
+        stride 16: 14 x 14 at 224 px in ResNet-50 and RegNetY-16GF.
     """
-    stages = teacher.stages
-    strided = [stage for stage in stages if stage.reduction == 16]
-    if teacher.img_size is not None and teacher.img_size >= SMALL and strided:
-        return strided[-1]
 
-    def distance(stage: TeacherStage) -> float:
-        return sum(abs(math.log(a / b)) for a, b in zip(stage.grid, token_grid, strict=True))
+    def distance(stage: TeacherStage) -> Fraction:
+        sides = list(zip(stage.grid, token_grid, strict=True))
+        return math.prod((Fraction(max(side), min(side)) for side in sides), start=Fraction(1))
 
-    return min(reversed(stages), key=distance)
+    return min(reversed(teacher.stages), key=distance)
 
 
 def _renormalisation(
@@ -176,7 +177,7 @@ def _renormalisation(
     mean: Sequence[float],
     std: Sequence[float],
 ) -> tuple[Float[Tensor, "channels 1 1"], Float[Tensor, "channels 1 1"]]:
-    """(scale, shift) that take the student's pixels to the teacher's: x * scale + shift."""
+    """The scale and shift that turn the student's pixels x into the teacher's x * scale + shift."""
     rows = [torch.tensor(v, dtype=torch.float64) for v in (student_mean, student_std, mean, std)]
     scale, shift = rows[1] / rows[3], (rows[0] - rows[2]) / rows[3]
     return scale.float()[:, None, None], shift.float()[:, None, None]

@@ -11,6 +11,8 @@ from dearkd.models.attention import (
     GatedMultiHeadConvAttention,
     MultiHeadConvAttention,
     attention_matrix,
+)
+from dearkd.models.position import (
     initial_positions,
     patch_coordinates,
     position_channels,

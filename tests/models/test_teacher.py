@@ -110,6 +110,12 @@ def test_own_module_must_say_its_normalisation_and_classes() -> None:
     ("name", "img_size", "tokens", "index"),
     [
         ("resnet18", 224, (14, 14), 3),
+        ("resnet18", 64, (16, 16), 1),
+        ("resnet18", 64, (4, 4), 3),
+        ("resnet18", 65, (16, 16), 1),
+        ("resnet18", 224, (28, 28), 2),
+        ("resnet50", 224, (14, 14), 3),
+        pytest.param("regnety_160", 224, (14, 14), 3, marks=pytest.mark.slow),
         ("regnety_002", 64, (4, 4), 3),
         ("convnext_atto", 224, (14, 14), 2),
         ("vgg11_bn", 64, (4, 4), 4),
@@ -122,6 +128,43 @@ def test_own_module_must_say_its_normalisation_and_classes() -> None:
 def test_default_stage(name: str, img_size: int, tokens: tuple[int, int], index: int) -> None:
     teacher = Teacher(timm.create_model(name), **HALF, img_size=img_size)
     assert default_stage(teacher, tokens).index == index
+
+
+class Grids(nn.Module):
+    """A classifier whose stages show maps of the given grids."""
+
+    num_classes = 3
+
+    def __init__(self, *grids: tuple[int, int]) -> None:
+        super().__init__()
+        self.grids, self.head = grids, nn.Linear(3, 3)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(images.mean((2, 3)))
+
+    def forward_intermediates(self, images: Tensor) -> tuple[Tensor, list[Tensor]]:
+        return images, [nn.functional.adaptive_avg_pool2d(images, grid) for grid in self.grids]
+
+    def forward_head(self, images: Tensor) -> Tensor:
+        return self(images)
+
+
+@pytest.mark.parametrize(
+    ("grids", "tokens", "index"),
+    [
+        ([(8, 8), (4, 4), (4, 4), (2, 2)], (4, 4), 2),  # the last of several with one grid
+        ([(12, 12), (4, 4)], (6, 6), 1),  # three halves and twice
+        ([(18, 18), (2, 2)], (6, 6), 1),  # equally far: the deeper one
+        ([(2, 2), (18, 18)], (6, 6), 1),
+        ([(12, 3), (6, 6)], (12, 3), 0),  # rows and columns count each
+        ([(16, 16), (8, 8)], (1, 1), 1),
+    ],
+)
+def test_default_stage_of_ties_and_odd_grids(
+    grids: list[tuple[int, int]], tokens: tuple[int, int], index: int
+) -> None:
+    known: dict[str, Any] = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "img_size": 32}
+    assert default_stage(Teacher(Grids(*grids), **HALF, **known), tokens).index == index
 
 
 def test_stage_that_is_not_there() -> None:

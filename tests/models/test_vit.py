@@ -237,12 +237,37 @@ def test_pretrained_without_weights_is_timms_error() -> None:
     [
         ({"mhca_depth": 4}, "mhca_depth must be 0 to 3"),
         ({"mhca_fusion": "mixed"}, "mhca_fusion must be additive or gated, got 'mixed'"),
+        ({"mhca_depth": -1}, "mhca_depth must be 0 to 3"),
         ({"patch_drop_rate": 0.1}, "patch_drop_rate must be 0"),
+        ({"attn_drop_rate": 1.5}, "attn_drop_rate must be at least 0 and less than 1, got 1.5"),
+        ({"proj_drop_rate": -0.1}, "proj_drop_rate must be at least 0 and less than 1, got -0.1"),
+        ({"drop_path_rate": 1}, "drop_path_rate must be at least 0 and less than 1, got 1"),
+        ({"no_embed_class": True}, "no_embed_class must be False"),
     ],
 )
 def test_bad_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         student(**kwargs)
+    with pytest.raises(ValueError, match=message):
+        create("dearkd_micro_patch4_32", depth=3, **{"mhca_depth": 2, **kwargs})
+
+
+@pytest.mark.parametrize("name", timm.list_models("dearkd_*_patch*"))
+def test_options_of_mhca_reach_every_registered_student(name: str) -> None:
+    options = {"mhca_depth": 4, "attn_drop_rate": 0.1, "proj_drop_rate": 0.2}
+    with torch.device("meta"):
+        model = create(name, mhca_fusion="gated", **options)
+    kinds = [isinstance(block.attn, GatedMultiHeadConvAttention) for block in model.blocks]
+    assert kinds == [True] * 4 + [False] * 8
+    for block in model.blocks:
+        assert (block.attn.attn_drop.p, block.attn.proj_drop.p) == (0.1, 0.2)
+
+
+def test_dropout_in_mhca_acts_in_training_alone() -> None:
+    model = student(attn_drop_rate=0.5)
+    assert torch.equal(model(images()), model(images()))
+    model.train()
+    assert not torch.equal(model(images()), model(images()))
 
 
 def test_dynamic_size_is_a_model_set_to_that_size() -> None:

@@ -31,7 +31,7 @@ with torch.autocast("cpu", torch.bfloat16):
     torch.testing.assert_close(out, model(images()), rtol=5e-2, atol=5e-2)
 
 # A compiler that removes float32 -> bfloat16 -> float32 would leave nothing in the low half.
-from dearkd.models.attention import (
+from dearkd.models.position import (
     initial_positions, patch_coordinates, position_channels, split_channels,
 )
 
