@@ -26,8 +26,9 @@ from dearkd.data.datasets import match_classes, open_data
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
-from dearkd.run_folder.folder import RunFolder, commit, versions
+from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.processes import accelerator_of
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.trained.exported import Exported, open_onnx, open_timm, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.training.initialise import load_run_model

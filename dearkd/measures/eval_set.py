@@ -29,9 +29,9 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
-from dearkd.run_folder.folder import commit, versions
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import accelerator_of
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.trained.open import load_classifier
 
 __all__ = ["SetRequest", "evaluate_set"]

@@ -1,14 +1,23 @@
 """The processes of one run: what they form together, and who goes first."""
 
 import os
+import sys
 from collections.abc import Callable
 from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
-__all__ = ["accelerator_of", "in_turn", "local_processes", "process_state"]
+__all__ = [
+    "accelerator_of",
+    "from_main",
+    "in_turn",
+    "local_processes",
+    "peak_memory",
+    "process_state",
+    "usable_cores",
+]
 
 Result = TypeVar("Result")
 
@@ -39,9 +48,44 @@ def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:
             state.wait_for_everyone()
 
 
+def from_main(state: PartialState, call: Callable[[], Result]) -> Result:
+    """The result of ``call``, made on the main process alone and handed to all of them.
+
+    Raises:
+        ValueError, OSError: What the call raised, on every process: none waits for one that failed.
+    """
+    answer: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            answer[0] = call()
+        except (ValueError, OSError) as error:
+            answer[1] = error
+    if state.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
 def local_processes(processes: int) -> int:
     """How many of the run's processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: by its affinity where the system tells, else all."""
+    affinity = getattr(os, "sched_getaffinity", None)  # macOS and Windows have none
+    return os.cpu_count() or 1 if affinity is None else len(affinity(0))
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process held at most; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _on_cpu() -> bool:

@@ -1,6 +1,5 @@
 """What is said of a run before and after it, and ``summary.json``."""
 
-import resource
 import sys
 from pathlib import Path
 from typing import Any
@@ -10,7 +9,8 @@ from accelerate import Accelerator
 
 from dearkd.config import TrainConfig
 from dearkd.models import cost
-from dearkd.run_folder.folder import versions
+from dearkd.run_folder.processes import peak_memory
+from dearkd.run_folder.provenance import versions
 from dearkd.training.build import Parts
 from dearkd.training.loop import Trainer
 
@@ -74,9 +74,6 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def _peak_memory(device: torch.device) -> int:
+def _peak_memory(device: torch.device) -> int | None:
     """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_memory()

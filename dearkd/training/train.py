@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
@@ -20,8 +19,9 @@ from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
 from dearkd.data.synthetic_set import missing_images
 from dearkd.judging.evaluate import evaluate
-from dearkd.run_folder.folder import RunFolder, commit, next_folder
-from dearkd.run_folder.processes import accelerator_of, in_turn, process_state
+from dearkd.run_folder.folder import RunFolder, next_folder
+from dearkd.run_folder.processes import accelerator_of, from_main, in_turn, process_state
+from dearkd.run_folder.provenance import commit
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import laid_out, with_arithmetic
 from dearkd.training.build import Parts, build, model_metadata
@@ -50,9 +50,9 @@ def train(
     """
     state = process_state()
     say = console.print if state.is_main_process else _silent
-    if folder is None:
-        folder = RunFolder(_run_folder(config, stem))
-    if not dry_run:
+    if folder is None and config.out is not None:
+        folder = RunFolder(Path(config.out))
+    if folder is not None and not dry_run:
         folder.check_free(resume)
     parts = in_turn(state, lambda: build(config))
     _order(parts, state.process_index, state.num_processes)  # a batch that can't be is said now
@@ -60,12 +60,14 @@ def train(
     if dry_run:
         describe(parts, state, say)
         return
+    if not resume:
+        parts = with_arithmetic(parts, state.device, state.num_processes)
+    if folder is None:  # made this late, so that a run that is refused leaves no folder behind
+        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))))
     lock = folder.locked(resume) if state.is_main_process else nullcontext()
     with lock:
-        if not resume:
-            parts = with_arithmetic(parts, state.device, state.num_processes)
-            if state.is_main_process:
-                folder.write_config(parts.config)
+        if state.is_main_process and not resume:
+            folder.write_config(parts.config)
         say(f"{title_line(parts.config)} -> {folder.path}")
         laid_out(parts, state.device)
         # From here on the teacher belongs to its stage alone, so that it can be freed with it.
@@ -228,15 +230,10 @@ def _evaluation_images(
     )
 
 
-def _run_folder(config: TrainConfig, stem: str) -> Path:
-    """The named folder, or the next free one, the same on every process."""
-    if config.out is not None:
-        return Path(config.out)
+def _stem(config: TrainConfig, verb: str) -> str:
+    """The name of a new run's folder, without its number."""
     data = Path(config.data.train).name or "data"
-    name = stem if stem == "teacher" else config.method
-    path = [str(next_folder(f"{name}-{data}"))]
-    broadcast_object_list(path)
-    return Path(path[0])
+    return f"{verb if verb == 'teacher' else config.method}-{data}"
 
 
 def _silent(*args: object, **kwargs: object) -> None:
