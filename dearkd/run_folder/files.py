@@ -161,14 +161,19 @@ def remove_leftovers(folder: Path) -> None:
 
 
 def _outer_flaw(checkpoint: Path) -> str | None:
-    """What is wrong with a file that is not whole as a zip archive, which a checkpoint is."""
-    if zipfile.is_zipfile(checkpoint):  # by its end
-        return None
-    with checkpoint.open("rb") as file:
-        start = file.read(len(ZIP_START))
-    if start == ZIP_START or not start:
-        return "is cut short: it was not copied or written to its end"
-    return "is not a checkpoint that dearkd wrote"
+    """What is wrong with a file as a zip archive, which a checkpoint is; None for a whole one."""
+    if not zipfile.is_zipfile(checkpoint):  # which looks at its end
+        with checkpoint.open("rb") as file:
+            start = file.read(len(ZIP_START))
+        if start == ZIP_START or not start:
+            return "is cut short: it was not copied or written to its end"
+        return "is not a checkpoint that dearkd wrote"
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            changed = archive.testzip()  # torch itself heeds no checksum
+    except zipfile.BadZipFile:
+        return "is damaged"
+    return None if changed is None else "is damaged: its checksum is wrong"
 
 
 def _unusable(checkpoint: Path, flaw: str) -> str:
