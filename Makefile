@@ -4,12 +4,15 @@ VENV ?= .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: help env test lint types unit slow demo clean
+LOWER := .venv-lower
+
+.PHONY: help env test lint types unit slow lower demo clean
 
 help:
 	@echo "make demo   environment, then teacher, DearKD, DeiT and plain ViT on embedded data, one table"
 	@echo "make test   environment, then lint, types and tests"
 	@echo "make slow   the tests that take minutes"
+	@echo "make lower  the tests with every dependency at its lower bound, in an environment of its own"
 	@echo "make clean  remove the environment and what tools left behind (runs/ stays)"
 
 env: $(READY)
@@ -36,8 +39,14 @@ unit: $(READY)
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
 
+lower: $(READY)
+	$(PYTHON) -m venv --clear $(LOWER)
+	$(BIN)/python scripts/lower_bounds.py > $(LOWER)/lower.txt
+	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWER)/lower.txt -e '.[dev]'
+	$(LOWER)/bin/python -m pytest
+
 demo: $(READY)
 	$(BIN)/python scripts/demo.py
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(LOWER) .pytest_cache .mypy_cache .ruff_cache

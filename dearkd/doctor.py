@@ -1,4 +1,4 @@
-"""What `dearkd doctor` does: looks at everything that a run may trip over, with a remedy each."""
+"""What `dearkd doctor` does: checks what a run depends on, and names a remedy for each fault."""
 
 import getpass
 import hashlib
@@ -25,8 +25,8 @@ from rich.console import Console
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import autocast, seconds_per_call
-from dearkd.run_folder.folder import commit, versions
 from dearkd.run_folder.processes import usable_cores
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -36,19 +36,20 @@ __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 EMBEDDED_SHA256 = "d6206b602647146971ccdba0eb9c32895b7eb5580a2c75ad439ee350f3356a55"
 ROOM = 5e9  # bytes that a run with its checkpoints may take
 IMAGES = 16
+BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of Intel and AMD; the last of ARM
 State = Literal["ok", "warning", "broken"]
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "broken": "red"}
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing looked at."""
+    """The result of one check."""
 
     name: str
     state: State
     found: str
     remedy: str | None = None
-    """What to type or change; None where all is well."""
+    """What to type or to change; None if nothing is wrong."""
 
 
 def examine(*, console: Console, quick: bool = False, as_json: bool = False) -> bool:
@@ -64,13 +65,13 @@ def examine(*, console: Console, quick: bool = False, as_json: bool = False) -> 
 
 
 def findings(quick: bool = False) -> Iterator[Finding]:
-    """All of them in turn; ``quick`` leaves out what takes seconds: timing and compiling."""
+    """The result of every check in turn; ``quick`` leaves out timing and compiling."""
     for name, check in _CHECKS.items():
         if quick and check in _SLOW:
             continue
         try:
             found = check()
-        except Exception as error:  # whatever a check trips over is what it was to find
+        except Exception as error:  # a check that fails has found a fault
             reason = " ".join(str(error).split())[:200]
             remedy = "reinstall with pip install -c constraints.txt -e ."
             yield Finding(name, "broken", f"{type(error).__name__}: {reason}", remedy)
@@ -88,7 +89,7 @@ def _versions() -> _Found:
 
 
 def _requirements() -> _Found:
-    """Every package that dearkd needs, in a version that it works with (Pillow below 13, say)."""
+    """Whether every package that dearkd needs is there, in a version that it works with."""
     wrong = []
     for text in importlib.metadata.requires("dearkd") or ():
         need = Requirement(text)
@@ -105,27 +106,28 @@ def _requirements() -> _Found:
     install = " ".join(f"'{need}'" for need, _ in wrong)
     return (
         "broken",
-        "; ".join(f"needs {need}, has {have}" for need, have in wrong),
+        "; ".join(f"dearkd needs {need}, and {have} is installed" for need, have in wrong),
         f"pip install {install}",
     )
 
 
 def _together() -> _Found:
-    """Whether the compiled parts fit each other, by using them."""
+    """Whether the compiled packages fit each other, by calling them together."""
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])
     kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
     student = timm.create_model("dearkd_micro_patch4_32").eval()
     with torch.inference_mode():
         finite = bool(student(torch.zeros(1, 3, 32, 32)).isfinite().all())
     if kept.tolist() != [0] or not finite:
-        return "broken", "wrong numbers come out", "reinstall torch, torchvision and timm"
+        found = "torch, torchvision or timm computes wrong numbers"
+        return "broken", found, "reinstall torch, torchvision and timm"
     return "torch, torchvision and timm work together"
 
 
 def _devices() -> _Found:
     accelerator = torch.accelerator.current_accelerator(check_available=True)
     if accelerator is None:
-        return f"CPU alone ({_processor()}); ImageNet-sized runs want a GPU"
+        return f"no GPU, a CPU ({_processor()}); a run of ImageNet's size needs a GPU"
     count = torch.accelerator.device_count()
     names = accelerator.type
     if accelerator.type == "cuda":
@@ -140,17 +142,32 @@ def _threads() -> _Found:
     if threads > cores:
         return (
             "warning",
-            f"{found}, which slow each other down",
+            f"{found}: they slow each other down",
             f"export OMP_NUM_THREADS={cores}",
         )
     return found
 
 
 def _bf16() -> _Found:
-    """Forward and backward pass of a small CNN and a small transformer, both ways."""
+    """Which of this machine's units compute in bfloat16, which decides the default precision."""
+    if torch.cuda.is_available():
+        major, minor = torch.cuda.get_device_capability()
+        able = torch.cuda.is_bf16_supported(including_emulation=False)
+        found = f"the GPU has {'' if able else 'no '}bf16 units (CUDA capability {major}.{minor})"
+    else:
+        capabilities = torch.cpu.get_capabilities()
+        units = [name for name in BF16_UNITS if capabilities.get(name)]
+        found = f"the CPU has {', '.join(units)}"
+        if not units:
+            found = f"the CPU has no bf16 units (none of {', '.join(BF16_UNITS)})"
+    return f"{found}; precision=auto goes by the machine's units, precision=fastest measures"
+
+
+def _speed() -> _Found:
+    """Forward and backward pass of a small CNN and a small transformer in both precisions."""
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gains = []
-    for kind, name in (("CNN", "dearkd_resnet10t_32"), ("ViT", "dearkd_micro_patch4_32")):
+    for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_micro_patch4_32")):
         model = timm.create_model(name).to(device)
         images = torch.rand(IMAGES, 3, 32, 32, device=device)
 
@@ -162,17 +179,17 @@ def _bf16() -> _Found:
         for precision in ("fp32", "bf16"):
             with autocast(device, precision):
                 seconds[precision] = seconds_per_call(step, device)
-        gains.append(f"{kind} {seconds['fp32'] / seconds['bf16']:.1f}x as fast in bf16 as in fp32")
-    return f"{', '.join(gains)} ({_units()}); precision=auto measures it for every run"
+        gains.append(f"a small {kind} is {seconds['fp32'] / seconds['bf16']:.1f}x as fast")
+    return f"in bf16 {', '.join(gains)} as in fp32, measured just now"
 
 
 def _compile() -> _Found:
-    """A function of two operations through torch.compile; on a CPU that takes a C++ compiler."""
-    leave = "leave compile=false, the default"
+    """Whether torch.compile works, which needs a C++ compiler on a CPU."""
+    leave = "keep compile=false, which is the default"
     named = os.environ.get("CXX")
     compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
     if compiler is None and not torch.cuda.is_available():
-        found = f"no C++ compiler ({named or 'g++, clang++'} is not on PATH)"
+        found = f"compile=true does not work: {named or 'g++ or clang++'} is not on PATH"
         return "warning", found, f"apt-get install g++, or {leave}"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's absence
     x = torch.linspace(0, 1, 64)
@@ -182,23 +199,24 @@ def _compile() -> _Found:
         reason = " ".join(str(error).split())[:160]
         default = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
         cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)
-        remedy = f"try without torch's cache of compiled code ({cache}), or {leave}"
+        remedy = f"delete torch's cache of compiled code ({cache}) and try again, or {leave}"
         return "warning", f"torch.compile fails ({reason})", remedy
     if not same:
-        return "warning", "torch.compile gives wrong numbers", leave
-    return f"torch.compile works ({compiler or 'GPU'})"
+        return "warning", "torch.compile computes wrong numbers", leave
+    return f"torch.compile works ({compiler or 'on the GPU'})"
 
 
 def _hub() -> _Found:
     place = huggingface_hub.constants.ENDPOINT
     if huggingface_hub.constants.HF_HUB_OFFLINE:
-        return "warning", "switched off by HF_HUB_OFFLINE", "unset it to load weights by timm name"
+        found = "HF_HUB_OFFLINE is set, so weights are not downloaded"
+        return "warning", found, "unset it to load weights by timm name"
     if is_reachable(place):
         return f"{place} answers"
     return (
         "warning",
-        f"{place} does not answer, so timm's weights are out of reach",
-        "pass local ones: --teacher-weights FILE (of eval and predict, --weights FILE)",
+        f"{place} does not answer, so timm's weights cannot be downloaded",
+        "pass local weights: --teacher-weights FILE (eval and predict: --weights FILE)",
     )
 
 
@@ -207,19 +225,19 @@ def _lpips() -> _Found:
     have = [net for net, file in files.items() if file.is_file()]
     folder = files["alex"].parent
     if "alex" in have:
-        return f"{', '.join(have)} in {folder}"
+        return f"the networks of LPIPS are in {folder}: {', '.join(have)}"
     return (
         "warning",
-        f"no AlexNet, which `dearkd eval --lpips` uses by default, in {folder}",
-        "it is downloaded on first use; offline: scripts/convert_lpips_backbone.py, "
-        "then --lpips-weights FILE",
+        f"AlexNet, the default network of `dearkd eval --lpips`, is not in {folder}",
+        "it is downloaded on first use; without a network connection convert torchvision's file "
+        "by scripts/convert_lpips_backbone.py and pass --lpips-weights FILE",
     )
 
 
 def _onnx() -> _Found:
     missing = [name for name in ONNX_PACKAGES if not importlib.util.find_spec(name)]
     if missing:
-        found = f"{', '.join(missing)} not installed, which `dearkd export --to onnx` needs"
+        found = f"`dearkd export --to onnx` needs {', '.join(missing)}, not installed"
         return "warning", found, "pip install 'dearkd[onnx]'"
     return f"{', '.join(ONNX_PACKAGES)} are installed"
 
@@ -228,7 +246,7 @@ def _disk() -> _Found:
     rooms = {str(place): shutil.disk_usage(place).free for place in (Path.cwd(), Path.home())}
     text = ", ".join(f"{free / 1e9:.0f} GB free in {place}" for place, free in rooms.items())
     if min(rooms.values()) < ROOM:
-        return "warning", text, "make room, or write elsewhere with --out"
+        return "warning", text, "free some disk space, or write to another disk with --out"
     return text
 
 
@@ -248,6 +266,7 @@ _CHECKS: dict[str, Callable[[], _Found]] = {
     "devices": _devices,
     "threads": _threads,
     "bf16": _bf16,
+    "bf16 speed": _speed,
     "compile": _compile,
     "hub": _hub,
     "lpips": _lpips,
@@ -255,7 +274,7 @@ _CHECKS: dict[str, Callable[[], _Found]] = {
     "disk": _disk,
     "embedded teacher": _embedded,
 }
-_SLOW = (_bf16, _compile)
+_SLOW = (_speed, _compile)
 
 
 def _print(console: Console, finding: Finding) -> None:
@@ -271,10 +290,3 @@ def _tiny(x: torch.Tensor) -> torch.Tensor:
 
 def _processor() -> str:
     return f"{torch.backends.cpu.get_cpu_capability()}, {platform.machine()}"
-
-
-def _units() -> str:
-    """Which of a CPU's units for bfloat16 this one has."""
-    able = torch.cpu.get_capabilities()
-    found = [name for name in ("amx_bf16", "avx512_bf16", "bf16") if able.get(name)]
-    return f"CPU has {', '.join(found)}" if found else "CPU has no bf16 units"

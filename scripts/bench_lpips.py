@@ -26,7 +26,7 @@ from dearkd.measures.diversity import pair_mean, squared_distance_sums
 from dearkd.measures.image_set import ImageSet, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
 from dearkd.measures.lpips_weights import load_lpips
-from dearkd.run_folder.folder import commit
+from dearkd.run_folder.provenance import commit
 
 
 def random_backbone(net: LpipsNet) -> dict[str, Tensor]:

@@ -27,8 +27,8 @@ from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
 from dearkd.judging.candidate import Candidate, candidate_of
-from dearkd.run_folder.folder import commit, versions
 from dearkd.run_folder.processes import process_accelerator
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.trained.resolve import resolve

@@ -22,7 +22,7 @@ from pathlib import Path
 import psutil
 import torch
 
-from dearkd.run_folder.folder import commit
+from dearkd.run_folder.provenance import commit
 
 SETTINGS = shlex.split(
     "--per-class 8 --iters 40 --set images_per_class=2 --set precision=fp32 "

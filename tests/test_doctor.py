@@ -34,7 +34,7 @@ def test_a_sound_machine_passes():
 def test_what_is_printed_has_a_line_each():
     result = CliRunner().invoke(app, ["doctor", "--quick"])
     assert result.exit_code == 0
-    assert "-> pass local ones" in result.stdout
+    assert "-> pass local weights" in result.stdout
     assert torch.__version__.partition("+")[0] in result.stdout
 
 
@@ -46,7 +46,7 @@ def test_a_package_out_of_bounds_is_broken(monkeypatch):
     code, rows = examined()
     assert code == 1
     assert rows["requirements"]["state"] == "broken"
-    assert rows["requirements"]["found"].startswith("needs pillow")
+    assert rows["requirements"]["found"].startswith("dearkd needs pillow")
     assert rows["requirements"]["remedy"].startswith("pip install 'pillow")
 
 
@@ -58,6 +58,17 @@ def test_a_changed_or_missing_teacher_is_broken(monkeypatch, tmp_path):
     code, rows = examined()
     assert code == 1
     assert "not the file" in rows["embedded teacher"]["found"]
+
+
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16", "bf16", None])
+def test_the_units_that_decide_the_precision_are_named(unit, monkeypatch):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU's units decide")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx2": True})
+    row = examined()[1]["bf16"]
+    expected = "no bf16 units (none of amx_bf16, avx512_bf16" if unit is None else f"has {unit};"
+    assert expected in row["found"]
+    assert "precision=auto goes by the machine's units, precision=fastest" in row["found"]
 
 
 def test_too_many_threads_are_a_warning(monkeypatch):
@@ -95,5 +106,5 @@ def test_offline_by_wish_is_said(monkeypatch):
 @pytest.mark.slow
 def test_timing_and_compiling():
     names = [finding.name for finding in doctor.findings()]
-    assert {"bf16", "compile"} <= set(names)
+    assert {"bf16 speed", "compile"} <= set(names)
     assert "torch.compile works" in doctor._compile()

@@ -15,7 +15,7 @@ def doctor(
     ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Look at this machine and installation; every trouble comes with its remedy.
+    """Check this machine and the installation, and say how to mend what is wrong.
 
     The command exits with 1 if something is broken. What is merely missing (a hub, a compiler) is
     a warning.

@@ -20,7 +20,7 @@ from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
 from dearkd.models.fused import fused
-from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.files import new_file_mode, sync, write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import unwritable
 from dearkd.trained.exported import (
@@ -160,11 +160,12 @@ def _write_folder(place: Path, write: Callable[[Path], None]) -> None:
     temporary = place.with_name(f".{place.name}.tmp{os.getpid()}")
     try:
         write(temporary)
+        probe = temporary / ".mode"
+        mode = new_file_mode(probe)
+        probe.unlink()
         for file in temporary.iterdir():
-            file.chmod(0o644)
-            with file.open("rb") as stream:
-                os.fsync(stream.fileno())
-        temporary.rename(place)
+            sync(file, mode)
+        temporary.replace(place)
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
 

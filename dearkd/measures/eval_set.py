@@ -29,9 +29,9 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
-from dearkd.run_folder.folder import commit, versions
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 

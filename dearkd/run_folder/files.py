@@ -2,8 +2,11 @@
 
 import json
 import os
+import stat
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -11,17 +14,23 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
+from dearkd.errors import MissingFileError, UserError, WriteError
+
 __all__ = [
     "load_checkpoint",
     "load_weights",
+    "new_file_mode",
     "raw_student",
     "read_metadata",
     "remove_leftovers",
     "save_checkpoint",
     "save_model",
     "save_tensors",
+    "sync",
     "write_atomically",
 ]
+
+ZIP_START = b"PK\x03\x04"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -34,13 +43,32 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
     """
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
+        mode = new_file_mode(temporary)
         write(temporary)
-        temporary.chmod(0o644)  # safetensors leaves its files readable to their owner alone
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
+        sync(temporary, mode)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def new_file_mode(file: Path) -> int:
+    """The permissions that the system gives a new file, by the umask; makes ``file`` to learn it.
+
+    ``os.umask`` tells only by setting another one, which every thread would see.
+    """
+    file.unlink(missing_ok=True)
+    file.touch()
+    return stat.S_IMODE(file.stat().st_mode)
+
+
+def sync(file: Path, mode: int) -> None:
+    """Gives a written file its permissions and waits until it is on the disk.
+
+    Some libraries (safetensors) make their files readable to their owner alone.
+    """
+    with file.open("r+b") as stream:  # Windows syncs what is open for writing alone
+        file.chmod(mode)
+        os.fsync(stream.fileno())
 
 
 def save_model(path: Path, model: nn.Module, metadata: dict[str, Any]) -> None:
@@ -60,7 +88,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
         try:
             save_file(tensors, target, metadata=header)
         except SafetensorError as error:  # hides a full disk behind its own kind
-            raise OSError(_unwritten(path, error)) from error
+            raise WriteError(_unwritten(path, error)) from error
 
     write_atomically(path, write)
 
@@ -69,25 +97,25 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """What ``save_model`` wrote beside the weights; empty for a file of another origin.
 
     Raises:
-        ValueError: If the file is not safetensors.
+        UserError: If the file is not safetensors.
     """
     try:
         with safe_open(path, framework="pt") as file:
             return json.loads((file.metadata() or {}).get("dearkd", "{}"))
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+        raise UserError(f"{path} is not a safetensors file ({error})") from error
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
     """The tensors of a safetensors file.
 
     Raises:
-        ValueError: If the file is not safetensors.
+        UserError: If the file is not safetensors.
     """
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise ValueError(f"{path} is not a safetensors file ({error})") from error
+        raise UserError(f"{path} is not a safetensors file ({error})") from error
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -97,7 +125,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         try:
             torch.save(state, target)
         except RuntimeError as error:  # torch's zip writer hides ENOSPC behind its own error
-            raise OSError(_unwritten(path, error)) from error
+            raise WriteError(_unwritten(path, error)) from error
 
     write_atomically(path, write)
 
@@ -106,16 +134,25 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """What ``save_checkpoint`` wrote, without running any code from the file.
 
     Raises:
-        FileNotFoundError: If there is none.
-        ValueError: If the file is damaged.
+        MissingFileError: If there is none.
+        UserError: If the file is cut short, damaged or not a checkpoint of dearkd's.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"no checkpoint at {path}; is that a run folder?")
+        raise MissingFileError(f"no checkpoint at {path}; is that a run folder?")
+    if (flaw := _outer_flaw(path)) is not None:
+        raise UserError(_unusable(path, flaw))
     try:
-        return torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:
-        reason = _first_line(error)
-        raise ValueError(f"{path} is damaged or not a checkpoint ({reason})") from error
+        state = torch.load(path, map_location=device, weights_only=True)
+    except (OSError, MemoryError, torch.OutOfMemoryError):
+        raise  # the machine's trouble, not the file's
+    except UnpicklingError as error:  # torch's words advise to let the file run code
+        flaw = "holds more than tensors and plain values, so dearkd did not write it"
+        raise UserError(_unusable(path, flaw)) from error
+    except Exception as error:  # what damage raises depends on where it is
+        raise UserError(_unusable(path, "is damaged")) from error
+    if not isinstance(state, dict):
+        raise UserError(_unusable(path, "is not a checkpoint that dearkd wrote"))
+    return state
 
 
 def raw_student(checkpoint: Path) -> dict[str, Tensor]:
@@ -134,6 +171,31 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes the temporary files that killed processes left; call it under the folder's lock."""
     for file in folder.glob(".*.tmp*"):
         file.unlink(missing_ok=True)
+
+
+def _outer_flaw(checkpoint: Path) -> str | None:
+    """What is wrong with a file as a zip archive, which a checkpoint is; None for a whole one."""
+    if not zipfile.is_zipfile(checkpoint):  # which looks at its end
+        with checkpoint.open("rb") as file:
+            start = file.read(len(ZIP_START))
+        if start == ZIP_START or not start:
+            return "is cut short: it was not copied or written to its end"
+        return "is not a checkpoint that dearkd wrote"
+    try:
+        with zipfile.ZipFile(checkpoint) as archive:
+            changed = archive.testzip()  # torch itself heeds no checksum
+    except zipfile.BadZipFile:
+        return "is damaged"
+    return None if changed is None else "is damaged: its checksum is wrong"
+
+
+def _unusable(checkpoint: Path, flaw: str) -> str:
+    """The flaw, and what can still be done with the run that the checkpoint is of."""
+    text = f"{checkpoint} {flaw}; copy it anew or start another run with another --out"
+    best = checkpoint.with_name("best.safetensors")
+    if best.is_file():
+        text += f" (the weights of the run's best epoch are still in {best}: --which best)"
+    return text
 
 
 def _unwritten(path: Path, error: Exception) -> str:

@@ -1,20 +1,18 @@
 """The run folder: what a run leaves on disk, who may write to it, and how it is read back."""
 
-import fcntl
-import importlib.metadata
+import itertools
 import json
-import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from dearkd.config import TrainConfig, load_config, to_yaml
+from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import remove_leftovers, write_atomically
+from dearkd.run_folder.lock import held
 
-__all__ = ["RunFolder", "commit", "held", "newest_unfinished", "next_folder", "versions"]
-
-PACKAGES = ("dearkd", "torch", "timm", "accelerate", "torchvision", "pillow", "numpy")
+__all__ = ["RunFolder", "newest_unfinished", "next_folder"]
 
 
 class RunFolder:
@@ -39,11 +37,12 @@ class RunFolder:
         """Holds the folder for one process; the system lets go of it when the process dies.
 
         Raises:
-            ValueError: If another process holds it, or it has a run and ``resume`` is false.
-            OSError: If it can't be written to.
+            UserError: If another process holds it, or it has a run and ``resume`` is false.
+            WriteError: If it can't be written to.
         """
         self.check_free(resume)
         with held(self.path, "checkpoint/lock"):
+            self.check_free(resume)  # again: another run may have begun and ended in between
             for folder in (self.path, self.last_file.parent):
                 remove_leftovers(folder)
             yield
@@ -52,19 +51,19 @@ class RunFolder:
         """Refuses a folder that has a run already, unless it is to be resumed.
 
         Raises:
-            ValueError: Naming the folder and the two ways on.
+            UserError: Naming the folder and the two ways on.
         """
         if self.path.exists() and not self.path.is_dir():
-            raise ValueError(f"--out {self.path} is a file; choose a folder")
+            raise UserError(f"--out {self.path} is a file; choose a folder")
         if self.config_file.exists() and not resume:
-            raise ValueError(
+            raise UserError(
                 f"{self.path} already holds a run; go on with it by --resume or "
                 "choose another --out"
             )
         if resume and not self.path.exists():
-            raise ValueError(f"nothing to resume in {self.path}: it does not exist")
+            raise UserError(f"nothing to resume in {self.path}: it does not exist")
         if resume and not self.config_file.exists():
-            raise ValueError(f"nothing to resume in {self.path}: it has no config.yaml")
+            raise UserError(f"nothing to resume in {self.path}: it has no config.yaml")
 
     def write_config(self, config: TrainConfig) -> None:
         """Stores the resolved configuration."""
@@ -94,7 +93,7 @@ class RunFolder:
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Adds an epoch's line."""
-        with self.metrics_file.open("a") as file:
+        with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
@@ -102,7 +101,7 @@ class RunFolder:
         if not self.metrics_file.exists():
             return []
         lines = []
-        for text in self.metrics_file.read_text().splitlines():
+        for text in self.metrics_file.read_text(encoding="utf-8").splitlines():
             try:
                 lines.append(json.loads(text))
             except json.JSONDecodeError:  # a kill in the middle of the write
@@ -115,51 +114,38 @@ class RunFolder:
         write_atomically(self.metrics_file, lambda file: _write_text(file, "".join(kept)))
 
 
-@contextmanager
-def held(folder: Path, lock_name: str) -> Iterator[None]:
-    """Makes a folder and holds it; the system lets go of it when the process dies.
+def next_folder(stem: str, root: Path = Path("runs")) -> Path:
+    """A new empty folder under ``root``: the first of ``stem-1``, ``stem-2``, ... that is free.
+
+    Of any number of processes that ask at once, each gets a folder of its own.
 
     Raises:
-        ValueError: If another process holds it.
-        OSError: If it can't be written to.
+        WriteError: If it cannot be made.
     """
-    file = folder / lock_name
     try:
-        file.parent.mkdir(parents=True, exist_ok=True)
-        lock = file.open("w")
+        root.mkdir(parents=True, exist_ok=True)
+        for number in itertools.count(1):
+            folder = root / f"{stem}-{number}"
+            with suppress(FileExistsError):
+                folder.mkdir()
+                return folder
     except OSError as error:
-        raise OSError(
-            f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
+        raise WriteError(
+            f"cannot make a folder under {root} ({error.strerror or error}); name one with --out"
         ) from error
-    with lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise ValueError(
-                f"{folder} is in use by another running process; wait for it or "
-                "choose another --out"
-            ) from None
-        yield
-
-
-def next_folder(stem: str, root: Path = Path("runs")) -> Path:
-    """A folder under ``root`` that no run has taken: ``stem-1``, ``stem-2``, ..."""
-    number = 1
-    while (root / f"{stem}-{number}").exists():
-        number += 1
-    return root / f"{stem}-{number}"
+    raise AssertionError("counting does not end")
 
 
 def newest_unfinished(root: Path = Path("runs")) -> Path:
     """The folder of the run that was written to last and has no summary yet.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     runs = [RunFolder(file.parent) for file in root.glob("*/config.yaml")]
     unfinished = [run for run in runs if not run.summary_file.exists()]
     if not unfinished:
-        raise ValueError(f"no unfinished run under {root}/; name one with --out FOLDER")
+        raise UserError(f"no unfinished run under {root}/; name one with --out FOLDER")
 
     def written(run: RunFolder) -> float:
         files = (run.config_file, run.last_file)
@@ -168,36 +154,5 @@ def newest_unfinished(root: Path = Path("runs")) -> Path:
     return max(unfinished, key=written).path
 
 
-def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
-    return {name: importlib.metadata.version(name) for name in PACKAGES}
-
-
-def commit() -> str | None:
-    """The commit of dearkd's source tree (``-dirty`` if changed); None outside a checkout."""
-    here = Path(__file__).resolve().parent
-    command = [
-        "git",
-        "-C",
-        str(here),
-        "describe",
-        "--always",
-        "--dirty",
-        "--abbrev=12",
-        "--exclude=*",
-    ]
-    try:
-        top = subprocess.run(
-            ["git", "-C", str(here), "ls-files", "--error-unmatch", Path(__file__).name],
-            capture_output=True,
-            check=False,
-        )
-        if top.returncode:
-            return None
-        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
-
-
 def _write_text(file: Path, text: str) -> None:
-    file.write_text(text)
+    file.write_text(text, encoding="utf-8")

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 
 __all__ = ["make_room", "unwritable", "write_text"]
@@ -11,16 +12,16 @@ def make_room(file: Path) -> None:
     """Makes the folder of a file that will be written once the work for it is done.
 
     Raises:
-        ValueError: If the place is taken by a folder.
-        OSError: If its folder cannot be made or written to.
+        UserError: If the place is taken by a folder.
+        WriteError: If its folder cannot be made or written to.
     """
     if file.is_dir():
-        raise ValueError(f"--out {file} is a folder; name a file in it")
+        raise UserError(f"--out {file} is a folder; name a file in it")
     probe = file.with_name(f".{file.name}.probe")
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink()
+        probe.unlink(missing_ok=True)  # another process may have looked here too
     except OSError as error:
         raise unwritable(file, error) from error
 
@@ -29,7 +30,7 @@ def write_text(file: Path, text: str) -> None:
     """Writes UTF-8 text: the whole of it, or what was there before stays.
 
     Raises:
-        OSError: If it cannot be written.
+        WriteError: If it cannot be written.
     """
 
     def write(target: Path) -> None:
@@ -41,6 +42,6 @@ def write_text(file: Path, text: str) -> None:
         raise unwritable(file, error) from error
 
 
-def unwritable(place: Path, error: OSError) -> OSError:
+def unwritable(place: Path, error: OSError) -> WriteError:
     """An operating system's error as a line that names the place and the remedy."""
-    return OSError(f"cannot write {place} ({error.strerror or error}); choose another --out")
+    return WriteError(f"cannot write {place} ({error.strerror or error}); choose another --out")

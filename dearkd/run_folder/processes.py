@@ -7,11 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import parse_flag_from_env
+from accelerate.utils import broadcast_object_list, parse_flag_from_env
 
 __all__ = [
+    "from_main",
     "in_turn",
     "local_processes",
+    "peak_memory",
     "process_accelerator",
     "process_state",
     "usable_cores",
@@ -49,6 +51,25 @@ def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:
             state.wait_for_everyone()
 
 
+def from_main(state: PartialState, call: Callable[[], Result]) -> Result:
+    """The result of ``call``, made on the main process alone and handed to all of them.
+
+    Raises:
+        ValueError, OSError: What the call raised, on every process: none waits for one that failed.
+    """
+    answer: list[Any] = [None, None]
+    if state.is_main_process:
+        try:
+            answer[0] = call()
+        except (ValueError, OSError) as error:
+            answer[1] = error
+    if state.num_processes > 1:
+        broadcast_object_list(answer)
+    if answer[1] is not None:
+        raise answer[1]
+    return answer[0]
+
+
 def local_processes(processes: int) -> int:
     """How many of the run's processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
@@ -61,6 +82,16 @@ def usable_cores() -> int:
     if hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def peak_memory() -> int | None:
+    """Bytes of memory that this process held at most; None where the system does not tell."""
+    try:
+        import resource
+    except ImportError:  # on Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _on_cpu() -> bool:

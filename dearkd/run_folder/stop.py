@@ -1,6 +1,7 @@
 """Ctrl-C and SIGTERM as a request: the loop stops where it can save its state."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -20,7 +21,13 @@ class StopRequest:
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals: the first is noted, a second Ctrl-C stops at once."""
+        """Takes the signals: the first is noted, a second one stops at once.
+
+        In a thread that is not the main one nothing is heard: Python gives signals to that alone.
+        """
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
         kinds = (signal.SIGINT, signal.SIGTERM)
         previous = [signal.signal(kind, self._note) for kind in kinds]
         try:

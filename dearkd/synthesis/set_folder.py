@@ -6,9 +6,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
 
-from dearkd.run_folder.folder import held, next_folder
+from dearkd.errors import UserError
+from dearkd.run_folder.folder import next_folder
+from dearkd.run_folder.lock import held
+from dearkd.run_folder.processes import from_main
 from dearkd.synthesis.setup import SynthesizeConfig
 
 __all__ = [
@@ -42,20 +44,12 @@ def newest_unfinished_set(root: Path = Path("runs")) -> Path:
 
 
 def new_folder(config: SynthesizeConfig, state: PartialState) -> Path:
-    """The named folder, or the next free one, the same on every process.
+    """The named folder, or a new one, the same on every process.
 
     Raises:
-        ValueError: If it is taken; every process then hears of it.
+        UserError: If it is taken or cannot be made; every process then hears of it.
     """
-    assert config.teacher.name is not None
-    folder = Path(config.out or next_folder(f"synth-{Path(config.teacher.name).stem}"))
-    answer = [str(folder), _occupied(folder)]
-    if state.num_processes > 1:  # the main process looks, before any of them writes
-        broadcast_object_list(answer)
-    if answer[1] is not None:
-        raise ValueError(answer[1])
-    assert answer[0] is not None
-    return Path(answer[0])
+    return from_main(state, lambda: _free_folder(config))
 
 
 @contextmanager
@@ -63,19 +57,10 @@ def claimed(folder: Path, state: PartialState) -> Iterator[None]:
     """The folder held by the main process for all of them.
 
     Raises:
-        ValueError: If it can't be held; every process then hears of it, before any of them writes.
+        UserError: If it can't be held; every process then hears of it, before any of them writes.
     """
-    refusal: list[str | None] = [None]
     with ExitStack() as stack:
-        if state.is_main_process:
-            try:
-                stack.enter_context(held(folder, LOCK_FILE))
-            except (ValueError, OSError) as error:
-                refusal = [str(error)]
-        if state.num_processes > 1:
-            broadcast_object_list(refusal)
-        if refusal[0] is not None:
-            raise ValueError(refusal[0])
+        from_main(state, lambda: stack.enter_context(held(folder, LOCK_FILE)))
         yield
 
 
@@ -93,6 +78,17 @@ def await_manifest(folder: Path, since: int | None) -> None:
     """
     while manifest_time(folder) in (None, since):
         time.sleep(WAIT_SECONDS)
+
+
+def _free_folder(config: SynthesizeConfig) -> Path:
+    assert config.teacher.name is not None
+    if config.out is None:
+        return next_folder(f"synth-{Path(config.teacher.name).stem}")
+    folder = Path(config.out)
+    refusal = _occupied(folder)
+    if refusal is not None:
+        raise UserError(refusal)
+    return folder
 
 
 def _occupied(folder: Path) -> str | None:

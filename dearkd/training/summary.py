@@ -1,6 +1,5 @@
 """What is said of a run before and after it, and ``summary.json``."""
 
-import resource
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from accelerate import Accelerator
 
 from dearkd.config import TeacherConfig, TrainConfig
 from dearkd.models import cost
-from dearkd.run_folder.folder import commit, versions
+from dearkd.run_folder import processes
+from dearkd.run_folder.provenance import commit, versions
 from dearkd.training.build import Parts
 from dearkd.training.loop import Trainer
 
@@ -120,9 +120,8 @@ def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
-def peak_memory(device: torch.device) -> int:
+def peak_memory(device: torch.device) -> int | None:
     """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024  # of getrusage
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+    return processes.peak_memory()

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from accelerate import Accelerator
-from accelerate.utils import broadcast_object_list
 from rich.console import Console
 from torch import nn
 
@@ -21,7 +20,7 @@ from dearkd.judging.evaluate import evaluate
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
-from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
+from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import laid_out, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
@@ -47,8 +46,8 @@ def train(
     stem: str = "train",
     trust: bool = False,
     teacher: Teacher | None = None,
-) -> RunFolder:
-    """Trains the configuration, or shows what that would take; returns the run's folder.
+) -> RunFolder | None:
+    """Trains the configuration and returns the run's folder; a dry run shows what it would take.
 
     ``teacher``, from Python, takes the place of the one that the configuration names. A run that
     is finished is left as it is.
@@ -63,9 +62,9 @@ def train(
         say(f"{folder.path} is finished; there is nothing left to do")
         return folder
     saved = _saved(folder) if resume else {}
-    if folder is None:
-        folder = RunFolder(_run_folder(config, stem))
-    if not dry_run:
+    if folder is None and config.out is not None:
+        folder = RunFolder(Path(config.out))
+    if folder is not None and not dry_run:
         folder.check_free(resume)
     parts = in_turn(
         state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
@@ -77,7 +76,9 @@ def train(
     _announce(parts, oddities, resume, say)
     if dry_run:
         describe(parts, state, say)
-        return folder
+        return None
+    if folder is None:  # made this late, so that a run that is refused leaves none behind
+        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))))
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
             _begin(parts, folder, saved, resume, console, say)
@@ -207,15 +208,10 @@ def _fitted(
     return trainer, evaluate(trainer.averaged, images, accelerator, config.precision)
 
 
-def _run_folder(config: TrainConfig, stem: str) -> Path:
-    """The named folder, or the next free one, the same on every process."""
-    if config.out is not None:
-        return Path(config.out)
+def _stem(config: TrainConfig, verb: str) -> str:
+    """The name of a new run's folder, without its number."""
     data = Path(config.data.train).name or "data"
-    name = stem if stem == "teacher" else config.method
-    path = [str(next_folder(f"{name}-{data}"))]
-    broadcast_object_list(path)
-    return Path(path[0])
+    return f"{verb if verb == 'teacher' else config.method}-{data}"
 
 
 def _silent(*args: object, **kwargs: object) -> None:

@@ -2,6 +2,7 @@
 
 import io
 import json
+import os
 import subprocess
 import sys
 
@@ -122,10 +123,16 @@ def test_a_timm_folder_knows_classes_and_view_and_serves_as_a_run(toy_teacher, t
 
 
 def test_the_model_card_has_the_measured_numbers(run, tmp_path):
-    result = invoke(
-        "export", run, "--to", "hf-folder", "--out", tmp_path / "hf", "--license", "mit"
-    )
+    before = os.umask(0o027)
+    try:
+        result = invoke(
+            "export", run, "--to", "hf-folder", "--out", tmp_path / "hf", "--license", "mit"
+        )
+    finally:
+        os.umask(before)
     assert result.exit_code == 0, result.output
+    modes = {file.name: oct(file.stat().st_mode)[-3:] for file in (tmp_path / "hf").iterdir()}
+    assert modes == dict.fromkeys(("config.json", "model.safetensors", "README.md"), "640")
     card = (tmp_path / "hf" / "README.md").read_text()
     summary = json.loads((run / "summary.json").read_text())
     assert f"| logits | {summary['top1']:.2f} | {summary['top5']:.2f} |" in card

@@ -1,7 +1,10 @@
 """Files: atomic, never unpickled, and damage is said in one line."""
 
 import errno
+import os
 import pickle
+import stat
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
@@ -16,6 +19,7 @@ from dearkd.run_folder.files import (
     save_model,
     write_atomically,
 )
+from dearkd.run_folder.output import make_room, write_text
 
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
@@ -45,6 +49,26 @@ def test_a_full_disk_is_an_oserror(tmp_path):
             save_checkpoint(tmp_path / "state.pt", {"x": torch.zeros(100_000)})
 
 
+@pytest.mark.parametrize("mask", [0o077, 0o002, 0o022])
+def test_files_have_the_permissions_that_the_umask_leaves(mask, tmp_path):
+    files = [tmp_path / name for name in ("model.safetensors", "last.pt", "text")]
+    (tmp_path / "text").write_text("old")
+    before = os.umask(mask)
+    try:
+        save_model(files[0], nn.Linear(2, 2), {})
+        save_checkpoint(files[1], {"epoch": 1})
+        write_text(files[2], "new")
+    finally:
+        os.umask(before)
+    assert [stat.S_IMODE(file.stat().st_mode) for file in files] == [0o666 & ~mask] * 3
+
+
+def test_files_of_two_processes_in_one_folder_do_not_meet(tmp_path):
+    with ThreadPoolExecutor(8) as threads:
+        list(threads.map(make_room, [tmp_path / "page.html"] * 400))
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_pickle_with_code_is_not_run(tmp_path):
     class Bomb:
         def __reduce__(self):
@@ -52,17 +76,50 @@ def test_a_pickle_with_code_is_not_run(tmp_path):
 
     file = tmp_path / "bomb.pt"
     file.write_bytes(pickle.dumps(Bomb()))
-    with pytest.raises(ValueError, match="damaged or not a checkpoint"):
+    with pytest.raises(ValueError, match="not a checkpoint that dearkd wrote"):
         load_checkpoint(file)
+    torch.save({"x": Bomb()}, file)
+    with pytest.raises(ValueError, match="more than tensors and plain values") as caught:
+        load_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
     assert not (tmp_path / "boom").exists()
 
 
-def test_a_truncated_checkpoint_is_named(tmp_path):
+def flipped(content):
+    """Other bytes in the middle of the tensor; the archive keeps a checksum."""
+    middle = len(content) // 2
+    return (
+        content[:middle] + bytes(255 - byte for byte in content[middle:][:4]) + content[middle:][4:]
+    )
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda content: content[:500], "is cut short"),
+        (lambda content: content[:-1], "is cut short"),
+        (lambda content: b"", "is cut short"),
+        (lambda content: b"%PDF-1.7" + content[:90], "is not a checkpoint that dearkd wrote"),
+        (flipped, "is damaged"),
+        (lambda content: content.replace(b"data.pkl", b"beta.pkl"), "is damaged"),
+    ],
+)
+def test_a_damaged_checkpoint_is_named_with_what_is_left_to_do(damage, words, tmp_path):
     file = tmp_path / "last.pt"
-    save_checkpoint(file, {"x": torch.zeros(1000)})
-    file.write_bytes(file.read_bytes()[:500])
-    with pytest.raises(ValueError, match=r"last\.pt is damaged"):
+    save_checkpoint(file, {"x": torch.zeros(10_000)})
+    file.write_bytes(damage(file.read_bytes()))
+    with pytest.raises(ValueError, match=rf"last\.pt {words}.*another --out$") as caught:
         load_checkpoint(file)
+    assert "weights_only" not in str(caught.value)
+    (tmp_path / "best.safetensors").touch()
+    with pytest.raises(ValueError, match=r"best\.safetensors: --which best\)$"):
+        load_checkpoint(file)
+
+
+def test_a_checkpoint_of_another_origin_or_none_is_refused(tmp_path):
+    torch.save([1, 2], tmp_path / "last.pt")
+    with pytest.raises(ValueError, match="is not a checkpoint that dearkd wrote"):
+        load_checkpoint(tmp_path / "last.pt")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.pt")
 

@@ -17,10 +17,11 @@ TRAIN = (
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def dearkd(line, processes):
+def dearkd(line, processes, place=None):
     start = [sys.executable, *([] if processes == 1 else TORCHRUN), "-m", "dearkd"]
     done = subprocess.run(
         [*start, *line.split()],
+        cwd=place,
         env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
         capture_output=True,
         text=True,
@@ -52,8 +53,8 @@ def test_two_processes_make_the_images_of_one(tmp_path):
     settings += " --set layout=contiguous"
     hashes = {}
     for processes in (1, 2):
-        out = tmp_path / str(processes)
-        dearkd(f"synthesize {settings} --out {out}", processes)
+        out = tmp_path / f"runs/synth-digits-{processes}"  # of two processes one makes it
+        dearkd(f"synthesize {settings}", processes, tmp_path)
         content = json.loads((out / "manifest.json").read_text())
         hashes[processes] = {image["file"]: image["sha256"] for image in content["images"]}
     assert hashes[1] == hashes[2]

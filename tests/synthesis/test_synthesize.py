@@ -585,7 +585,7 @@ def test_folders_that_are_taken_are_refused(tmp_path, digits):
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
-    from dearkd.run_folder.folder import held
+    from dearkd.run_folder.lock import held
 
     with held(tmp_path / "set", ".lock.tmp"):
         assert "is in use by another running process" in refused("--out", tmp_path / "set", *SHORT)

@@ -9,7 +9,7 @@ import torch
 from conftest import quiet_train
 from timm.utils.model_ema import ModelEmaV3
 
-from dearkd.run_folder import folder as run_folder
+from dearkd.run_folder import provenance
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.loop import Trainer
 
@@ -114,4 +114,4 @@ def test_the_average_decays_as_the_setting_says(tmp_path):
 
 
 def test_commit_is_known_in_a_checkout():
-    assert run_folder.commit() is not None
+    assert provenance.commit() is not None

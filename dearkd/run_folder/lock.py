@@ -1,0 +1,61 @@
+"""A folder held by one process at a time; the system lets go of it when the process dies."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO, Any
+
+from dearkd.errors import UserError, WriteError
+
+__all__ = ["held"]
+
+
+@contextmanager
+def held(folder: Path, lock_name: str) -> Iterator[None]:
+    """Makes a folder and holds it by a lock on a file in it.
+
+    Raises:
+        UserError: If another process holds it.
+        WriteError: If it cannot be written to.
+    """
+    file = folder / lock_name
+    try:
+        file.parent.mkdir(parents=True, exist_ok=True)
+        lock = file.open("ab")
+    except OSError as error:
+        raise WriteError(
+            f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
+        ) from error
+    with lock:
+        if not _lock(lock):
+            raise UserError(
+                f"{folder} is in use by another running process; wait for it or "
+                "choose another --out"
+            )
+        yield
+
+
+def _lock(file: IO[Any]) -> bool:
+    """Locks an open file until it is closed; false if another process holds it."""
+    try:
+        import fcntl
+    except ImportError:
+        return _lock_on_windows(file)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def _lock_on_windows(file: IO[Any]) -> bool:
+    """The same by Windows' own means, which lock a range of bytes: here the first."""
+    import msvcrt
+
+    windows: Any = msvcrt  # the type checker knows its functions on Windows alone
+    file.seek(0)
+    try:
+        windows.locking(file.fileno(), windows.LK_NBLCK, 1)
+    except OSError:  # EACCES: somebody else's
+        return False
+    return True
