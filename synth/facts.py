@@ -80,7 +80,7 @@ def precision_by_facts(facts: Facts) -> tuple[Precision, str]:
     301 in float32 at 112 px, compiled 245 against 195.
     """
     if facts.bf16_units is None:
-        return "fp32", f"torch knows of no bf16 units in this {_called(facts.device)}"
+        return "fp32", f"no bf16 units known in this {_called(facts.device)}"
     if facts.bf16_units == "AVX-512" and facts.depthwise:
         return "fp32", "AVX-512's bf16 units do not help depth-wise convolutions"
     return "bf16", f"this {_called(facts.device)} has bf16 units ({facts.bf16_units})"
@@ -95,10 +95,10 @@ def layout_by_facts(facts: Facts) -> tuple[Literal["contiguous", "channels_last"
     if facts.device not in ("cpu", "cuda"):
         return "contiguous", f"channels_last is not tried on {facts.device}"
     if facts.grouped:
-        return "contiguous", "grouped convolutions may be slow in channels_last"
+        return "contiguous", "grouped convolutions, which may be slow in the other"
     if facts.device == "cuda" and facts.bf16_units is None:
         return "contiguous", "channels_last is for tensor cores in bf16"
-    return "channels_last", "no grouped convolutions (but depth-wise ones)"
+    return "channels_last", "no grouped convolutions"
 
 
 def compile_by_facts(facts: Facts) -> tuple[bool, str]:
@@ -113,7 +113,7 @@ def compile_by_facts(facts: Facts) -> tuple[bool, str]:
     if facts.grad_norms:
         return False, "grad_norm_interval wants a backward for every term"
     if not facts.depthwise:
-        return False, "networks without depth-wise convolutions gain little"
+        return False, "no depth-wise convolutions, little to gain"
     if not facts.compiler:
         return False, "no C++ compiler (CXX, or g++)"
     long = facts.minutes_a_graph >= MINUTES_A_GRAPH

@@ -20,7 +20,7 @@ from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
 from synth.writer import DamagedError
 
-__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]
+__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "steps_of", "synthesize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +108,13 @@ def synthesize(
         torch.set_num_threads(threads)
 
 
+def steps_of(
+    objective: Objective, batch: tuple[Group, ...], config: SynthesisConfig, device: torch.device
+) -> Iterator[Step]:
+    """A batch in the making: the one place where the way to make images is chosen."""
+    return invert(objective, batch, config, device)
+
+
 def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
     groups = plan_groups(config, run.teacher.num_classes)
@@ -144,7 +151,7 @@ def _batch(
     config, writer, teacher = run.config, run.writer, run.teacher
     start = time.monotonic()
     steps: list[Step] = []
-    for step in _steps(run, objective, batch):
+    for step in steps_of(objective, batch, config, run.device):
         before = sum(config.iterations[: step.stage])
         pixels = to_pixels(step.images, teacher.mean, teacher.std)
         if pictures:
@@ -162,11 +169,6 @@ def _batch(
         part = group_part(writer, group, terms, steps, row, teacher, run.verifier)
         writer.write_part(group, part | {"seconds": seconds / len(batch)})
         yield GroupDone(group=group.id, images=tuple(names))
-
-
-def _steps(run: Run, objective: Objective, batch: tuple[Group, ...]) -> Iterator[Step]:
-    """A batch in the making: the one place where the way to make images is chosen."""
-    return invert(objective, batch, run.config, run.device)
 
 
 def _final_terms(

@@ -21,11 +21,12 @@ from dearkd.synthesis.setup import Setup
 from synth.classifier import to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of
-from synth.inversion import Step, invert
+from synth.inversion import Step
 from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.manifest import SHEET_CLASSES, SHEET_IMAGES, group_part
 from synth.objective import Objective
 from synth.settings import SynthesisConfig
+from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
 
 __all__ = ["describe"]
@@ -137,7 +138,7 @@ def _iterations(
         canvas="upsample",
         log_interval=1,
     )
-    steps = invert(objective, batch, stage, device)
+    steps = steps_of(objective, batch, stage, device)
     next(steps)
     started = time.perf_counter()
     for count, step in enumerate(steps, start=1):

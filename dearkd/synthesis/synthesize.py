@@ -212,37 +212,42 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
 def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
     """The judges' verdicts, where the images are, and what to do with them."""
     content = json.loads(manifest.read_text())
-    folder, config = manifest.parent, setup.config
+    folder = manifest.parent
     classes = len(content["classes"]["indices"])
     kind = "class" if classes == 1 else "classes"
     say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} {kind}: {folder}")
+    for line in _verdicts(content, setup):
+        say(line)
+    say(f"look at {folder / 'contact_sheet.png'}")
+    say(f"next: {_train_command(folder, setup.config)}")
+
+
+def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
+    """What each judge recognises, and what to try or whom to ask besides."""
     judges = {"teacher": setup.teacher.name}
     if setup.verifier is not None:
         judges["verifier"] = setup.verifier.name
     for role, verdict in content["quality"].items():
         share = verdict["recognition"]
         worst = min(share["per_class"], key=lambda index: share["per_class"][index])
-        say(
+        yield (
             f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
             f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
-            say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
+            yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
+        config = setup.config
         others = ["" if config.recipe == "balanced" else "--recipe balanced, ", "more --iters"]
         others += ["" if config.allow_no_bn else ", --auto-weights"]
-        say(
+        yield (
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is not None and (
-        content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]
-    ):
-        say("the verifier is the teacher itself: no second opinion")
     if setup.verifier is None:
-        say("that is the teacher's own verdict; --verifier NAME asks a second network")
-    say(f"look at {folder / 'contact_sheet.png'}")
-    say(f"next: {_train_command(folder, config)}")
+        yield "that is the teacher's own verdict; --verifier NAME asks a second network"
+    elif content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]:
+        yield "the verifier is the teacher itself: no second opinion"
 
 
 def _train_command(folder: Path, config: SynthesizeConfig) -> str:

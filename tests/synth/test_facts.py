@@ -39,13 +39,13 @@ def facts(**kwargs):
 @pytest.mark.parametrize(
     ("given", "precision", "reason"),
     [
-        ({}, "fp32", "no bf16 units in this CPU"),
+        ({}, "fp32", "no bf16 units known in this CPU"),
         ({"bf16_units": "AMX", "depthwise": True}, "bf16", "this CPU has bf16 units (AMX)"),
         ({"bf16_units": "AVX-512"}, "bf16", "this CPU has bf16 units (AVX-512)"),
         ({"bf16_units": "AVX-512", "depthwise": True}, "fp32", "do not help depth-wise"),
         (GPU, "bf16", "this GPU has bf16 units (tensor cores)"),
-        ({"device": "cuda"}, "fp32", "no bf16 units in this GPU"),
-        ({"device": "mps"}, "fp32", "no bf16 units in this mps"),
+        ({"device": "cuda"}, "fp32", "no bf16 units known in this GPU"),
+        ({"device": "mps"}, "fp32", "no bf16 units known in this mps"),
     ],
 )
 def test_precision(given, precision, reason):
@@ -57,7 +57,7 @@ def test_precision(given, precision, reason):
     ("given", "layout", "reason"),
     [
         ({"depthwise": True}, "channels_last", "no grouped convolutions"),
-        ({"grouped": True}, "contiguous", "grouped convolutions may be slow"),
+        ({"grouped": True}, "contiguous", "grouped convolutions, which may be slow"),
         (GPU, "channels_last", "no grouped convolutions"),
         ({"device": "cuda"}, "contiguous", "tensor cores"),
         ({"device": "mps"}, "contiguous", "not tried on mps"),
@@ -73,7 +73,7 @@ def test_layout(given, layout, reason):
     [
         ({"depthwise": True}, False, "a short run, of nominal 1 minutes a graph"),
         ({"depthwise": True, **LONG}, True, "a long run, of nominal 1234 minutes a graph"),
-        (LONG, False, "without depth-wise convolutions"),
+        (LONG, False, "no depth-wise convolutions"),
         ({"depthwise": True, **LONG, "compiler": False}, False, "no C++ compiler"),
         ({"depthwise": True, **LONG, "grad_norms": True}, False, "grad_norm_interval"),
         ({**GPU, **LONG}, False, "not measured on a GPU"),
