@@ -139,9 +139,9 @@ def train(
             raise UserError(f"a whole config takes no {', '.join(fields)}; dataclasses.replace it")
     else:
         config = load_config(None if config is None else Path(config), (), _options(fields))
-    folder = train_run(config, console=told, trust=trust, teacher=given)
-    assert folder is not None  # it was no dry run
-    return Run(folder.path)
+    done = train_run(config, console=told, trust=trust, teacher=given)
+    assert done is not None  # it was no dry run
+    return Run(done.path)
 
 
 def synthesize(

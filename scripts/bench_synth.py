@@ -38,7 +38,7 @@ from synth.classifier import Classifier, to_pixels
 from synth.groups import Group
 from synth.inversion import first_canvas, invert
 from synth.jitter import draw_views, jitter_flip
-from synth.kernels import Kernels, build_objective, measure_kernels
+from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.objective import Objective, targets_of
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
@@ -76,7 +76,7 @@ def main() -> None:
     canvas = torch.randn(len(group.targets), 3, config.resolutions[-1], config.resolutions[-1])
     result: dict[str, Any] = vars(args) | {"torch": torch.__version__, "images": len(canvas)}
     result["check"] = _check(teacher, config, group, canvas)
-    kernels = measure_kernels(config, teacher, (group,), torch.device("cpu"))
+    kernels = choose_kernels(config, teacher, ((group,),), torch.device("cpu"))
     result["kernels"] = dataclasses.asdict(kernels)
     result |= _race(teacher, config, group, canvas, kernels, args.steps)
     if args.verifier is not None:
@@ -237,7 +237,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--per-class", type=int, default=2)
     parser.add_argument("--objective", nargs="*", default=[], metavar="KEY=VALUE")
     parser.add_argument("--lr", type=float, default=SynthesisConfig.lr)
-    parser.add_argument("--compile", choices=("auto", "always", "never"), default="auto")
+    parser.add_argument("--compile", choices=("auto", "always", "never", "fastest"), default="auto")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
     parser.add_argument("--reference-views", choices=("batch", "image"), default="batch")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each loop")

@@ -1,27 +1,35 @@
-"""Which precision, layout and compiler are fastest for a teacher here: measured once, then kept."""
+"""How the numbers of a run are computed: by the facts of :mod:`synth.facts`, or by a stopwatch.
+
+Chosen once a run, and kept by all its processes and when it is resumed.
+"""
 
 import dataclasses
 import itertools
-import os
-import shutil
 import time
 from dataclasses import dataclass
-from typing import Literal
 
 import torch
 from torch import Tensor
 
 from synth.classifier import Classifier
+from synth.facts import (
+    compile_by_facts,
+    facts_of,
+    full_size_iterations,
+    has_compiler,
+    layout_by_facts,
+    precision_by_facts,
+)
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
-from synth.settings import SynthesisConfig
+from synth.settings import Precision, SynthesisConfig
 
-__all__ = ["Kernels", "build_objective", "measure_kernels"]
+__all__ = ["Kernels", "build_objective", "choose_kernels"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
-PRECISIONS: tuple[Literal["fp32", "bf16"], ...] = ("fp32", "bf16")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")
 TRIAL_PIXELS = 4_000_000  # ours: input size of a trial step, about 26 images at 224
-LONG_RUN = 600.0  # ours: seconds uncompiled from which a compiler, a minute a graph, is tried
+LONG_RUN = 600.0  # ours: seconds uncompiled from which the stopwatch tries a compiler
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,60 +38,33 @@ class Kernels:
 
     device: str
     threads: int
-    precision: Literal["fp32", "bf16"]
+    precision: Precision
     channels_last: bool
     compile: bool = False
+    reason: str = ""  # of what the configuration left open
 
 
-def measure_kernels(
+def choose_kernels(
     config: SynthesisConfig,
     teacher: Classifier,
-    batch: tuple[Group, ...],
+    batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None = None,
-    batches: int = 1,
 ) -> Kernels:
-    """The fastest of the combinations that the configuration leaves open.
-
-    One forward and backward of the objective on a part of the first batch at the last resolution,
-    the better of two after one to warm up. Nothing is timed where nothing is open. A run of
-    ``batches`` that would last over ten minutes also tries the compiler, on the whole batch.
+    """What the configuration sets; what it leaves to ``auto`` or ``fastest`` is chosen here.
 
     Raises:
         ValueError: If ``compile`` is ``always`` and there is no C++ compiler for a CPU.
     """
-    compiler = _has_compiler(device)
-    if config.compile == "always" and not compiler:
+    if config.compile == "always" and not has_compiler(device):
         raise ValueError("compile=always needs a C++ compiler (CXX, or g++); install one")
-    open_to_compile = config.compile == "auto" and compiler and not config.grad_norm_interval
-    compiled = config.compile == "always"
-    precisions = PRECISIONS if config.precision == "auto" else (config.precision,)
-    layouts = (True, False) if config.layout == "auto" else (config.layout == "channels_last",)
-    plain = [
-        Kernels(
-            device=str(device),
-            threads=torch.get_num_threads(),
-            precision=precision,
-            channels_last=layout,
-        )
-        for precision, layout in itertools.product(precisions, layouts)
-    ]
-    best, seconds = plain[0], 0.0
-    if len(plain) > 1 or open_to_compile:
-        trial, images = _trial(config, teacher, batch[0], device)
-        best, seconds = _fastest(plain, config, teacher, student, (trial,), images)
-        seconds *= len(batch) * len(batch[0].targets) / len(images)
-    if not compiled and not (open_to_compile and seconds * _steps(config, batches) > LONG_RUN):
-        return best
-    # The graphs of a compiler may prefer another precision: fused, float32 moves less memory.
-    graphs = [
-        dataclasses.replace(best, precision=precision, compile=True) for precision in precisions
-    ]
-    if compiled and len(graphs) == 1:
-        return graphs[0]
-    images = torch.cat([_noise(config, teacher, len(group.targets), device) for group in batch])
-    choices = graphs if compiled else [best, *graphs]
-    return _fastest(choices, config, teacher, student, batch, images)[0]
+    kernels = _by_facts(config, teacher, batches, device, student)
+    timed = [name for name in ("precision", "layout", "compile") if _is(config, name, "fastest")]
+    if not timed:
+        return kernels
+    fastest = _by_stopwatch(kernels, config, teacher, batches, device, student)
+    reasons = [kernels.reason, f"{' and '.join(timed)}: the fastest here, measured once"]
+    return dataclasses.replace(fastest, reason="; ".join(filter(None, reasons)))
 
 
 def build_objective(
@@ -106,14 +87,82 @@ def build_objective(
     )
 
 
-def _has_compiler(device: torch.device) -> bool:
-    return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
+def _is(config: SynthesisConfig, name: str, value: str) -> bool:
+    return bool(getattr(config, name) == value)
 
 
-def _steps(config: SynthesisConfig, batches: int) -> float:
-    """Steps of a run in units of one at the last resolution: their cost goes with the pixels."""
-    last = config.resolutions[-1]
-    return batches * sum(steps * (size / last) ** 2 for size, steps in config.stages)
+def _by_facts(
+    config: SynthesisConfig,
+    teacher: Classifier,
+    batches: tuple[tuple[Group, ...], ...],
+    device: torch.device,
+    student: Classifier | None,
+) -> Kernels:
+    """What is set, and ``auto`` by the facts; ``fastest`` is left to the stopwatch."""
+    kernels = Kernels(
+        device=str(device),
+        threads=torch.get_num_threads(),
+        precision="bf16" if config.precision == "bf16" else "fp32",
+        channels_last=config.layout == "channels_last",
+        compile=config.compile == "always",
+    )
+    if "auto" not in (config.precision, config.layout, config.compile):
+        return kernels
+    facts, reasons = facts_of(config, teacher, batches, device, student), []
+    if config.precision == "auto":
+        precision, reason = precision_by_facts(facts)
+        kernels = dataclasses.replace(kernels, precision=precision)
+        reasons.append(f"{precision}: {reason}")
+    if config.layout == "auto":
+        layout, reason = layout_by_facts(facts)
+        kernels = dataclasses.replace(kernels, channels_last=layout == "channels_last")
+        reasons.append(f"{layout}: {reason}")
+    if config.compile == "auto":
+        compiled, reason = compile_by_facts(facts)
+        kernels = dataclasses.replace(kernels, compile=compiled)
+        reasons.append(f"{'compiled' if compiled else 'not compiled'}: {reason}")
+    return dataclasses.replace(kernels, reason="; ".join(reasons))
+
+
+def _by_stopwatch(
+    given: Kernels,
+    config: SynthesisConfig,
+    teacher: Classifier,
+    batches: tuple[tuple[Group, ...], ...],
+    device: torch.device,
+    student: Classifier | None,
+) -> Kernels:
+    """The fastest of the combinations that are left to the stopwatch.
+
+    One forward and backward of the objective on a part of the first batch at the last resolution,
+    the better of two after one to warm up. A run that would last over ten minutes also tries the
+    compiler, on the whole batch.
+    """
+    batch = batches[0]
+    precisions = PRECISIONS if config.precision == "fastest" else (given.precision,)
+    layouts = (True, False) if config.layout == "fastest" else (given.channels_last,)
+    plain = [
+        dataclasses.replace(given, precision=precision, channels_last=layout, compile=False)
+        for precision, layout in itertools.product(precisions, layouts)
+    ]
+    trial, images = _trial(config, teacher, batch[0], device)
+    best, seconds = _fastest(plain, config, teacher, student, (trial,), images)
+    seconds *= len(batch) * len(batch[0].targets) / len(images)
+    open_to_compile = (
+        config.compile == "fastest" and has_compiler(device) and not config.grad_norm_interval
+    )
+    long = seconds * len(batches) * full_size_iterations(config) > LONG_RUN
+    if not given.compile and not (open_to_compile and long):
+        return best
+    # The graphs of a compiler may prefer another precision: fused, float32 moves less memory.
+    graphs = [
+        dataclasses.replace(best, precision=precision, compile=True) for precision in precisions
+    ]
+    if given.compile and len(graphs) == 1:
+        return graphs[0]
+    images = torch.cat([_noise(config, teacher, len(group.targets), device) for group in batch])
+    choices = graphs if given.compile else [best, *graphs]
+    return _fastest(choices, config, teacher, student, batch, images)[0]
 
 
 def _fastest(

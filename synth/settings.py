@@ -4,9 +4,10 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-__all__ = ["ImageFormat", "ObjectiveConfig", "SynthesisConfig"]
+__all__ = ["ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
 
 ImageFormat = Literal["png", "webp", "parquet"]
+Precision = Literal["fp32", "bf16"]
 
 TRIPLET_MARGIN = 0.3
 MAX_LR = 10
@@ -102,9 +103,10 @@ class SynthesisConfig:
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     allow_no_bn: bool = False  # go on with the priors alone if the teacher has no BatchNorm2d
     seed: int = 0
-    precision: Literal["auto", "fp32", "bf16"] = "auto"  # auto: the faster, measured once
-    layout: Literal["auto", "contiguous", "channels_last"] = "auto"  # auto: measured once
-    compile: Literal["auto", "always", "never"] = "auto"  # auto: for long runs, where faster
+    # auto: by facts of machine, network and work (synth.facts); fastest: by a stopwatch, once
+    precision: Literal["auto", "fp32", "bf16", "fastest"] = "auto"
+    layout: Literal["auto", "contiguous", "channels_last", "fastest"] = "auto"
+    compile: Literal["auto", "always", "never", "fastest"] = "auto"
     image_format: ImageFormat = "png"  # all lossless; parquet holds PNG, a file a group
     log_interval: int = 50  # iterations between progress events, and device syncs
     grad_norm_interval: int = 0  # iterations between gradient norms a term; 0: never

@@ -1,31 +1,26 @@
 """A whole run: from a frozen network and a configuration to an image data set on disk."""
 
 import dataclasses
-import json
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import timm
 import torch
 
+from synth.agreement import Run, agreed_settings
 from synth.bn_statistics import frozen
 from synth.classifier import Classifier, to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of, plan_groups
-from synth.inversion import Step, invert, read_terms, tune_bn_weight
-from synth.kernels import Kernels, build_objective, measure_kernels
+from synth.inversion import Step, invert, read_terms
+from synth.kernels import Kernels, build_objective
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
-from synth.writer import DamagedError, Writer, class_folders
+from synth.writer import DamagedError
 
-__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "synthesize"]
-
-OTHERS = {".tmp", ".yaml"}  # a caller's lock and configuration, in a folder that is free
-SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first one's measurements
+__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "steps_of", "synthesize"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,7 +77,7 @@ def synthesize(
 
     Process ``rank`` of ``world`` takes every ``world``-th batch of groups; who comes last merges
     the manifest. What a group becomes does not depend on rank, world, order or interruption
-    (kernels that are left open are measured once, and kept by all processes and on resume).
+    (precision, layout and compiler are chosen once, and kept by all processes and on resume).
     Nothing happens before the first event is asked for. Random state and the number of threads
     are as before when it is done; the networks are left as they are.
 
@@ -95,7 +90,7 @@ def synthesize(
     """
     if not 0 <= rank < world:
         raise ValueError(f"rank must be in 0-{world - 1}, got {rank}")
-    run = _Run(
+    run = Run(
         config=config,
         out=Path(out),
         teacher=_placed(teacher, device),
@@ -113,29 +108,18 @@ def synthesize(
         torch.set_num_threads(threads)
 
 
-@dataclass(frozen=True, kw_only=True, eq=False)
-class _Run:
-    config: SynthesisConfig
-    out: Path
-    teacher: Classifier
-    verifier: Classifier | None
-    student: Classifier | None
-    device: torch.device
-
-    @property
-    def folders(self) -> tuple[str, ...]:
-        return class_folders(self.teacher.class_names, self.teacher.num_classes)
-
-    @property
-    def writer(self) -> Writer:
-        return Writer(self.out, self.folders, self.config.image_format, self.teacher.class_names)
+def steps_of(
+    objective: Objective, batch: tuple[Group, ...], config: SynthesisConfig, device: torch.device
+) -> Iterator[Step]:
+    """A batch in the making: the one place where the way to make images is chosen."""
+    return invert(objective, batch, config, device)
 
 
-def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
+def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)
-    settings = _settings(run, batches, rank, resume)
+    settings = agreed_settings(run, batches, rank, resume)
     kernels = Kernels(**settings["kernels"])
     torch.set_num_threads(kernels.threads)
     objective = build_objective(config, run.teacher, kernels, run.student)
@@ -162,12 +146,12 @@ def _events(run: _Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
 
 
 def _batch(
-    run: _Run, objective: Objective, batch: tuple[Group, ...], done: int, *, pictures: bool
+    run: Run, objective: Objective, batch: tuple[Group, ...], done: int, *, pictures: bool
 ) -> Iterator[Event]:
     config, writer, teacher = run.config, run.writer, run.teacher
     start = time.monotonic()
     steps: list[Step] = []
-    for step in invert(objective, batch, config, run.device):
+    for step in steps_of(objective, batch, config, run.device):
         before = sum(config.iterations[: step.stage])
         pixels = to_pixels(step.images, teacher.mean, teacher.std)
         if pictures:
@@ -188,7 +172,7 @@ def _batch(
 
 
 def _final_terms(
-    objective: Objective, images: torch.Tensor, batch: tuple[Group, ...], run: _Run
+    objective: Objective, images: torch.Tensor, batch: tuple[Group, ...], run: Run
 ) -> dict[str, list[float]]:
     """Every term of the images that are kept, without jitter; one value a group.
 
@@ -197,98 +181,6 @@ def _final_terms(
     seen = images.clone().requires_grad_()
     terms = objective(seen, targets_of(batch, run.config.objective, run.device))
     return read_terms(terms, "at the end")
-
-
-def _settings(
-    run: _Run, batches: tuple[tuple[Group, ...], ...], rank: int, resume: bool
-) -> dict[str, Any]:
-    """What the processes of the run agree on: the first one measures, the others read it."""
-    batch = batches[0]
-    wanted = _wanted(run)
-    writer = run.writer
-    standing = writer.settings() if rank == 0 else _await(writer)
-    if standing is None:
-        if _in_use(run.out):
-            raise ValueError(
-                f"{run.out} holds files but no settings.json of a synthesis run; name another "
-                "folder"
-            )
-        run.teacher.check_last_layer(run.config.resolutions[-1])
-        kernels = measure_kernels(
-            run.config, run.teacher, batch, run.device, run.student, len(batches)
-        )
-        objective = build_objective(run.config, run.teacher, kernels, run.student)
-        if run.config.objective.auto_weights:
-            tune_bn_weight(objective, batch[:1], run.config, run.device)
-        measured = {
-            "kernels": dataclasses.asdict(kernels),
-            "bn_weight": objective.bn_weight,
-            "versions": {"torch": torch.__version__, "timm": timm.__version__},
-        }
-        return writer.agree(wanted | measured)
-    if rank == 0 and not resume:
-        raise ValueError(f"{run.out} already holds a run; resume it, or name another folder")
-    _compare(wanted, standing, run)
-    return standing
-
-
-def _in_use(out: Path) -> bool:
-    if not out.exists():
-        return False
-    return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
-
-
-def _wanted(run: _Run) -> dict[str, Any]:
-    roles = {"teacher": run.teacher, "verifier": run.verifier, "student": run.student}
-    described = {
-        role: None
-        if classifier is None
-        else {
-            "name": classifier.name,
-            "weights_sha256": classifier.weights_hash(),
-            "mean": classifier.mean,
-            "std": classifier.std,
-            "img_size": classifier.img_size,
-            "num_classes": classifier.num_classes,
-        }
-        for role, classifier in roles.items()
-    }
-    content = {"version": 1, "config": dataclasses.asdict(run.config)} | described
-    return json.loads(json.dumps(content))  # tuples as lists, as they are read back
-
-
-def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: _Run) -> None:
-    # What a run from before a setting lacks is that setting's default: new ones are off by default.
-    defaults = json.loads(json.dumps({"config": dataclasses.asdict(SynthesisConfig())}))
-    old, new = _flat(defaults) | _flat(standing), _flat(wanted)
-    changed = sorted(key for key in new if old.get(key) != new[key])
-    if changed:
-        key = changed[0]
-        raise ValueError(
-            f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; "
-            "resume with the same settings, or name another folder"
-        )
-    device = standing["kernels"]["device"]
-    if device != str(run.device):
-        raise ValueError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")
-
-
-def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
-        flat.update(inner if inner is not None else {prefix + key: value})
-    return flat
-
-
-def _await(writer: Writer) -> dict[str, Any]:
-    deadline = time.monotonic() + SETTINGS_TIMEOUT
-    while time.monotonic() < deadline:
-        standing = writer.settings()
-        if standing is not None:
-            return standing
-        time.sleep(0.2)
-    raise TimeoutError(f"{writer.out}: the first process wrote no settings; did it fail?")
 
 
 def _placed(classifier: Classifier, device: str) -> Classifier:

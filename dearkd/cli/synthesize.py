@@ -1,12 +1,13 @@
 """The verb ``dearkd synthesize``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
 from dearkd.cli.guard import guarded
 from dearkd.cli.options import Imports, Seed, TeacherWeights, Trust, console, text
+from synth.settings import ImageFormat
 
 __all__ = ["synthesize"]
 
@@ -49,10 +50,9 @@ def synthesize(
         str | None, typer.Option(help="Adaptive DeepInversion: a network that competes.")
     ] = None,
     recipe: Annotated[
-        str | None,
+        Literal["paper", "balanced"] | None,
         typer.Option(
-            metavar="paper|balanced",
-            help="Weights: the paper's (default), or ours, made for any teacher; see README.",
+            help="Weights: the paper's (default), or ours, made for any teacher; see README."
         ),
     ] = None,
     auto_weights: Annotated[
@@ -62,8 +62,8 @@ def synthesize(
         bool, typer.Option("--allow-no-bn", help="Go on with a teacher that has no BatchNorm.")
     ] = False,
     image_format: Annotated[
-        str | None,
-        typer.Option("--format", metavar="png|webp|parquet", help="All lossless; default: png."),
+        ImageFormat | None,
+        typer.Option("--format", help="All lossless; default: png."),
     ] = None,
     seed: Seed = None,
     out: Annotated[

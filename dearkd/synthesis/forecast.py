@@ -1,30 +1,65 @@
-"""The dry run of a synthesis: what would be made, and the time and memory it would take."""
+"""The dry run of a synthesis: what would be made, and the time, memory and disk it would take.
+
+A few iterations at each size are really run, and a group is judged and written to a temporary
+folder, so that what the process itself takes is among the numbers.
+"""
 
 import dataclasses
-from collections.abc import Callable
+import math
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from rich.console import Console
 
 from dearkd.config_file import to_yaml
-from dearkd.models.cost import activation_bytes, seconds_per_call
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup
+from synth.classifier import to_pixels
+from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of
-from synth.kernels import build_objective, measure_kernels
-from synth.objective import targets_of
+from synth.inversion import Step
+from synth.kernels import Kernels, build_objective, choose_kernels
+from synth.manifest import SHEET_CLASSES, SHEET_IMAGES, group_part
+from synth.objective import Objective
+from synth.settings import SynthesisConfig
+from synth.synthesis import steps_of
+from synth.writer import Writer, class_folders
 
 __all__ = ["describe"]
 
+TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
+"""Iterations at each size are timed for this long, at least two and at most so many."""
+PILOTS = 2
+"""Pilot runs of ``auto_weights`` that are counted on; there are four at most."""
+SMALL_FILES = 4096
+"""Bytes of configuration and settings."""
+MIB = 2**20
 
-def describe(setup: Setup, device: torch.device, console: Console) -> None:
-    """Shows configuration, groups, work, and what time and memory it will take."""
+
+@dataclass(frozen=True)
+class _Trial:
+    """What was measured on the largest batch."""
+
+    seconds: dict[int, float]  # of an iteration, by size
+    picture_seconds: float  # of a preview
+    picture_bytes: float  # of an image in it
+    write_seconds: float  # of an image, encoded and written
+    judge_seconds: float  # of an image, by teacher and verifier
+    image_bytes: float  # of an image on disk
+    record_bytes: float  # of an image, in its group's part
+
+
+def describe(setup: Setup, device: torch.device, console: Console, processes: int = 1) -> None:
+    """Shows configuration, groups and work, and forecasts time, memory and disk."""
     config = setup.synthesis
     console.print(to_yaml(setup.config), markup=False)
     batches = batches_of(setup.groups, config.groups_per_batch)
-    largest = max(batches, key=lambda batch: sum(len(group.targets) for group in batch))
-    images = sum(len(group.targets) for group in setup.groups)
-    width = sum(len(group.targets) for group in largest)
+    largest = max(batches, key=_images)
+    images, width = sum(map(_images, batches)), _images(largest)
     classes = len({target for group in setup.groups for target in group.targets})
     console.print(
         f"{images} images of {classes} class{'es' * (classes != 1)} in "
@@ -32,40 +67,132 @@ def describe(setup: Setup, device: torch.device, console: Console) -> None:
         f"{len(batches)} batch{'es' * (len(batches) != 1)} of at most {width} images, "
         f"{sum(config.iterations)} iterations each"
     )
-    seconds, memory = _costs(setup, largest, device, console)
-    console.print(
-        f"about {clock(seconds * images / width)} (h:mm:ss) and {memory / 2**30:.2f} GiB on "
-        f"{device}, from 2 timed iterations of one batch at each size, uncompiled "
-        "(a long run tries the compiler)"
+    for network in filter(None, (setup.teacher, setup.verifier, setup.student)):
+        network.network.to(device)
+    kernels = choose_kernels(config, setup.teacher, batches, device, setup.student)
+    trial = _try(setup, largest, kernels, device)
+    for size, seconds in trial.seconds.items():
+        console.print(f"{size} px: {1 / seconds:.2f} iterations/s in {kernels.precision}")
+    seconds = _seconds(config, trial, batches, processes)
+    memory = _peak_memory(device)
+    parts = [
+        f"about {clock(max(1.0, seconds))} (h:mm:ss) once the networks are loaded",
+        "" if memory is None else f"{memory / 2**30:.2f} GiB on {device}",
+        f"{_disk(trial, images, classes, width) / MIB:.1f} MiB of disk",
+    ]
+    by = f" by {processes} processes (memory: each)" if processes > 1 else ""
+    compiled = "; compiling, as the run will, is not in it" if kernels.compile else ""
+    console.print(f"{', '.join(filter(None, parts))}{by}{compiled}")
+
+
+def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch.device) -> _Trial:
+    """Runs a few iterations at each size, then judges and writes a group in a temporary folder."""
+    config, teacher = setup.synthesis, setup.teacher
+    plain = dataclasses.replace(kernels, compile=False)  # a graph takes minutes
+    objective = build_objective(config, teacher, plain, setup.student)
+    seconds = {}
+    for size in config.resolutions:
+        seconds[size], step = _iterations(objective, batch, config, size, device)
+    events = [dataclasses.replace(step, images=step.images[:0])] * _events(config)
+    group, pixels = batch[0], to_pixels(step.images, teacher.mean, teacher.std)
+    terms = {name: values[0] for name, values in step.terms.items()}
+    folders = class_folders(teacher.class_names, teacher.num_classes)
+    with tempfile.TemporaryDirectory() as folder:
+        writer = Writer(Path(folder), folders, config.image_format, teacher.class_names)
+        begun = time.perf_counter()
+        file = writer.write_picture("preview.png", preview_grid(pixels, config.images_per_class))
+        pictured = time.perf_counter()
+        picture = file.stat().st_size
+        file.unlink()
+        writer.write_images(group, pixels[: len(group.targets)])
+        stored = _bytes(Path(folder))
+        written = time.perf_counter()
+        part = group_part(writer, group, terms, events, 0, teacher, setup.verifier)
+        writer.write_part(group, part)
+        judged = time.perf_counter()
+        recorded = _bytes(Path(folder)) - stored
+    count = len(group.targets)
+    return _Trial(
+        seconds=seconds,
+        picture_seconds=pictured - begun,
+        picture_bytes=picture / len(pixels),
+        write_seconds=(written - pictured) / count,
+        judge_seconds=(judged - written) / count,
+        image_bytes=stored / count,
+        record_bytes=recorded / count,
     )
 
 
-def _costs(
-    setup: Setup, batch: tuple[Group, ...], device: torch.device, console: Console
-) -> tuple[float, float]:
-    """(seconds of one batch through all its stages, bytes), the kernels chosen as for a run."""
-    config, teacher = dataclasses.replace(setup.synthesis, compile="never"), setup.teacher
-    for network in (teacher, setup.student):
-        if network is not None:
-            network.network.to(device)
-    kernels = measure_kernels(config, teacher, batch, device, setup.student)
-    objective = build_objective(config, teacher, kernels, setup.student)
-    targets = targets_of(batch, config.objective, device)
-    width = sum(len(group.targets) for group in batch)
-    total, memory = 0.0, 0
-    for size, iterations in config.stages:
-        canvas = torch.randn(width, len(teacher.mean), size, size, device=device)
-        canvas.requires_grad_()
+def _iterations(
+    objective: Objective,
+    batch: tuple[Group, ...],
+    config: SynthesisConfig,
+    size: int,
+    device: torch.device,
+) -> tuple[float, Step]:
+    """Seconds of an iteration at a size, after one to warm up, and the last of them."""
+    stage = dataclasses.replace(
+        config,
+        resolutions=(size,),
+        iterations=(TRIAL_ITERATIONS,),
+        canvas="upsample",
+        log_interval=1,
+    )
+    steps = steps_of(objective, batch, stage, device)
+    next(steps)
+    started = time.perf_counter()
+    for count, step in enumerate(steps, start=1):
+        seconds = time.perf_counter() - started
+        if count == TRIAL_ITERATIONS - 1 or (count > 1 and seconds > TRIAL_SECONDS):
+            return seconds / count, step
+    raise AssertionError("the trial ended without its last step")
 
-        def step(canvas: torch.Tensor = canvas) -> torch.Tensor:
-            return objective(canvas, targets)["objective"].sum()
 
-        def both(step: Callable[[], torch.Tensor] = step) -> None:
-            torch.autograd.backward(step())
+def _seconds(
+    config: SynthesisConfig, trial: _Trial, batches: tuple[tuple[Group, ...], ...], processes: int
+) -> float:
+    """Seconds of the whole run by so many processes, each on a device of its own."""
+    images, width = sum(map(_images, batches)), max(map(_images, batches))
+    batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
+    share = images / processes
+    previews = len(batches) / processes * _events(config)
+    pilots = 0.0
+    if config.objective.auto_weights:
+        iterations = min(config.objective.auto_iterations, config.iterations[0])
+        pilots = PILOTS * iterations * trial.seconds[config.resolutions[0]]
+        pilots *= len(batches[0][0].targets) / width
+    # Judged when written, and again by the one process that merges the manifest.
+    finish = share * (trial.write_seconds + trial.judge_seconds) + images * trial.judge_seconds
+    return pilots + batch * share / width + finish + previews * trial.picture_seconds
 
-        seconds = seconds_per_call(both, device, repeats=2)
-        console.print(f"{size} px: {1 / seconds:.2f} iterations/s in {kernels.precision}")
-        total += seconds * iterations
-        memory = max(memory, activation_bytes(step))
-    weights = sum(p.numel() * p.element_size() for p in teacher.network.parameters())
-    return total, memory + 2 * weights
+
+def _disk(trial: _Trial, images: int, classes: int, width: int) -> float:
+    """Bytes of the finished set: what the parts say stands in manifest and loss curves too."""
+    rows = min(classes, SHEET_CLASSES) * min(math.ceil(images / classes), SHEET_IMAGES)
+    pictures = (width + rows) * trial.picture_bytes  # preview and contact sheet
+    return images * (trial.image_bytes + 2 * trial.record_bytes) + pictures + SMALL_FILES
+
+
+def _peak_memory(device: torch.device) -> int | None:
+    """Bytes that this process held at most: the GPU's on one, else resident; None: unknown."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_reserved(device)
+    try:
+        import resource
+    except ImportError:  # Windows
+        return None
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def _events(config: SynthesisConfig) -> int:
+    """Signs of life of a batch, each with its preview and its point of the loss curves."""
+    return sum(math.ceil(iterations / config.log_interval) for iterations in config.iterations)
+
+
+def _images(batch: tuple[Group, ...]) -> int:
+    return sum(len(group.targets) for group in batch)
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())

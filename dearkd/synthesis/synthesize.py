@@ -3,8 +3,11 @@
 import json
 import re
 import shlex
+import signal
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +57,7 @@ def synthesize(
     Raises:
         ValueError, OSError: Anything wrong with the configuration, the networks or the folder.
         FloatingPointError: If an objective is no longer finite.
-        Interrupted: After Ctrl-C; finished groups are on disk.
+        Interrupted: After Ctrl-C or SIGTERM; finished groups are on disk.
     """
     state = process_state()
     say = console.print if state.is_main_process else _silent
@@ -71,9 +74,9 @@ def synthesize(
         folder = Path() if dry_run else new_folder(setup.config, state)
     if dry_run:
         if state.is_main_process:
-            describe(setup, state.device, console)
+            describe(setup, state.device, console, state.num_processes)
         return None
-    with claimed(folder, state):
+    with claimed(folder, state), _sigterm_as_ctrl_c():
         say(f"{_title(setup)} -> {folder}")
         _run(setup, folder, resume, state, console)
     return folder
@@ -141,6 +144,21 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
         raise OSError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
 
 
+@contextmanager
+def _sigterm_as_ctrl_c() -> Iterator[None]:
+    """SIGTERM interrupts as Ctrl-C does: files appear only when whole, so any moment will do."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals to the main thread alone
+        return
+    interrupt = signal.getsignal(signal.SIGINT)  # ignored in a shell's background jobs
+    handler = interrupt if callable(interrupt) else signal.default_int_handler
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
+
+
 def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
     """This process's share of the images, with its progress; whether it came last."""
     main = state.is_main_process
@@ -175,7 +193,8 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
 
 def _way_on(folder: Path) -> str:
     begun = (folder / CONFIG_FILE).exists()
-    return f"; go on with: dearkd synthesize --resume --out {folder}" if begun else ""
+    command = shlex.join(["dearkd", "synthesize", "--resume", "--out", str(folder)])
+    return f"; go on with: {command}" if begun else ""
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:
@@ -184,7 +203,7 @@ def _store(folder: Path, config: SynthesizeConfig) -> None:
 
 
 def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
-    """What was measured and decided, and how much is left."""
+    """What was decided and why, and how much is left."""
     kernels = event.kernels
     layout = "channels_last" if kernels.channels_last else "contiguous"
     tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
@@ -192,44 +211,50 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
     others = " or another process's" if processes > 1 else ""
     share = f"{done} of {event.images} images are done{others}" if done else ""
     compiled = ", compiled" if kernels.compile else ""
-    parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{tuned}", share]
+    reason = f" ({kernels.reason})" if kernels.reason else ""
+    parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{reason}{tuned}", share]
     return "; ".join(part for part in parts if part)
 
 
 def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
     """The judges' verdicts, where the images are, and what to do with them."""
     content = json.loads(manifest.read_text())
-    folder, config = manifest.parent, setup.config
+    folder = manifest.parent
     classes = len(content["classes"]["indices"])
     kind = "class" if classes == 1 else "classes"
     say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} {kind}: {folder}")
+    for line in _verdicts(content, setup):
+        say(line)
+    say(f"look at {folder / 'contact_sheet.png'}")
+    say(f"next: {_train_command(folder, setup.config)}")
+
+
+def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
+    """What each judge recognises, and what to try or whom to ask besides."""
     judges = {"teacher": setup.teacher.name}
     if setup.verifier is not None:
         judges["verifier"] = setup.verifier.name
     for role, verdict in content["quality"].items():
         share = verdict["recognition"]
         worst = min(share["per_class"], key=lambda index: share["per_class"][index])
-        say(
+        yield (
             f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
             f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
-            say(f"  mean distance within a class in its embedding (0-2): {spread:.3f}")
+            yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
+        config = setup.config
         others = ["" if config.recipe == "balanced" else "--recipe balanced, ", "more --iters"]
         others += ["" if config.allow_no_bn else ", --auto-weights"]
-        say(
+        yield (
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is not None and (
-        content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]
-    ):
-        say("the verifier is the teacher itself: no second opinion")
     if setup.verifier is None:
-        say("that is the teacher's own verdict; --verifier NAME asks a second network")
-    say(f"look at {folder / 'contact_sheet.png'}")
-    say(f"next: {_train_command(folder, config)}")
+        yield "that is the teacher's own verdict; --verifier NAME asks a second network"
+    elif content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]:
+        yield "the verifier is the teacher itself: no second opinion"
 
 
 def _train_command(folder: Path, config: SynthesizeConfig) -> str:

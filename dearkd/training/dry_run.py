@@ -44,7 +44,7 @@ class _Costs:
     judging: float
     """Seconds of an evaluation image."""
     resident: int
-    """Bytes that the process held at most."""
+    """Bytes that the process held at most, where the system tells."""
     images: int
     """Images of a trial step."""
 
@@ -121,7 +121,7 @@ def _measured(parts: Parts, state: PartialState) -> _Costs:
             parts.student(batch)
         judging = (time.perf_counter() - started) / len(batch)
         loader.close()
-    return _Costs(seconds, judging, peak_memory(device), most)
+    return _Costs(seconds, judging, peak_memory(device) or 0, most)
 
 
 def _step_seconds(stage: Stage, parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> float:

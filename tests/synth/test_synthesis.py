@@ -14,7 +14,7 @@ from toy_nets import ToyNet, classifier, random_net, trained_net
 
 from dearkd.data.datasets import match_classes, open_data
 from synth.groups import Group, plan_groups
-from synth.kernels import LONG_RUN, measure_kernels
+from synth.kernels import LONG_RUN, choose_kernels
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
 from synth.settings import ObjectiveConfig, SynthesisConfig
@@ -231,38 +231,70 @@ def test_auto_weights_are_stored(teacher, tmp_path):
     assert stored["config"]["objective"]["bn_weight"] == 1e-4
 
 
-def test_kernels_are_measured_where_they_are_left_open(teacher):
-    batch = (Group(id=0, targets=(0, 0, 1, 1)),)
-    cpu = torch.device("cpu")
-    fixed = measure_kernels(config(precision="bf16", layout="channels_last"), teacher, batch, cpu)
-    assert (fixed.precision, fixed.channels_last) == ("bf16", True)
-    half = measure_kernels(config(precision="auto"), teacher, batch, cpu)
-    assert half.channels_last is False
-    assert half.threads == torch.get_num_threads()
+def stopwatch_prefers(monkeypatch, precision, channels_last=False):
+    """What the stopwatch shows, as a busy or an idle machine would have it."""
+
+    def seconds(objective, batch, images):
+        seen = "bf16" if objective.dtype == torch.bfloat16 else "fp32"
+        layout = objective.memory_format == torch.channels_last
+        return 1.0 if (seen, layout) == (precision, channels_last) else 2.0
+
+    monkeypatch.setattr("synth.kernels._seconds", seconds)
+
+
+BATCH = (Group(id=0, targets=(0, 0, 1, 1)),)
+
+
+def test_two_fresh_runs_are_equal_whatever_a_stopwatch_says(teacher, tmp_path, monkeypatch):
+    settings = config(per_class=2, precision="auto", layout="auto")
+    for name, precision in (("idle", "fp32"), ("busy", "bf16")):
+        stopwatch_prefers(monkeypatch, precision)
+        list(synthesize(settings, teacher, tmp_path / name))
+    assert hashes(tmp_path / "idle") == hashes(tmp_path / "busy")
+    kernels = [
+        json.loads((tmp_path / name / "settings.json").read_text())["kernels"]
+        for name in ("idle", "busy")
+    ]
+    assert kernels[0] == kernels[1] and "channels_last: no grouped" in kernels[0]["reason"]
+
+
+def test_what_is_set_is_taken(teacher):
+    settings = config(precision="bf16", layout="channels_last", compile="never")
+    fixed = choose_kernels(settings, teacher, (BATCH,), torch.device("cpu"))
+    assert (fixed.precision, fixed.channels_last, fixed.compile) == ("bf16", True, False)
+    assert fixed.reason == "" and fixed.threads == torch.get_num_threads()
+
+
+def test_a_run_from_before_reasons_were_stored_goes_on(whole, teacher, tmp_path):
+    out = tmp_path / "old"
+    shutil.copytree(whole[0], out)
+    settings = json.loads((out / "settings.json").read_text())
+    del settings["kernels"]["reason"]
+    (out / "settings.json").write_text(json.dumps(settings))
+    next(out.glob("*/000001_*.png")).unlink()
+    verifier = classifier(random_net(5), "second")
+    prepared, *_ = synthesize(config(), teacher, out, verifier=verifier, resume=True)
+    assert prepared.kernels.reason == "" and hashes(out) == hashes(whole[0])
 
 
 @pytest.mark.parametrize("fastest", list(itertools.product(("fp32", "bf16"), (True, False))))
-def test_the_fastest_kernels_are_taken(teacher, monkeypatch, fastest):
-    def seconds(objective, batch, images):
-        precision = "bf16" if objective.dtype == torch.bfloat16 else "fp32"
-        layout = objective.memory_format == torch.channels_last
-        return 1.0 if (precision, layout) == fastest else 2.0
-
-    monkeypatch.setattr("synth.kernels._seconds", seconds)
-    batch, settings = (Group(id=0, targets=(0, 0, 1, 1)),), config(precision="auto", layout="auto")
-    chosen = measure_kernels(settings, teacher, batch, torch.device("cpu"))
+def test_the_fastest_kernels_are_taken_where_asked_for(teacher, monkeypatch, fastest):
+    stopwatch_prefers(monkeypatch, *fastest)
+    settings = config(precision="fastest", layout="fastest")
+    chosen = choose_kernels(settings, teacher, (BATCH,), torch.device("cpu"))
     assert (chosen.precision, chosen.channels_last) == fastest
+    assert "precision and layout: the fastest here" in chosen.reason
 
 
-def test_a_long_run_is_compiled_where_that_is_faster(teacher, monkeypatch):
-    batch, settings = (Group(id=0, targets=(0, 0, 1, 1)),), config(precision="auto")
+def test_the_stopwatch_compiles_a_long_run_where_that_is_faster(teacher, monkeypatch):
+    settings = config(precision="fastest", compile="fastest")
 
     def chosen(compiled, batches):
         def seconds(objective, batch, images):
             return compiled if objective._graph != objective._terms else 2.0
 
         monkeypatch.setattr("synth.kernels._seconds", seconds)
-        return measure_kernels(settings, teacher, batch, torch.device("cpu"), batches=batches)
+        return choose_kernels(settings, teacher, (BATCH,) * batches, torch.device("cpu"))
 
     long = int(LONG_RUN)
     assert chosen(1.0, long).compile and not chosen(1.0, 1).compile
@@ -388,7 +420,7 @@ def test_without_batch_norm_the_priors_alone(tmp_path):
 
 
 def test_another_process_waits_for_the_first(teacher, tmp_path, monkeypatch):
-    monkeypatch.setattr("synth.synthesis.SETTINGS_TIMEOUT", 0.0)
+    monkeypatch.setattr("synth.agreement.SETTINGS_TIMEOUT", 0.0)
     with pytest.raises(TimeoutError, match="the first process wrote no settings"):
         next(iter(synthesize(config(), teacher, tmp_path / "run", rank=1, world=2)))
 

@@ -7,6 +7,9 @@ import json
 import os
 import shlex
 import shutil
+import subprocess
+import sys
+import time
 import types
 from pathlib import Path
 
@@ -280,7 +283,7 @@ def test_a_run_killed_before_its_first_group_goes_on(digits, tmp_path, monkeypat
     def kill(*args, **kwargs):
         raise Killed
 
-    for name in ("synth.synthesis.measure_kernels", "synth.synthesis.plan_groups"):
+    for name in ("synth.agreement.choose_kernels", "synth.synthesis.plan_groups"):
         monkeypatch.setattr(name, kill)
         with pytest.raises(Killed):
             CliRunner().invoke(
@@ -391,6 +394,31 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
     assert "no unfinished synthetic set under runs/" in refused("--resume")
 
 
+def test_the_command_to_go_on_is_quoted_for_the_shell(tmp_path, monkeypatch):
+    def stop(self, step, iterations_done):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(SynthesisProgress, "step", stop)
+    folder = tmp_path / "Tom's set"
+    output = invoke("synthesize", *SHORT, "--out", folder).output
+    command = output.partition("go on with: ")[2].splitlines()[0]
+    assert shlex.split(command) == ["dearkd", "synthesize", "--resume", "--out", str(folder)]
+
+
+def test_sigterm_stops_like_ctrl_c(tmp_path):
+    folder, many = tmp_path / "set", ["--iters", "4", "--per-class", "4000", *ARITHMETIC]
+    command = [sys.executable, "-m", "dearkd", "synthesize", *many, "--out", str(folder)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        while process.poll() is None and not list(folder.glob(".parts/*.json")):
+            time.sleep(0.1)
+        process.terminate()
+        output, _ = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert f"stopped; go on with: dearkd synthesize --resume --out {folder}" in output
+    assert len(list(folder.glob("*/000000_*.png"))) == 40
+    assert not (folder / "manifest.json").exists() and not list(folder.rglob("*.png.*.tmp"))
+
+
 def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
     def full(handle):
         if any((tmp_path / "set").glob("*/*")):
@@ -486,14 +514,6 @@ def test_images_per_batch_are_never_exceeded(room, classes, per_class):
     assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
 
 
-def test_dry_run_tells_groups_time_and_memory(tmp_path):
-    output = made(*SHORT, "--dry-run", "--out", tmp_path / "set")
-    assert "40 images of 10 classes in 2 groups" in output
-    assert "iterations/s" in output
-    assert "GiB on cpu" in output
-    assert not (tmp_path / "set").exists()
-
-
 MISTAKES = [
     (["--teacher", "resnet5"], "unknown teacher 'resnet5'; did you mean"),
     (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
@@ -505,10 +525,9 @@ MISTAKES = [
         ["--classes", "3"],
         "no negative; raise it, or use --set objective.ep_weight=0 --set objective",
     ),
-    (
-        ["--format", "jpeg"],
-        "image_format: Invalid value 'jpeg', expected one of ['png', 'webp', 'p",
-    ),
+    (["--set", "image_format=jpeg"], "'jpeg', expected one of ['png', 'webp', 'parquet']"),
+    (["--set", "recipe=ours"], "recipe: Invalid value 'ours', expected one of ['paper', 'balan"),
+    (["--set", "precision=half"], "expected one of ['auto', 'fp32', 'bf16', 'fastest']"),
     (["--classes", "5-12"], "classes 5-12 are not among the teacher's 10; give a range in 0-9"),
     (["--classes", "cats"], "classes 'cats' are no file, nor a range; give all"),
     (["--classes", ""], "classes '' are no file, nor a range; give all"),

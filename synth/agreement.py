@@ -1,0 +1,143 @@
+"""What a run is made of, and what its processes agree on: settings.json, written once."""
+
+import dataclasses
+import json
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+
+from synth.classifier import Classifier
+from synth.groups import Group
+from synth.inversion import tune_bn_weight
+from synth.kernels import build_objective, choose_kernels
+from synth.settings import SynthesisConfig
+from synth.writer import Writer, class_folders
+
+__all__ = ["Run", "agreed_settings"]
+
+OTHERS = {".tmp", ".yaml"}  # a caller's lock and configuration, in a folder that is free
+SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first one's decisions
+
+
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Run:
+    """What a run is made of; the networks are on its device."""
+
+    config: SynthesisConfig
+    out: Path
+    teacher: Classifier
+    verifier: Classifier | None
+    student: Classifier | None
+    device: torch.device
+
+    @property
+    def folders(self) -> tuple[str, ...]:
+        """The folder of every class."""
+        return class_folders(self.teacher.class_names, self.teacher.num_classes)
+
+    @property
+    def writer(self) -> Writer:
+        """Writes below the run's folder."""
+        return Writer(self.out, self.folders, self.config.image_format, self.teacher.class_names)
+
+
+def agreed_settings(
+    run: Run, batches: tuple[tuple[Group, ...], ...], rank: int, resume: bool
+) -> dict[str, Any]:
+    """What the processes of a run agree on: the first one decides and writes, the others read.
+
+    Raises:
+        ValueError: If the folder is in use, or its settings are others.
+        TimeoutError: If the first process writes no settings for hours.
+    """
+    wanted = _wanted(run)
+    writer = run.writer
+    standing = writer.settings() if rank == 0 else _await(writer)
+    if standing is None:
+        if _in_use(run.out):
+            raise ValueError(
+                f"{run.out} holds files but no settings.json of a synthesis run; name another "
+                "folder"
+            )
+        return writer.agree(wanted | _decided(run, batches))
+    if rank == 0 and not resume:
+        raise ValueError(f"{run.out} already holds a run; resume it, or name another folder")
+    _compare(wanted, standing, run)
+    return standing
+
+
+def _decided(run: Run, batches: tuple[tuple[Group, ...], ...]) -> dict[str, Any]:
+    """What the configuration leaves open, and the versions that decide it."""
+    run.teacher.check_last_layer(run.config.resolutions[-1])
+    kernels = choose_kernels(run.config, run.teacher, batches, run.device, run.student)
+    objective = build_objective(run.config, run.teacher, kernels, run.student)
+    if run.config.objective.auto_weights:
+        tune_bn_weight(objective, batches[0][:1], run.config, run.device)
+    return {
+        "kernels": dataclasses.asdict(kernels),
+        "bn_weight": objective.bn_weight,
+        "versions": {"torch": torch.__version__, "timm": timm.__version__},
+    }
+
+
+def _in_use(out: Path) -> bool:
+    if not out.exists():
+        return False
+    return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
+
+
+def _wanted(run: Run) -> dict[str, Any]:
+    roles = {"teacher": run.teacher, "verifier": run.verifier, "student": run.student}
+    described = {
+        role: None
+        if classifier is None
+        else {
+            "name": classifier.name,
+            "weights_sha256": classifier.weights_hash(),
+            "mean": classifier.mean,
+            "std": classifier.std,
+            "img_size": classifier.img_size,
+            "num_classes": classifier.num_classes,
+        }
+        for role, classifier in roles.items()
+    }
+    content = {"version": 1, "config": dataclasses.asdict(run.config)} | described
+    return json.loads(json.dumps(content))  # tuples as lists, as they are read back
+
+
+def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None:
+    # What a run from before a setting lacks is that setting's default: new ones are off by default.
+    defaults = json.loads(json.dumps({"config": dataclasses.asdict(SynthesisConfig())}))
+    old, new = _flat(defaults) | _flat(standing), _flat(wanted)
+    changed = sorted(key for key in new if old.get(key) != new[key])
+    if changed:
+        key = changed[0]
+        raise ValueError(
+            f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; "
+            "resume with the same settings, or name another folder"
+        )
+    device = standing["kernels"]["device"]
+    if device != str(run.device):
+        raise ValueError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")
+
+
+def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
+        flat.update(inner if inner is not None else {prefix + key: value})
+    return flat
+
+
+def _await(writer: Writer) -> dict[str, Any]:
+    deadline = time.monotonic() + SETTINGS_TIMEOUT
+    while time.monotonic() < deadline:
+        standing = writer.settings()
+        if standing is not None:
+            return standing
+        time.sleep(0.2)
+    raise TimeoutError(f"{writer.out}: the first process wrote no settings; did it fail?")

@@ -1,0 +1,126 @@
+"""Precision, layout and compiler follow from facts alone, each with its reason."""
+
+import dataclasses
+
+import pytest
+import timm
+import torch
+from toy_nets import classifier, random_net
+
+from synth.facts import (
+    Facts,
+    bf16_units,
+    compile_by_facts,
+    facts_of,
+    layout_by_facts,
+    precision_by_facts,
+)
+from synth.groups import Group
+from synth.settings import SynthesisConfig
+
+CPU = torch.device("cpu")
+PLAIN = Facts(
+    device="cpu",
+    bf16_units=None,
+    compiler=True,
+    grouped=False,
+    depthwise=False,
+    grad_norms=False,
+    minutes_a_graph=1.0,
+)
+LONG = {"minutes_a_graph": 1234.0}
+GPU = {"device": "cuda", "bf16_units": "tensor cores"}
+
+
+def facts(**kwargs):
+    return dataclasses.replace(PLAIN, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("given", "precision", "reason"),
+    [
+        ({}, "fp32", "no bf16 units known in this CPU"),
+        ({"bf16_units": "AMX", "depthwise": True}, "bf16", "this CPU has bf16 units (AMX)"),
+        ({"bf16_units": "AVX-512"}, "bf16", "this CPU has bf16 units (AVX-512)"),
+        ({"bf16_units": "AVX-512", "depthwise": True}, "fp32", "do not help depth-wise"),
+        (GPU, "bf16", "this GPU has bf16 units (tensor cores)"),
+        ({"device": "cuda"}, "fp32", "no bf16 units known in this GPU"),
+        ({"device": "mps"}, "fp32", "no bf16 units known in this mps"),
+    ],
+)
+def test_precision(given, precision, reason):
+    chosen, why = precision_by_facts(facts(**given))
+    assert chosen == precision and reason in why
+
+
+@pytest.mark.parametrize(
+    ("given", "layout", "reason"),
+    [
+        ({"depthwise": True}, "channels_last", "no grouped convolutions"),
+        ({"grouped": True}, "contiguous", "grouped convolutions, which may be slow"),
+        (GPU, "channels_last", "no grouped convolutions"),
+        ({"device": "cuda"}, "contiguous", "tensor cores"),
+        ({"device": "mps"}, "contiguous", "not tried on mps"),
+    ],
+)
+def test_layout(given, layout, reason):
+    chosen, why = layout_by_facts(facts(**given))
+    assert chosen == layout and reason in why
+
+
+@pytest.mark.parametrize(
+    ("given", "compiled", "reason"),
+    [
+        ({"depthwise": True}, False, "a short run, of nominal 1 minutes a graph"),
+        ({"depthwise": True, **LONG}, True, "a long run, of nominal 1234 minutes a graph"),
+        (LONG, False, "no depth-wise convolutions"),
+        ({"depthwise": True, **LONG, "compiler": False}, False, "no C++ compiler"),
+        ({"depthwise": True, **LONG, "grad_norms": True}, False, "grad_norm_interval"),
+        ({**GPU, **LONG}, False, "not measured on a GPU"),
+    ],
+)
+def test_compile(given, compiled, reason):
+    chosen, why = compile_by_facts(facts(**given))
+    assert chosen is compiled and reason in why
+
+
+def facts_for(network, **kwargs):
+    settings = {"resolutions": (32,), "iterations": (10,), "compile": "auto"} | kwargs
+    teacher = classifier(network, num_classes=network.num_classes)
+    batches = ((Group(id=0, targets=(0, 0, 1, 1)),),) * settings.pop("batches", 1)
+    return facts_of(SynthesisConfig(**settings), teacher, batches, CPU)
+
+
+@pytest.mark.parametrize(
+    ("name", "grouped", "depthwise"),
+    [
+        ("resnet10t", False, False),
+        ("regnety_002", True, False),
+        ("mobilenetv3_small_050", False, True),
+    ],
+)
+def test_kinds_of_convolutions(name, grouped, depthwise):
+    found = facts_for(timm.create_model(name, num_classes=4).eval())
+    assert (found.grouped, found.depthwise) == (grouped, depthwise)
+
+
+def test_work_follows_from_operations_iterations_images_and_graphs():
+    net = random_net()
+    net.num_classes = 4
+    one = facts_for(net).minutes_a_graph
+    # 3x3 convolutions from 3 to 8 and 8 to 12 channels, a matrix of 12 x 4; two operations for
+    # each product, forward and backward
+    operations = 2 * 2 * (16 * 16 * 8 * 3 * 9 + 8 * 8 * 12 * 8 * 9 + 12 * 4)
+    expected = operations * 4 * 10 / (24e9 * torch.get_num_threads()) / 60
+    assert one == pytest.approx(expected)
+    assert facts_for(net, batches=7).minutes_a_graph == pytest.approx(7 * one)
+    # the small stage costs a quarter, and makes a graph of its own
+    two = facts_for(net, resolutions=(16, 32), iterations=(10, 10)).minutes_a_graph
+    assert two == pytest.approx(one * 1.25 / 2)
+
+
+def test_units_of_this_machine_are_those_that_torch_names():
+    known = getattr(torch.cpu, "get_capabilities", dict)()
+    expected = "AMX" if known.get("amx_bf16") else "AVX-512" if known.get("avx512_bf16") else None
+    assert bf16_units(CPU) == expected
+    assert bf16_units(torch.device("meta")) is None

@@ -1,0 +1,75 @@
+"""`dearkd synthesize --dry-run`: groups, and time, memory and disk near what a run takes."""
+
+import re
+import resource
+
+import pytest
+from typer.testing import CliRunner
+
+from dearkd.cli.app import app
+from dearkd.synthesis.forecast import _disk, _seconds, _Trial
+from synth.groups import batches_of, plan_groups
+from synth.settings import ObjectiveConfig, SynthesisConfig
+
+SHORT = ["--iters", "60", "--per-class", "8", "--set", "precision=fp32"]
+TRIAL = _Trial(
+    seconds={8: 0.01, 16: 0.04},
+    picture_seconds=0.5,
+    picture_bytes=100.0,
+    write_seconds=0.001,
+    judge_seconds=0.002,
+    image_bytes=700.0,
+    record_bytes=400.0,
+)
+
+
+def config(**kwargs):
+    settings = {"resolutions": (8, 16), "iterations": (100, 30), "per_class": 8, "log_interval": 50}
+    return SynthesisConfig(**(settings | kwargs))
+
+
+def invoked(*args):
+    result = CliRunner().invoke(app, ["synthesize", *map(str, args)])
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+@pytest.mark.parametrize("form", ["png", "parquet"])
+def test_a_dry_run_is_near_what_a_run_takes(tmp_path, form):
+    line = [*SHORT, "--format", form, "--out", tmp_path / "set"]
+    output = invoked(*line, "--dry-run")
+    assert "80 images of 10 classes in 2 groups, 2 batches of at most 40 images" in output
+    assert "16 px: " in output and "iterations/s in fp32" in output
+    assert re.search(r"about 0:00:\d\d \(h:mm:ss\)", output)
+    assert not (tmp_path / "set").exists()
+    invoked(*line)
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
+    memory = float(re.search(r"([\d.]+) GiB on cpu", output)[1])
+    assert peak / 1.5 < memory < 1.5 * peak
+    disk = float(re.search(r"([\d.]+) MiB of disk", output)[1]) * 2**20
+    stored = sum(file.stat().st_size for file in (tmp_path / "set").rglob("*") if file.is_file())
+    assert stored / 1.5 < disk < 1.5 * stored
+
+
+def test_judging_writing_and_previews_are_in_the_time():
+    settings = config()
+    batches = batches_of(plan_groups(settings, 10), 1)  # two of 40 images
+    making = 2 * (100 * 0.01 + 30 * 0.04)
+    previews = 2 * 3 * 0.5  # after 50, 100 and 30 iterations of both batches
+    finish = 80 * (0.001 + 2 * 0.002)
+    assert _seconds(settings, TRIAL, batches, 1) == pytest.approx(making + previews + finish)
+    shared = (making + previews + 80 * 0.003) / 2 + 80 * 0.002  # one process merges
+    assert _seconds(settings, TRIAL, batches, 2) == pytest.approx(shared)
+
+
+def test_pilot_runs_are_in_the_time():
+    plain = config()
+    tuned = config(objective=ObjectiveConfig(auto_weights=True, auto_iterations=50))
+    batches = batches_of(plan_groups(plain, 10), 1)
+    more = _seconds(tuned, TRIAL, batches, 1) - _seconds(plain, TRIAL, batches, 1)
+    assert more == pytest.approx(2 * 50 * 0.01)
+
+
+def test_records_stand_on_disk_twice_and_pictures_are_counted():
+    expected = 80 * (700 + 2 * 400) + (40 + 10 * 8) * 100
+    assert _disk(TRIAL, images=80, classes=10, width=40) == pytest.approx(expected, abs=8192)
