@@ -42,4 +42,3 @@ def test_sizes(size, text):
 def test_no_number_is_no_text():
     assert number(None, ".2f") == ""
     assert number(0.0, ".2f") == "0.00"
-

@@ -1,7 +1,6 @@
 """What a report is about: runs, synthetic sets, and which numbers may be compared."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from dearkd.pages.plots import stage_switches
+from dearkd.said import counted
 
 __all__ = ["Group", "Report", "Run", "SyntheticSet"]
 
@@ -70,6 +70,11 @@ class Run:
         return next(
             (line["top1"] for line in reversed(self.metrics) if line.get("top1") is not None), None
         )
+
+    @property
+    def seed(self) -> int:
+        """Its seed; 0, the default, where none is known."""
+        return self.setting("seed") or self.summary.get("seed") or 0
 
     @property
     def evaluation(self) -> str | None:
@@ -174,14 +179,10 @@ class Report:
     def title(self) -> str:
         """What it is about, in a line."""
         data = dict.fromkeys(Path(group.evaluation or "unknown data").name for group in self.groups)
-        parts = [f"{_count(self.runs, 'run')} on {', '.join(data)}"] if self.runs else []
-        parts += [_count(self.sets, "synthetic set")] if self.sets else []
+        parts = [f"{counted(len(self.runs), 'run')} on {', '.join(data)}"] if self.runs else []
+        parts += [counted(len(self.sets), "synthetic set")] if self.sets else []
         return " and ".join(parts)
 
     def group_of(self, run: Run) -> Group:
         """The group that a run is compared in."""
         return next(group for group in self.groups if run in group.runs)
-
-
-def _count(items: Sequence[object], word: str) -> str:
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

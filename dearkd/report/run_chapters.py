@@ -8,9 +8,11 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.pages.page import Block, Cell, Details, Legend, Note, Plot, Plots, Section, Table
 from dearkd.pages.plots import Line, curves
+from dearkd.report.configurations import configurations, over_seeds, seed_cells, seed_titles
 from dearkd.report.contents import Group, Report, Run
-from dearkd.report.rows import config_difference, over_seeds, result_row
-from dearkd.said import data_name, delta_text, number, seconds_text
+from dearkd.report.headline import group_name
+from dearkd.report.rows import config_difference, result_row
+from dearkd.said import counted, data_name, delta_text, number, seconds_text
 
 __all__ = [
     "curve_section",
@@ -30,6 +32,10 @@ TERMS = {
     "lr": "Learning rate",
 }
 """What ``metrics.jsonl`` logs, in the order of the page."""
+SEEDS_NOTE = (
+    "The interval is Student's, of the differences paired by seed: coloured differences are those "
+    "whose interval leaves out 0. What other test images would change is not in it."
+)
 HEADS = ("class", "distillation", "logits", "softmax")
 
 
@@ -39,11 +45,13 @@ def result_section(report: Report) -> Section:
         Note(f"{run.name}: {note}.", warning=True) for run in report.runs for note in run.notes
     ]
     for group in report.groups:
-        blocks.append(_result_table(report, group))
-        if (text := _uncertainty(group)) is not None:
+        seeds = over_seeds(group)
+        if seeds:
+            blocks += [_seed_table(seeds), Note(SEEDS_NOTE)]
+        blocks += [Note(one.note, warning=True) for one in configurations(group) if one.note]
+        blocks.append(_result_table(report, group, is_decided=not seeds))
+        if (text := _uncertainty(group, is_decided=not seeds)) is not None:
             blocks.append(Note(text))
-        if seeds := over_seeds(group):
-            blocks.append(_seed_table(seeds))
         if any(len(run.summary.get("heads", {})) > 1 for run in group.runs):
             blocks.append(Details("Top-1 by each way of reading the two heads", [_heads(group)]))
     return Section("Results", blocks)
@@ -129,7 +137,8 @@ def style(report: Report, run: Run) -> int:
     return report.runs.index(run)
 
 
-def _result_table(report: Report, group: Group) -> Table:
+def _result_table(report: Report, group: Group, *, is_decided: bool) -> Table:
+    """A row a run; differences have a colour where no table over seeds decides."""
     base = group.baseline
     against = "difference" if base is None else f"against {base.name}"
     titles = ["run", "top-1 %", against, "top-5 %", "learned by", "network", "trained on", "images"]
@@ -141,7 +150,7 @@ def _result_table(report: Report, group: Group) -> Table:
             [
                 _named(report, run),
                 _top1_cell(run, best),
-                _delta_cell(run, group),
+                _delta_cell(run, group, is_decided),
                 number(row["top5"], ".2f"),
                 run.learned_by + (" (teacher)" if group.is_teacher(run) else ""),
                 row["student"] or "",
@@ -149,9 +158,7 @@ def _result_table(report: Report, group: Group) -> Table:
                 number(row["train_images"], ","),
             ]
         )
-    images = "" if group.images is None else f", {group.images:,} test images"
-    caption = f"Judged on {data_name(group.evaluation)}{images}"
-    return Table(titles, rows, caption, left=(4, 5, 6))
+    return Table(titles, rows, f"Judged on {group_name(group)}", left=(4, 5, 6))
 
 
 def _trained_on(report: Report, data: str | None) -> str:
@@ -166,41 +173,39 @@ def _top1_cell(run: Run, best: float | None) -> str | Cell:
     return Cell(text, tone="best") if run.top1 == best else text
 
 
-def _delta_cell(run: Run, group: Group) -> Cell:
+def _delta_cell(run: Run, group: Group, is_decided: bool) -> Cell:
     if run is group.baseline:
         return Cell("baseline", tone="muted")
     delta = group.delta(run)
     if delta is None:
         return Cell("not compared", tone="muted")
-    clear = abs(delta[0]) >= 2 * delta[1]
+    clear = is_decided and abs(delta[0]) >= 2 * delta[1]
     tone = ("good" if delta[0] > 0 else "bad") if clear else ""
     tone = "muted" if group.is_teacher(run) else tone
     return Cell(delta_text(delta).replace("+-", "\u00b1"), tone=tone)
 
 
-def _uncertainty(group: Group) -> str | None:
+def _uncertainty(group: Group, *, is_decided: bool) -> str | None:
     if group.images is None or not any(group.delta(run) for run in group.runs):
         return None
-    return (
+    text = (
         f"One test image is {100 / group.images:.2g} points. \u00b1 is the standard error that "
-        f"{group.images:,} test images leave to a difference; coloured differences exceed twice "
-        "that. What another seed would change is not in it."
+        f"{counted(group.images, 'test image')} leave to a difference of two runs"
     )
+    if is_decided:
+        return (
+            f"{text}; coloured differences exceed twice that. What another seed would change is "
+            "not in it."
+        )
+    return f"{text}; what another seed changes is in the table over seeds."
 
 
 def _seed_table(rows: list[dict[str, Any]]) -> Table:
-    titles = ["learned by", "seeds", "top-1 %, mean", "standard deviation", "runs"]
-    cells = [
-        [
-            row["learned_by"],
-            str(row["seeds"]),
-            number(row["mean_top1"], ".2f"),
-            number(row["standard_deviation"], ".2f"),
-            ", ".join(row["runs"]),
-        ]
-        for row in rows
-    ]
-    return Table(titles, cells, "Runs that differ by their seed alone", left=(4,))
+    cells: list[list[str | Cell]] = [list(seed_cells(row)) for row in rows]
+    for row, line in zip(rows, cells, strict=True):
+        if row["verdict"] == "difference shown":
+            line[5] = Cell(str(line[5]), tone="good" if row["difference"] > 0 else "bad")
+    return Table(seed_titles(rows), cells, "Over seeds", left=(1, 7))
 
 
 def _heads(group: Group) -> Table:

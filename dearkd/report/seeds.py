@@ -55,9 +55,7 @@ def spread(values: Sequence[float]) -> Spread:
     return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else None)
 
 
-def paired_difference(
-    first: Mapping[int, float], second: Mapping[int, float]
-) -> Difference | None:
+def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -> Difference | None:
     """Mean difference of values by seed with Student's t-interval; None without a common seed.
 
     For n common seeds with differences d of standard deviation s it is mean(d) +- t s / sqrt(n),
