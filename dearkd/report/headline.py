@@ -81,12 +81,12 @@ def _set_sentence(synthetic: SyntheticSet) -> str:
     row = set_row(synthetic)
     if not row["images"]:
         return f"{synthetic.name}: a synthetic set without a manifest of its images."
-    text = (
-        f"{synthetic.name}: {counted(row['images'], 'synthetic image')} of "
-        f"{counted(row['classes'], 'class', 'classes')}, made from {data_name(row['teacher'])} "
-        f"alone; it recognises {100 * row['teacher_recognition']:.1f} % of them"
-    )
-    if row["verifier"]:
-        share = 100 * row["verifier_recognition"]
-        text += f", the verifier {data_name(row['verifier'])} {share:.1f} %"
+    images = counted(row["images"], "synthetic image")
+    classes = counted(row["classes"], "class", "classes")
+    text = f"{synthetic.name}: {images} of {classes}, made from {data_name(row['teacher'])} alone"
+    teacher, verifier = row["teacher_recognition"], row["verifier_recognition"]
+    if teacher is not None:
+        text += f"; it recognises {100 * teacher:.1f} % of them"
+    if teacher is not None and verifier is not None:
+        text += f", the verifier {data_name(row['verifier'])} {100 * verifier:.1f} %"
     return text + "."

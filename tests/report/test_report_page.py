@@ -180,7 +180,7 @@ def test_a_set_that_is_unfinished_or_whose_images_are_gone_says_so(runs, tmp_pat
     assert "its images are no longer there" in out.read_text()
     (folder / "manifest.json").unlink()
     assert invoke("report", folder, "--out", out).exit_code == 0
-    assert "unfinished: 1 groups of images are done" in out.read_text()
+    assert "unfinished: 1 group of images done" in out.read_text()
 
 
 def test_small_pictures_grow_by_whole_pixels_and_large_ones_shrink():
