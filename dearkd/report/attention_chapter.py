@@ -19,7 +19,7 @@ from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table,
 from dearkd.pages.pictures import picture_uri
 from dearkd.pages.plots import mark_switches
 from dearkd.report.contents import Report, Run
-from dearkd.report.run_chapters import switch_marks
+from dearkd.report.curves_chapter import switch_marks
 from dearkd.said import command, counted, data_name
 
 __all__ = ["attention_section", "has_attention"]

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from dearkd.config_file import flattened
-from dearkd.report.contents import Group, Run
+from dearkd.report.contents import ARITHMETIC, Group, Run
 from dearkd.report.seeds import Difference, Spread, paired_difference, spread
 from dearkd.said import number
 
@@ -16,8 +16,6 @@ __all__ = ["Configuration", "configurations", "over_seeds", "seed_cells", "seed_
 
 WITHOUT_EFFECT = ("seed", "out", "trackers", "checkpoint_minutes", "data.workers")
 """Settings that change no trained weight, and the seed."""
-ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
-"""Settings that the machine chooses where the user leaves them open."""
 SEED_ENDING = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")
 
 
@@ -57,11 +55,11 @@ class Configuration:
     @property
     def note(self) -> str:
         """In which arithmetic its runs differ; empty where they do not."""
-        unlike = [
-            f"{key} ({', '.join(str(run.setting(key)) for run in self.runs)})"
-            for key in ARITHMETIC
-            if len({run.setting(key) for run in self.runs}) > 1
-        ]
+        unlike = []
+        for key in ARITHMETIC:
+            values = [run.arithmetic.get(key, "not known") for run in self.runs]
+            if len(set(values)) > 1:
+                unlike.append(f"{key} ({', '.join(values)})")
         if not unlike:
             return ""
         names = ", ".join(run.name for run in self.runs)
@@ -102,22 +100,22 @@ def over_seeds(group: Group) -> list[dict[str, Any]]:
 def seed_titles(rows: list[dict[str, Any]]) -> list[str]:
     """Of a table of these rows."""
     against = next((f"against {row['against']}" for row in rows if row["against"]), "difference")
-    titles = ["runs alike but for the seed", "learned by", "seeds", "mean top-1 %"]
-    return [*titles, "standard deviation", against, "95 % interval", "runs"]
+    titles = ["mean over seeds", "learned by", "mean top-1 %", against, "95 % interval"]
+    return [*titles, "standard deviation", "seeds", "runs"]
 
 
 def seed_cells(row: dict[str, Any]) -> list[str]:
     """A row as text, under ``seed_titles``."""
-    points = "baseline" if row["against"] is None else number(row["difference"], "+.2f")
+    is_base = row["against"] is None
     interval = "" if row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}"
     return [
         row["name"],
         row["learned_by"],
-        str(row["seeds"]),
         number(row["mean_top1"], ".2f"),
-        number(row["standard_deviation"], ".2f"),
-        points,
+        "baseline" if is_base else number(row["difference"], "+.2f"),
         interval or row["verdict"] or "",
+        number(row["standard_deviation"], ".2f"),
+        str(row["seeds"]),
         ", ".join(row["runs"]),
     ]
 

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dearkd.config_file import flattened
-from dearkd.report.contents import Group, Run, SyntheticSet
+from dearkd.report.contents import ARITHMETIC, Group, Run, SyntheticSet
 
 __all__ = ["config_difference", "result_row", "set_row"]
 
@@ -42,7 +42,8 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
         "seconds": summary.get("seconds", last.get("seconds")),
         "images_per_second": run.images_per_second,
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
-        "precision": run.setting("precision") or summary.get("precision"),
+        **{key.replace(".", "_"): run.arithmetic.get(key) for key in ARITHMETIC},
+        "arithmetic_reason": summary.get("arithmetic_reason"),
         "device": summary.get("device"),
         "threads": summary.get("threads"),
         "processes": summary.get("processes"),

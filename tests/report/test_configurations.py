@@ -109,7 +109,7 @@ def test_means_and_paired_differences_are_those_of_hand(study):
     assert dearkd["difference"] == pytest.approx(2.0)  # 1, 2, 3: deviation 1
     assert dearkd["low"] == pytest.approx(2 - 2.484138, abs=1e-6)
     assert dearkd["high"] == pytest.approx(2 + 2.484138, abs=1e-6)
-    row = "| dearkd | DearKD, two stages | 3 | 95.00 | 4.58 | +2.00 | -0.48 to +4.48 |"
+    row = "| dearkd | DearKD, two stages | 95.00 | +2.00 | -0.48 to +4.48 | 4.58 | 3 |"
     assert row in as_markdown(collect([study]))
     assert json.loads(as_json(collect([study])))["over_seeds"] == [ce, dearkd]
 

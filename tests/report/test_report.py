@@ -1,9 +1,12 @@
 """The report: what it says of finished, unfinished and unlike runs, and in which forms."""
 
 import csv
+import html
 import io
 import json
 import math
+import re
+import shlex
 import shutil
 
 import pytest
@@ -15,9 +18,9 @@ from dearkd.pages.page import Note, Section, Table, page
 from dearkd.pages.plots import COLOURS, DASHES, Line
 from dearkd.report import report as door
 from dearkd.report.collect import collect
+from dearkd.report.curves_chapter import switch_marks
 from dearkd.report.headline import headline
 from dearkd.report.rows import config_difference
-from dearkd.report.run_chapters import switch_marks
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.folder import RunFolder
 
@@ -251,9 +254,41 @@ def test_what_was_measured_once_is_said_and_not_drawn(tmp_path):
     out = tmp_path / "page.html"
     assert invoke("report", tmp_path / "short", "--out", out, "--no-predictions").exit_code == 0
     text = out.read_text()
-    assert "data-figure" not in text.partition("<main>")[2]
-    assert "short, measured once. Accuracy on the test images, %: 61.25." in text
-    assert "Total loss: 2." in text
+    main = text.partition("<main>")[2]
+    assert "data-figure" not in main
+    assert "checkbox" not in main  # nothing there that a click could hide
+    assert "Logged once, so there is no curve" in main
+    for title, value in (("Accuracy on the test images, %", "61.25"), ("Total loss", "2")):
+        assert re.search(rf"{title}\s*</th>\s*<td>\s*{value}\s*</td>", main)
+
+
+def test_commands_to_repeat_are_quoted_for_a_shell(tmp_path):
+    folder = write_run(tmp_path / "it's my run", 61.25, method="ce", stage1=1, stage2=0)
+    line = json.loads((folder / "metrics.jsonl").read_text()) | {"attention_distance": [[1.0]]}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    out = tmp_path / "page.html"
+    assert invoke("report", folder, "--out", out, "--no-predictions").exit_code == 0
+    text = html.unescape(out.read_text())
+    assert shlex.join(["dearkd", "train", f"{folder}/config.yaml", "--out", "NEW"]) in text
+    assert shlex.join(["dearkd", "analyze", str(folder)]) in text
+
+
+def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(runs, tmp_path):
+    cut = copied(runs, "dearkd", tmp_path)
+    file = cut / "summary.json"
+    chosen = {"precision": "bf16", "memory_format": "contiguous", "teacher_precision": "fp32"}
+    chosen |= {"teacher_memory_format": "channels_last", "arithmetic_reason": "no bf16 units here"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | chosen))
+    out = tmp_path / "page.html"
+    targets = [cut, runs / "ce"]
+    assert invoke("report", *targets, "--out", out, "--no-predictions").exit_code == 0
+    text = out.read_text()
+    assert "bf16, contiguous" in text
+    assert "fp32, channels_last" in text
+    assert "dearkd: no bf16 units here." in text
+    rows = list(csv.DictReader(io.StringIO(as_csv(collect(targets)))))
+    assert rows[0]["teacher_memory_format"] == "channels_last"
+    assert rows[1]["teacher_precision"] == ""  # it had no teacher
 
 
 def test_an_analysis_of_other_images_says_so(runs, tmp_path):

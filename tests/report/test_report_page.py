@@ -277,6 +277,18 @@ def test_the_page_is_whole_in_a_browser(opened, tmp_path, width, mode):
         assert (pixels == rgb).all(-1).sum() > 100
 
 
+def test_a_phone_shows_who_learned_how_beside_the_top1_without_scrolling(opened):
+    tab, _, _ = opened
+    tab.set_viewport_size({"width": PHONE, "height": 900})
+    table = tab.locator("section#results table").first
+    shown = [table.get_by_text(words).first for words in ("labels alone", "DearKD, two stages")]
+    shown += table.locator("tbody td:nth-child(2)").all()  # top-1
+    assert len(shown) == 2 + 3
+    for element in shown:
+        box = element.bounding_box()
+        assert box["x"] + box["width"] <= PHONE
+
+
 def test_a_click_hides_a_run_in_all_plots(opened):
     tab, _, _ = opened
     count = "document.querySelectorAll('.scatterlayer .trace').length"
