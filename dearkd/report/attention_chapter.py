@@ -151,9 +151,9 @@ def _how_to_see_more(report: Report) -> list[Block]:
     bare = [run for run in report.runs if run.finished and _logged(run) and not run.analysis]
     if not bare:
         return []
-    commands = "; ".join(command("dearkd", "analyze", run.path) for run in bare)
-    text = "MHCA heads, attention maps and calibration appear here after:"
-    return [Note(f"{text} {commands}")]
+    commands = "\n".join(command("dearkd", "analyze", run.path) for run in bare)
+    title = f"To see MHCA heads, attention maps and calibration of {counted(len(bare), 'more run')}"
+    return [Details(title, text=commands)]
 
 
 def _styles(report: Report) -> dict[str, int]:

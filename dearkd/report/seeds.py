@@ -38,7 +38,7 @@ class Difference(NamedTuple):
         """``difference shown``, ``no difference shown``, or why it is not decided."""
         if self.interval is None:
             if self.seeds < 2:
-                return "one seed: not decided"
+                return "one seed in common: not decided"
             return "equal differences, too few seeds: not decided"
         low, high = self.interval
         return "no difference shown" if low <= 0 <= high else "difference shown"

@@ -288,6 +288,12 @@ def test_sentences_say_what_the_numbers_say():
     assert "says 90.0 % on average and is right on 60.0 %: overconfident" in text
 
 
+def test_one_epoch_went_nowhere():
+    text = said(RECORD, [logged(0, "stage1", 2.0)])
+    assert "The run logged one epoch, whose mean distance is 2.00 (epoch 1)." in text
+    assert "Over the epochs" not in text
+
+
 @pytest.mark.parametrize(
     ("change", "expected"),
     [

@@ -90,7 +90,7 @@ def test_a_run_that_is_alone_stays_in_the_table(study):
     rows = over_seeds(grouped(study))
     assert [(row["name"], row["seeds"]) for row in rows] == [("ce", 3), ("dearkd", 3), ("other", 1)]
     assert rows[2]["standard_deviation"] is None
-    assert rows[2]["verdict"] == "one seed: not decided"
+    assert rows[2]["verdict"] == "one seed in common: not decided"
 
 
 def test_one_seed_run_twice_counts_once(study):

@@ -42,7 +42,7 @@ def test_only_seeds_in_common_count():
     assert paired_difference({0: 5.0}, {1: 4.0}) is None
     found = paired_difference({0: 5.0, 1: 100.0}, {0: 4.0, 2: 0.0})
     assert found == Difference(1, 1.0, None)
-    assert found.verdict == "one seed: not decided"
+    assert found.verdict == "one seed in common: not decided"
 
 
 def test_equal_differences_decide_nothing():
