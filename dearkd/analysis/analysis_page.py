@@ -3,9 +3,11 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from jaxtyping import Float
 from PIL import Image
+from torch import Tensor
 
-from dearkd.analysis.attention_maps import brightest, heat_tile, image_tile
+from dearkd.analysis.attention_maps import heat_tile, image_tile, scale_of
 from dearkd.analysis.attention_plots import (
     distance_by_block,
     distance_by_epoch,
@@ -30,7 +32,7 @@ from dearkd.pages.page import (
     page,
 )
 from dearkd.pages.pictures import picture_uri
-from dearkd.said import data_name
+from dearkd.said import counted, data_name
 
 __all__ = ["analysis_page"]
 
@@ -56,8 +58,9 @@ def analysis_page(
         _trust_section(record, by_topic["answers"][1:]),  # the first leads the page
     ]
     lead = [
-        f"{record['student']}, {record['weights']} weights, on {record['head_images']:,} images of "
-        f"{data_name(record['data'])} ({record['images']} of them for attention).",
+        f"{record['student']}, {record['weights']} weights, on "
+        f"{counted(record['head_images'], 'image')} of {data_name(record['data'])} "
+        f"({record['images']:,} of them for attention).",
         by_topic["answers"][0],
     ]
     return page(f"What {record['run']} looks at", lead, [part for part in sections if part])
@@ -104,32 +107,41 @@ def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
     if not maps:
         return None
     rows = [_row(one) for one in maps]
-    details = [Details(f"{one.label}: every head", [_sheet_of_heads(one)]) for one in maps]
+    details = [
+        Details(f"{one.label}: every head", [Note(_scale_words(one.weights)), _sheet_of_heads(one)])
+        for one in maps
+    ]
     lead = (
-        "Attention of the class token to each patch, block by block, mean over the heads. Black is "
-        "none; the brightest yellow is the share said at the image, or more. All tiles of an image "
-        "have one scale."
+        "Attention of the class token to each patch, block by block, mean over the heads. Grey is "
+        "what every patch has where attention is uniform, blue is less, yellow more. All tiles of "
+        "an image have one scale."
     )
     return Section("Attention maps", [Sheet(rows), *details], lead)
 
 
+def _scale_words(weights: Float[Tensor, "*maps rows columns"]) -> str:
+    scale = scale_of(weights)
+    return f"{scale.text}. The yellow ends at {scale.end:.1%}."
+
+
 def _row(maps: AttentionMaps) -> Pictures:
-    top = brightest(maps.weights.mean(1))
+    means = maps.weights.mean(1)
+    scale = scale_of(means)
     tiles = [_picture(image_tile(maps.pixels), "image", maps.name)]
-    for number, weights in enumerate(maps.weights.mean(1), 1):
-        tile = heat_tile(weights, top)
+    for number, weights in enumerate(means, 1):
+        tile = heat_tile(weights, scale)
         tiles.append(_picture(tile, f"block {number}", f"{maps.name}, block {number}"))
-    return Pictures(maps.label, f"brightest: {top:.1%} of the attention on a patch", tiles)
+    return Pictures(maps.label, _scale_words(means), tiles)
 
 
 def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
-    rows, top = [], brightest(maps.weights)
+    scale, rows = scale_of(maps.weights), []
     for block, heads in enumerate(maps.weights, 1):
         tiles = [
-            _picture(heat_tile(weights, top), f"head {n}", f"block {block}, head {n}")
+            _picture(heat_tile(weights, scale), f"head {n}", f"block {block}, head {n}")
             for n, weights in enumerate(heads, 1)
         ]
-        rows.append(Pictures(f"block {block}", f"brightest: {top:.1%}", tiles))
+        rows.append(Pictures(f"block {block}", "", tiles))
     return Sheet(rows)
 
 

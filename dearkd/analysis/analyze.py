@@ -22,6 +22,7 @@ from dearkd.pages.plots import stage_switches
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import make_room, write_text
+from dearkd.said import counted
 from dearkd.trained.resolve import resolve
 
 __all__ = ["analyze"]
@@ -101,8 +102,8 @@ def _write(
 def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
     """A row a block: distance of its heads at the end and as logged, tokens, position term."""
     title = (
-        f"{record['run']}: attention on {record['images']} images, distances in patches of a "
-        f"{record['grid'][0]} x {record['grid'][1]} grid"
+        f"{record['run']}: attention on {counted(record['images'], 'image')}, distances in "
+        f"patches of a {record['grid'][0]} x {record['grid'][1]} grid"
     )
     logged = _milestones(metrics)
     table = Table("block", "distance", "heads from-to", *logged, title=title)
@@ -133,7 +134,9 @@ def _milestones(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, 
 
 
 def _head_table(record: Mapping[str, Any]) -> Table:
-    table = Table(*HEAD_TITLES, title=f"{record['data']}, {record['head_images']} images")
+    table = Table(
+        *HEAD_TITLES, title=f"{record['data']}, {counted(record['head_images'], 'image')}"
+    )
     for row in head_rows(record["heads"]):
         table.add_row(*row)
     return table

@@ -3,7 +3,7 @@
 import math
 import textwrap
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Float
@@ -16,22 +16,26 @@ from dearkd.analysis.attention_plots import reach_of
 from dearkd.analysis.findings import AttentionMaps
 from dearkd.pages.plots import COLOURS, GREY, INK
 
-__all__ = ["attention_sheet", "brightest", "heat_tile", "image_tile", "position_sheet"]
+__all__ = ["Scale", "attention_sheet", "heat_tile", "image_tile", "position_sheet", "scale_of"]
 
 TILE = 56  # pixels a side
 GAP = 3
 LEFT = 62  # for the names of the rows
-TOP = 60  # for the name of the image, its scale and the names of the columns
+TOP = 76  # for the name of the image, its scale and the names of the columns
 ACROSS = 2
 """Images side by side."""
 PANEL = 220  # pixels a side of a block's heads
 PANELS_ACROSS = 4
 TEXT, RULE = INK["light"]["text"], INK["light"]["grid"]
 FINER = 3  # drawn so much larger, then reduced: Pillow's lines have no smooth edges
-HEAT = np.array([hex_to_rgb(colour) for colour in sequential.Inferno], dtype=np.float64)
-"""No attention to most, in steps that look equal."""
+HEAT = np.array([hex_to_rgb(colour) for colour in sequential.Cividis], dtype=np.float64)
+"""Blue for less attention than a uniform map has, grey for as much, yellow for more."""
 CLIPPED = 0.01
 """Share of all patches in all maps of an image that are as bright as the scale ends, or more."""
+LEAST_END = 4
+"""Times the uniform attention at which a scale ends at least: nearly uniform maps look flat."""
+NEARLY_UNIFORM = 2
+"""Maps whose brightest patches have less than so many times the uniform attention."""
 BAR = 120  # pixels across
 RINGS = (
     "Square: the patch a head looks from. Ring: around the patch it looks at, one standard "
@@ -39,10 +43,44 @@ RINGS = (
 )
 
 
+class Scale(NamedTuple):
+    """Which attention of a patch has which colour, in one for all maps of an image."""
+
+    uniform: float
+    """Attention of each patch where all have the same: the middle colour."""
+    brightest: float
+    """All but ``CLIPPED`` of the patches are below."""
+
+    @property
+    def end(self) -> float:
+        """The attention from which on all is bright yellow."""
+        return max(self.brightest, LEAST_END * self.uniform)
+
+    @property
+    def text(self) -> str:
+        """What the maps reach, in words."""
+        nearly = self.brightest < NEARLY_UNIFORM * self.uniform
+        reached = f"uniform: {self.uniform:.1%} a patch; brightest: {self.brightest:.1%}"
+        return f"{reached}, so nearly uniform" if nearly else reached
+
+    def colours(self, weights: NDArray[np.float64]) -> NDArray[np.uint8]:
+        """Colour of each patch: blue below the uniform attention, grey at it, yellow above."""
+        steps = np.interp(weights, (0, self.uniform, self.end), (0, 0.5, 1))
+        stops = np.linspace(0, 1, len(HEAT))
+        heat = np.stack([np.interp(steps, stops, HEAT[:, c]) for c in range(3)], axis=-1)
+        return heat.round().astype(np.uint8)
+
+
+def scale_of(weights: Float[Tensor, "*maps rows columns"]) -> Scale:
+    """The scale for all these maps, each of sum 1."""
+    brightest = float(np.quantile(weights.double().numpy(), 1 - CLIPPED))
+    return Scale(1 / (weights.shape[-2] * weights.shape[-1]), brightest)
+
+
 def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
     """For every image a panel: a row a block; first the mean of the heads, then every head.
 
-    All maps of an image have one scale, which a bar shows.
+    All maps of an image have one scale, which a bar shows; uniform attention is grey on it.
     """
     panels = [_panel(one) for one in maps]
     width, height = panels[0].size
@@ -54,15 +92,11 @@ def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
     return sheet
 
 
-def brightest(weights: Float[Tensor, "*maps"]) -> float:
-    """The attention at which a scale for all these maps ends: all but ``CLIPPED`` are below."""
-    return float(np.quantile(weights.double().numpy(), 1 - CLIPPED))
-
-
-def heat_tile(weights: Float[Tensor, "rows columns"], top: float, size: int = TILE) -> Image.Image:
-    """Attention from none (black) to ``top`` or more; every patch has one colour."""
-    share = (weights.double() / top).clamp(max=1).numpy()
-    patches = Image.fromarray(_heat(share))
+def heat_tile(
+    weights: Float[Tensor, "rows columns"], scale: Scale, size: int = TILE
+) -> Image.Image:
+    """A map of attention in the colours of a scale; every patch has one colour."""
+    patches = Image.fromarray(scale.colours(weights.double().numpy()))
     return patches.resize((size, size), Image.Resampling.NEAREST)
 
 
@@ -92,11 +126,11 @@ def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> I
 
 def _panel(maps: AttentionMaps) -> Image.Image:
     depth, heads = maps.weights.shape[:2]
-    step, top = TILE + GAP, brightest(maps.weights)
+    step, scale = TILE + GAP, scale_of(maps.weights)
     panel = Image.new("RGB", (LEFT + (heads + 2) * step + 12, TOP + depth * step + 8), "white")
     draw = ImageDraw.Draw(panel)
     draw.text((6, 3), f"{maps.label}   {maps.name[-60:]}", fill=TEXT, font=_font(13))
-    _draw_bar(panel, top)
+    _draw_bar(panel, scale)
     columns = ["image", "mean", *[f"head {n}" for n in range(1, heads + 1)]]
     for number, name in enumerate(columns):
         draw.text((LEFT + number * step, TOP - 17), name, fill=GREY, font=_font(11))
@@ -105,25 +139,19 @@ def _panel(maps: AttentionMaps) -> Image.Image:
         y = TOP + block * step
         draw.text((6, y + TILE // 2 - 7), f"block {block + 1}", fill=GREY, font=_font(11))
         for number, weights in enumerate((maps.weights[block].mean(0), *maps.weights[block])):
-            panel.paste(heat_tile(weights, top), (LEFT + (number + 1) * step, y))
+            panel.paste(heat_tile(weights, scale), (LEFT + (number + 1) * step, y))
     return panel
 
 
-def _draw_bar(panel: Image.Image, top: float) -> None:
-    """The scale of a panel: from no attention to the share of it that is brightest."""
+def _draw_bar(panel: Image.Image, scale: Scale) -> None:
+    """The colours of a panel, from no attention over the uniform one to the end of its scale."""
     draw = ImageDraw.Draw(panel)
-    ramp = np.tile(np.linspace(0, 1, BAR), (10, 1))
-    panel.paste(Image.fromarray(_heat(ramp)), (LEFT + 16, 25))
+    half = np.linspace(0, scale.uniform, BAR // 2), np.linspace(scale.uniform, scale.end, BAR // 2)
+    ramp = np.tile(np.concatenate(half), (10, 1))
+    panel.paste(Image.fromarray(scale.colours(ramp)), (LEFT + 16, 25))
     draw.text((LEFT, 22), "0", fill=GREY, font=_font(11))
-    text = f"{top:.1%} of the attention on a patch, or more"
-    draw.text((LEFT + 22 + BAR, 22), text, fill=GREY, font=_font(11))
-
-
-def _heat(share: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """Colours of numbers from 0 to 1."""
-    stops = np.linspace(0, 1, len(HEAT))
-    heat = np.stack([np.interp(share, stops, HEAT[:, c]) for c in range(3)], axis=-1)
-    return heat.round().astype(np.uint8)
+    draw.text((LEFT + 22 + BAR, 22), f"{scale.end:.1%} or more", fill=GREY, font=_font(11))
+    draw.text((6, 39), f"grey is {scale.text}", fill=GREY, font=_font(11))
 
 
 def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:

@@ -23,6 +23,7 @@ from dearkd.pages.plots import (
     themed,
     whole_ticks,
 )
+from dearkd.said import counted
 
 __all__ = [
     "average_distance_by_epoch",
@@ -204,7 +205,7 @@ def reliability_diagram(heads: Mapping[str, Mapping[str, Any]]) -> go.Figure:
         colour = COLOURS[style % len(COLOURS)]
         points = curve(f"{name} (ECE {head['ece']:.3f})", confidence, accuracy, colour)
         points.update(
-            text=[f"{int(n)} images" for n in count],
+            text=[counted(int(n), "image") for n in count],
             hovertemplate="says %{x:.2f}, is right %{y:.2f}, %{text}<extra></extra>",
             marker={"size": (4 + 14 * np.sqrt(count / count.sum())).tolist()},
         )

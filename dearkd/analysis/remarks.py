@@ -49,6 +49,8 @@ def _over_epochs(metrics: Sequence[Mapping[str, Any]]) -> str:
         return "The run did not log attention distances, so how they came about is not known."
     means = [float(np.mean(line["attention_distance"])) for line in lines]
     first = f"{means[0]:.2f} (epoch {lines[0]['epoch'] + 1})"
+    if len(lines) == 1:
+        return f"The run logged one epoch, whose mean distance is {first}."
     text = f"Over the epochs the mean distance went from {first}"
     switch = next((i for i, line in enumerate(lines) if line["stage"] == "stage2"), None)
     if switch:

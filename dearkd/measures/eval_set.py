@@ -32,6 +32,7 @@ from dearkd.measures.set_measures import (
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
+from dearkd.said import counted
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
@@ -238,7 +239,7 @@ def _resolved(
 def _print_result(result: dict[str, Any], console: Console) -> None:
     columns = [result, *([result["reference"]] if "reference" in result else [])]
     headings = ["set", "reference"][: len(columns)]
-    table = Table("", *headings, title=f"{result['data']}: {result['images']} images")
+    table = Table("", *headings, title=f"{result['data']}: {counted(result['images'], 'image')}")
     distances = [distance_cells(column) for column in columns]
     for name in distances[0]:
         table.add_row(name, *[cells[name] for cells in distances])
@@ -260,7 +261,8 @@ def _notes(result: dict[str, Any]) -> list[str]:
     if "lpips" in result:
         notes.append(result["lpips"]["images_are"])
     if count := len(result["unreadable"]):
-        notes.append(f"{count} unreadable image{'s are' if count > 1 else ' is'} left out")
+        verb = "is" if count == 1 else "are"
+        notes.append(f"{counted(count, 'unreadable image')} {verb} left out")
     for part in (result, result.get("reference", {})):
         measured = part.get("lpips") or part.get("features")
         if measured and measured["classes_of_two_or_more"] < part["classes"]:

@@ -44,6 +44,8 @@ class Cell:
     """``good``, ``bad``, ``best`` or ``muted``."""
     style: int | None = None
     """The number of the run it names, whose colour stands in front."""
+    below: str = ""
+    """A second line in small print."""
 
 
 @dataclass(frozen=True)

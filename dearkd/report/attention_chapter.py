@@ -19,8 +19,8 @@ from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table,
 from dearkd.pages.pictures import picture_uri
 from dearkd.pages.plots import mark_switches
 from dearkd.report.contents import Report, Run
-from dearkd.report.run_chapters import switch_marks
-from dearkd.said import data_name, number
+from dearkd.report.curves_chapter import switch_marks
+from dearkd.said import command, counted, data_name
 
 __all__ = ["attention_section", "has_attention"]
 
@@ -133,7 +133,7 @@ def _trust_table(runs: list[Run]) -> Table:
 def _seen(analysis: dict[str, Any]) -> str:
     """The images an analysis is of, which need not be those the run was judged on."""
     name = data_name(analysis.get("data"))
-    return f"{name}, {number(analysis.get('head_images'), ',')} images"
+    return f"{name}, {counted(analysis.get('head_images') or 0, 'image')}"
 
 
 def _maps(run: Run) -> list[Block]:
@@ -142,7 +142,7 @@ def _maps(run: Run) -> list[Block]:
         return []
     with Image.open(file) as picture:
         maps = WidePicture(
-            picture_uri(picture), "From the class token; the bar says how bright is much"
+            picture_uri(picture), "From the class token; grey is as much as uniform attention has"
         )
     return [Details(f"{run.name}: where each head looks in some images", [maps])]
 
@@ -151,9 +151,9 @@ def _how_to_see_more(report: Report) -> list[Block]:
     bare = [run for run in report.runs if run.finished and _logged(run) and not run.analysis]
     if not bare:
         return []
-    commands = "; ".join(f"dearkd analyze {run.path}" for run in bare)
-    text = "MHCA heads, attention maps and calibration appear here after:"
-    return [Note(f"{text} {commands}")]
+    commands = "\n".join(command("dearkd", "analyze", run.path) for run in bare)
+    title = f"To see MHCA heads, attention maps and calibration of {counted(len(bare), 'more run')}"
+    return [Details(title, text=commands)]
 
 
 def _styles(report: Report) -> dict[str, int]:

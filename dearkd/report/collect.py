@@ -1,25 +1,16 @@
 """Runs and synthetic sets as they lie on disk, finished or not, gathered into a report."""
 
-import dataclasses
-import json
-from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.sources import natural_order
-from dearkd.report.contents import Group, Report, Run, SyntheticSet
-from dearkd.run_folder.folder import RunFolder
+from dearkd.report.contents import Group, Report, Run
+from dearkd.report.read import read_run, read_set
 
 __all__ = ["collect"]
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
 SET_FILES = ("manifest.json", "synthesize.yaml")
-NAMED_CLASSES = 6
-"""Classes with missing images that are named."""
-MANIFEST_KEYS = {"classes", "config", "groups", "images", "quality", "teacher"}
 
 
 def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
@@ -35,13 +26,13 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     folders = _distinct(folder for target in targets for folder in _expanded(Path(target)))
     run_folders = [folder for folder in folders if _is_run(folder)]
     names = _short_names(folders)
-    runs = tuple(_read_run(folder, names[folder]) for folder in run_folders)
+    runs = tuple(read_run(folder, names[folder]) for folder in run_folders)
     sets = [folder for folder in folders if not _is_run(folder)]
     sets = _distinct([*sets, *filter(_is_set, (_trained_on(run) for run in runs))])
     set_names = _short_names(sets)
     return Report(
         runs=runs,
-        sets=tuple(_read_set(folder, set_names[folder]) for folder in sets),
+        sets=tuple(read_set(folder, set_names[folder]) for folder in sets),
         groups=_groups(runs, _wanted(runs, baseline)),
     )
 
@@ -95,86 +86,6 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _trained_on(run: Run) -> Path:
     return Path(str(run.setting("data.train") or "digits"))
-
-
-def _read_run(path: Path, name: str) -> Run:
-    folder, notes = RunFolder(path), list[str]()
-    config = _read(folder.config_file, yaml.safe_load, notes)
-    summary = _read(folder.summary_file, json.loads, notes)
-    metrics = [line for line in folder.read_metrics() if _is_epoch(line)]
-    run = Run(
-        path=path,
-        name=name,
-        config=config,
-        metrics=metrics,
-        summary=summary,
-        analysis=_read(path / "analysis.json", json.loads, notes),
-    )
-    if not config:
-        notes.append("it has no readable config.yaml: its settings are not known")
-    if not summary:
-        notes.append(f"{run.status}; its numbers are those so far and are not compared")
-    elif summary.get("top1") is None:
-        notes.append("it had no evaluation data, so there is no top-1")
-    return dataclasses.replace(run, notes=tuple(notes))
-
-
-def _is_epoch(line: Any) -> bool:
-    return isinstance(line, dict) and {"epoch", "stage"} <= line.keys()
-
-
-def _read_set(path: Path, name: str) -> SyntheticSet:
-    notes: list[str] = []
-    manifest = _read(path / "manifest.json", json.loads, notes)
-    if manifest and not (manifest.keys() >= MANIFEST_KEYS and manifest["images"]):
-        notes.append("its manifest.json is not one that dearkd synthesize writes and was left out")
-        manifest = {}
-    elif not manifest:
-        done = len(list((path / ".parts").glob("group_*.json")))
-        notes.append(f"unfinished: {done} groups of images are done and there is no manifest yet")
-    if manifest and (missing := _missing(path, manifest)):
-        notes.append(missing)
-    curves = _read(path / "loss_curves.json", json.loads, notes).get("groups", {})
-    diversity = _read(path / "diversity.json", json.loads, notes)
-    return SyntheticSet(path, name, manifest, curves, diversity, tuple(notes))
-
-
-def _missing(path: Path, manifest: dict[str, Any]) -> str:
-    """Which of the listed images are no longer there; empty if all are, or none."""
-    images, names = manifest["images"], manifest.get("class_names")
-    listed = Counter(image["target"] for image in images)
-    there = {file: (path / file).is_file() for file in map(_file_of, images)}
-    gone = Counter(image["target"] for image in images if not there[_file_of(image)])
-    if gone.total() in (0, len(images)):
-        return ""
-    classes = [
-        f"{names[target] if names else target} ({count} of {listed[target]})"
-        for target, count in sorted(gone.items())
-    ]
-    more = len(classes) - NAMED_CLASSES
-    text = ", ".join(classes[:NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
-    return (
-        f"{gone.total():,} of {len(images):,} images are missing, of class {text}; "
-        "the numbers are of all that were made"
-    )
-
-
-def _file_of(image: dict[str, Any]) -> str:
-    return image.get("shard") or image["file"]
-
-
-def _read(file: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """The content of a file that should hold a mapping; empty, with a note, if it does not."""
-    if not file.is_file():
-        return {}
-    try:
-        content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError):
-        content = None
-    if isinstance(content, dict):
-        return content
-    notes.append(f"{file.name} is damaged and was left out")
-    return {}
 
 
 def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:

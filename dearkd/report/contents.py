@@ -1,7 +1,6 @@
 """What a report is about: runs, synthetic sets, and which numbers may be compared."""
 
 import os
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,8 +8,9 @@ from typing import Any
 import numpy as np
 
 from dearkd.pages.plots import stage_switches
+from dearkd.said import counted
 
-__all__ = ["Group", "Report", "Run", "SyntheticSet"]
+__all__ = ["ARITHMETIC", "Group", "Report", "Run", "SyntheticSet"]
 
 LEARNED_BY = {
     "dearkd": "DearKD, two stages",
@@ -18,6 +18,8 @@ LEARNED_BY = {
     "deit-soft": "DeiT, soft distillation",
     "ce": "labels alone",
 }
+ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
+"""Settings that the machine chooses where the user leaves them open."""
 
 
 @dataclass(frozen=True)
@@ -47,12 +49,27 @@ class Run:
         return self.summary.get("epochs")
 
     @property
+    def method(self) -> str | None:
+        """Its method as it is typed."""
+        return self.setting("method") or self.summary.get("method")
+
+    @property
     def learned_by(self) -> str:
         """The method in words."""
-        method = self.setting("method") or self.summary.get("method")
+        method = self.method
         if method == "dearkd" and not self.setting("stage2"):
             return "DearKD, stage 1 alone"
         return LEARNED_BY.get(str(method), str(method or "not known"))
+
+    @property
+    def arithmetic(self) -> dict[str, str]:
+        """Precision and memory layout of student and teacher, by setting, as far as known.
+
+        What the summary says was used goes before what the configuration asked for.
+        """
+        keys = ARITHMETIC if self.method != "ce" else ARITHMETIC[:2]
+        found = {key: self.summary.get(key.replace(".", "_")) or self.setting(key) for key in keys}
+        return {key: str(value) for key, value in found.items() if value}
 
     @property
     def status(self) -> str:
@@ -70,6 +87,11 @@ class Run:
         return next(
             (line["top1"] for line in reversed(self.metrics) if line.get("top1") is not None), None
         )
+
+    @property
+    def seed(self) -> int:
+        """Its seed; 0, the default, where none is known."""
+        return self.setting("seed") or self.summary.get("seed") or 0
 
     @property
     def evaluation(self) -> str | None:
@@ -174,14 +196,14 @@ class Report:
     def title(self) -> str:
         """What it is about, in a line."""
         data = dict.fromkeys(Path(group.evaluation or "unknown data").name for group in self.groups)
-        parts = [f"{_count(self.runs, 'run')} on {', '.join(data)}"] if self.runs else []
-        parts += [_count(self.sets, "synthetic set")] if self.sets else []
+        parts = [f"{counted(len(self.runs), 'run')} on {', '.join(data)}"] if self.runs else []
+        parts += [counted(len(self.sets), "synthetic set")] if self.sets else []
         return " and ".join(parts)
+
+    def style_of(self, run: Run) -> int:
+        """The number of a run's colour and dash, the same all over a page."""
+        return self.runs.index(run)
 
     def group_of(self, run: Run) -> Group:
         """The group that a run is compared in."""
         return next(group for group in self.groups if run in group.runs)
-
-
-def _count(items: Sequence[object], word: str) -> str:
-    return f"{len(items)} {word}{'' if len(items) == 1 else 's'}"

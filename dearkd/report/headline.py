@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 
-from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.configurations import Configuration, configurations
+from dearkd.report.contents import Group, Report, SyntheticSet
 from dearkd.report.rows import set_row
-from dearkd.said import data_name
+from dearkd.said import counted, data_name, listed
 
 __all__ = ["group_name", "headline"]
+
+SHOWN = 3
+"""Configurations that the best one is compared with, at most."""
 
 
 def headline(report: Report) -> list[str]:
@@ -23,42 +27,66 @@ def headline(report: Report) -> list[str]:
 def group_name(group: Group) -> str:
     """The evaluation data and how many images it has."""
     name = data_name(group.evaluation)
-    return name if group.images is None else f"{name}, {group.images:,} test images"
+    return name if group.images is None else f"{name}, {counted(group.images, 'test image')}"
 
 
 def _group_sentence(group: Group) -> str:
-    able = [run for run in group.runs if run.finished and run.top1 is not None]
-    plural = "" if len(group.runs) == 1 else "s"
-    count = f"{len(group.runs)} run{plural} on {group_name(group)}"
-    if not able:
+    count = f"{counted(len(group.runs), 'run')} on {group_name(group)}"
+    found = configurations(group)
+    if not found:
         return f"{count}: none has a final top-1 yet."
-    best = max(group.students, key=lambda run: run.top1 or 0.0)
-    others = [run for run in group.students if run is not best]
-    text = f"{count}. {best.name} ({best.learned_by}) reaches {best.top1:.2f} % top-1"
-    if others:
-        text += f", {_gaps(best, others)}"
-    teachers = [f"{run.name} ({run.top1:.2f} %)" for run in able if run not in group.students]
-    return f"{text}.{' Taught by ' + ' and '.join(teachers) + '.' if teachers else ''}"
+    students = [one for one in found if not one.is_teacher] or found
+    best, *others = sorted(students, key=lambda one: -one.top1.mean)
+    mean = f", mean of {counted(best.top1.seeds, 'seed')}" if best.top1.seeds > 1 else ""
+    text = f"{count}. {best.name} ({best.learned_by}) reaches {best.top1.mean:.2f} % top-1{mean}"
+    text += f", {_comparison(best, others[:SHOWN])}." if others else "."
+    teachers = [f"{one.name} ({one.top1.mean:.2f} %)" for one in found if one not in students]
+    return f"{text} Taught by {listed(teachers)}." if teachers else text
 
 
-def _gaps(best: Run, others: Sequence[Run]) -> str:
-    """How far the best is above the three next: ``5.28 points above x and 6.78 above y``."""
-    ranked = sorted(others, key=lambda run: -(run.top1 or 0.0))[:3]
-    gaps = [f"{(best.top1 or 0) - (run.top1 or 0):.2f} above {run.name}" for run in ranked]
-    gaps[0] = gaps[0].replace(" above", " points above")
-    return gaps[0] if len(gaps) == 1 else f"{', '.join(gaps[:-1])} and {gaps[-1]}"
+def _comparison(best: Configuration, others: Sequence[Configuration]) -> str:
+    """How far the best is above the next, and whether the seeds show it."""
+    if all(one.top1.seeds == 1 for one in (best, *others)):
+        gaps = listed([_gap(best.top1.mean - other.top1.mean, other) for other in others])
+        return f"{_with_unit(gaps)} (one seed each: differences are not decided)"
+    gaps = listed([_decided_gap(best, other) for other in others])
+    decided = any(difference and difference.interval for difference in map(best.over, others))
+    how = ". Intervals are Student's, of differences paired by seed" if decided else ""
+    return _with_unit(gaps) + how
+
+
+def _decided_gap(best: Configuration, other: Configuration) -> str:
+    difference = best.over(other)
+    if difference is None:
+        gap = _gap(best.top1.mean - other.top1.mean, other)
+        return f"{gap} (no seed in common: not decided)"
+    gap = _gap(difference.mean, other)
+    if difference.interval is None:
+        return f"{gap} ({difference.verdict})"
+    low, high = difference.interval
+    return f"{gap} (95 % interval {low:+.2f} to {high:+.2f}: {difference.verdict})"
+
+
+def _gap(points: float, other: Configuration) -> str:
+    return f"{abs(points):.2f} {'above' if points >= 0 else 'below'} {other.name}"
+
+
+def _with_unit(gaps: str) -> str:
+    """The first number with its unit: ``5.28 points above x and 6.78 above y``."""
+    number, rest = gaps.split(" ", 1)
+    return f"{number} points {rest}"
 
 
 def _set_sentence(synthetic: SyntheticSet) -> str:
     row = set_row(synthetic)
     if not row["images"]:
         return f"{synthetic.name}: a synthetic set without a manifest of its images."
-    text = (
-        f"{synthetic.name}: {row['images']:,} synthetic images of {row['classes']} classes, made "
-        f"from {data_name(row['teacher'])} alone; it recognises "
-        f"{100 * row['teacher_recognition']:.1f} % of them"
-    )
-    if row["verifier"]:
-        share = 100 * row["verifier_recognition"]
-        text += f", the verifier {data_name(row['verifier'])} {share:.1f} %"
+    images = counted(row["images"], "synthetic image")
+    classes = counted(row["classes"], "class", "classes")
+    text = f"{synthetic.name}: {images} of {classes}, made from {data_name(row['teacher'])} alone"
+    teacher, verifier = row["teacher_recognition"], row["verifier_recognition"]
+    if teacher is not None:
+        text += f"; it recognises {100 * teacher:.1f} % of them"
+    if teacher is not None and verifier is not None:
+        text += f", the verifier {data_name(row['verifier'])} {100 * verifier:.1f} %"
     return text + "."

@@ -17,17 +17,15 @@ from dearkd.pages.page import Section, page
 from dearkd.report.attention_chapter import attention_section, has_attention
 from dearkd.report.collect import collect
 from dearkd.report.contents import Report, Run, SyntheticSet
+from dearkd.report.curves_chapter import curve_section
 from dearkd.report.headline import headline
 from dearkd.report.mistakes_chapter import mistake_section
-from dearkd.report.run_chapters import (
-    curve_section,
-    origin_section,
-    result_section,
-    settings_section,
-)
+from dearkd.report.origin_chapter import origin_section, settings_section
+from dearkd.report.results_chapter import result_section
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.output import make_room, write_text
+from dearkd.said import size_text
 from dearkd.trained.resolve import resolve
 
 __all__ = ["Format", "write_report"]
@@ -67,7 +65,7 @@ def write_report(
     if form == "html":
         target = out or DEFAULT_OUT
         write_text(target, html(report, None if predictions is False else errors, trust))
-        console.print(f"report: {target} ({target.stat().st_size / 2**20:.1f} MB, offline)")
+        console.print(f"report: {target} ({size_text(target.stat().st_size)}, offline)")
         return
     text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
     if out is None:

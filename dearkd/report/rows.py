@@ -1,14 +1,12 @@
-"""A report as plain rows: a run, a synthetic set, settings that differ, runs over seeds."""
+"""A report as plain rows: a run, a synthetic set, settings that differ."""
 
-import json
 from collections.abc import Sequence
-from statistics import mean, stdev
 from typing import Any
 
 from dearkd.config_file import flattened
-from dearkd.report.contents import Group, Run, SyntheticSet
+from dearkd.report.contents import ARITHMETIC, Group, Run, SyntheticSet
 
-__all__ = ["config_difference", "over_seeds", "result_row", "set_row"]
+__all__ = ["config_difference", "result_row", "set_row"]
 
 UNCOMPARED = ("out",)
 """Settings that always differ and change nothing."""
@@ -44,7 +42,8 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
         "seconds": summary.get("seconds", last.get("seconds")),
         "images_per_second": run.images_per_second,
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
-        "precision": run.setting("precision") or summary.get("precision"),
+        **{key.replace(".", "_"): run.arithmetic.get(key) for key in ARITHMETIC},
+        "arithmetic_reason": summary.get("arithmetic_reason"),
         "device": summary.get("device"),
         "threads": summary.get("threads"),
         "processes": summary.get("processes"),
@@ -94,23 +93,3 @@ def config_difference(runs: Sequence[Run]) -> dict[str, list[Any]]:
         for key, values in rows.items()
         if key not in UNCOMPARED and any(value != values[0] for value in values)
     }
-
-
-def over_seeds(group: Group) -> list[dict[str, Any]]:
-    """Finished runs that differ by their seed alone: mean and standard deviation of their top-1."""
-    alike: dict[str, list[Run]] = {}
-    for run in group.runs:
-        if run.config and run.finished and run.top1 is not None:
-            settings = flattened(run.config)
-            rest = {
-                key: value for key, value in settings.items() if key not in (*UNCOMPARED, "seed")
-            }
-            alike.setdefault(json.dumps(rest, default=str), []).append(run)
-    rows = []
-    for runs in alike.values():
-        values = [run.top1 for run in runs if run.top1 is not None]
-        if len(values) > 1:
-            row = {"runs": [run.name for run in runs], "learned_by": runs[0].learned_by}
-            spread = {"mean_top1": mean(values), "standard_deviation": stdev(values)}
-            rows.append({**row, "seeds": len(values), **spread})
-    return rows

@@ -1,6 +1,5 @@
 """The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
 
-import shlex
 from collections.abc import Callable, Sequence
 from itertools import pairwise
 from typing import Any
@@ -14,7 +13,7 @@ from dearkd.pages.plots import Line, bars, curves
 from dearkd.report.contents import Report, SyntheticSet
 from dearkd.report.rows import set_row
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
-from dearkd.said import data_name, seconds_text
+from dearkd.said import command, data_name, seconds_text
 
 __all__ = ["synthetic_section"]
 
@@ -88,7 +87,7 @@ def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
         cells += [str(config.get("lr", "")), _kernels(kernels)]
         cells += [item.manifest.get("versions", {}).get("torch", "")]
         file = item.path / "synthesize.yaml"
-        words = shlex.join(["dearkd", "synthesize", str(file), "--out", f"{item.path}-again"])
+        words = command("dearkd", "synthesize", file, "--out", f"{item.path}-again")
         rows.append([*cells, words if file.exists() else ""])
     return Table(titles, rows, left=(2, 4, 6))
 

@@ -12,6 +12,7 @@ from dearkd.data.sources import ImageSource
 from dearkd.pages.page import Block, Cell, Note, Picture, Pictures, Sheet
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.report.contents import SyntheticSet
+from dearkd.said import counted
 
 __all__ = ["ROLES", "SHEET_CLASSES", "class_names", "sheet"]
 
@@ -41,6 +42,10 @@ def sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
         for target in sorted(by_class)[:SHEET_CLASSES]
         if by_class[target]
     ]
+    if not rows:
+        images = counted(len(item.manifest["images"]), "image")
+        text = f"{item.name}: none of the {images} that its manifest lists is in its folder."
+        return [Note(text, warning=True)]
     return [Note(f"{item.name}. {_caption(item)}"), Sheet(rows)]
 
 

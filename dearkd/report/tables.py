@@ -6,9 +6,10 @@ import json
 from collections.abc import Sequence
 from typing import Any
 
+from dearkd.report.configurations import configurations, over_seeds, seed_cells, seed_titles
 from dearkd.report.contents import Group, Report, Run, SyntheticSet
 from dearkd.report.headline import group_name, headline
-from dearkd.report.rows import config_difference, over_seeds, result_row, set_row
+from dearkd.report.rows import config_difference, result_row, set_row
 from dearkd.said import data_name, delta_text, number, seconds_text
 
 __all__ = ["as_csv", "as_json", "as_markdown"]
@@ -48,9 +49,9 @@ def as_markdown(report: Report) -> str:
         rows = [_markdown_cells(run, group) for run in group.runs]
         parts += [f"**On {group_name(group)}**", _markdown_table(list(COLUMNS.values()), rows)]
         if seeds := over_seeds(group):
-            rows = [list(map(_plain, row.values())) for row in seeds]
-            titles = [key.replace("_", " ") for key in seeds[0]]
-            parts += ["**Over seeds**", _markdown_table(titles, rows)]
+            table = _markdown_table(seed_titles(seeds), list(map(seed_cells, seeds)))
+            parts += ["**Over seeds**", table]
+        parts += [one.note for one in configurations(group) if one.note]
     difference = config_difference(report.runs)
     if difference:
         names = [run.name for run in report.runs if run.config]

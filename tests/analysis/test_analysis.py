@@ -21,9 +21,9 @@ from dearkd.analysis.attention_distance import measure_attention
 from dearkd.analysis.attention_maps import (
     TILE,
     attention_sheet,
-    brightest,
     heat_tile,
     position_sheet,
+    scale_of,
 )
 from dearkd.analysis.findings import analysis_of
 from dearkd.analysis.predictions import predictions_of
@@ -131,20 +131,47 @@ def test_maps_are_of_the_images_they_name(analysis):
         torch.testing.assert_close(one.weights.sum((-1, -2)), torch.ones(3, 4))
 
 
-def test_tile_is_brightest_where_most_attention_is():
-    weights = torch.full((4, 4), 0.01)
+def cells(tile, side=4):
+    """Mean colour of each patch of a tile."""
+    return np.asarray(tile).reshape(side, TILE // side, side, TILE // side, 3).mean((1, 3))
+
+
+def test_a_tile_is_yellow_where_most_attention_is_and_blue_where_least():
+    weights = torch.full((4, 4), 0.5 / 15)
     weights[1, 2] = 0.5
-    tile = np.asarray(heat_tile(weights, 0.25)).sum(-1)
-    cells = tile.reshape(4, TILE // 4, 4, TILE // 4).mean((1, 3))
-    assert np.unravel_index(cells.argmax(), cells.shape) == (1, 2)
-    assert cells[1, 2] > 2 * np.median(cells)
+    colours = cells(heat_tile(weights, scale_of(weights)))
+    assert np.unravel_index(colours.sum(-1).argmax(), (4, 4)) == (1, 2)
+    assert colours[1, 2, 0] > 2 * colours[1, 2, 2]  # red and green, no blue
+    assert colours[0, 0, 2] > colours[0, 0, 0]
+
+
+def test_a_uniform_map_is_grey_and_is_called_uniform():
+    weights = torch.full((3, 2, 4, 4), 1 / 16)
+    scale = scale_of(weights)
+    colours = cells(heat_tile(weights[0, 0], scale))
+    assert np.ptp(colours, axis=-1).max() < 12  # neutral
+    assert 90 < colours.mean() < 150
+    assert "nearly uniform" in scale.text
+
+
+def test_a_map_that_is_nearly_uniform_stays_nearly_grey():
+    torch.manual_seed(0)
+    weights = torch.rand(3, 2, 4, 4) * 0.2 + 0.9  # +- 10 %, as before training
+    weights /= weights.sum((-1, -2), keepdim=True)
+    scale = scale_of(weights)
+    assert np.ptp(cells(heat_tile(weights[0, 0], scale)), axis=-1).max() < 40
+    assert scale.text.startswith("uniform: 6.2% a patch; brightest: 6.")
+    weights[0, 0] = torch.eye(4) / 4
+    assert "nearly" not in scale_of(weights).text
 
 
 def test_a_scale_ends_where_all_but_a_hundredth_are_below():
     weights = torch.arange(1000.0).reshape(10, 10, 10)
-    top = brightest(weights)
-    assert (weights > top).sum() == 10
-    same = np.asarray(heat_tile(weights[9], top)) == np.asarray(heat_tile(weights[9], 2 * top))
+    scale = scale_of(weights)
+    assert scale.end == scale.brightest
+    assert (weights > scale.end).sum() == 10
+    other = scale._replace(brightest=2 * scale.brightest)
+    same = np.asarray(heat_tile(weights[9], scale)) == np.asarray(heat_tile(weights[9], other))
     assert not same.all()  # the scale is the caller's, not the tile's
 
 
@@ -264,6 +291,12 @@ def test_sentences_say_what_the_numbers_say():
     assert "cosine 0.06 at the input and 0.93 after the last block" in text
     assert "class head agrees with the teacher on 80.0 %, the distillation head on 90.0 %" in text
     assert "says 90.0 % on average and is right on 60.0 %: overconfident" in text
+
+
+def test_one_epoch_went_nowhere():
+    text = said(RECORD, [logged(0, "stage1", 2.0)])
+    assert "The run logged one epoch, whose mean distance is 2.00 (epoch 1)." in text
+    assert "Over the epochs" not in text
 
 
 @pytest.mark.parametrize(

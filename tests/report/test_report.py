@@ -1,9 +1,12 @@
 """The report: what it says of finished, unfinished and unlike runs, and in which forms."""
 
 import csv
+import html
 import io
 import json
 import math
+import re
+import shlex
 import shutil
 
 import pytest
@@ -15,9 +18,9 @@ from dearkd.pages.page import Note, Section, Table, page
 from dearkd.pages.plots import COLOURS, DASHES, Line
 from dearkd.report import report as door
 from dearkd.report.collect import collect
+from dearkd.report.curves_chapter import switch_marks
 from dearkd.report.headline import headline
-from dearkd.report.rows import config_difference, over_seeds
-from dearkd.report.run_chapters import switch_marks
+from dearkd.report.rows import config_difference
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.folder import RunFolder
 
@@ -93,7 +96,8 @@ def test_the_teacher_is_known_and_is_no_contestant(report):
     assert [run.name for run in group.students] == ["ce", "data-free", "dearkd"]
     assert headline(report) == [
         "4 runs on digits, 359 test images. dearkd (DearKD, two stages) reaches 95.50 % top-1, "
-        "5.50 points above ce and 15.50 above data-free. Taught by teacher (98.00 %)."
+        "5.50 points above ce and 15.50 above data-free (one seed each: differences are not "
+        "decided). Taught by teacher (98.00 %)."
     ]
 
 
@@ -250,9 +254,41 @@ def test_what_was_measured_once_is_said_and_not_drawn(tmp_path):
     out = tmp_path / "page.html"
     assert invoke("report", tmp_path / "short", "--out", out, "--no-predictions").exit_code == 0
     text = out.read_text()
-    assert "data-figure" not in text.partition("<main>")[2]
-    assert "short, measured once. Accuracy on the test images, %: 61.25." in text
-    assert "Total loss: 2." in text
+    main = text.partition("<main>")[2]
+    assert "data-figure" not in main
+    assert "checkbox" not in main  # nothing there that a click could hide
+    assert "Logged once, so there is no curve" in main
+    for title, value in (("Accuracy on the test images, %", "61.25"), ("Total loss", "2")):
+        assert re.search(rf"{title}\s*</th>\s*<td>\s*{value}\s*</td>", main)
+
+
+def test_commands_to_repeat_are_quoted_for_a_shell(tmp_path):
+    folder = write_run(tmp_path / "it's my run", 61.25, method="ce", stage1=1, stage2=0)
+    line = json.loads((folder / "metrics.jsonl").read_text()) | {"attention_distance": [[1.0]]}
+    (folder / "metrics.jsonl").write_text(json.dumps(line) + "\n")
+    out = tmp_path / "page.html"
+    assert invoke("report", folder, "--out", out, "--no-predictions").exit_code == 0
+    text = html.unescape(out.read_text())
+    assert shlex.join(["dearkd", "train", f"{folder}/config.yaml", "--out", "NEW"]) in text
+    assert shlex.join(["dearkd", "analyze", str(folder)]) in text
+
+
+def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(runs, tmp_path):
+    cut = copied(runs, "dearkd", tmp_path)
+    file = cut / "summary.json"
+    chosen = {"precision": "bf16", "memory_format": "contiguous", "teacher_precision": "fp32"}
+    chosen |= {"teacher_memory_format": "channels_last", "arithmetic_reason": "no bf16 units here"}
+    file.write_text(json.dumps(json.loads(file.read_text()) | chosen))
+    out = tmp_path / "page.html"
+    targets = [cut, runs / "ce"]
+    assert invoke("report", *targets, "--out", out, "--no-predictions").exit_code == 0
+    text = out.read_text()
+    assert "bf16, contiguous" in text
+    assert "fp32, channels_last" in text
+    assert "dearkd: no bf16 units here." in text
+    rows = list(csv.DictReader(io.StringIO(as_csv(collect(targets)))))
+    assert rows[0]["teacher_memory_format"] == "channels_last"
+    assert rows[1]["teacher_precision"] == ""  # it had no teacher
 
 
 def test_an_analysis_of_other_images_says_so(runs, tmp_path):
@@ -273,18 +309,6 @@ def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_
     names = [run.name for run in report.runs]
     assert names[:2] == ["runs/ce", f"{tmp_path.name}/ce"]
     assert len(names) == 5
-
-
-def test_runs_that_differ_by_their_seed_alone_are_averaged(tmp_path):
-    for seed, top1 in enumerate([90.0, 92.0, 97.0]):
-        write_run(tmp_path / f"ce-{seed}", top1, method="ce", seed=seed)
-    write_run(tmp_path / "other", 50.0, ["optim.lr=0.5"], method="ce", seed=3)
-    report = collect([tmp_path])
-    (row,) = over_seeds(report.groups[0])
-    assert row["runs"] == ["ce-0", "ce-1", "ce-2"]
-    assert row["mean_top1"] == 93.0
-    assert row["standard_deviation"] == pytest.approx(math.sqrt(13))  # (9 + 1 + 16) / 2
-    assert "| ce-0, ce-1, ce-2 | labels alone | 3 | 93.00 | 3.61 |" in as_markdown(report)
 
 
 def test_what_is_no_run_gets_one_line(tmp_path, runs):

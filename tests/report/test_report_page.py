@@ -180,7 +180,7 @@ def test_a_set_that_is_unfinished_or_whose_images_are_gone_says_so(runs, tmp_pat
     assert "its images are no longer there" in out.read_text()
     (folder / "manifest.json").unlink()
     assert invoke("report", folder, "--out", out).exit_code == 0
-    assert "unfinished: 1 groups of images are done" in out.read_text()
+    assert "unfinished: 1 group of images done" in out.read_text()
 
 
 def test_small_pictures_grow_by_whole_pixels_and_large_ones_shrink():
@@ -275,6 +275,18 @@ def test_the_page_is_whole_in_a_browser(opened, tmp_path, width, mode):
     for colour in COLOURS[:3]:  # each run's curves were drawn
         rgb = [int(colour[start : start + 2], 16) for start in (1, 3, 5)]
         assert (pixels == rgb).all(-1).sum() > 100
+
+
+def test_a_phone_shows_who_learned_how_beside_the_top1_without_scrolling(opened):
+    tab, _, _ = opened
+    tab.set_viewport_size({"width": PHONE, "height": 900})
+    table = tab.locator("section#results table").first
+    shown = [table.get_by_text(words).first for words in ("labels alone", "DearKD, two stages")]
+    shown += table.locator("tbody td:nth-child(2)").all()  # top-1
+    assert len(shown) == 2 + 3
+    for element in shown:
+        box = element.bounding_box()
+        assert box["x"] + box["width"] <= PHONE
 
 
 def test_a_click_hides_a_run_in_all_plots(opened):

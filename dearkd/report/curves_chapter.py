@@ -1,0 +1,97 @@
+"""The chapter on curves: accuracy and every logged loss over the epochs."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
+from dearkd.pages.plots import Line, curves
+from dearkd.report.contents import Group, Report, Run
+from dearkd.said import data_name
+
+__all__ = ["curve_section", "run_plot", "switch_marks"]
+
+TERMS = {
+    "top1": "Accuracy on the test images, %",
+    "class": "Loss of the class token on the label",
+    "distillation": "Loss of the distillation token",
+    "hidden": "L_hidden: distance to the teacher's features",
+    "loss": "Total loss",
+    "teacher_agreement": "Agreement with the teacher on training views",
+    "lr": "Learning rate",
+}
+"""What ``metrics.jsonl`` logs, in the order of the page."""
+
+
+def curve_section(report: Report) -> Section:
+    """Accuracy and every logged loss over the epochs, all runs of a group in one figure."""
+    blocks: list[Block] = []
+    for group in report.groups:
+        if len(report.groups) > 1:
+            blocks.append(Note(f"Judged on {data_name(group.evaluation)}:"))
+        plots = [run_plot(report, group, key, title) for key, title in TERMS.items()]
+        if drawn := [plot for plot in plots if plot is not None]:
+            blocks.append(Plots(drawn))
+        blocks += _logged_once(report, group)
+    if any(isinstance(block, Plots) for block in blocks):
+        blocks.insert(0, Legend([(run.name, report.style_of(run)) for run in report.runs]))
+    return Section("Curves", blocks, _switch_sentence(report))
+
+
+def switch_marks(report: Report, runs: Sequence[Run]) -> tuple[dict[float, str], dict[float, int]]:
+    """Where further stages begin: their names, and the style of a run that is alone there."""
+    owners: dict[float, list[Run]] = {}
+    names: dict[float, str] = {}
+    for run in runs:
+        for x, name in run.switches.items():
+            owners.setdefault(x, []).append(run)
+            names[x] = name
+    styles = {x: report.style_of(found[0]) for x, found in owners.items() if len(found) == 1}
+    return names, styles
+
+
+def run_plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
+    """One logged number of all runs of a group; None where no run logged it twice."""
+    lines = _lines(report, group, key)
+    if not _are_curves(lines):
+        return None
+    logged = [run for run in group.runs if any(line.name == run.name for line in lines)]
+    switches, styles = switch_marks(report, logged)
+    return Plot(curves(lines, switches=switches, switch_styles=styles), title)
+
+
+def _switch_sentence(report: Report) -> str:
+    names = [run.name for run in report.runs if run.switches]
+    if not names:
+        return ""
+    whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
+    return f"A dotted upright marks where stage 2{whose} begins: from then on labels alone."
+
+
+def _logged_once(report: Report, group: Group) -> list[Block]:
+    """The numbers that make no curve: a row each, a column a run."""
+    found = {title: _lines(report, group, key) for key, title in TERMS.items()}
+    single = {title: lines for title, lines in found.items() if lines and not _are_curves(lines)}
+    names = [run.name for run in group.runs]
+    rows = []
+    for title, lines in single.items():
+        values = {line.name: f"{line.y[0]:.4g}" for line in lines}
+        rows.append([title, *[values.get(name, "") for name in names]])
+    return [Table(["", *names], rows, "Logged once, so there is no curve")] if rows else []
+
+
+def _lines(report: Report, group: Group, key: str) -> list[Line]:
+    lines = []
+    for run in group.runs:
+        points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _has_number(line, key)]
+        if points:
+            x, y = zip(*points, strict=True)
+            lines.append(Line(run.name, x, y, report.style_of(run)))
+    return lines
+
+
+def _are_curves(lines: Sequence[Line]) -> bool:
+    return any(len(line.x) > 1 for line in lines)
+
+
+def _has_number(line: dict[str, Any], key: str) -> bool:
+    return isinstance(line.get(key), int | float)

@@ -1,0 +1,98 @@
+"""The chapters on what ran: settings, costs, and where the numbers come from."""
+
+import json
+from typing import Any
+
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
+from dearkd.pages.page import Block, Cell, Details, Note, Plots, Section, Table
+from dearkd.report.contents import ARITHMETIC, Report, Run
+from dearkd.report.curves_chapter import run_plot
+from dearkd.report.rows import config_difference, result_row
+from dearkd.said import command, number, seconds_text, size_text
+
+__all__ = ["origin_section", "settings_section"]
+
+COST_TITLES = ("run", "time", "images/s", "peak memory", "parameters", "device", "threads")
+
+
+def settings_section(report: Report) -> Section:
+    """What ran: the settings in which the runs differ, and each run's own in full."""
+    known = [run for run in report.runs if run.config]
+    difference = config_difference(known)
+    blocks: list[Block] = []
+    if difference:
+        titles = ["setting", *[run.name for run in known]]
+        rows = [[key, *map(_setting, values)] for key, values in difference.items()]
+        blocks.append(Table(titles, rows, left=range(1, len(titles))))
+    blocks += [
+        Details(f"{run.name}: all settings", text=yaml.safe_dump(run.config, sort_keys=False))
+        for run in known
+    ]
+    lead = "Only settings that differ between the runs are listed." if difference else ""
+    if len(known) > 1 and not difference:
+        lead = "All runs have the same settings."
+    return Section("What ran", blocks, lead)
+
+
+def origin_section(report: Report) -> Section:
+    """Time, memory and throughput, then versions, hardware, seed and the command to repeat."""
+    rows = [(run, result_row(run, report.group_of(run))) for run in report.runs]
+    cost = Table(
+        [*COST_TITLES, "student's arithmetic", "teacher's"],
+        [[_named(report, run), *_cost_cells(run, row)] for run, row in rows],
+        left=(5, 7, 8),
+    )
+    origin = Table(
+        ["run", "seed", "commit", "dearkd", "torch", "timm", "python", "repeat with"],
+        [[_named(report, run), *_origin_cells(run, row)] for run, row in rows],
+        left=range(1, 8),
+    )
+    throughput = [
+        run_plot(report, group, "images_per_second", "Training throughput, images/s")
+        for group in report.groups
+    ]
+    drawn = [plot for plot in throughput if plot is not None]
+    blocks: list[Block] = [cost, *_arithmetic_reasons(report), *([Plots(drawn)] if drawn else [])]
+    return Section("Cost and origin", [*blocks, origin])
+
+
+def _named(report: Report, run: Run) -> Cell:
+    return Cell(run.name, style=report.style_of(run))
+
+
+def _arithmetic_reasons(report: Report) -> list[Block]:
+    """Why runs were computed in the precision and layout that they have, where they say so."""
+    whose: dict[str, list[str]] = {}
+    for run in report.runs:
+        if reason := run.summary.get("arithmetic_reason"):
+            whose.setdefault(str(reason), []).append(run.name)
+    return [Note(f"{', '.join(names)}: {reason}.") for reason, names in whose.items()]
+
+
+def _cost_cells(run: Run, row: dict[str, Any]) -> list[str]:
+    chosen = run.arithmetic
+    student, teacher = (
+        ", ".join(filter(None, map(chosen.get, keys))) for keys in (ARITHMETIC[:2], ARITHMETIC[2:])
+    )
+    return [
+        seconds_text(row["seconds"]),
+        number(row["images_per_second"], ",.0f"),
+        size_text(row["peak_memory_bytes"]) or "not recorded",
+        number(row["parameters"], ","),
+        row["device"] or "",
+        " x ".join(str(row[key]) for key in ("processes", "threads") if row[key]),
+        student,
+        teacher,
+    ]
+
+
+def _origin_cells(run: Run, row: dict[str, Any]) -> list[str]:
+    keys = ("seed", "commit", "dearkd", "torch", "timm", "python")
+    file = run.path / "config.yaml"
+    again = command("dearkd", "train", file, "--out", "NEW") if run.config else ""
+    return [*["" if row[key] is None else str(row[key]) for key in keys], again]
+
+
+def _setting(value: Any) -> str:
+    return value if isinstance(value, str) else json.dumps(value)

@@ -1,0 +1,73 @@
+"""A synthetic set whose files are damaged or of another kind gets a line, not a traceback."""
+
+import json
+import shutil
+
+import pytest
+from commands import invoke
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A set of four images as `dearkd synthesize` leaves it."""
+    folder = tmp_path_factory.mktemp("made") / "set"
+    args = ["--res", 16, "--iters", 2, "--per-class", 2, "--classes", "2,5", "--out", folder]
+    result = invoke("synthesize", *args)
+    assert result.exit_code == 0, result.output
+    return folder
+
+
+def reported(made, tmp_path, change):
+    """The page on a copy of the set whose manifest was changed, and its Markdown table."""
+    folder = shutil.copytree(made, tmp_path / "set")
+    manifest = json.loads((folder / "manifest.json").read_text())
+    change(manifest)
+    (folder / "manifest.json").write_text(json.dumps(manifest))
+    texts = []
+    for form in ("html", "md"):
+        out = tmp_path / f"page.{form}"
+        result = invoke("report", folder, "--out", out)
+        assert result.exit_code == 0, (result.output, result.exception)
+        texts.append(out.read_text())
+    return texts
+
+
+def without_folders(manifest):
+    for image in manifest["images"]:
+        image["file"] = image["file"].rpartition("/")[2]
+
+
+def far_away(manifest):
+    for image in manifest["images"]:
+        image["file"] = "/nowhere/" + image["file"]
+
+
+@pytest.mark.parametrize("change", [without_folders, far_away])
+def test_a_manifest_that_names_no_image_of_its_folder(made, tmp_path, change):
+    page, _ = reported(made, tmp_path, change)
+    assert "set: none of the 4 images that its manifest lists is in its folder." in page
+    assert page.count('class="picture"') == 0
+
+
+STRANGE = {
+    "it lists no images": {"images": []},
+    "an image has no file or no target": {"images": [{"file": "2/a.png"}]},
+    "its config is no mapping": {"config": [1]},
+    "its groups is no list": {"groups": None},
+    "its teacher is no mapping": {"teacher": "resnet"},
+    "the verdicts of its teacher do not cover all classes": {"quality": {"teacher": {}}},
+}
+
+
+@pytest.mark.parametrize("reason", STRANGE)
+def test_a_manifest_of_another_shape_is_left_out_with_its_reason(made, tmp_path, reason):
+    line = f"its manifest.json is not one that dearkd synthesize writes ({reason}) and was left out"
+    for text in reported(made, tmp_path, lambda manifest: manifest.update(STRANGE[reason])):
+        assert line in text
+
+
+def test_a_set_that_nobody_judged_has_no_shares(made, tmp_path):
+    page, table = reported(made, tmp_path, lambda manifest: manifest.update(quality={}))
+    assert "4 synthetic images of 2 classes" in page
+    assert "recognises" not in page.partition("<main>")[0]
+    assert "| set | 4 | 2 |" in table
