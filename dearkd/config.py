@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.errors import UserError
 
 __all__ = [
     "DataConfig",
@@ -159,9 +160,7 @@ class OptimConfig:
             _between("optim.lr", self.lr, 0, 10, open_low=True)
         _between("optim.min_lr", self.min_lr, 0, 10)
         if self.lr is not None and MIN_LR != self.min_lr > self.lr:
-            raise ValueError(
-                f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}"
-            )
+            raise UserError(f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}")
         _between("optim.weight_decay", self.weight_decay, 0, 10)
         if self.warmup_epochs is not None:
             _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
@@ -219,10 +218,10 @@ class TrainConfig:
         for name in ("stage1", "stage2"):
             _between(name, getattr(self, name), 0, 1_000_000)
         if self.stage1 + self.stage2 == 0:
-            raise ValueError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
+            raise UserError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
         warmup = self.optim.warmup_epochs
         if warmup is not None and warmup >= self.epochs:
-            raise ValueError(
+            raise UserError(
                 f"optim.warmup_epochs must be below the run's epochs, {self.epochs}, got "
                 f"{warmup}; set it, or lengthen the run"
             )
@@ -244,7 +243,7 @@ def load_config(
     """The run that a YAML file, then command-line options, then ``a.b=c`` settings describe.
 
     Raises:
-        ValueError: Unknown key (with the nearest known one), wrong type or value out of range.
+        UserError: Unknown key (with the nearest known one), wrong type or value out of range.
         FileNotFoundError: If ``path`` does not exist.
     """
     return _tupled(complete(TrainConfig, user_tree(TrainConfig, path, settings, options)))
@@ -254,7 +253,7 @@ def _between(name: str, value: float, low: float, high: float, *, open_low: bool
     inside = (low < value if open_low else low <= value) and value <= high
     if not inside:
         bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
-        raise ValueError(f"{name} must be {bound}, got {value}")
+        raise UserError(f"{name} must be {bound}, got {value}")
 
 
 def _tupled(config: TrainConfig) -> TrainConfig:

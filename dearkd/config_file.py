@@ -11,6 +11,8 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
+from dearkd.errors import MissingFileError, UserError
+
 __all__ = ["complete", "differences", "flattened", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
@@ -34,15 +36,15 @@ def user_tree(
     """What the user gave and no more: the file, over it options, over them settings.
 
     Raises:
-        ValueError: A key that ``kind`` does not have (with the nearest that it has), or a value
+        UserError: A key that ``kind`` does not have (with the nearest that it has), or a value
             of another type.
-        FileNotFoundError: If ``path`` does not exist.
+        MissingFileError: If ``path`` does not exist.
     """
     if path is not None and not path.is_file():
-        raise FileNotFoundError(f"config {path} does not exist; configs/ has examples")
+        raise MissingFileError(f"config {path} does not exist; configs/ has examples")
     for setting in settings:
         if "=" not in setting:
-            raise ValueError(f"--set wants key=value, got {setting!r}")
+            raise UserError(f"--set wants key=value, got {setting!r}")
     layers: list[DictConfig] = []
     try:
         layers += [] if path is None else [_read(path)]
@@ -50,10 +52,10 @@ def user_tree(
         OmegaConf.merge(OmegaConf.structured(kind), *layers)  # for its checks
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error, kind, layers)) from error
+        raise UserError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
+        raise UserError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
     assert isinstance(given, DictConfig)
     return given
 
@@ -62,12 +64,12 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
     """The dataclass with its defaults, over them the layers, the last one on top.
 
     Raises:
-        ValueError: Unknown key, wrong type or value out of range.
+        UserError: Unknown key, wrong type or value out of range.
     """
     try:
         config = OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(kind), *layers))
     except OmegaConfBaseException as error:
-        raise ValueError(_one_line(error, kind, layers)) from error
+        raise UserError(_one_line(error, kind, layers)) from error
     assert isinstance(config, kind)
     return config
 
@@ -101,9 +103,9 @@ def _read(path: Path) -> DictConfig:
         tree = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).split())
-        raise ValueError(f"config {path} is not YAML ({reason[:160]})") from error
+        raise UserError(f"config {path} is not YAML ({reason[:160]})") from error
     if not isinstance(tree, DictConfig):
-        raise ValueError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
+        raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
     return tree
 
 

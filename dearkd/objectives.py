@@ -15,6 +15,7 @@ from typing import Any, Literal
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from dearkd.errors import UserError
 from dearkd.losses import (
     cross_entropy,
     hard_distillation,
@@ -77,7 +78,7 @@ class HardDistillation(nn.Module):
         DeiT eq. 3.
 
     Raises:
-        ValueError: If the student lacks the token, or classes differ.
+        UserError: If the student lacks the token, or classes differ.
     """
 
     def __init__(
@@ -92,7 +93,7 @@ class HardDistillation(nn.Module):
         if token == "distillation":
             require_distillation_token(student)
         elif has_distillation_token(student):
-            raise ValueError(
+            raise UserError(
                 f"token=class would leave the distillation head of {model_name(student)} "
                 "untrained; use token=distillation, or a student without a distillation token"
             )
@@ -119,7 +120,7 @@ class SoftDistillation(nn.Module):
         distillation head.
 
     Raises:
-        ValueError: If the student has no distillation token, classes differ, or a weight is out
+        UserError: If the student has no distillation token, classes differ, or a weight is out
             of range.
     """
 
@@ -128,9 +129,9 @@ class SoftDistillation(nn.Module):
     ) -> None:
         super().__init__()
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must be at least 0 and at most 1, got {alpha}")
+            raise UserError(f"alpha must be at least 0 and at most 1, got {alpha}")
         if temperature <= 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise UserError(f"temperature must be positive, got {temperature}")
         self.student, self.teacher = student, teacher
         self.temperature, self.alpha = temperature, alpha
         _check_classes(student, teacher)
@@ -162,7 +163,7 @@ class DearKD(nn.Module):
         ``hidden_weight`` (its lambda) is not given in the paper; 1 is ours, to be tuned.
 
     Raises:
-        ValueError: If the student has no distillation token, classes differ, a pair names a block
+        UserError: If the student has no distillation token, classes differ, a pair names a block
             or stage that is not there, or the weight is negative.
     """
 
@@ -175,7 +176,7 @@ class DearKD(nn.Module):
     ) -> None:
         super().__init__()
         if hidden_weight < 0:
-            raise ValueError(f"hidden_weight must be at least 0, got {hidden_weight}")
+            raise UserError(f"hidden_weight must be at least 0, got {hidden_weight}")
         self.student, self.teacher, self.hidden_weight = student, teacher, hidden_weight
         _check_classes(student, teacher)
         require_distillation_token(student)
@@ -236,10 +237,10 @@ def require_distillation_token(student: nn.Module) -> None:
     """Makes the student return the logits of both heads in training.
 
     Raises:
-        ValueError: If it has only one head.
+        UserError: If it has only one head.
     """
     if not has_distillation_token(student):
-        raise ValueError(
+        raise UserError(
             f"student {model_name(student)} has no distillation token; choose a dearkd_* or "
             "deit_*_distilled student, or --method deit-hard --set distill.token=class"
         )
@@ -263,7 +264,7 @@ def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | No
 
 def _check_classes(student: nn.Module, teacher: Teacher) -> None:
     if student.num_classes != teacher.num_classes:
-        raise ValueError(
+        raise UserError(
             f"student {model_name(student)} has {student.num_classes} classes and the teacher "
             f"{teacher.num_classes}; they must be equal: build the student with "
             f"num_classes={teacher.num_classes}"

@@ -14,6 +14,7 @@ from synth.classifier import Classifier
 from synth.groups import Group
 from synth.inversion import tune_bn_weight
 from synth.kernels import build_objective, choose_kernels
+from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 from synth.writer import Writer, class_folders
 
@@ -51,7 +52,7 @@ def agreed_settings(
     """What the processes of a run agree on: the first one decides and writes, the others read.
 
     Raises:
-        ValueError: If the folder is in use, or its settings are others.
+        SynthError: If the folder is in use, or its settings are others.
         TimeoutError: If the first process writes no settings for hours.
     """
     wanted = _wanted(run)
@@ -59,13 +60,13 @@ def agreed_settings(
     standing = writer.settings() if rank == 0 else _await(writer)
     if standing is None:
         if _in_use(run.out):
-            raise ValueError(
+            raise SynthError(
                 f"{run.out} holds files but no settings.json of a synthesis run; name another "
                 "folder"
             )
         return writer.agree(wanted | _decided(run, batches))
     if rank == 0 and not resume:
-        raise ValueError(f"{run.out} already holds a run; resume it, or name another folder")
+        raise SynthError(f"{run.out} already holds a run; resume it, or name another folder")
     _compare(wanted, standing, run)
     return standing
 
@@ -116,13 +117,13 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
     changed = sorted(key for key in new if old.get(key) != new[key])
     if changed:
         key = changed[0]
-        raise ValueError(
+        raise SynthError(
             f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; "
             "resume with the same settings, or name another folder"
         )
     device = standing["kernels"]["device"]
     if device != str(run.device):
-        raise ValueError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")
+        raise SynthError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

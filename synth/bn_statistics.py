@@ -16,6 +16,8 @@ from timm.layers.norm_act import BatchNormAct2d
 from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
+from synth.refusal import SynthError
+
 __all__ = [
     "BatchNormWithStatistics",
     "Recorder",
@@ -155,7 +157,7 @@ def with_statistics(network: nn.Module, dtype: torch.dtype) -> tuple[nn.Module, 
     float64 with it. The recorder is None if there is no BatchNorm2d.
 
     Raises:
-        ValueError: If a BatchNorm2d keeps no running statistics or has a forward of its own.
+        SynthError: If a BatchNorm2d keeps no running statistics or has a forward of its own.
     """
     clone = frozen(network).to(dtype)
     stored = torch.float64 if dtype == torch.float64 else torch.float32
@@ -176,10 +178,10 @@ def frozen(network: nn.Module) -> nn.Module:
 
 def _check(name: str, norm: nn.BatchNorm2d) -> None:
     if norm.running_mean is None or norm.running_var is None:
-        raise ValueError(f"BatchNorm {name!r} keeps no running statistics; R_BN needs them")
+        raise SynthError(f"BatchNorm {name!r} keeps no running statistics; R_BN needs them")
     forward = type(norm).forward
     if forward not in (nn.BatchNorm2d.forward, BatchNormAct2d.forward):
-        raise ValueError(
+        raise SynthError(
             f"BatchNorm {name!r} is a {type(norm).__name__} with its own forward; "
             "use nn.BatchNorm2d or timm's BatchNormAct2d"
         )

@@ -8,6 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from synth.refusal import SynthError
+
 __all__ = ["Classifier", "normalise", "renormalise", "to_pixels"]
 
 
@@ -20,7 +22,7 @@ class Classifier:
     has its own resolutions.
 
     Raises:
-        ValueError: If the network lacks these methods, mean and std don't fit, or the number of
+        SynthError: If the network lacks these methods, mean and std don't fit, or the number of
             class names is not the number of classes.
     """
 
@@ -36,13 +38,13 @@ class Classifier:
         """Check what the network offers."""
         for method in ("forward_features", "forward_head", "get_classifier"):
             if not hasattr(self.network, method):
-                raise ValueError(f"{self.name} has no {method}(); synthesis needs a timm-like CNN")
+                raise SynthError(f"{self.name} has no {method}(); synthesis needs a timm-like CNN")
         if len(self.mean) != len(self.std) or min(self.std, default=0.0) <= 0:
-            raise ValueError(
+            raise SynthError(
                 f"mean and std need one value a channel, std positive; got {self.mean}, {self.std}"
             )
         if self.class_names is not None and len(self.class_names) != self.num_classes:
-            raise ValueError(
+            raise SynthError(
                 f"{self.name} has {self.num_classes} classes, got {len(self.class_names)} names"
             )
 
@@ -68,7 +70,7 @@ class Classifier:
         """What makes logits of the embedding.
 
         Raises:
-            ValueError: If the network has several heads, as a distilled ViT has.
+            SynthError: If the network has several heads, as a distilled ViT has.
         """
         network: Any = self.network
         layer = network.get_classifier()
@@ -76,7 +78,7 @@ class Classifier:
             return nn.Sequential(nn.Unflatten(1, (-1, 1, 1)), layer, nn.Flatten(1))
         if isinstance(layer, nn.Module):
             return layer
-        raise ValueError(
+        raise SynthError(
             f"{self.name} has {len(layer)} heads; images are made from a timm-like CNN with one "
             "(any network can be the verifier)"
         )
@@ -86,7 +88,7 @@ class Classifier:
         """Make sure that get_classifier() on the embedding gives the network's logits.
 
         Raises:
-            ValueError: If it does not, or the network cannot take images of ``size`` pixels.
+            SynthError: If it does not, or the network cannot take images of ``size`` pixels.
         """
         network: Any = self.network
         like = next(network.parameters())
@@ -96,15 +98,15 @@ class Classifier:
             whole, embedding = network(images), self.embed(images)
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
-            raise ValueError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
+            raise SynthError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
         logits = self.last_layer()(embedding)
         if logits.shape != whole.shape or not torch.allclose(logits, whole, rtol=1e-3, atol=1e-4):
-            raise ValueError(
+            raise SynthError(
                 f"{self.name}: get_classifier() on the pooled features does not give its logits; "
                 "a timm-like CNN with one linear head is needed"
             )
         if whole.shape[1] != self.num_classes:
-            raise ValueError(
+            raise SynthError(
                 f"{self.name} gives {whole.shape[1]} logits, num_classes is {self.num_classes}"
             )
 

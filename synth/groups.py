@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 
 __all__ = ["Group", "batches_of", "even_shares", "generator_for", "plan_groups", "seed_for"]
@@ -42,13 +43,13 @@ def plan_groups(config: SynthesisConfig, num_classes: int) -> tuple[Group, ...]:
     ``classes_per_group``; which classes meet is drawn anew for every share of images.
 
     Raises:
-        ValueError: If a class is not the teacher's, or the boundary-preserving terms are on and
+        SynthError: If a class is not the teacher's, or the boundary-preserving terms are on and
             an anchor would have no positive (k < 2) or no negative (c < 2).
     """
     classes = tuple(range(num_classes)) if config.classes is None else config.classes
     unknown = [index for index in classes if index >= num_classes]
     if unknown:
-        raise ValueError(
+        raise SynthError(
             f"class {unknown[0]} is not one of the teacher's {num_classes} classes; "
             f"name indices 0-{num_classes - 1}"
         )
@@ -83,13 +84,13 @@ def _check_partners(config: SynthesisConfig, classes: int) -> None:
     images = min(config.images_per_class, config.per_class)
     if images < 2:
         name = "per_class" if config.per_class < 2 else "images_per_class"
-        raise ValueError(
+        raise SynthError(
             f"{name} must be at least 2, got {images}: "
             f"alone of its class an image has no positive; use {name}=2, or {off}"
         )
     if min(config.classes_per_group, classes) < 2:
         name = "the number of classes" if classes < 2 else "classes_per_group"
-        raise ValueError(
+        raise SynthError(
             f"{name} must be at least 2, got {min(config.classes_per_group, classes)}: "
             f"within one class an image has no negative; raise it, or use {off}"
         )

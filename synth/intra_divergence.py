@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from synth.refusal import SynthError
+
 __all__ = ["Relations", "intra_divergence", "mine", "relations"]
 
 
@@ -22,19 +24,19 @@ def relations(targets: Int[Tensor, "groups images"]) -> Relations:
     """The pairs that may be mined, checked once a batch so that no step has to.
 
     Raises:
-        ValueError: If an anchor has no other image of its class in its group, or no image of
+        SynthError: If an anchor has no other image of its class in its group, or no image of
             another class.
     """
     same = targets[:, :, None] == targets[:, None, :]
     positive = same & ~torch.eye(targets.shape[1], dtype=torch.bool, device=targets.device)
     if not positive.any(dim=2).all():
         lonely = targets[~positive.any(dim=2)][0].item()
-        raise ValueError(
+        raise SynthError(
             f"class {lonely} has one image in its group, so no positive; give it at least 2"
         )
     if same.all(dim=2).any():
         only = targets[same.all(dim=2)][0].item()
-        raise ValueError(
+        raise SynthError(
             f"a group holds class {only} alone, so no negative; give it at least 2 classes"
         )
     return Relations(positive=positive, negative=~same)

@@ -12,6 +12,7 @@ from torch import Tensor
 from synth.groups import Group, generator_for
 from synth.jitter import draw_boxes, draw_views, jitter_flip, zoom_in
 from synth.objective import Objective, Targets, targets_of
+from synth.refusal import NotFiniteError, SynthError
 from synth.settings import SynthesisConfig
 
 __all__ = ["Step", "first_canvas", "invert", "learning_rate", "read_terms", "tune_bn_weight"]
@@ -44,7 +45,7 @@ def invert(
     """Optimise a batch; the last step of the last stage carries the images that are kept.
 
     Raises:
-        FloatingPointError: If the objective is no longer finite (looked at every ``log_interval``
+        NotFiniteError: If the objective is no longer finite (looked at every ``log_interval``
             iterations).
     """
     targets = targets_of(groups, config.objective, device)
@@ -102,7 +103,7 @@ def tune_bn_weight(
         How to find the weight is ours; the term of a full run ends lower than that of a pilot.
 
     Raises:
-        ValueError: If four pilots do not reach the range.
+        SynthError: If four pilots do not reach the range.
     """
     pilot = _pilot(config)
     low, high = BN_TERM_RANGE
@@ -114,7 +115,7 @@ def tune_bn_weight(
         if low <= term <= high:
             return objective.bn_weight
         objective.bn_weight = math.sqrt(low * high) / raw
-    raise ValueError(
+    raise SynthError(
         f"auto_weights left the BN term at {term:.3g} after {PILOTS} pilot runs, wanted "
         f"{low:g}-{high:g}; set bn_weight by hand"
     )
@@ -178,13 +179,13 @@ def read_terms(terms: dict[str, Tensor], when: str) -> dict[str, list[float]]:
     """The terms as numbers, one a group: the one sync with the device.
 
     Raises:
-        FloatingPointError: If the objective is not finite.
+        NotFiniteError: If the objective is not finite.
     """
     values = torch.stack([term.detach() for term in terms.values()]).tolist()
     named = dict(zip(terms, values, strict=True))
     if not all(math.isfinite(value) for value in named["objective"]):
         bad = next(name for name in named if not all(map(math.isfinite, named[name])))
-        raise FloatingPointError(
+        raise NotFiniteError(
             f"{bad} is {named[bad]} {when}; lower lr or the weights, or use precision=fp32, "
             "in a new folder"
         )

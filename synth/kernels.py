@@ -22,6 +22,7 @@ from synth.facts import (
 )
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
+from synth.refusal import SynthError
 from synth.settings import Precision, SynthesisConfig
 
 __all__ = ["Kernels", "build_objective", "choose_kernels"]
@@ -54,10 +55,10 @@ def choose_kernels(
     """What the configuration sets; what it leaves to ``auto`` or ``fastest`` is chosen here.
 
     Raises:
-        ValueError: If ``compile`` is ``always`` and there is no C++ compiler for a CPU.
+        SynthError: If ``compile`` is ``always`` and there is no C++ compiler for a CPU.
     """
     if config.compile == "always" and not has_compiler(device):
-        raise ValueError("compile=always needs a C++ compiler (CXX, or g++); install one")
+        raise SynthError("compile=always needs a C++ compiler (CXX, or g++); install one")
     kernels = _by_facts(config, teacher, batches, device, student)
     timed = [name for name in ("precision", "layout", "compile") if _is(config, name, "fastest")]
     if not timed:

@@ -12,6 +12,7 @@ from synth.classifier import Classifier, renormalise
 from synth.groups import Group
 from synth.intra_divergence import Relations, intra_divergence, relations
 from synth.priors import competition, l2, total_variation
+from synth.refusal import SynthError
 from synth.settings import ObjectiveConfig
 
 __all__ = ["Objective", "Targets", "targets_of"]
@@ -45,7 +46,7 @@ class Objective:
         DF-DearKD (Chen et al. 2022, https://arxiv.org/abs/2204.12997).
 
     Raises:
-        ValueError: If the teacher has no BatchNorm2d (and ``allow_no_bn`` is off), or a competing
+        SynthError: If the teacher has no BatchNorm2d (and ``allow_no_bn`` is off), or a competing
             student is missing, or has other classes.
     """
 
@@ -69,11 +70,11 @@ class Objective:
         self.network: Any = network.to(memory_format=self.memory_format)
         self.exact = torch.float64 if dtype == torch.float64 else torch.float32
         if self.recorder is None and config.auto_weights:
-            raise ValueError(
+            raise SynthError(
                 f"auto_weights tunes bn_weight, but {teacher.name} has no BatchNorm2d; leave it out"
             )
         if self.recorder is None and not allow_no_bn:
-            raise ValueError(
+            raise SynthError(
                 f"{teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one of "
                 f"{TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
             )
@@ -149,15 +150,15 @@ class Objective:
 
     def _check_student(self) -> None:
         if self.config.compete_weight > 0 and self.student is None:
-            raise ValueError(
+            raise SynthError(
                 f"compete_weight {self.config.compete_weight} needs a student to compete with; "
                 "give one or set it to 0"
             )
         if self.student is not None:
             if self.config.compete_weight == 0:
-                raise ValueError("a competing student has no effect with compete_weight 0")
+                raise SynthError("a competing student has no effect with compete_weight 0")
             if self.student.num_classes != self.teacher.num_classes:
-                raise ValueError(
+                raise SynthError(
                     f"the student has {self.student.num_classes} classes, the teacher "
                     f"{self.teacher.num_classes}; competition needs the same classes"
                 )

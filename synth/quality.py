@@ -8,6 +8,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from synth.classifier import Classifier
+from synth.refusal import SynthError
 
 __all__ = [
     "confidence_histogram",
@@ -23,10 +24,10 @@ def recognition(predictions: Sequence[int], targets: Sequence[int]) -> dict[str,
     """Share of images whose prediction is their target: ``overall`` and ``per_class``, in [0, 1].
 
     Raises:
-        ValueError: If there are no images, or not one prediction for every target.
+        SynthError: If there are no images, or not one prediction for every target.
     """
     if not targets or len(predictions) != len(targets):
-        raise ValueError(
+        raise SynthError(
             f"recognition needs one prediction an image, got {len(predictions)} predictions for "
             f"{len(targets)} images"
         )
@@ -50,10 +51,10 @@ def mean_pairwise_distance(embedding: Float[Tensor, "images dim"]) -> float:
     """Mean Euclidean distance over all pairs of the L2-normalised rows, in [0, 2].
 
     Raises:
-        ValueError: If there are fewer than two images.
+        SynthError: If there are fewer than two images.
     """
     if len(embedding) < 2:
-        raise ValueError(f"a pairwise distance needs at least 2 images, got {len(embedding)}")
+        raise SynthError(f"a pairwise distance needs at least 2 images, got {len(embedding)}")
     unit = torch.nn.functional.normalize(embedding.double(), dim=1)
     exact = "donot_use_mm_for_euclid_dist"  # the product form rounds small distances away
     blocks = (torch.cdist(rows, unit, compute_mode=exact) for rows in torch.split(unit, BLOCK))

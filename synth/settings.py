@@ -4,6 +4,8 @@ import math
 from dataclasses import dataclass, field
 from typing import Literal
 
+from synth.refusal import SynthError
+
 __all__ = ["ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
 
 ImageFormat = Literal["png", "webp", "parquet"]
@@ -26,7 +28,7 @@ class ObjectiveConfig:
         DeepInversion: Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 8.
 
     Raises:
-        ValueError: If a weight is negative, or a setting can have no effect.
+        SynthError: If a weight is negative, or a setting can have no effect.
     """
 
     tv_weight: float = 1e-4  # alpha_TV of the paper; the public code's at one image a batch
@@ -50,20 +52,20 @@ class ObjectiveConfig:
         _at_least("ep_warmup_iterations", self.ep_warmup_iterations, 0)
         _at_least("auto_iterations", self.auto_iterations, 1)
         if not 0 <= self.triplet_margin <= 2:
-            raise ValueError(
+            raise SynthError(
                 "triplet_margin must be in 0-2, the range of the embedding's distances, got "
                 f"{self.triplet_margin}"
             )
         if self.bn_relative and not self.bn_weight:
-            raise ValueError("bn_relative has no effect with bn_weight 0; set one of them")
+            raise SynthError("bn_relative has no effect with bn_weight 0; set one of them")
         if self.bn_first_multiplier != 1 and not self.bn_weight:
-            raise ValueError("bn_first_multiplier has no effect with bn_weight 0; set one of them")
+            raise SynthError("bn_first_multiplier has no effect with bn_weight 0; set one of them")
         if self.triplet_margin != TRIPLET_MARGIN and not self.triplet_weight:
-            raise ValueError("triplet_margin has no effect with triplet_weight 0; set one of them")
+            raise SynthError("triplet_margin has no effect with triplet_weight 0; set one of them")
         if self.ep_warmup_iterations and not self.ep_weight:
-            raise ValueError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
+            raise SynthError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
         if self.auto_weights and not self.bn_weight:
-            raise ValueError("auto_weights tunes bn_weight, which is 0; give it a start value")
+            raise SynthError("auto_weights tunes bn_weight, which is 0; give it a start value")
 
     @property
     def intra_divergence(self) -> bool:
@@ -80,7 +82,7 @@ class SynthesisConfig:
         optimiser, its schedule, jitter, flip and clipping.
 
     Raises:
-        ValueError: If a value is out of its range, or a setting can have no effect.
+        SynthError: If a value is out of its range, or a setting can have no effect.
     """
 
     resolutions: tuple[int, ...] = (112, 224)  # pixels a side, one entry a stage
@@ -130,22 +132,22 @@ class SynthesisConfig:
 
     def _check_stages(self) -> None:
         if not self.resolutions or len(self.resolutions) != len(self.iterations):
-            raise ValueError(
+            raise SynthError(
                 "resolutions and iterations need one entry a stage, got "
                 f"{list(self.resolutions)} and {list(self.iterations)}"
             )
         for name, floor in (("resolutions", 8), ("iterations", 1)):
             _at_least(f"{name} of every stage", min(getattr(self, name)), floor)
         if list(self.resolutions) != sorted(self.resolutions):
-            raise ValueError(
+            raise SynthError(
                 f"resolutions must not fall, got {list(self.resolutions)}; "
                 f"write resolutions={sorted(self.resolutions)}"
             )
         final = self.resolutions[-1]
         if self.canvas == "pooled" and len(self.resolutions) == 1:
-            raise ValueError("canvas=pooled has no effect with one stage; leave it out")
+            raise SynthError("canvas=pooled has no effect with one stage; leave it out")
         if self.canvas == "pooled" and any(final % size for size in self.resolutions):
-            raise ValueError(
+            raise SynthError(
                 f"a pooled canvas needs resolutions that divide the last, {final}, got "
                 f"{list(self.resolutions)}; use canvas=upsample"
             )
@@ -160,34 +162,34 @@ class SynthesisConfig:
 
     def _check_ranges(self) -> None:
         if not 0 < self.lr <= MAX_LR:
-            raise ValueError(f"lr must be above 0 and at most {MAX_LR}, got {self.lr}")
+            raise SynthError(f"lr must be above 0 and at most {MAX_LR}, got {self.lr}")
         if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
-            raise ValueError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
+            raise SynthError(f"betas must be two numbers in [0, 1), got {list(self.betas)}")
         for name, high in (("jitter_fraction", 0.5), ("flip_probability", 1.0)):
             if not 0 <= getattr(self, name) <= high:
-                raise ValueError(f"{name} must be in 0-{high}, got {getattr(self, name)}")
+                raise SynthError(f"{name} must be in 0-{high}, got {getattr(self, name)}")
         if not 0.1 <= self.smallest_crop <= 1:
-            raise ValueError(
+            raise SynthError(
                 f"smallest_crop must be in 0.1-1 of the image's side, got {self.smallest_crop}"
             )
         _at_least("log_interval", self.log_interval, 1)
         if self.compile == "always" and self.grad_norm_interval:
-            raise ValueError("grad_norm_interval needs an uncompiled step; set compile=never")
+            raise SynthError("grad_norm_interval needs an uncompiled step; set compile=never")
         for name in ("warmup_iterations", "grad_norm_interval", "seed"):
             _at_least(name, getattr(self, name), 0)
 
 
 def _check_classes(classes: tuple[int, ...]) -> None:
     if not classes:
-        raise ValueError("classes is empty; name at least one class, or leave it out for all")
+        raise SynthError("classes is empty; name at least one class, or leave it out for all")
     if len(set(classes)) < len(classes):
         twice = next(index for index in classes if classes.count(index) > 1)
-        raise ValueError(f"classes names {twice} more than once; name every class once")
+        raise SynthError(f"classes names {twice} more than once; name every class once")
     _at_least("every entry of classes", min(classes), 0)
 
 
 def _at_least(name: str, value: float, floor: float) -> None:
     if not value >= floor:
-        raise ValueError(f"{name} must be at least {floor:g}, got {value}")
+        raise SynthError(f"{name} must be at least {floor:g}, got {value}")
     if value == math.inf:
-        raise ValueError(f"{name} must be finite, got {value}")
+        raise SynthError(f"{name} must be finite, got {value}")

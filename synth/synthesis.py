@@ -17,6 +17,7 @@ from synth.inversion import Step, invert, read_terms
 from synth.kernels import Kernels, build_objective
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
+from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 from synth.writer import DamagedError
 
@@ -82,14 +83,14 @@ def synthesize(
     are as before when it is done; the networks are left as they are.
 
     Raises:
-        ValueError: If the teacher, the groups or the settings don't fit (see
+        SynthError: If the teacher, the groups or the settings don't fit (see
             :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, or
             ``resume`` meets other settings.
         FloatingPointError: If an objective is no longer finite.
         TimeoutError: If the first process writes no settings for hours.
     """
     if not 0 <= rank < world:
-        raise ValueError(f"rank must be in 0-{world - 1}, got {rank}")
+        raise SynthError(f"rank must be in 0-{world - 1}, got {rank}")
     run = Run(
         config=config,
         out=Path(out),

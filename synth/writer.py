@@ -30,6 +30,7 @@ from PIL import Image
 from torch import Tensor
 
 from synth.groups import Group
+from synth.refusal import SynthError
 from synth.settings import ImageFormat
 from synth.shards import read_shard, shard_bytes
 
@@ -95,7 +96,7 @@ class Writer:
             return _read_json(path) if path.exists() else None
         except ValueError as error:
             remedy = "restore it, or name another folder"
-            raise ValueError(f"{path} is damaged ({error}); {remedy}") from error
+            raise SynthError(f"{path} is damaged ({error}); {remedy}") from error
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
@@ -179,7 +180,7 @@ class Writer:
         """Reads all that there is of the groups, and names what can't be read.
 
         Raises:
-            ValueError: Naming every damaged file, so that all can be deleted at once.
+            SynthError: Naming every damaged file, so that all can be deleted at once.
         """
         damaged = [error for group in groups for error in self._damaged(group)]
         if len(damaged) == 1:
@@ -187,7 +188,7 @@ class Writer:
         if damaged:
             files = ", ".join(str(error.file) for error in damaged[:NAMED])
             more = f" and {len(damaged) - NAMED} more" if len(damaged) > NAMED else ""
-            raise ValueError(
+            raise SynthError(
                 f"{len(damaged)} files are damaged ({damaged[0].reason}); delete them and resume: "
                 f"they are made again: {files}{more}"
             )

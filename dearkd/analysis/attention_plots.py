@@ -13,6 +13,7 @@ import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
 from plotly.subplots import make_subplots
 
+from dearkd.errors import UserError
 from dearkd.pages.plots import (
     COLOURS,
     GREY,
@@ -57,7 +58,7 @@ def distance_by_epoch(
     block; where the first ``mhca_blocks`` are MHCA, those after them are dashed.
 
     Raises:
-        ValueError: If no line has the measure.
+        UserError: If no line has the measure.
     """
     lines = _measured(metrics)
     epochs = [line["epoch"] + 1 for line in lines]
@@ -91,7 +92,7 @@ def average_distance_by_epoch(
         Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997, figure 4.
 
     Raises:
-        ValueError: If no line of a run has the measure.
+        UserError: If no line of a run has the measure.
     """
     lines = []
     for name, style in _styles(runs, styles):
@@ -222,7 +223,7 @@ _LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
 def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
     lines = [line for line in metrics if line.get("attention_distance")]
     if not lines:
-        raise ValueError("no line of metrics.jsonl has attention_distance; train again to log it")
+        raise UserError("no line of metrics.jsonl has attention_distance; train again to log it")
     return lines
 
 

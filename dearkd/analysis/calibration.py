@@ -6,6 +6,8 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from dearkd.errors import UserError
+
 __all__ = ["BINS", "Bin", "calibration_error", "reliability"]
 
 BINS = 15
@@ -30,10 +32,10 @@ def reliability(
         Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 2 (reliability diagrams).
 
     Raises:
-        ValueError: If ``bins`` is not positive.
+        UserError: If ``bins`` is not positive.
     """
     if bins < 1:
-        raise ValueError(f"bins must be positive, got {bins}")
+        raise UserError(f"bins must be positive, got {bins}")
     confidence, predicted = logits.double().softmax(-1).max(-1)
     right = predicted == labels
     number = ((confidence * bins).ceil() - 1).clamp(0, bins - 1)

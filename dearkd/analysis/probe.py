@@ -13,6 +13,7 @@ from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
+from dearkd.errors import UserError
 
 __all__ = ["DECIMALS", "PROBE_IMAGES", "attention_probe", "evaluation_views", "rounded"]
 
@@ -36,7 +37,7 @@ def attention_probe(
     None for a student whose attention can't be read.
 
     Raises:
-        ValueError: If none of these images can be read.
+        UserError: If none of these images can be read.
     """
     if not has_readable_attention(student):
         return None
@@ -57,7 +58,7 @@ def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str
     """(images, 3, height, width) as a model's ``view`` has them; unreadable ones are left out.
 
     Raises:
-        ValueError: If none can be read.
+        UserError: If none can be read.
     """
     augment = view_augment(view, view["img_size"])
     prepared = []
@@ -65,7 +66,7 @@ def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str
         with suppress(BadImageError):  # those who read all images name it
             prepared.append(augment.prepare(source.image(row)))
     if not prepared:
-        raise ValueError(
+        raise UserError(
             f"none of {len(rows)} images looked at can be read, the first is "
             f"{source.name(rows[0])}; check the data"
         )

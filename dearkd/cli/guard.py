@@ -46,14 +46,14 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     def call(*args: Any, **kwargs: Any) -> None:
         from torch import OutOfMemoryError
 
-        from synth.refusal import SynthesisError
+        from synth.refusal import SynthError
 
         if not sys.warnoptions:
             # Pillow's is of an enormous image, which it reads; a yet larger one it refuses.
             warnings.filterwarnings("ignore", module="torch|timm|accelerate|PIL")
         try:
             verb(*args, **kwargs)
-        except (UserError, SynthesisError) as error:
+        except (UserError, SynthError) as error:
             _raise_or_refuse(error, one_line(error))
         except OSError as error:
             if error.errno not in ENVIRONMENT:

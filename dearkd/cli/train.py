@@ -24,6 +24,7 @@ from dearkd.cli.options import (
     console,
     text,
 )
+from dearkd.errors import UserError
 
 if TYPE_CHECKING:
     from dearkd.config import TrainConfig
@@ -212,14 +213,14 @@ def _resumed(
 
     stored = folder.read_config()
     if path is not None:
-        raise ValueError(f"--resume takes the config stored in {folder.path}; leave {path} out")
+        raise UserError(f"--resume takes the config stored in {folder.path}; leave {path} out")
     try:
         same = load_config(folder.config_file, settings, options) == stored
     except ValueError:  # does not even fit the stored settings
         same = False
     if not same:
         given = [f"{key}={value}" for key, value in options.items() if value is not None]
-        raise ValueError(
+        raise UserError(
             f"--resume keeps the settings stored in {folder.path}, which differ from "
             f"{', '.join([*given, *settings])}; leave them out or start a new run"
         )

@@ -110,7 +110,7 @@ class SyntheticSet:
         """
         try:
             return _class_table(self.manifest)
-        except (KeyError, TypeError, ValueError, AttributeError) as error:
+        except (KeyError, TypeError, UserError, AttributeError) as error:
             reason = repr(error) if self.manifest else self.damage or repr(error)
             raise UserError(
                 f"{self.root / MANIFEST_FILE} does not list the class names, indices and total "
@@ -207,9 +207,9 @@ def _class_table(manifest: dict[str, Any]) -> ClassTable:
     folders, indices = list(table["names"]), [int(index) for index in table["indices"]]
     total = int(table["total"])
     if names is not None and len(names) != total:
-        raise ValueError(f"{len(names)} class_names, total {total}")
+        raise UserError(f"{len(names)} class_names, total {total}")
     outside = [index for index in indices if not 0 <= index < total]
     if outside:
-        raise ValueError(f"index {outside[0]}, total {total}")
+        raise UserError(f"index {outside[0]}, total {total}")
     indices_of = dict(zip(folders, indices, strict=True))
     return ClassTable(indices_of, total, None if names is None else tuple(map(str, names)))

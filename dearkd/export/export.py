@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.text import Text
 from torch import nn
 
+from dearkd.errors import MissingFileError, UserError
 from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
@@ -76,19 +77,19 @@ def export_run(
     Each step is told when it begins: a busy machine takes a minute for some.
 
     Raises:
-        ValueError: If an option does not fit the form or the model, the place is taken, the run has
+        UserError: If an option does not fit the form or the model, the place is taken, the run has
             no such weights, or what was written does not compute what the model does.
-        FileNotFoundError: If there is no such folder.
+        MissingFileError: If there is no such folder.
         ImportError: If the form takes packages that are not installed.
         OSError: If there is no room or no permission to write.
     """
     _check_options(to, fuse, heads, licence)
     if not run.is_dir():
-        raise FileNotFoundError(f"{run} is not a run folder; pass one that `dearkd train` wrote")
+        raise MissingFileError(f"{run} is not a run folder; pass one that `dearkd train` wrote")
     writer = _WRITERS[to]
     place = out or run / _name(to, which, fuse, writer.ending)
     if place.exists():
-        raise ValueError(f"{place} exists already; remove it or choose another --out")
+        raise UserError(f"{place} exists already; remove it or choose another --out")
     console.print(f"exporting {run} ({which} weights) to {to}")
     resolved = resolve(str(run), "run", which=which, trust=trust)
     refuse_idle_trust(trust, resolved)
@@ -122,15 +123,15 @@ def export_run(
 
 def _check_options(to: str, fuse: bool, heads: bool, licence: str | None) -> None:
     if to not in get_args(Form):
-        raise ValueError(f"--to must be one of {', '.join(get_args(Form))}, got {to!r}")
+        raise UserError(f"--to must be one of {', '.join(get_args(Form))}, got {to!r}")
     for option, given in (("--fuse", fuse), ("--heads", heads)):
         if given and _WRITERS[to].ending is None:
-            raise ValueError(
+            raise UserError(
                 f"{option} shapes a graph, and --to {to} keeps the model itself; "
                 "leave it out or choose --to onnx or torch-export"
             )
     if licence is not None and to != "hf-folder":
-        raise ValueError(f"--license goes into a model card, and --to {to} has none; leave it out")
+        raise UserError(f"--license goes into a model card, and --to {to} has none; leave it out")
 
 
 def _name(to: str, which: str, fuse: bool, ending: str | None) -> str:
@@ -142,13 +143,13 @@ def _summary(run: Path) -> dict[str, Any]:
     """The run's numbers; empty for one that has left none.
 
     Raises:
-        ValueError: If their file is damaged.
+        UserError: If their file is damaged.
     """
     file = RunFolder(run).summary_file
     try:
         return json.loads(file.read_text()) if file.is_file() else {}
     except ValueError as error:
-        raise ValueError(f"{file} is damaged, and the model card shows it; remove it") from error
+        raise UserError(f"{file} is damaged, and the model card shows it; remove it") from error
 
 
 def _parameters(model: nn.Module) -> int:

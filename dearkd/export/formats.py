@@ -17,6 +17,7 @@ from jaxtyping import Float
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
+from dearkd.errors import UserError
 from dearkd.models.readings import Head, head_scores, readings
 from dearkd.run_folder.files import save_model
 from dearkd.trained.exported import DESCRIPTION
@@ -33,12 +34,12 @@ class Readout(nn.Module):
     A distilled student's ``logits`` are the mean of its two heads, as `dearkd eval` reads them.
 
     Raises:
-        ValueError: If ``heads`` are asked for of a model with one head.
+        UserError: If ``heads`` are asked for of a model with one head.
     """
 
     def __init__(self, model: nn.Module, heads: bool = False) -> None:
         if heads and len(readings(model)) == 1:
-            raise ValueError(f"{type(model).__name__} has one head; leave --heads out")
+            raise UserError(f"{type(model).__name__} has one head; leave --heads out")
         super().__init__()
         self.model = model.eval()
         self.names: tuple[Head, ...] = ("logits", "class", "distillation") if heads else ("logits",)
@@ -56,7 +57,7 @@ def write_onnx(file: Path, readout: Readout, description: dict[str, Any]) -> Non
 
     Raises:
         ImportError: If the packages it takes are not installed.
-        ValueError: If the model has no such graph.
+        UserError: If the model has no such graph.
     """
     import_packages("onnx", "onnxscript")
     with _traced(description["arch"]):
@@ -79,7 +80,7 @@ def write_torch_export(file: Path, readout: Readout, description: dict[str, Any]
     """A torch.export archive, the description in its extra file ``dearkd.json``.
 
     Raises:
-        ValueError: If the model has no such graph.
+        UserError: If the model has no such graph.
     """
     example = (_example(description["img_size"]),)
     with _traced(description["arch"]):
@@ -119,6 +120,6 @@ def _traced(arch: str) -> Iterator[None]:
             yield
     except Exception as error:  # tracer, decomposition and translation raise kinds of their own
         reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise ValueError(
+        raise UserError(
             f"{arch} cannot be exported as a graph ({reason}); --to timm keeps it as a model"
         ) from error

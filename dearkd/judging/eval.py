@@ -90,7 +90,7 @@ def _resize(model: Any, target: str, img_size: int) -> None:
         patch = getattr(getattr(model, "patch_embed", None), "patch_size", (1, 1))
         side = max(patch) if isinstance(patch, tuple | list) else patch
         if img_size % side:  # the rest would be cut off in silence
-            raise ValueError(f"it must be a multiple of the {side}-px patch")
+            raise UserError(f"it must be a multiple of the {side}-px patch")
         model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         reason = " ".join(str(error).split())[:160] or type(error).__name__

@@ -15,6 +15,7 @@ from rich.table import Table
 from dearkd.data.datasets import ImageSource
 from dearkd.data.feed import EVALUATION_BATCH
 from dearkd.data.loaders import BadImages, OnBadImage
+from dearkd.errors import UserError
 from dearkd.measures.cells import distance_cells, nearness_cells, network_name
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet
@@ -72,10 +73,10 @@ class SetRequest:
     def __post_init__(self) -> None:
         """Refuses what is unknown or would have no effect."""
         if not (self.lpips or self.features or self.verifier):
-            raise ValueError("nothing to measure; add --lpips, --features NET or --verifier NET")
+            raise UserError("nothing to measure; add --lpips, --features NET or --verifier NET")
         known = get_args(LpipsNet)
         if self.lpips_net is not None and self.lpips_net not in known:
-            raise ValueError(f"--lpips-net must be {', '.join(known)}, got {self.lpips_net!r}")
+            raise UserError(f"--lpips-net must be {', '.join(known)}, got {self.lpips_net!r}")
         for option, value, needed in (
             ("--lpips-net", self.lpips_net, {"--lpips": self.lpips}),
             ("--lpips-weights", self.lpips_weights, {"--lpips": self.lpips}),
@@ -86,9 +87,9 @@ class SetRequest:
             ("--seed", self.seed, {"--limit": self.limit}),
         ):
             if value is not None and not any(needed.values()):
-                raise ValueError(f"{option} {value} has no effect without {' or '.join(needed)}")
+                raise UserError(f"{option} {value} has no effect without {' or '.join(needed)}")
         if self.limit is not None and self.limit < 2:
-            raise ValueError(f"--limit must be at least 2 images a class, got {self.limit}")
+            raise UserError(f"--limit must be at least 2 images a class, got {self.limit}")
 
 
 def evaluate_set(
@@ -99,7 +100,7 @@ def evaluate_set(
     The result is also written to ``out``, and beside the images of a synthetic set.
 
     Raises:
-        ValueError: If the images or a network cannot be had, or are too few.
+        UserError: If the images or a network cannot be had, or are too few.
         FileNotFoundError: If a path does not exist.
         OSError: If the result cannot be written.
     """
@@ -126,7 +127,7 @@ class _Judge:
         self.console = console
         self.accelerator = process_accelerator()
         if self.accelerator.num_processes > 1:
-            raise ValueError("sets of images are measured by one process; start dearkd directly")
+            raise UserError("sets of images are measured by one process; start dearkd directly")
         self.bad_images = BadImages(cast(OnBadImage, request.on_bad_image or "skip"))
         self.found = {
             "features": _resolved("features", request.features, request.features_weights, request),

@@ -11,6 +11,8 @@ from sklearn.neighbors import NearestNeighbors
 from torch import Tensor, nn
 from torchmetrics.image.fid import FrechetInceptionDistance
 
+from dearkd.errors import UserError
+
 __all__ = ["NEAREST", "density_and_coverage", "frechet_distance"]
 
 NEAREST = 5
@@ -29,10 +31,10 @@ def frechet_distance(
         features.
 
     Raises:
-        ValueError: If a set has fewer than two images.
+        UserError: If a set has fewer than two images.
     """
     if min(len(features), len(real_features)) < 2:
-        raise ValueError(
+        raise UserError(
             "a Frechet distance needs at least 2 images in each set, "
             f"got {len(features)} and {len(real_features)}"
         )
@@ -60,10 +62,10 @@ def density_and_coverage(
         package ``prdc``, a point on the edge of a ball is outside.
 
     Raises:
-        ValueError: If there are no more than ``nearest`` real images.
+        UserError: If there are no more than ``nearest`` real images.
     """
     if len(real_features) <= nearest:
-        raise ValueError(
+        raise UserError(
             f"density and coverage need more than {nearest} real images, got {len(real_features)}"
         )
     ours = np.asarray(features.double().cpu())

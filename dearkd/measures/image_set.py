@@ -15,6 +15,7 @@ from dearkd.data.order import SUBSET_STREAM, ViewKey, ranked
 from dearkd.data.sources import SubsetSource
 from dearkd.data.synthetic_set import finished_sets
 from dearkd.data.views import Views
+from dearkd.errors import UserError
 from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
 
@@ -58,7 +59,7 @@ class ImageSet:
         """The readable images among ``rows``: (images, 3, img_size, img_size) in [0, 1].
 
         Raises:
-            ValueError: If one is not and the policy is to stop, or the data cannot be read at all.
+            UserError: If one is not and the policy is to stop, or the data cannot be read at all.
         """
         batch = self._views[[ViewKey(0, row, 0) for row in rows]]
         self._bad_images.note(batch["errors"])
@@ -94,10 +95,10 @@ def open_set(target: str, limit: int | None, seed: int) -> ImageSource:
 
     Raises:
         FileNotFoundError: If there is no such path.
-        ValueError: If it holds no images, or is the folder of a run.
+        UserError: If it holds no images, or is the folder of a run.
     """
     if RunFolder(Path(target)).config_file.is_file():
-        raise ValueError(
+        raise UserError(
             f"{target} is a run folder and holds no images; name a set of images, "
             f"or leave the measures of sets out: dearkd eval {target}"
         )
@@ -115,11 +116,11 @@ def newest_set(root: Path = Path("runs")) -> str:
     """The synthetic set under ``root`` that was finished last.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     found = finished_sets(root)
     if not found:
-        raise ValueError(
+        raise UserError(
             f"no finished synthetic set under {root}/; name the images: dearkd eval IMAGES --lpips"
         )
     return str(found[0])
@@ -134,11 +135,11 @@ def choose_size(
     of every image that had to be read to know.
 
     Raises:
-        ValueError: If the size asked for is below what the networks take, or no image is readable.
+        UserError: If the size asked for is below what the networks take, or no image is readable.
     """
     if asked is not None:
         if asked < MIN_SIZE:
-            raise ValueError(f"--img-size must be at least {MIN_SIZE} for LPIPS, got {asked}")
+            raise UserError(f"--img-size must be at least {MIN_SIZE} for LPIPS, got {asked}")
         return asked, f"shorter side resized to {asked} px, centre cut out"
     found = _sizes(source, advance)
     if len(found) > 1 or found[0][0] != found[0][1]:
@@ -168,5 +169,5 @@ def _sizes(source: ImageSource, advance: Callable[[int], None]) -> Sequence[tupl
         if len(found) == 2:
             break
     if not found:
-        raise ValueError(f"no readable image, the first is {source.name(0)}; check the data")
+        raise UserError(f"no readable image, the first is {source.name(0)}; check the data")
     return found

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 from torchvision.models import AlexNet_Weights, SqueezeNet1_1_Weights, VGG16_Weights
 
+from dearkd.errors import MissingFileError, UserError
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.weights import read_state
@@ -25,11 +26,11 @@ def load_lpips(net: LpipsNet, weights: Path | None = None) -> LpipsEmbedding:
     """The embedding with the backbone in ``weights``, or in torch's cache, or downloaded into it.
 
     Raises:
-        ValueError: If there are no weights within reach, or they are of another network.
-        FileNotFoundError: If ``weights`` does not exist.
+        UserError: If there are no weights within reach, or they are of another network.
+        MissingFileError: If ``weights`` does not exist.
     """
     if weights is not None and not weights.is_file():
-        raise FileNotFoundError(f"LPIPS weights {weights} do not exist; check the path")
+        raise MissingFileError(f"LPIPS weights {weights} do not exist; check the path")
     file = weights or backbone_file(net)
     if not file.is_file():
         _download(net, file)
@@ -58,7 +59,7 @@ def _download(net: LpipsNet, file: Path) -> None:
         if net in _CONVERTIBLE
         else ""
     )
-    raise ValueError(
+    raise UserError(
         f"no backbone weights for LPIPS ({net}): {file} does not exist ({reason}); put "
         f"torchvision's file there (TORCH_HOME moves the folder) or pass --lpips-weights FILE"
         f"{offline}"
@@ -70,7 +71,7 @@ def _check(net: LpipsNet, state: dict[str, Tensor], file: Path) -> None:
     for key, shape in backbone_shapes(net).items():
         found = "is missing" if key not in state else f"is {tuple(state[key].shape)}"
         if key not in state or tuple(state[key].shape) != shape:
-            raise ValueError(
+            raise UserError(
                 f"{file} is not the backbone of LPIPS ({net}): {key} {found}, must be {shape}; "
                 "pass torchvision's weights of that network, or another --lpips-net"
             )

@@ -10,6 +10,7 @@ from torch import Tensor
 from dearkd.data.datasets import ImageSource, match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.data.loaders import BadImages, Loader
+from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
 from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums
 from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
@@ -105,14 +106,14 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
     """What the network hands to its classifier.
 
     Raises:
-        ValueError: If it has no such features, or no image is readable.
+        UserError: If it has no such features, or no image is readable.
     """
     model, loader = (
         network.trained.network,
         network.loader(source, tuple(range(source.classes.count))),
     )
     if not hasattr(model, "forward_head"):
-        raise ValueError(
+        raise UserError(
             f"--features {network.trained.name} has no forward_head(); choose a timm network"
         )
     found, labels = [], []
@@ -123,7 +124,7 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
         labels.append(batch["label"])
         advance(len(images))
     if not sum(map(len, labels)):
-        raise ValueError(f"no readable image, the first is {source.name(0)}; check the data")
+        raise UserError(f"no readable image, the first is {source.name(0)}; check the data")
     return Features(torch.cat(found), torch.cat(labels))
 
 

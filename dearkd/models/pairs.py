@@ -9,6 +9,7 @@ from typing import Any, Protocol, runtime_checkable
 
 from torch import nn
 
+from dearkd.errors import UserError
 from dearkd.models.attention import MultiHeadConvAttention
 from dearkd.models.teacher import Teacher, default_stage
 
@@ -45,12 +46,12 @@ def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
         thirds of its blocks.
 
     Raises:
-        ValueError: If the student has no blocks on a patch grid, or the teacher no stages.
+        UserError: If the student has no blocks on a patch grid, or the teacher no stages.
     """
     blocks: Any = getattr(student, "blocks", None)
     grid = getattr(getattr(student, "patch_embed", None), "grid_size", None)
     if blocks is None or grid is None:
-        raise ValueError(
+        raise UserError(
             f"method dearkd needs a vision transformer with blocks on a patch grid, which "
             f"{model_name(student)} is not; choose a dearkd_* or deit_*_distilled student"
         )
@@ -63,7 +64,7 @@ def resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPai
     """The pair with ``nonnegative`` known, after a check that block and stage exist."""
     depth = len(student.blocks) if hasattr(student, "blocks") else 0  # type: ignore[arg-type]
     if not 0 <= pair.block < depth:
-        raise ValueError(
+        raise UserError(
             f"pair block must be 0 to {depth - 1} for student {model_name(student)}, "
             f"got {pair.block}"
         )

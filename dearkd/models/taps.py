@@ -9,6 +9,8 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
+from dearkd.errors import UserError
+
 __all__ = ["TeacherStage", "describe_stages", "is_nonnegative", "with_named_taps"]
 
 _POSITIVE = {"Relu", "Sigmoid", "Hardsigmoid", "Softplus", "Softmax", "Exp", "Abs"}
@@ -41,11 +43,11 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
     """Every place to tap, found by a forward pass of one blank image of ``size`` pixels a side.
 
     Raises:
-        ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
+        UserError: If the model has no ``forward_intermediates`` that agrees with its forward.
     """
     network: Any = model
     if not hasattr(network, "forward_intermediates"):
-        raise ValueError(
+        raise UserError(
             f"teacher {type(model).__name__} shows no stages (no forward_intermediates); choose "
             "--method deit-hard or a timm CNN, or wrap it in with_named_taps when you register it"
         )
@@ -55,7 +57,7 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
         final, maps = network.forward_intermediates(blank.requires_grad_())
         two_steps, one_step = network.forward_head(final), network(blank)
     if not torch.allclose(two_steps, one_step, rtol=1e-3, atol=1e-3):
-        raise ValueError(
+        raise UserError(
             f"the forward_intermediates of teacher {type(model).__name__} does not end in what "
             "its forward_head takes; wrap it in with_named_taps"
         )
@@ -79,7 +81,7 @@ def with_named_taps(model: nn.Module, taps: Sequence[str], num_classes: int) -> 
     such as ``layer3``, or operations.
 
     Raises:
-        ValueError: If torch.fx can't trace the model, or it has no such node.
+        UserError: If torch.fx can't trace the model, or it has no such node.
     """
     return _NamedTaps(model, tuple(taps), num_classes)
 
@@ -96,7 +98,7 @@ class _NamedTaps(nn.Module):
             self.extractor = create_feature_extractor(model, [*taps, self.output])
         except Exception as error:  # tracing runs the user's code
             reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
-            raise ValueError(
+            raise UserError(
                 f"teacher {name} can't be tapped at {', '.join(taps)} ({reason}); give names from "
                 "torchvision.models.feature_extraction.get_graph_node_names, or give the model a "
                 "forward_intermediates as timm's have"

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dearkd.errors import UserError
 from dearkd.models.taps import TeacherStage, describe_stages
 
 __all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
@@ -43,7 +44,7 @@ class Teacher(nn.Module):
     BatchNorm statistics would drift silently.
 
     Raises:
-        ValueError: If mean and std or the number of classes are neither given nor in the model.
+        UserError: If mean and std or the number of classes are neither given nor in the model.
     """
 
     scale: Tensor
@@ -65,12 +66,10 @@ class Teacher(nn.Module):
         cfg: dict[str, Any] = getattr(model, "pretrained_cfg", None) or {}
         own_mean, own_std = mean or cfg.get("mean"), std or cfg.get("std")
         if own_mean is None or own_std is None:
-            raise ValueError(
-                f"teacher {type(model).__name__} has no pretrained_cfg: give mean, std"
-            )
+            raise UserError(f"teacher {type(model).__name__} has no pretrained_cfg: give mean, std")
         num_classes = getattr(model, "num_classes", None)
         if not isinstance(num_classes, int) or num_classes < 1:
-            raise ValueError(
+            raise UserError(
                 f"teacher {type(model).__name__} must have num_classes of at least 1, "
                 f"got {num_classes}"
             )
@@ -130,20 +129,20 @@ class Teacher(nn.Module):
         """Every place to tap, found by a forward pass of one blank image of ``img_size``.
 
         Raises:
-            ValueError: If the model has no ``forward_intermediates`` that agrees with its forward.
+            UserError: If the model has no ``forward_intermediates`` that agrees with its forward.
         """
         if self.img_size is None:
-            raise ValueError(f"teacher {type(self.model).__name__} must be given its img_size")
+            raise UserError(f"teacher {type(self.model).__name__} must be given its img_size")
         return describe_stages(self.model, self.resize or self.img_size)
 
     def stage(self, index: int) -> TeacherStage:
         """The stage of that index.
 
         Raises:
-            ValueError: If there is none.
+            UserError: If there is none.
         """
         if not 0 <= index < len(self.stages):
-            raise ValueError(
+            raise UserError(
                 f"pair stage must be 0 to {len(self.stages) - 1} for this teacher, got {index}"
             )
         return self.stages[index]

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dearkd.data.sources import natural_order
+from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
 
@@ -20,8 +21,8 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     folder; by default the first finished run of each group that taught no other.
 
     Raises:
-        FileNotFoundError: If a target does not exist.
-        ValueError: If it is neither of these, or the baseline is none of the runs.
+        MissingFileError: If a target does not exist.
+        UserError: If it is neither of these, or the baseline is none of the runs.
     """
     folders = _distinct(folder for target in targets for folder in _expanded(Path(target)))
     run_folders = [folder for folder in folders if _is_run(folder)]
@@ -39,18 +40,18 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
 
 def _expanded(target: Path) -> list[Path]:
     if not target.exists():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"{target} does not exist; pass a run folder, a synthetic set or a folder of them"
         )
     if not target.is_dir():
-        raise ValueError(f"{target} is a file; pass the run folder it lies in")
+        raise UserError(f"{target} is a file; pass the run folder it lies in")
     if _is_run(target) or _is_set(target):
         return [target]
     inside = natural_order(
         [entry for entry in target.iterdir() if _is_run(entry) or _is_set(entry)]
     )
     if not inside:
-        raise ValueError(
+        raise UserError(
             f"{target} holds no run ({', '.join(RUN_FILES)}) and no synthetic set "
             f"({SET_FILES[0]}); pass the folder of one, or a folder of such folders"
         )
@@ -95,9 +96,9 @@ def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:
     found = [run for run in runs if baseline == run.name or path == run.path.resolve()]
     names = ", ".join(run.name for run in runs)
     if not found:
-        raise ValueError(f"--baseline {baseline} is none of the runs: {names}")
+        raise UserError(f"--baseline {baseline} is none of the runs: {names}")
     if not found[0].finished or found[0].top1 is None:
-        raise ValueError(f"--baseline {baseline} has no final top-1; choose another of {names}")
+        raise UserError(f"--baseline {baseline} has no final top-1; choose another of {names}")
     return found[0]
 
 

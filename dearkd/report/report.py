@@ -52,7 +52,7 @@ def write_report(
     off, and tells ``errors`` whom it is asking.
 
     Raises:
-        ValueError, FileNotFoundError: If a target is no run, the form is unknown, or
+        UserError, FileNotFoundError: If a target is no run, the form is unknown, or
             ``predictions`` are decided on for a table.
     """
     if out is not None:
@@ -60,7 +60,7 @@ def write_report(
     form = _form(form, out)
     if form != "html" and predictions is not None:
         option = "--predictions" if predictions else "--no-predictions"
-        raise ValueError(f"{option} is for the page; a {form} table asks no run, leave it out")
+        raise UserError(f"{option} is for the page; a {form} table asks no run, leave it out")
     report = collect(targets, baseline)
     if form == "html":
         target = out or DEFAULT_OUT
@@ -122,10 +122,10 @@ def _form(form: str | None, out: Path | None) -> str:
     if form is None:
         form = "html" if out is None else out.suffix.removeprefix(".").lower()
         if form not in known:
-            raise ValueError(
+            raise UserError(
                 f"--out {out} does not say what to write; end it in .{', .'.join(known)} "
                 "or add --format"
             )
     if form not in known:
-        raise ValueError(f"--format {form} is unknown; choose {', '.join(known)}")
+        raise UserError(f"--format {form} is unknown; choose {', '.join(known)}")
     return form

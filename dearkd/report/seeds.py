@@ -9,6 +9,8 @@ from typing import NamedTuple
 
 from scipy.special import stdtrit
 
+from dearkd.errors import UserError
+
 __all__ = ["CONFIDENCE", "Difference", "Spread", "paired_difference", "spread"]
 
 CONFIDENCE = 0.95
@@ -48,10 +50,10 @@ def spread(values: Sequence[float]) -> Spread:
     """Number, mean and standard deviation of the values of several seeds.
 
     Raises:
-        ValueError: If there are none.
+        UserError: If there are none.
     """
     if not values:
-        raise ValueError("a mean needs at least one value, got none")
+        raise UserError("a mean needs at least one value, got none")
     return Spread(len(values), fmean(values), stdev(values) if len(values) > 1 else None)
 
 

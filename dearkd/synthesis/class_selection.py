@@ -6,6 +6,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dearkd.data.class_matching import match_names
+from dearkd.errors import MissingFileError, UserError
 from synth.classifier import Classifier
 
 __all__ = ["choose_classes"]
@@ -17,8 +18,8 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     """The teacher's indices that ``all`` (None), ``0-99``, ``3,5-7`` or a file of names stand for.
 
     Raises:
-        ValueError: If one is not a class of the teacher.
-        FileNotFoundError: If the text is no such range and no file.
+        UserError: If one is not a class of the teacher.
+        MissingFileError: If the text is no such range and no file.
     """
     if text == "all":
         return None
@@ -26,18 +27,18 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
         return _ranges(text, teacher.num_classes)
     file = Path(text)
     if not file.is_file():
-        raise FileNotFoundError(
+        raise MissingFileError(
             f"classes {text!r} are no file, nor a range; give all, 0-99, 3,5-7, or a text file "
             "with a class name a line"
         )
     try:
         lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
     except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is no UTF-8 text; write a class name a line") from error
+        raise UserError(f"{file} is no UTF-8 text; write a class name a line") from error
     found = [_class_index(line, teacher, file) for line in lines if line]
     classes = tuple(index for index in found if index is not None)
     if not classes:
-        raise ValueError(f"{file} names no class; write a class name a line")
+        raise UserError(f"{file} names no class; write a class name a line")
     return classes
 
 
@@ -47,9 +48,9 @@ def _ranges(text: str, count: int) -> tuple[int, ...]:
         first, _, last = part.partition("-")
         low, high = int(first), int(last or first)
         if low > high:
-            raise ValueError(f"classes {part} run backwards; write {high}-{low}")
+            raise UserError(f"classes {part} run backwards; write {high}-{low}")
         if not high < count:
-            raise ValueError(
+            raise UserError(
                 f"classes {part} are not among the teacher's {count}; give a range in 0-{count - 1}"
             )
         indices += range(low, high + 1)
@@ -66,7 +67,7 @@ def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
     for name in (line, plain):
         if names.count(name) > 1:
             places = " and ".join(str(i) for i, other in enumerate(names) if other == name)
-            raise ValueError(
+            raise UserError(
                 f"{file} has class {line!r}, the name of the classes {places}; give the index"
             )
         if name in names:
@@ -84,4 +85,4 @@ def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
     hint = f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"
     if not names:
         hint = f"its names are unknown, so give indices 0-{teacher.num_classes - 1}"
-    raise ValueError(f"{file} has class {line!r}, which {teacher.name} does not know; {hint}")
+    raise UserError(f"{file} has class {line!r}, which {teacher.name} does not know; {hint}")

@@ -31,7 +31,7 @@ def newest_unfinished_set(root: Path = Path("runs")) -> Path:
     """The folder of the set that was begun last and has no manifest yet.
 
     Raises:
-        ValueError: If there is none.
+        UserError: If there is none.
     """
     begun = [
         file
@@ -39,7 +39,7 @@ def newest_unfinished_set(root: Path = Path("runs")) -> Path:
         if not (file.parent / "manifest.json").exists()
     ]
     if not begun:
-        raise ValueError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")
+        raise UserError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")
     return max(begun, key=lambda file: file.stat().st_mtime).parent
 
 

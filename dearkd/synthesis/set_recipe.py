@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.data.sizes import is_small
+from dearkd.errors import UserError
 from dearkd.trained.resolve import EMBEDDED
 from synth.classifier import Classifier
 from synth.groups import even_shares
@@ -59,7 +60,7 @@ def recipe_for(
     ``mirrored``: whether the teacher learned from mirrored images too.
 
     Raises:
-        ValueError: If no group fits into ``images_per_batch``.
+        UserError: If no group fits into ``images_per_batch``.
     """
     size = teacher.img_size
     own = [size // 2, size] if not is_small(size) else [size]
@@ -140,11 +141,11 @@ def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]
     The first choices are the defaults; fewer images a class, and of these fewer classes, follow.
 
     Raises:
-        ValueError: If none fits.
+        UserError: If none fits.
     """
     room = given.images_per_batch
     if room < 4:
-        raise ValueError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
+        raise UserError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
     default = SynthesisConfig()
     images = _choices(given.get("images_per_class"), default.images_per_class, per_class)
     counts = _choices(given.get("classes_per_group"), default.classes_per_group, classes)
@@ -155,7 +156,7 @@ def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]
     fits = [choice for choice, size in sizes.items() if size <= room]
     if not fits:
         least = min(sizes.values())
-        raise ValueError(
+        raise UserError(
             f"images_per_batch {room} is too few: with {per_class} images of each of {classes} "
             f"classes a group has at least {least}; use {least}"
         )

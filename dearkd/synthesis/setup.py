@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import complete, user_tree
+from dearkd.errors import UserError
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.trained.imports import import_files
@@ -20,6 +21,7 @@ from dearkd.trained.resolve import EMBEDDED, Resolved, refuse_idle_trust, resolv
 from synth.classifier import Classifier
 from synth.groups import Group, plan_groups
 from synth.objective import Objective
+from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 
 __all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
@@ -76,10 +78,10 @@ class SynthesizeConfig(SynthesisConfig):
         super().__post_init__()
         object.__setattr__(self, "imports", tuple(self.imports))
         if self.classes is not None and self.select != "all":
-            raise ValueError(f"classes and select={self.select} name classes twice; leave one out")
+            raise UserError(f"classes and select={self.select} name classes twice; leave one out")
         batch = self.images_per_class * self.classes_per_group * self.groups_per_batch
         if self.images_per_batch is not None and batch > self.images_per_batch:
-            raise ValueError(
+            raise UserError(
                 f"images_per_batch {self.images_per_batch} is less than {batch}, images_per_class "
                 "x classes_per_group x groups_per_batch; leave one of them out"
             )
@@ -110,7 +112,7 @@ def prepare(
     """Reads the configuration, loads the networks and checks that all of it fits together.
 
     Raises:
-        ValueError: A key, name, class or setting is unknown or out of range, or does not fit.
+        UserError: A key, name, class or setting is unknown or out of range, or does not fit.
         FileNotFoundError: A path does not exist.
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
@@ -148,13 +150,13 @@ def _as_typed() -> Iterator[None]:
     """The library's mistakes with its settings named as they are typed at the door."""
     try:
         yield
-    except ValueError as error:
+    except (SynthError, UserError) as error:
         text = re.sub(r"=\[([\d, ]+)\]", lambda found: "=" + found[1].replace(" ", ""), str(error))
         for name, option in OPTIONS.items():
             text = re.sub(rf"(?<![\w.]){name}=", f"{option} ", text)
             text = re.sub(rf"(?<![\w.]){name}\b", option, text)
         text = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
-        raise ValueError(text) from error
+        raise UserError(text) from error
 
 
 def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> SynthesisConfig:
@@ -167,7 +169,7 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
     name = OmegaConf.select(given, f"{role}.name")
     weights = OmegaConf.select(given, f"{role}.weights")
     if name is None and weights is not None:
-        raise ValueError(f"{WEIGHTS[role]} {weights} needs --{role}, the model they are for")
+        raise UserError(f"{WEIGHTS[role]} {weights} needs --{role}, the model they are for")
     if name is None:
         return None
     return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)
@@ -191,14 +193,14 @@ def _check_same_classes(role: str, network: Classifier | None, teacher: Classifi
     if network is None:
         return
     if network.num_classes != teacher.num_classes:
-        raise ValueError(
+        raise UserError(
             f"{role} {network.name} has {network.num_classes} classes, the teacher "
             f"{teacher.num_classes}; it must know the same ones"
         )
     ours, theirs = teacher.class_names, network.class_names
     if ours and theirs and ours != theirs:
         index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
-        raise ValueError(
+        raise UserError(
             f"{role} {network.name} calls class {index} {theirs[index]!r}, the teacher "
             f"{ours[index]!r}; it must know the same ones in the same order"
         )
@@ -211,7 +213,7 @@ def _check_size(student: Classifier | None, size: int) -> None:
     try:
         student.network(torch.zeros(1, len(student.mean), size, size))
     except (RuntimeError, AssertionError) as error:
-        raise ValueError(
+        raise UserError(
             f"student {student.name} cannot take {size}-pixel images; choose --res it can take, or "
             "another student"
         ) from error

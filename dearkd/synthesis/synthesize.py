@@ -16,6 +16,7 @@ from rich.console import Console
 
 from dearkd.config_file import differences, to_yaml, user_tree
 from dearkd.data.sizes import default_size, patch_size
+from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted
@@ -55,7 +56,7 @@ def synthesize(
     ``dry_run`` shows what it would take, and returns None.
 
     Raises:
-        ValueError, OSError: Anything wrong with the configuration, the networks or the folder.
+        UserError, WriteError: Anything wrong with the configuration, the networks or the folder.
         FloatingPointError: If an objective is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM; finished groups are on disk.
     """
@@ -90,7 +91,7 @@ def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
         if text is None:
             continue
         if not re.fullmatch(r"\d+(,\d+)*", text):
-            raise ValueError(
+            raise UserError(
                 f"{flag} wants whole numbers, one a stage, as in {EXAMPLES[flag]}; got {text!r}"
             )
         numbers[key] = [int(part) for part in text.split(",")]
@@ -107,17 +108,17 @@ def _resumed(
     """The stored run; options typed beside ``--resume`` must agree with it."""
     file = folder / CONFIG_FILE
     if not folder.exists():
-        raise ValueError(f"nothing to resume in {folder}: it does not exist")
+        raise UserError(f"nothing to resume in {folder}: it does not exist")
     if not file.is_file():
-        raise ValueError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
+        raise UserError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
     if path is not None:
-        raise ValueError(f"--resume takes the config stored in {folder}; leave {path} out")
+        raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
     kind = SynthesizeConfig
     stored = user_tree(kind, file, (), {})
     changed = differences(kind, stored, user_tree(kind, None, settings, options))
     if changed:
         pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
-        raise ValueError(
+        raise UserError(
             f"--resume keeps the settings stored in {folder}, which differ from "
             f"{', '.join(pairs)}; leave them out or start a new set"
         )
@@ -141,7 +142,7 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
         raise Interrupted from None
     except OSError as error:  # a full disk, as a rule
         reason = error.strerror or error
-        raise OSError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
+        raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
 
 
 @contextmanager

@@ -3,6 +3,8 @@
 import importlib
 from types import ModuleType
 
+from dearkd.errors import UnusableImportError
+
 __all__ = ["ONNX_PACKAGES", "import_packages"]
 
 ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
@@ -12,11 +14,11 @@ def import_packages(*names: str) -> tuple[ModuleType, ...]:
     """The modules of these names.
 
     Raises:
-        ImportError: If one is not installed; says what to install.
+        UnusableImportError: If one is not installed; says what to install.
     """
     try:
         return tuple(importlib.import_module(name) for name in names)
     except ImportError as error:
-        raise ImportError(
+        raise UnusableImportError(
             f"ONNX needs {', '.join(ONNX_PACKAGES)} ({error}); pip install 'dearkd[onnx]'"
         ) from error

@@ -1,4 +1,6 @@
-"""Mistakes get one line; bugs, a traceback; and the environment variable, always one."""
+"""What is meant for the user gets one line; bugs, a traceback; and the variable, always one."""
+
+import errno
 
 import numpy as np
 import pytest
@@ -7,6 +9,14 @@ import typer
 
 from dearkd.cli.guard import guarded
 from dearkd.config import load_config
+from synth.settings import SynthesisConfig
+
+
+def guarded_error(error):
+    def verb():
+        raise error
+
+    guarded(verb)()
 
 
 @guarded
@@ -14,17 +24,21 @@ def mistaken():
     load_config(None, ["optim.lr=-1"])
 
 
-@guarded
-def broken():
-    np.stack([])
+def line_of(call, capsys):
+    with pytest.raises(typer.Exit) as caught:
+        call()
+    assert caught.value.exit_code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    return line
 
 
 def test_a_mistake_is_one_line(capsys):
-    with pytest.raises(typer.Exit) as caught:
-        mistaken()
-    assert caught.value.exit_code == 2
-    (line,) = capsys.readouterr().err.splitlines()
-    assert line.startswith("error: optim.lr must be above 0")
+    assert line_of(mistaken, capsys).startswith("error: optim.lr must be above 0")
+
+
+def test_a_mistake_that_the_leaf_finds_is_one_line(capsys):
+    line = line_of(guarded(lambda: SynthesisConfig(lr=-1.0)), capsys)
+    assert line.startswith("error: lr must be above 0")
 
 
 @pytest.mark.parametrize(
@@ -35,15 +49,34 @@ def test_a_full_device_has_a_remedy_that_the_verb_has(name, remedy, capsys):
         raise torch.OutOfMemoryError("no room for 3 GB")
 
     full.__name__ = name
-    with pytest.raises(typer.Exit):
-        guarded(full)()
-    (line,) = capsys.readouterr().err.splitlines()
-    assert remedy in line
+    assert remedy in line_of(guarded(full), capsys)
+
+
+def test_a_full_or_forbidden_disk_is_one_line_wherever_it_is_met(capsys):
+    for number, words in ((errno.ENOSPC, "make room"), (errno.EACCES, "check its permissions")):
+        line = line_of(lambda n=number: guarded_error(OSError(n, "no", "some.file")), capsys)
+        assert "some.file" in line
+        assert words in line
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ValueError("one of ours, not meant for the user"),
+        OSError("nobody expected this"),
+        FileNotFoundError(errno.ENOENT, "no such file", "assets/lost"),
+        ImportError("cannot import name 'x'"),
+    ],
+)
+def test_a_bug_keeps_its_traceback_whatever_its_class(error, capsys):
+    with pytest.raises(type(error)):
+        guarded_error(error)
+    assert capsys.readouterr().err == ""
 
 
 def test_a_librarys_own_error_keeps_its_traceback(capsys):
     with pytest.raises(ValueError, match="at least one array"):
-        broken()
+        guarded(lambda: np.stack([]))()
     assert capsys.readouterr().err == ""
 
 
