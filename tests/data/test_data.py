@@ -413,46 +413,41 @@ def test_classes_match_by_name_then_by_count():
         match_classes(Classes(2, None, (0, 4), 5), None, 3)
 
 
-class FakeHub:
-    """What timm's reader of a Hugging Face data set looks like."""
-
-    def __init__(self, labels):
-        self.reader = self
-        self.labels = labels
-        self.class_to_idx = {"b": 1, "a": 0}
-
-    def iter_targets(self):
-        return iter(self.labels)
-
-    def __getitem__(self, index):
-        return io.BytesIO(encoded((index, 0, 0))), self.labels[index]
+def hub_set(root, splits):
+    """A data set in the Hugging Face layout, which `datasets` itself opens: labels by split."""
+    datasets = pytest.importorskip("datasets")
+    features = {"image": datasets.Image(), "label": datasets.ClassLabel(names=["a", "b"])}
+    datasets.disable_progress_bars()
+    for split, labels in splits.items():
+        rows = {
+            "image": [{"bytes": encoded((i, 0, 0)), "path": None} for i in range(len(labels))],
+            "label": labels,
+        }
+        table = datasets.Dataset.from_dict(rows, features=datasets.Features(features))
+        table.to_parquet(root / f"{split}-00000-of-00001.parquet")
+    return str(root)
 
 
 @pytest.mark.parametrize("prefix", ["hfds", "hfids"])
-def test_hub_names_try_validation_then_test(prefix, monkeypatch):
-    splits = {"train": FakeHub([0, 1, 1]), "test": FakeHub([1])}
-
-    def create(name, root, split, download):
-        assert (name, root, download) == ("hfds/someone/set", None, False)
-        if split not in splits:
-            raise ValueError(f'Unknown split "{split}". Should be one of {list(splits)}.')
-        return splits[split]
-
-    monkeypatch.setattr("dearkd.data.hosted.create_dataset", create)
-    train, evaluation = open_data(f"{prefix}/someone/set")
+def test_hub_names_try_validation_then_test(prefix, tmp_path, monkeypatch):
+    monkeypatch.setenv("HF_DATASETS_CACHE", str(tmp_path / "cache"))
+    for name in ("both", "alone", "unlabelled", "evaluation"):
+        (tmp_path / name).mkdir()
+    both = hub_set(tmp_path / "both", {"train": [0, 1, 1], "test": [1]})
+    train, evaluation = open_data(f"{prefix}/{both}")
     assert train.classes == Classes(2, ("a", "b"))
     assert train.labels.tolist() == [0, 1, 1]
     assert train.image(2).getpixel((0, 0)) == (2, 0, 0)
-    assert evaluation.name(0) == "image 0 of hfds/someone/set (test)"
-    assert len(open_evaluation(f"{prefix}/someone/set")) == 1
-    del splits["test"]
-    assert open_data(f"{prefix}/someone/set")[1] is None
-    splits["train"] = FakeHub([-1, -1])
+    assert evaluation.name(0) == f"image 0 of hfds/{both} (test)"
+    assert len(open_evaluation(f"{prefix}/{both}")) == 1
+    alone = hub_set(tmp_path / "alone", {"train": [0, 1, 1]})
+    assert open_data(f"{prefix}/{alone}")[1] is None
+    unlabelled = hub_set(tmp_path / "unlabelled", {"train": [-1, -1]})
     with pytest.raises(ValueError, match=r"has no labels; choose a data set and split"):
-        open_data(f"{prefix}/someone/set")
-    del splits["train"]
-    with pytest.raises(ValueError, match=r"'hfds/someone/set' has no split 'train'"):
-        open_data(f"{prefix}/someone/set")
+        open_data(f"{prefix}/{unlabelled}")
+    judged = hub_set(tmp_path / "evaluation", {"test": [1]})
+    with pytest.raises(ValueError, match=r"has no split 'train'"):
+        open_data(f"{prefix}/{judged}")
 
 
 @pytest.mark.parametrize(
