@@ -3,11 +3,9 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from jaxtyping import Float
 from PIL import Image
-from torch import Tensor
 
-from dearkd.analysis.attention_maps import heat_tile, image_tile, scale_of
+from dearkd.analysis.attention_maps import LEAST_END, heat_tile, image_tile, scale_of
 from dearkd.analysis.attention_plots import (
     distance_by_block,
     distance_by_epoch,
@@ -107,21 +105,14 @@ def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
     if not maps:
         return None
     rows = [_row(one) for one in maps]
-    details = [
-        Details(f"{one.label}: every head", [Note(_scale_words(one.weights)), _sheet_of_heads(one)])
-        for one in maps
-    ]
+    details = [Details(f"{one.label}: every head", [_sheet_of_heads(one)]) for one in maps]
+    scale = scale_of(maps[0].weights)
     lead = (
         "Attention of the class token to each patch, block by block, mean over the heads. Grey is "
-        "what every patch has where attention is uniform, blue is less, yellow more. All tiles of "
-        "an image have one scale."
+        f"what every patch has where attention is uniform, {scale.uniform:.1%}; blue is less, "
+        f"yellow more, up to the brightest of the image or {LEAST_END} times the uniform."
     )
     return Section("Attention maps", [Sheet(rows), *details], lead)
-
-
-def _scale_words(weights: Float[Tensor, "*maps rows columns"]) -> str:
-    scale = scale_of(weights)
-    return f"{scale.text}. The yellow ends at {scale.end:.1%}."
 
 
 def _row(maps: AttentionMaps) -> Pictures:
@@ -131,7 +122,7 @@ def _row(maps: AttentionMaps) -> Pictures:
     for number, weights in enumerate(means, 1):
         tile = heat_tile(weights, scale)
         tiles.append(_picture(tile, f"block {number}", f"{maps.name}, block {number}"))
-    return Pictures(maps.label, _scale_words(means), tiles)
+    return Pictures(maps.label, scale.reached, tiles)
 
 
 def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
@@ -141,7 +132,7 @@ def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
             _picture(heat_tile(weights, scale), f"head {n}", f"block {block}, head {n}")
             for n, weights in enumerate(heads, 1)
         ]
-        rows.append(Pictures(f"block {block}", "", tiles))
+        rows.append(Pictures(f"block {block}", scale.reached, tiles))
     return Sheet(rows)
 
 

@@ -16,7 +16,15 @@ from dearkd.analysis.attention_plots import reach_of
 from dearkd.analysis.findings import AttentionMaps
 from dearkd.pages.plots import COLOURS, GREY, INK
 
-__all__ = ["Scale", "attention_sheet", "heat_tile", "image_tile", "position_sheet", "scale_of"]
+__all__ = [
+    "LEAST_END",
+    "Scale",
+    "attention_sheet",
+    "heat_tile",
+    "image_tile",
+    "position_sheet",
+    "scale_of",
+]
 
 TILE = 56  # pixels a side
 GAP = 3
@@ -57,11 +65,10 @@ class Scale(NamedTuple):
         return max(self.brightest, LEAST_END * self.uniform)
 
     @property
-    def text(self) -> str:
+    def reached(self) -> str:
         """What the maps reach, in words."""
         nearly = self.brightest < NEARLY_UNIFORM * self.uniform
-        reached = f"uniform: {self.uniform:.1%} a patch; brightest: {self.brightest:.1%}"
-        return f"{reached}, so nearly uniform" if nearly else reached
+        return f"brightest: {self.brightest:.1%}{', nearly uniform' if nearly else ''}"
 
     def colours(self, weights: NDArray[np.float64]) -> NDArray[np.uint8]:
         """Colour of each patch: blue below the uniform attention, grey at it, yellow above."""
@@ -151,7 +158,9 @@ def _draw_bar(panel: Image.Image, scale: Scale) -> None:
     panel.paste(Image.fromarray(scale.colours(ramp)), (LEFT + 16, 25))
     draw.text((LEFT, 22), "0", fill=GREY, font=_font(11))
     draw.text((LEFT + 22 + BAR, 22), f"{scale.end:.1%} or more", fill=GREY, font=_font(11))
-    draw.text((6, 39), f"grey is {scale.text}", fill=GREY, font=_font(11))
+    draw.text(
+        (6, 39), f"grey is uniform: {scale.uniform:.1%}; {scale.reached}", fill=GREY, font=_font(11)
+    )
 
 
 def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:

@@ -103,17 +103,17 @@ def _uncertainty(group: Group, *, is_decided: bool) -> str | None:
 
 
 def _seed_table(rows: list[dict[str, Any]]) -> Table:
-    """A row a configuration; how it learned stands below its name, as in the table of runs."""
+    """A row a configuration: how it learned below its name, the interval below the difference."""
     tones = {True: "good", False: "bad"}
     cells: list[list[str | Cell]] = []
     for row in rows:
-        name, learned_by, mean, points, *rest = seed_cells(row)
+        name, learned_by, mean, points, interval, *rest = seed_cells(row)
         shown = row["verdict"] == "difference shown"
         tone = tones[row["difference"] > 0] if shown else ""
         first = Cell(name, below="" if name == learned_by else learned_by)
-        cells.append([first, mean, Cell(points, tone), *rest])
-    titles = seed_titles(rows)
-    return Table([titles[0], *titles[2:]], cells, left=(6,))
+        cells.append([first, mean, Cell(points, tone, below=interval), *rest])
+    name, _, mean, points, interval, *rest = seed_titles(rows)
+    return Table([name, mean, f"{points}, {interval}", *rest], cells, left=(5,))
 
 
 def _heads(group: Group) -> Table:

@@ -151,7 +151,7 @@ def test_a_uniform_map_is_grey_and_is_called_uniform():
     colours = cells(heat_tile(weights[0, 0], scale))
     assert np.ptp(colours, axis=-1).max() < 12  # neutral
     assert 90 < colours.mean() < 150
-    assert "nearly uniform" in scale.text
+    assert scale.reached == "brightest: 6.2%, nearly uniform"
 
 
 def test_a_map_that_is_nearly_uniform_stays_nearly_grey():
@@ -160,9 +160,9 @@ def test_a_map_that_is_nearly_uniform_stays_nearly_grey():
     weights /= weights.sum((-1, -2), keepdim=True)
     scale = scale_of(weights)
     assert np.ptp(cells(heat_tile(weights[0, 0], scale)), axis=-1).max() < 40
-    assert scale.text.startswith("uniform: 6.2% a patch; brightest: 6.")
+    assert scale.reached.endswith("nearly uniform")
     weights[0, 0] = torch.eye(4) / 4
-    assert "nearly" not in scale_of(weights).text
+    assert "nearly" not in scale_of(weights).reached
 
 
 def test_a_scale_ends_where_all_but_a_hundredth_are_below():
