@@ -157,7 +157,7 @@ def _parameters(model: nn.Module) -> int:
 
 
 def _write_folder(place: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` on a temporary neighbour, which must make the folder, and renames it."""
+    """Writes a folder under a temporary name beside ``place``, then renames it."""
     temporary = place.with_name(f".{place.name}.tmp{os.getpid()}")
     try:
         write(temporary)

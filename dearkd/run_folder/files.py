@@ -1,4 +1,4 @@
-"""Files of a run that must survive a kill: written beside, synced, then renamed into place."""
+"""Files that survive a kill: each is written under another name, synced, then renamed."""
 
 import json
 import os
@@ -34,12 +34,13 @@ ZIP_START = b"PK\x03\x04"
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
-    """Calls ``write`` on a temporary neighbour of ``path`` and renames it when it is on the disk.
+    """Writes a file under a temporary name beside ``path``, and renames it once it is on the disk.
 
-    A reader sees the old file or the new one, never a part; on an error the old one stays.
+    A reader sees the old file or the new one, never a part of it; on an error the old one stays.
+    ``write`` is given the temporary name.
 
     Raises:
-        OSError: Disk full or read-only, after the temporary file is removed.
+        OSError: If the disk is full or read-only; the temporary file is removed.
     """
     temporary = path.with_name(f".{path.name}.tmp{os.getpid()}")
     try:
@@ -52,9 +53,9 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
 
 
 def new_file_mode(file: Path) -> int:
-    """The permissions that the system gives a new file, by the umask; makes ``file`` to learn it.
+    """The permissions that the umask leaves to a new file, read from ``file``, which it makes.
 
-    ``os.umask`` tells only by setting another one, which every thread would see.
+    ``os.umask`` returns the umask only by setting another one, which every thread would see.
     """
     file.unlink(missing_ok=True)
     file.touch()
@@ -62,11 +63,11 @@ def new_file_mode(file: Path) -> int:
 
 
 def sync(file: Path, mode: int) -> None:
-    """Gives a written file its permissions and waits until it is on the disk.
+    """Sets the permissions of a written file and waits until it is on the disk.
 
-    Some libraries (safetensors) make their files readable to their owner alone.
+    Libraries may set others: safetensors makes its files readable to their owner alone.
     """
-    with file.open("r+b") as stream:  # Windows syncs what is open for writing alone
+    with file.open("r+b") as stream:  # Windows syncs only what is open for writing
         file.chmod(mode)
         os.fsync(stream.fileno())
 
@@ -94,7 +95,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
 
 
 def read_metadata(path: Path) -> dict[str, Any]:
-    """What ``save_model`` wrote beside the weights; empty for a file of another origin.
+    """The metadata that ``save_model`` wrote; empty if another program wrote the file.
 
     Raises:
         UserError: If the file is not safetensors.
@@ -131,7 +132,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
-    """What ``save_checkpoint`` wrote, without running any code from the file.
+    """The state that ``save_checkpoint`` wrote; no code in the file is run.
 
     Raises:
         MissingFileError: If there is none.
@@ -145,10 +146,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         state = torch.load(path, map_location=device, weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise  # the machine's trouble, not the file's
-    except UnpicklingError as error:  # torch's words advise to let the file run code
+    except UnpicklingError as error:  # torch's own message advises to run its code
         flaw = "holds more than tensors and plain values, so dearkd did not write it"
         raise UserError(_unusable(path, flaw)) from error
-    except Exception as error:  # what damage raises depends on where it is
+    except Exception as error:  # the kind depends on where the damage is
         raise UserError(_unusable(path, "is damaged")) from error
     if not isinstance(state, dict):
         raise UserError(_unusable(path, "is not a checkpoint that dearkd wrote"))
@@ -168,14 +169,14 @@ def raw_student(checkpoint: Path) -> dict[str, Tensor]:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Deletes the temporary files that killed processes left; call it under the folder's lock."""
+    """Deletes temporary files of killed processes; the caller must hold the folder's lock."""
     for file in folder.glob(".*.tmp*"):
         file.unlink(missing_ok=True)
 
 
 def _outer_flaw(checkpoint: Path) -> str | None:
-    """What is wrong with a file as a zip archive, which a checkpoint is; None for a whole one."""
-    if not zipfile.is_zipfile(checkpoint):  # which looks at its end
+    """What is wrong with the zip archive that a checkpoint is; None if it is whole."""
+    if not zipfile.is_zipfile(checkpoint):  # it looks for the directory at the end
         with checkpoint.open("rb") as file:
             start = file.read(len(ZIP_START))
         if start == ZIP_START or not start:
@@ -183,14 +184,14 @@ def _outer_flaw(checkpoint: Path) -> str | None:
         return "is not a checkpoint that dearkd wrote"
     try:
         with zipfile.ZipFile(checkpoint) as archive:
-            changed = archive.testzip()  # torch itself heeds no checksum
+            changed = archive.testzip()  # torch does not compare checksums
     except zipfile.BadZipFile:
         return "is damaged"
     return None if changed is None else "is damaged: its checksum is wrong"
 
 
 def _unusable(checkpoint: Path, flaw: str) -> str:
-    """The flaw, and what can still be done with the run that the checkpoint is of."""
+    """A message with the flaw and the ways on for the run that the checkpoint belongs to."""
     text = f"{checkpoint} {flaw}; copy it anew or start another run with another --out"
     best = checkpoint.with_name("best.safetensors")
     if best.is_file():

@@ -1,4 +1,4 @@
-"""The run folder: what a run leaves on disk, who may write to it, and how it is read back."""
+"""The run folder: its files, how they are written and read, and who may write to it."""
 
 import itertools
 import json
@@ -16,7 +16,7 @@ __all__ = ["RunFolder", "newest_unfinished", "next_folder"]
 
 
 class RunFolder:
-    """Paths of one run and the small files in it.
+    """The paths of one run, and the small files among them.
 
     ``config.yaml`` (resolved), ``metrics.jsonl`` (a line an epoch), ``summary.json``,
     ``model.safetensors`` and ``checkpoint/{last.pt,best.safetensors}``.
@@ -34,15 +34,15 @@ class RunFolder:
 
     @contextmanager
     def locked(self, resume: bool) -> Iterator[None]:
-        """Holds the folder for one process; the system lets go of it when the process dies.
+        """Holds the folder for this process; the system frees it when the process ends.
 
         Raises:
             UserError: If another process holds it, or it has a run and ``resume`` is false.
-            WriteError: If it can't be written to.
+            WriteError: If it cannot be written to.
         """
         self.check_free(resume)
         with held(self.path, "checkpoint/lock"):
-            self.check_free(resume)  # again: another run may have begun and ended in between
+            self.check_free(resume)  # again: another run may have written it meanwhile
             for folder in (self.path, self.last_file.parent):
                 remove_leftovers(folder)
             yield
@@ -51,7 +51,7 @@ class RunFolder:
         """Refuses a folder that has a run already, unless it is to be resumed.
 
         Raises:
-            UserError: Naming the folder and the two ways on.
+            UserError: If it has a run, or if there is none to resume.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; choose a folder")
@@ -92,12 +92,12 @@ class RunFolder:
         return [json.loads(line) for line in self.sessions_file.read_text().splitlines()]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
-        """Adds an epoch's line."""
+        """Appends the line of one epoch."""
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """One dict an epoch, a torn last line left out."""
+        """The lines of all epochs; a line that a kill left unfinished is skipped."""
         if not self.metrics_file.exists():
             return []
         lines = []
@@ -109,18 +109,18 @@ class RunFolder:
         return lines
 
     def truncate_metrics(self, epochs: int) -> None:
-        """Drops the lines of epochs from ``epochs`` on: a resumed run writes them again."""
+        """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] < epochs]
         write_atomically(self.metrics_file, lambda file: _write_text(file, "".join(kept)))
 
 
 def next_folder(stem: str, root: Path = Path("runs")) -> Path:
-    """A new empty folder under ``root``: the first of ``stem-1``, ``stem-2``, ... that is free.
+    """Makes the first of the folders ``stem-1``, ``stem-2``, ... under ``root`` that is not there.
 
-    Of any number of processes that ask at once, each gets a folder of its own.
+    Processes that ask at the same time get a folder each.
 
     Raises:
-        WriteError: If it cannot be made.
+        WriteError: If a folder cannot be made.
     """
     try:
         root.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""A folder held by one process at a time; the system lets go of it when the process dies."""
+"""A folder is held by one process at a time; the system frees it when the process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -12,7 +12,7 @@ __all__ = ["held"]
 
 @contextmanager
 def held(folder: Path, lock_name: str) -> Iterator[None]:
-    """Makes a folder and holds it by a lock on a file in it.
+    """Makes a folder and holds it for this process by a lock on a file in it.
 
     Raises:
         UserError: If another process holds it.
@@ -36,7 +36,7 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
 
 
 def _lock(file: IO[Any]) -> bool:
-    """Locks an open file until it is closed; false if another process holds it."""
+    """Locks an open file until it is closed, and returns whether that succeeded."""
     try:
         import fcntl
     except ImportError:
@@ -49,13 +49,13 @@ def _lock(file: IO[Any]) -> bool:
 
 
 def _lock_on_windows(file: IO[Any]) -> bool:
-    """The same by Windows' own means, which lock a range of bytes: here the first."""
+    """The same on Windows, where a range of bytes is locked: here the first byte."""
     import msvcrt
 
     windows: Any = msvcrt  # the type checker knows its functions on Windows alone
     file.seek(0)
     try:
         windows.locking(file.fileno(), windows.LK_NBLCK, 1)
-    except OSError:  # EACCES: somebody else's
+    except OSError:  # another process has locked it
         return False
     return True

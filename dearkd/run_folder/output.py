@@ -1,4 +1,4 @@
-"""Files that a verb was asked for with ``--out``: refused before the work, and written whole."""
+"""The file that ``--out`` names: checked before the work begins, and written as a whole."""
 
 from pathlib import Path
 
@@ -9,10 +9,10 @@ __all__ = ["make_room", "unwritable", "write_text"]
 
 
 def make_room(file: Path) -> None:
-    """Makes the folder of a file that will be written once the work for it is done.
+    """Makes the folder of a file that is still to be computed, and tries to write there.
 
     Raises:
-        UserError: If the place is taken by a folder.
+        UserError: If there is a folder of that name.
         WriteError: If its folder cannot be made or written to.
     """
     if file.is_dir():
@@ -21,13 +21,13 @@ def make_room(file: Path) -> None:
     try:
         file.parent.mkdir(parents=True, exist_ok=True)
         probe.touch()
-        probe.unlink(missing_ok=True)  # another process may have looked here too
+        probe.unlink(missing_ok=True)  # another process may have removed it
     except OSError as error:
         raise unwritable(file, error) from error
 
 
 def write_text(file: Path, text: str) -> None:
-    """Writes UTF-8 text: the whole of it, or what was there before stays.
+    """Writes UTF-8 text; on an error the old file stays as it was.
 
     Raises:
         WriteError: If it cannot be written.
@@ -43,5 +43,5 @@ def write_text(file: Path, text: str) -> None:
 
 
 def unwritable(place: Path, error: OSError) -> WriteError:
-    """An operating system's error as a line that names the place and the remedy."""
+    """An error of the operating system as one line that names the place and the remedy."""
     return WriteError(f"cannot write {place} ({error.strerror or error}); choose another --out")

@@ -1,4 +1,4 @@
-"""The processes of one run: what they form together, and who goes first."""
+"""The processes of one run: rank and device, their order, and what each may use."""
 
 import os
 import sys
@@ -52,10 +52,10 @@ def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:
 
 
 def from_main(state: PartialState, call: Callable[[], Result]) -> Result:
-    """The result of ``call``, made on the main process alone and handed to all of them.
+    """The result of ``call`` on every process, though the main process alone calls it.
 
     Raises:
-        ValueError, OSError: What the call raised, on every process: none waits for one that failed.
+        ValueError, OSError: Whatever the call raised, on every process, so that none waits.
     """
     answer: list[Any] = [None, None]
     if state.is_main_process:
@@ -85,7 +85,7 @@ def usable_cores() -> int:
 
 
 def peak_memory() -> int | None:
-    """Bytes of memory that this process held at most; None where the system does not tell."""
+    """The most memory this process has held, in bytes; None on systems that do not count it."""
     try:
         import resource
     except ImportError:  # on Windows

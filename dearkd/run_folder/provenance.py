@@ -1,4 +1,4 @@
-"""Where a run's numbers come from: the commit of the source and the versions of the packages."""
+"""What made a run's numbers: the commit of the source and the versions of the packages."""
 
 import importlib.metadata
 import subprocess

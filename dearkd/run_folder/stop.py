@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM as a request: the loop stops where it can save its state."""
+"""Ctrl-C and SIGTERM are requests to stop: the loop saves its state, then stops."""
 
 import signal
 import threading
@@ -9,21 +9,21 @@ from typing import Any
 __all__ = ["Interrupted", "StopRequest"]
 
 
-class Interrupted(Exception):  # noqa: N818 - it is no error
+class Interrupted(Exception):  # noqa: N818 - not an error
     """The run was asked to stop and has saved its state."""
 
 
 class StopRequest:
-    """Whether the process was asked to stop while it listened."""
+    """Whether a signal asked the process to stop."""
 
     def __init__(self) -> None:
         self.made = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Takes the signals: the first is noted, a second one stops at once.
+        """Handles the signals: the first is noted, the second stops the process at once.
 
-        In a thread that is not the main one nothing is heard: Python gives signals to that alone.
+        Python delivers signals to the main thread alone; in any other thread this does nothing.
         """
         if threading.current_thread() is not threading.main_thread():
             yield

@@ -15,6 +15,7 @@ from commands import invoke, refused
 from conftest import FAST, FAST_TEACHER, opened, quiet_train
 from PIL import Image
 from safetensors.torch import save_file
+from timm.data import ImageNetInfo
 
 import dearkd
 from dearkd.cli.main import main
