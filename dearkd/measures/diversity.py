@@ -14,6 +14,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
+from dearkd.errors import UserError
+
 __all__ = [
     "ClassMean",
     "Diversity",
@@ -76,7 +78,7 @@ def diversity(
     ``row_sums`` gives, for such a sequence, each image's sum of distances to all of its images.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        UserError: If there are fewer than two images.
     """
     sums = {name: row_sums(members) for name, members in classes.items()}
     per_class = {name: pair_mean(part) for name, part in sums.items() if len(part) > 1}
@@ -89,11 +91,11 @@ def pair_mean(row_sums: Float[Tensor, " images"]) -> PairMean:
     """Mean distance over all pairs from each image's sum of distances, with its jackknife error.
 
     Raises:
-        ValueError: If there are fewer than two images.
+        UserError: If there are fewer than two images.
     """
     count, sums = len(row_sums), row_sums.double()
     if count < 2:
-        raise ValueError(f"a distance between images needs at least 2 images, got {count}")
+        raise UserError(f"a distance between images needs at least 2 images, got {count}")
     mean = float(sums.sum()) / (count * (count - 1))
     if count == 2:
         return PairMean(mean, None, count)

@@ -13,6 +13,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dearkd.errors import UserError
 from dearkd.models.attention import MultiHeadConvAttention, widened_attention, without_mask
 from dearkd.models.position import patch_coordinates, position_channels
 
@@ -28,7 +29,7 @@ class FusedConvAttention(nn.Module):
     It is meant for float32 and float64; in fewer bits the position channels lose precision.
 
     Raises:
-        ValueError: If the layer is gated: two softmaxes have no common product.
+        UserError: If the layer is gated: two softmaxes have no common product.
     """
 
     position_query: Tensor
@@ -36,7 +37,7 @@ class FusedConvAttention(nn.Module):
 
     def __init__(self, attn: MultiHeadConvAttention, num_tokens: int) -> None:
         if not attn.folds:
-            raise ValueError("a gated layer's position term cannot be folded; leave fusing out")
+            raise UserError("a gated layer's position term cannot be folded; leave fusing out")
         super().__init__()
         self.num_heads, self.head_dim, self.scale = attn.num_heads, attn.head_dim, attn.scale
         self.qkv, self.q_norm, self.k_norm = attn.qkv, attn.q_norm, attn.k_norm
@@ -51,7 +52,7 @@ class FusedConvAttention(nn.Module):
         """The mixed tokens, of the shape of ``x``: (batch, tokens, dim).
 
         Raises:
-            ValueError: If a mask is given.
+            UserError: If a mask is given.
         """
         x = without_mask(x, attn_mask, is_causal)
         qkv = self.qkv(x).unflatten(-1, (3, self.num_heads, self.head_dim))
@@ -67,17 +68,17 @@ def fused(model: nn.Module) -> nn.Module:
     """A copy of the transformer for inference, with every layer's position term as constants.
 
     Raises:
-        ValueError: If it has no convolutional attention, or takes images of any size.
+        UserError: If it has no convolutional attention, or takes images of any size.
     """
     model = copy.deepcopy(model).eval()
     blocks: Any = getattr(model, "blocks", ())
     layers = [b for b in blocks if isinstance(getattr(b, "attn", None), MultiHeadConvAttention)]
     if not layers:
-        raise ValueError(
+        raise UserError(
             f"{type(model).__name__} has no convolutional attention to fold; leave fusing out"
         )
     if getattr(model, "dynamic_img_size", False):
-        raise ValueError("a model for images of any size has no constants; leave fusing out")
+        raise UserError("a model for images of any size has no constants; leave fusing out")
     prefix: Any = model.num_prefix_tokens
     for block in layers:
         rows, columns = block.attn.grid_size

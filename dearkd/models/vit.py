@@ -15,6 +15,7 @@ from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, checkpoint_filter_fn
 from torch import Tensor
 
+from dearkd.errors import UserError
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
 
 __all__ = ["DearKDVisionTransformer", "filter_checkpoint", "initialise_from"]
@@ -38,7 +39,7 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     ``proj_drop_rate`` act in MHCA as they do in plain attention.
 
     Raises:
-        ValueError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a dropout rate
+        UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a dropout rate
             is out of range, patches are to be dropped (MHCA needs the whole grid), or the class
             and distillation tokens are to have no position.
     """
@@ -48,9 +49,9 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     ) -> None:
         depth = kwargs.get("depth", 12)
         if not 0 <= mhca_depth <= depth:
-            raise ValueError(f"mhca_depth must be 0 to {depth} (the depth), got {mhca_depth}")
+            raise UserError(f"mhca_depth must be 0 to {depth} (the depth), got {mhca_depth}")
         if mhca_fusion not in _ATTENTION:
-            raise ValueError(f"mhca_fusion must be additive or gated, got {mhca_fusion!r}")
+            raise UserError(f"mhca_fusion must be additive or gated, got {mhca_fusion!r}")
         _check_options(kwargs, has_mhca=mhca_depth > 0)
 
         def block(*, depth: int, attn_layer: Any = Attention, **block_kwargs: Any) -> Block:
@@ -112,7 +113,7 @@ def initialise_from(
     classes differ. Position embeddings are resampled to the student's grid.
 
     Raises:
-        ValueError: If the two differ in more than heads, classes, resolution and position term.
+        UserError: If the two differ in more than heads, classes, resolution and position term.
     """
     heads, source_heads = _num_heads(student), _num_heads(source)
     if heads != source_heads:
@@ -135,7 +136,7 @@ def initialise_from(
     for name in sorted((own.keys() | state.keys()) - keeps):
         ours, theirs = _shape(own, name), _shape(state, name)
         if ours != theirs and not (name in _HEADS and name not in own):
-            raise ValueError(
+            raise UserError(
                 f"the source does not fit the student: {name} is {theirs} there and {ours} here; "
                 "choose a source of the same depth, width and patch size"
             )
@@ -155,18 +156,18 @@ def _check_options(kwargs: dict[str, Any], has_mhca: bool) -> None:
     """Refuses what timm would take, and what the two tokens or MHCA can't do.
 
     Raises:
-        ValueError: If an option is out of range.
+        UserError: If an option is out of range.
     """
     for name in _DROPOUTS:
         if not 0 <= kwargs.get(name, 0) < 1:
-            raise ValueError(f"{name} must be at least 0 and less than 1, got {kwargs[name]}")
+            raise UserError(f"{name} must be at least 0 and less than 1, got {kwargs[name]}")
     if has_mhca and kwargs.get("patch_drop_rate"):
-        raise ValueError(
+        raise UserError(
             "patch_drop_rate must be 0 with MHCA (it needs the whole grid of patches), "
             f"got {kwargs['patch_drop_rate']}"
         )
     if kwargs.get("no_embed_class"):
-        raise ValueError(
+        raise UserError(
             "no_embed_class must be False for a distilled transformer (both of its tokens have a "
             f"position), got {kwargs['no_embed_class']}"
         )
