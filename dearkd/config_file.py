@@ -11,7 +11,7 @@ from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
-from dearkd.errors import MissingFileError, UserError
+from dearkd.errors import MissingFileError, UserError, one_line
 
 __all__ = ["complete", "differences", "flattened", "to_yaml", "user_tree"]
 
@@ -54,7 +54,7 @@ def user_tree(
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
     assert isinstance(given, DictConfig)
     return given
@@ -102,7 +102,7 @@ def _read(path: Path) -> DictConfig:
     try:
         tree = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
-        reason = " ".join(str(error).split())
+        reason = one_line(error)
         raise UserError(f"config {path} is not YAML ({reason[:160]})") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")

@@ -22,6 +22,7 @@ import torchvision
 from packaging.requirements import Requirement
 from rich.console import Console
 
+from dearkd.errors import one_line
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import autocast, seconds_per_call
@@ -72,7 +73,7 @@ def findings(quick: bool = False) -> Iterator[Finding]:
         try:
             found = check()
         except Exception as error:  # a check that fails has found a fault
-            reason = " ".join(str(error).split())[:200]
+            reason = one_line(error)
             remedy = "reinstall with pip install -c constraints.txt -e ."
             yield Finding(name, "broken", f"{type(error).__name__}: {reason}", remedy)
             continue
@@ -196,7 +197,7 @@ def _compile() -> _Found:
     try:
         same = torch.allclose(torch.compile(_tiny)(x), _tiny(x))
     except Exception as error:  # inductor's errors share no class
-        reason = " ".join(str(error).split())[:160]
+        reason = one_line(error)
         default = f"{tempfile.gettempdir()}/torchinductor_{getpass.getuser()}"
         cache = os.environ.get("TORCHINDUCTOR_CACHE_DIR", default)
         remedy = f"delete torch's cache of compiled code ({cache}) and try again, or {leave}"

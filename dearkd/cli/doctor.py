@@ -5,6 +5,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.options import AsJson, console
+from dearkd.errors import one_line
 
 __all__ = ["doctor"]
 
@@ -25,7 +26,7 @@ def doctor(
     try:
         from dearkd import doctor as door
     except Exception as error:  # libraries that don't fit each other raise anything
-        reason = " ".join(str(error).split())[:200]
+        reason = one_line(error)
         console.print(f"broken   libraries: {type(error).__name__}: {reason}")
         console.print("-> reinstall: pip install -c constraints.txt -e .")
         raise typer.Exit(1) from error

@@ -19,7 +19,7 @@ from timm.data.dataset_factory import create_dataset
 from dearkd.data.decode import open_image
 from dearkd.data.sources import Classes, ImageSource, natural_order
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = ["PREFIXES", "OutOfReachError", "TarSource", "TimmSource", "open_hosted"]
 
@@ -155,13 +155,13 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
             raise
         unknown = str(error).startswith("Unknown")
         raise UserError(
-            f"data {name!r} is unknown to timm ({_reason(error)}); try torch/cifar10"
+            f"data {name!r} is unknown to timm ({one_line(error)}); try torch/cifar10"
             if unknown
-            else f"data {name!r} cannot be opened ({_reason(error)}); pass another data set"
+            else f"data {name!r} cannot be opened ({one_line(error)}); pass another data set"
         ) from error
     except (ConnectionError, URLError) as error:
         raise OutOfReachError(
-            f"data {name!r} cannot be fetched ({_reason(error)}); "
+            f"data {name!r} cannot be fetched ({one_line(error)}); "
             "download it elsewhere and pass its folder"
         ) from error
     except ValueError as error:
@@ -170,17 +170,13 @@ def _open_split(name: str, root: Path, split: str) -> TimmSource:
                 f"data {name!r} has no split {split!r}; pass another data set"
             ) from error
         raise UserError(
-            f"data {name!r} cannot be opened ({_reason(error)}); check its name"
+            f"data {name!r} cannot be opened ({one_line(error)}); check its name"
         ) from error
     except (OSError, RuntimeError) as error:
         raise UserError(
-            f"data {name!r} cannot be opened ({_reason(error)}); check its name"
+            f"data {name!r} cannot be opened ({one_line(error)}); check its name"
         ) from error
     return TimmSource(f"{name} ({split})", dataset)
-
-
-def _reason(error: BaseException) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__
 
 
 def _labels(dataset: Any, reader: Any) -> NDArray[np.int64]:
@@ -226,7 +222,7 @@ def _listed_names(info: Path) -> tuple[str, ...] | None:
         names = json.loads(info.read_text(encoding="utf-8")).get("classes")
         return tuple(names) if names else None
     except (AttributeError, TypeError, ValueError) as error:
-        raise UserError(f"{info} is damaged ({_reason(error)}); repair or remove it") from error
+        raise UserError(f"{info} is damaged ({one_line(error)}); repair or remove it") from error
 
 
 def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:
@@ -251,7 +247,7 @@ def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:
                     labels[key] = readers[suffix](content.read())
     except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
         raise UserError(
-            f"{shard} is no webdataset shard ({_reason(error)}); fetch it again"
+            f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
         ) from error
     missing = next((name for key, (_, _, name) in images.items() if key not in labels), None)
     if missing:

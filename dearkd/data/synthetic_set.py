@@ -12,7 +12,7 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = [
     "CONFIG_FILE",
@@ -164,7 +164,7 @@ def _content(file: Path) -> tuple[dict[str, Any], str | None]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
-        return {}, " ".join(str(error).split())
+        return {}, one_line(error)
     return (content, None) if isinstance(content, dict) else ({}, "it is no JSON object")
 
 

@@ -17,7 +17,7 @@ from jaxtyping import Float
 from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 from dearkd.models.readings import Head, head_scores, readings
 from dearkd.run_folder.files import save_model
 from dearkd.trained.exported import DESCRIPTION
@@ -119,7 +119,7 @@ def _traced(arch: str) -> Iterator[None]:
             warnings.simplefilter("ignore")
             yield
     except Exception as error:  # tracer, decomposition and translation raise kinds of their own
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"{arch} cannot be exported as a graph ({reason}); --to timm keeps it as a model"
         ) from error

@@ -14,7 +14,7 @@ from rich.table import Table
 from dearkd.data.datasets import match_classes
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Loader, OnBadImage
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 from dearkd.judging.candidate import candidate_of
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.cost import LAYOUTS
@@ -93,7 +93,7 @@ def _resize(model: Any, target: str, img_size: int) -> None:
             raise UserError(f"it must be a multiple of the {side}-px patch")
         model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        reason = one_line(error)
         raise UserError(f"{target} cannot take --img-size {img_size}: {reason}") from error
 
 

@@ -7,7 +7,7 @@ from typing import Any
 import timm
 from timm.models import split_model_name_tag
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = ["check_name", "create_model", "model_cfg", "size_argument"]
 
@@ -90,7 +90,7 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
         TypeError,
         ValueError,
     ) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise UserError(f"{role} {name!r} cannot be built with {given}: {reason}") from error
     if not getattr(model, "pretrained_cfg", None):
         model.pretrained_cfg = cfg

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torchvision.models.feature_extraction import create_feature_extractor, get_graph_node_names
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = ["TeacherStage", "describe_stages", "is_nonnegative", "with_named_taps"]
 
@@ -97,7 +97,7 @@ class _NamedTaps(nn.Module):
             self.taps, self.output, self.num_classes = taps, nodes[-1], num_classes
             self.extractor = create_feature_extractor(model, [*taps, self.output])
         except Exception as error:  # tracing runs the user's code
-            reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+            reason = one_line(error)
             raise UserError(
                 f"teacher {name} can't be tapped at {', '.join(taps)} ({reason}); give names from "
                 "torchvision.models.feature_extraction.get_graph_node_names, or give the model a "

@@ -14,7 +14,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from dearkd.errors import MissingFileError, UserError, WriteError
+from dearkd.errors import MissingFileError, UserError, WriteError, one_line
 
 __all__ = [
     "load_checkpoint",
@@ -200,8 +200,4 @@ def _unusable(checkpoint: Path, flaw: str) -> str:
 
 
 def _unwritten(path: Path, error: Exception) -> str:
-    return f"could not write {path}: {_first_line(error)}; is the disk full?"
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
+    return f"could not write {path}: {one_line(error)}; is the disk full?"

@@ -11,7 +11,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.trained.trained import Trained, described
 
@@ -48,7 +48,7 @@ def open_onnx(file: Path) -> Trained:
     try:
         session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no class
-        raise UserError(f"{file} is damaged or no ONNX model ({_one_line(error)})") from error
+        raise UserError(f"{file} is damaged or no ONNX model ({one_line(error)})") from error
     stored = session.get_modelmeta().custom_metadata_map
 
     def outputs(images: Tensor) -> tuple[Tensor, ...]:
@@ -72,7 +72,7 @@ def open_torch_export(file: Path) -> Trained:
             model: Any = torch.export.load(stream, extra_files=extra).module()
     except Exception as error:  # what a damaged archive raises depends on where it is damaged
         raise UserError(
-            f"{file} is damaged or no torch.export archive ({_one_line(error)})"
+            f"{file} is damaged or no torch.export archive ({one_line(error)})"
         ) from error
     finally:
         log.setLevel(level)
@@ -91,7 +91,7 @@ def open_timm(folder: Path) -> Trained:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # damaged JSON, an unknown model, weights of another one
         raise UserError(
-            f"timm cannot load {folder} ({_one_line(error)}); if it is of a model of your own, "
+            f"timm cannot load {folder} ({one_line(error)}); if it is of a model of your own, "
             "pass --import FILE"
         ) from error
     view = model.pretrained_cfg
@@ -112,7 +112,3 @@ def _description(file: Path, stored: dict[str, str]) -> dict[str, Any]:
             f"{file} does not say its {missing[0]}; only models that `dearkd export` wrote are read"
         )
     return {key: json.loads(value) for key, value in stored.items()}
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:160] or type(error).__name__

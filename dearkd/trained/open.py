@@ -12,7 +12,7 @@ from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 from timm.models import split_model_name_tag
 from torch import nn
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 from dearkd.models.create import check_name, create_model, size_argument
 from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
@@ -143,7 +143,7 @@ def _published(found: Resolved) -> nn.Module:
     try:
         return timm.create_model(name, pretrained=True)
     except Exception as error:  # the hub client, urllib and timm raise many kinds
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise UserError(f"no weights for {role} {name!r} ({reason}); {remedy}") from error
 
 

@@ -12,7 +12,6 @@ import timm
 from omegaconf import DictConfig, OmegaConf
 from timm.models import split_model_name_tag
 
-import dearkd
 from dearkd.errors import MissingFileError, UserError
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
@@ -31,7 +30,7 @@ __all__ = [
 
 EMBEDDED = "digits"
 """Name of the CNN that comes with dearkd; it knows scikit-learn's handwritten digits."""
-EMBEDDED_WEIGHTS = Path(dearkd.__file__).parent / "assets" / "digits_resnet10t.safetensors"
+EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "assets" / "digits_resnet10t.safetensors"
 ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
 """Beginnings of names that timm itself looks up."""
 WEIGHTS_OPTIONS = {

@@ -8,7 +8,7 @@ import torch
 from timm.models import load_state_dict
 from torch import Tensor, nn
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = ["State", "filled", "read_state"]
 
@@ -31,7 +31,7 @@ def read_state(file: Path) -> State:
                 f"weights {file} are refused: they hold more than tensors, which may run code when "
                 "loaded, or are damaged; save the state dict alone, best as safetensors"
             ) from error
-        reason = str(error).splitlines()[0][:160] if str(error) else type(error).__name__
+        reason = one_line(error)
         raise UserError(
             f"weights {file} are damaged or none ({reason}); fetch them again"
         ) from error
