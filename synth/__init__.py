@@ -16,7 +16,8 @@ A new way to make images (a generator, say) is one module beside ``inversion.py`
    batch's images, normalised for the teacher, group after group. Every draw comes from
    :func:`synth.groups.generator_for`, so that images do not depend on who computes them.
 2. ``SynthesisConfig`` gets the ``Literal`` that names it (the old way is its default: unfinished
-   sets go on), and ``synth.synthesis.steps_of`` the ``match`` on it.
+   sets go on), and ``synth.synthesis.steps_of`` the ``match`` on it. The pilot runs of
+   ``auto_weights`` (``synth.inversion.tune_bn_weight``) invert, whatever makes the images.
 
 Resume, several processes, judging, files, progress and forecast then work as they are. A new term
 of the objective is a function in ``priors.py``, a weight in ``ObjectiveConfig`` and a line each in

@@ -22,8 +22,6 @@ from dearkd.models.taps import TeacherStage, describe_stages
 __all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
 
 Precision = Literal["auto", "fp32", "bf16"]
-SMALL = 64
-"""Pixels a side of a small image: students of 32 px."""
 
 
 class TeacherOutput(NamedTuple):

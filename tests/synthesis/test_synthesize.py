@@ -35,8 +35,8 @@ from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
 from dearkd.synthesis.synthesize import _train_command
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
+from dearkd.training.batches import training_batches
 from dearkd.training.build import build
-from dearkd.training.train import _train_loader
 from synth.groups import batches_of
 from synth.inversion import Step
 from synth.kernels import Kernels
@@ -192,8 +192,8 @@ def test_the_loader_mirrors_where_the_configuration_says_so():
         parts = build(
             load_config(None, [*FAST, *settings], {"method": "ce", "student": "toy_student"})
         )
-        loader, _ = _train_loader(parts, process_accelerator())
-        both.append(next(iter(loader))["image"])
+        batches, _ = training_batches(parts, process_accelerator())
+        both.append(next(iter(batches(0, 0)))[0])
     same = (both[0] == both[1]).flatten(1).all(1)
     assert torch.equal(both[0][~same].flip(-1), both[1][~same])
     assert 8 < same.sum() < 24

@@ -16,6 +16,7 @@ from dearkd.config import load_config
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training import train as launch
+from dearkd.training.batches import training_batches
 from dearkd.training.build import build
 from dearkd.training.progress import RunProgress
 
@@ -306,9 +307,9 @@ def test_keep_steps_makes_as_many_steps_of_fewer_images():
     from accelerate import Accelerator
 
     parts = build(config)
-    loader, _ = launch._train_loader(parts, Accelerator())
+    batches, _ = training_batches(parts, Accelerator())
     assert len(parts.train) < 150
-    assert len(loader) == STEPS
+    assert batches.steps == STEPS
 
 
 def _console():
