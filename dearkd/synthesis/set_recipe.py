@@ -39,7 +39,8 @@ BALANCED_SMALL: dict[str, Any] = {
     "ep_weight": 1.0,
 }
 BALANCED_DIGITS: dict[str, Any] = BALANCED_SMALL | {"bn_weight": 5.0}
-"""Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small), the digits CNN: scripts/results/LAB.md."""
+"""Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small) and the digits CNN: see
+scripts/results/LAB.md."""
 BALANCED_CROP = 0.5
 """For teachers of large images, which learned from crops; those of small ones saw whole images."""
 BALANCED_LR = 0.05
