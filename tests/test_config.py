@@ -14,7 +14,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
     [
         ("optim.lrr=3", "unknown config key 'optim.lrr'; did you mean 'optim.lr'"),
         ("lr=3", "did you mean 'optim.lr'"),
-        ("zzz=1", "known: method, student"),
+        ("zzz=1", "known: method, method_args, student"),
         ("data.lr=3", "did you mean 'optim.lr'"),
         ("data.batch_sz=3", "unknown config key 'data.batch_sz'; did you mean 'data.batch_size'"),
         ("optm.warmup_epoch=3", "'optm.warmup_epoch'; did you mean 'optim.warmup_epochs'"),
@@ -22,7 +22,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("optim.lr=abc", "optim.lr must be a number, got 'abc'"),
         ("compile=maybe", "compile must be true or false, got 'maybe'"),
         ("stage1=abc", "stage1 must be a whole number, got 'abc'"),
-        ("method=deit", r"method: Invalid value 'deit', expected one of \['dearkd', 'deit-hard'"),
+        ("precision=half", r"precision: Invalid value 'half', expected one of \['auto', 'fp32'"),
         ("data.fraction=0", "data.fraction must be above 0 and at most 1, got 0"),
         ("data.fraction=1.5", "data.fraction must be above 0 and at most 1, got 1.5"),
         ("stage1=-1", "stage1 must be at least 0"),

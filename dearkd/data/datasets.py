@@ -93,7 +93,11 @@ def _open(
     if path.is_file():
         return _open_file(path), None
     files = _parquet_files(path)
-    return _open_parquet(files, path) if files else _open_folder(path, evaluation_only)
+    return (
+        _open_parquet(files, path, evaluation_only)
+        if files
+        else _open_folder(path, evaluation_only)
+    )
 
 
 def _parquet_files(root: Path) -> list[Path]:
@@ -120,7 +124,9 @@ def _open_file(path: Path) -> ImageSource:
     return ParquetSource([path])
 
 
-def _open_parquet(files: list[Path], root: Path) -> tuple[ImageSource | None, ImageSource | None]:
+def _open_parquet(
+    files: list[Path], root: Path, evaluation_only: bool
+) -> tuple[ImageSource | None, ImageSource | None]:
     train = [file for file in files if split_of(file, root) in TRAIN_NAMES]
     evaluations = (
         [file for file in files if split_of(file, root) == name] for name in EVALUATION_NAMES
@@ -128,6 +134,8 @@ def _open_parquet(files: list[Path], root: Path) -> tuple[ImageSource | None, Im
     evaluation = next((found for found in evaluations if found), [])
     if not train and not evaluation:
         return ParquetSource(files), None
+    if evaluation_only and not evaluation:
+        return None, None
     return (
         ParquetSource(train) if train else None,
         ParquetSource(evaluation) if evaluation else None,

@@ -19,7 +19,9 @@ TERMS = {
     "teacher_agreement": "Agreement with the teacher on training views",
     "lr": "Learning rate",
 }
-"""What ``metrics.jsonl`` logs, in the order of the page."""
+"""What the page calls the numbers of ``metrics.jsonl``, in its order; other terms follow them."""
+NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "top5"}
+"""Numbers that are told elsewhere on the page."""
 
 
 def curve_section(report: Report) -> Section:
@@ -28,13 +30,20 @@ def curve_section(report: Report) -> Section:
     for group in report.groups:
         if len(report.groups) > 1:
             blocks.append(Note(f"Judged on {data_name(group.evaluation)}:"))
-        plots = [run_plot(report, group, key, title) for key, title in TERMS.items()]
+        plots = [run_plot(report, group, key, title) for key, title in _terms(group).items()]
         if drawn := [plot for plot in plots if plot is not None]:
             blocks.append(Plots(drawn))
         blocks += _logged_once(report, group)
     if any(isinstance(block, Plots) for block in blocks):
         blocks.insert(0, Legend([(run.name, report.style_of(run)) for run in report.runs]))
     return Section("Curves", blocks, _switch_sentence(report))
+
+
+def _terms(group: Group) -> dict[str, str]:
+    """Titles of what the runs logged: the known ones first, then terms of a new loss or method."""
+    lines = [line for run in group.runs for line in run.metrics]
+    numbers = {key for line in lines for key in line if _has_number(line, key)}
+    return TERMS | {key: f"Term {key}" for key in sorted(numbers - TERMS.keys() - NO_CURVES)}
 
 
 def switch_marks(report: Report, runs: Sequence[Run]) -> tuple[dict[float, str], dict[float, int]]:
@@ -69,7 +78,7 @@ def _switch_sentence(report: Report) -> str:
 
 def _logged_once(report: Report, group: Group) -> list[Block]:
     """The numbers that make no curve: a row each, a column a run."""
-    found = {title: _lines(report, group, key) for key, title in TERMS.items()}
+    found = {title: _lines(report, group, key) for key, title in _terms(group).items()}
     single = {title: lines for title, lines in found.items() if lines and not _are_curves(lines)}
     names = [run.name for run in group.runs]
     rows = []

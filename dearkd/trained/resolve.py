@@ -178,10 +178,15 @@ def _of_folder(text: str, role: str, path: Path, which: str, trust: bool) -> Res
         remedy = "; its best weights so far: --which best" if so_far else ""
         raise MissingFileError(
             f"{path} has no {file.relative_to(path)}: the run is not finished, or the folder holds "
-            f"none{remedy}"
+            f"none{remedy or _of_images(role)}"
         )
     checkpoint = folder.last_file if which == "raw" else None
     return _of_file(text, role, file, trust, checkpoint)
+
+
+def _of_images(role: str) -> str:
+    """What to type where a folder of images was meant."""
+    return "; to measure images add --lpips, --features or --verifier" if role == "model" else ""
 
 
 def _of_file(

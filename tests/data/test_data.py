@@ -413,6 +413,13 @@ def test_classes_match_by_name_then_by_count():
         match_classes(Classes(2, None, (0, 4), 5), None, 3)
 
 
+def test_parquet_files_with_a_training_split_alone_are_nothing_to_evaluate_on(tmp_path):
+    table = pa.table({"image": [{"bytes": encoded((1, 0, 0)), "path": None}] * 2, "label": [0, 1]})
+    pq.write_table(table, tmp_path / "train-00000.parquet")
+    with pytest.raises(ValueError, match="has a train split alone"):
+        open_evaluation(str(tmp_path))
+
+
 def hub_set(root, splits):
     """A data set in the Hugging Face layout, which `datasets` itself opens: labels by split."""
     datasets = pytest.importorskip("datasets")
