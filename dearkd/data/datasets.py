@@ -79,7 +79,10 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
 def _open(
     data: str, root: Path, evaluation_only: bool = False
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """The training and the evaluation source; data without splits is for training."""
+    """(training source, evaluation source); data without splits is for training.
+
+    Both are None where evaluation images are wanted and there is a training split alone.
+    """
     if data == "digits":
         return DigitsSource("train"), DigitsSource("test")
     if data.lower().startswith(PREFIXES):
