@@ -65,7 +65,7 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
     )
     if not summary:
         return text
-    method, data = METHODS[summary["method"]], _last_name(summary["data"])
+    method, data = METHODS.get(summary["method"], summary["method"]), _last_name(summary["data"])
     text += (
         f" Trained with {method} for {summary['epochs']} epochs on {summary['train_images']:,} "
         f"images of `{data}`"

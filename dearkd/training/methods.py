@@ -5,7 +5,8 @@ A method's settings are the parameters of its objective: ``distill.hidden_weight
 
 A new method is one objective class and one entry here. A file passed by ``--import`` may add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
-given by ``--set method_args.NAME=VALUE``.
+given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
+gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
 """
 
 import dataclasses
@@ -78,6 +79,7 @@ def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -
                 f"distill.{key} is for method {', '.join(owners)} and has no effect with {name}; "
                 "leave it out"
             )
+    _check_defaults(name, method, plain)
     own = [key for key in method.parameters if key not in _DISTILL and key != "teacher"]
     for key in arguments:
         if key in _DISTILL:
@@ -114,6 +116,21 @@ def stages_of(
     if method.then is not None:
         stages.append(Stage(names[1], lengths[1], method.then(student)))
     return stages
+
+
+def _check_defaults(name: str, method: Method, plain: DistillConfig) -> None:
+    """Refuses a parameter whose own default the configuration's would override without a word."""
+    for key in method.settings:
+        default = inspect.signature(method.objective).parameters[key].default
+        if default is not inspect.Parameter.empty and not _alike(default, getattr(plain, key)):
+            raise UserError(
+                f"method {name} has {key}={default} as its default and distill.{key} is "
+                f"{getattr(plain, key)}: call the parameter something else, or make them equal"
+            )
+
+
+def _alike(default: Any, configured: Any) -> bool:
+    return default == configured or (default == () and configured == [])
 
 
 def _name_of(method: Method) -> str:

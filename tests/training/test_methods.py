@@ -46,8 +46,11 @@ def test_settings_belong_to_the_method_whose_objective_has_them():
     assert not METHODS["ce"].has_teacher
 
 
-def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch):
-    monkeypatch.delitem(METHODS, "sharper", raising=False)
+def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch, quiet_console):
+    monkeypatch.setitem(
+        METHODS, "sharper", METHODS["ce"]
+    )  # put back, that is taken out, at the end
+    monkeypatch.delitem(METHODS, "sharper")
     file = tmp_path / "sharper.py"
     file.write_text(textwrap.dedent(OWN))
     run = tmp_path / "run"
@@ -64,7 +67,18 @@ def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch
     ):
         with pytest.raises(UserError, match=words):
             quiet_train({**options, "out": str(tmp_path / "no")}, settings)
-    monkeypatch.delitem(METHODS, "sharper")
+    export_run(run, console=quiet_console, to="hf-folder", out=tmp_path / "card")
+    assert "sharper" in (tmp_path / "card" / "README.md").read_text()
+
+
+def test_a_default_that_the_configuration_would_override_is_refused(monkeypatch):
+    class Warm(nn.Module):
+        def __init__(self, student, teacher, temperature=4.0):
+            super().__init__()
+
+    monkeypatch.setitem(METHODS, "warm", Method("warm", Warm))
+    with pytest.raises(UserError, match=r"temperature=4\.0 .* distill\.temperature is 3\.0"):
+        check_method("warm", DistillConfig(), {})
 
 
 def test_an_unknown_method_is_told_the_nearest():
