@@ -1,5 +1,7 @@
 """The command as a test calls it, in its own process."""
 
+import re
+
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
@@ -7,6 +9,17 @@ from dearkd.cli.app import app
 
 def invoke(*args):
     return CliRunner().invoke(app, [str(arg) for arg in args])
+
+
+def not_among(*args):
+    """What the command says of a value that is none of an option's choices; it exits with 2.
+
+    Typer's own runner frames it; the installed command says it in one line (`tests/synthesis/
+    test_choices.py`).
+    """
+    result = invoke(*args)
+    assert result.exit_code == 2, result.output
+    return " ".join(re.sub("[^ -~]", " ", result.stderr).split())
 
 
 def refused(*args):

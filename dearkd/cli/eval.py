@@ -78,7 +78,7 @@ def evaluate(
 ) -> None:
     """Top-1 and top-5 of a model by each of its heads, or the diversity of a set of images.
 
-    **A model:** `dearkd eval runs/dearkd-digits-1` or
+    **Example:** `dearkd eval runs/dearkd-digits-1` or
     `dearkd eval regnety_160.deit_in1k --data imagenet/val`
 
     **Images:** `dearkd eval runs/synth-1 --lpips --against photos/ --limit 50`

@@ -110,7 +110,7 @@ class SyntheticSet:
         """
         try:
             return _class_table(self.manifest)
-        except (KeyError, TypeError, UserError, AttributeError) as error:
+        except (KeyError, TypeError, ValueError, AttributeError) as error:
             reason = repr(error) if self.manifest else self.damage or repr(error)
             raise UserError(
                 f"{self.root / MANIFEST_FILE} does not list the class names, indices and total "

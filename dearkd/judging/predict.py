@@ -21,7 +21,7 @@ from dearkd.data.augment import view_augment
 from dearkd.data.class_matching import with_descriptions
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.sources import IMAGE_SUFFIXES, natural_order
-from dearkd.errors import UserError
+from dearkd.errors import MissingFileError, UserError
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
@@ -192,6 +192,8 @@ def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:
     if file is None:
         own = trained.class_names
         return with_descriptions(own) if own else tuple(f"class {index}" for index in range(count))
+    if not file.is_file():
+        raise MissingFileError(f"--class-names {file} does not exist; check the path")
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

@@ -7,7 +7,7 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import invoke, refused
+from commands import invoke, not_among, refused
 from conftest import opened, quiet_train
 from PIL import Image
 from timm.models import (
@@ -250,7 +250,7 @@ def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
         assert f"cannot write {file}/analysis.html" in refused(
             "analyze", student_run, "--out", file
         )
-    assert "must be final, best or raw" in refused("analyze", student_run, "--which", "last")
+    assert "'last' is not one of" in not_among("analyze", student_run, "--which", "last")
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)
         Image.new("RGB", (16, 16)).save(tmp_path / "pets" / name / "1.png")

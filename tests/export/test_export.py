@@ -14,12 +14,14 @@ from conftest import opened, quiet_train
 from rich.console import Console
 
 from dearkd.export import export as door
+from dearkd.export.difference import difference
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
 from dearkd.export.model_card import Weights, model_card
 from dearkd.models.fused import fused
-from dearkd.trained.exported import difference, open_onnx, open_torch_export
+from dearkd.trained.exported import Graph, open_onnx, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
+from dearkd.trained.trained import described
 
 QUIET = Console(file=io.StringIO())
 
@@ -57,7 +59,7 @@ def test_onnx_takes_any_batch_and_gives_both_heads(run, onnx_file):
     exported = open_onnx(onnx_file)
     for batch in (1, 2, 7):
         x = images(batch)
-        logits, of_class, of_distillation = exported.outputs(x)
+        logits, of_class, of_distillation = exported.network.outputs(x)
         with torch.inference_mode():
             tokens = model.forward_features(x)
             expected = model.head(tokens[:, 0]), model.head_dist(tokens[:, 1])
@@ -83,7 +85,7 @@ def test_torch_export_takes_any_batch(run, tmp_path):
     model = opened(run).network
     for batch in (1, 5):
         x = images(batch)
-        (logits,) = open_torch_export(out).outputs(x)
+        (logits,) = open_torch_export(out).network.outputs(x)
         torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-5)
 
 
@@ -189,18 +191,17 @@ def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
 
 
 def test_difference_refuses_another_best_class(run):
-    readout = Readout(opened(run).network)
+    trained = opened(run)
+    readout = Readout(trained.network)
+
+    def open_timm_like(outputs):
+        return described("graph", Graph(outputs), "onnx", trained.metadata)
+
     exported = open_timm_like(lambda x: (readout(x)[0] - 1e-9,))
-    assert difference(readout, exported, 16) < 1e-5
+    assert difference(readout, exported) < 1e-5
     swapped = open_timm_like(lambda x: (readout(x)[0].flip(1),))
     with pytest.raises(ValueError, match="same best class: no"):
-        difference(readout, swapped, 16)
-
-
-def open_timm_like(outputs):
-    from dearkd.trained.exported import Exported
-
-    return Exported(outputs, {})
+        difference(readout, swapped)
 
 
 def test_mistakes_get_one_line(run, toy_teacher, tmp_path):

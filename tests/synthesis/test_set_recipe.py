@@ -11,7 +11,7 @@ def chosen(size, **given):
     teacher = Classifier(
         name="mine", network=network, mean=(0.4,), std=(0.2,), img_size=size, num_classes=4
     )
-    return recipe_for(OmegaConf.create(given), teacher, 4)
+    return recipe_for(OmegaConf.create(given), teacher, 4, mirrored=True)
 
 
 def test_the_papers_weights_are_the_default():

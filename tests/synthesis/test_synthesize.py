@@ -533,7 +533,7 @@ MISTAKES = [
     (["--classes", ""], "classes '' are no file, nor a range; give all"),
     (["--set", "select=12"], "classes 12 are not among the teacher's 10"),
     (["--classes", "5-2"], "classes 5-2 run backwards; write 2-5"),
-    (["--teacher", "digits", "--teacher-weights", "x"], "digits has its own weights; leave x"),
+    (["--teacher", "digits", "--teacher-weights", "x"], "digits has its own, leave them out"),
     (["--classes", "1,1"], "classes names 1 more than once"),
     (["--set", "classes=[1,2]", "--classes", "1-2"], "name classes twice"),
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
@@ -590,7 +590,7 @@ def test_a_student_out_of_reach_names_its_own_setting(monkeypatch):
     monkeypatch.setattr("dearkd.trained.open.is_reachable", lambda url: False)
     line = refused("--student", "resnet10t", "--set", "objective.compete_weight=0.2")
     assert "no weights for student 'resnet10t'" in line
-    assert "by --set student.weights=FILE" in line
+    assert "(--set student.weights=FILE)" in line
 
 
 def test_folders_that_are_taken_are_refused(tmp_path, digits):
