@@ -9,7 +9,7 @@ import sys
 import pytest
 import timm
 import torch
-from commands import invoke, refused
+from commands import invoke, not_among, refused
 from conftest import opened, quiet_train
 from rich.console import Console
 
@@ -209,7 +209,7 @@ def test_mistakes_get_one_line(run, toy_teacher, tmp_path):
     taken.write_text("")
     assert "exists already" in refused("export", run, "--out", taken)
     assert taken.read_text() == ""
-    assert "must be one of onnx, torch-export" in refused("export", run, "--to", "tflite")
+    assert "'tflite' is not one of 'onnx'" in not_among("export", run, "--to", "tflite")
     assert "leave it out or choose --to onnx" in refused("export", run, "--to", "timm", "--fuse")
     assert "--license goes into a model card" in refused("export", run, "--license", "mit")
     assert "is not a run folder" in refused("export", tmp_path / "nowhere")
@@ -247,7 +247,7 @@ def test_damaged_exports_get_one_line(tmp_path, name):
     else:
         path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"damaged|cannot load"):
-        opened(path, trust=name.endswith("pt2", graphs=True))
+        opened(path, trust=name.endswith("pt2"), graphs=True)
 
 
 def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):
