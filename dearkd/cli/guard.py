@@ -54,7 +54,7 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         try:
             verb(*args, **kwargs)
         except (UserError, SynthError) as error:
-            _raise_or_refuse(error, one_line(error))
+            _raise_or_refuse(error, " ".join(str(error).split()))
         except OSError as error:
             if error.errno not in ENVIRONMENT:
                 raise

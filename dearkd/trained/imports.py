@@ -25,8 +25,9 @@ def import_files(files: Iterable[str]) -> None:
             raise MissingFileError(f"--import {file} does not exist; check the path")
         if path.suffix != ".py":
             raise UserError(f"--import {file} is no Python file; its name must end in .py")
+        key = str(path.resolve()).encode() + path.read_bytes()  # an edited file is another one
         # A name of our own: a file called data.py must not replace the module of that name.
-        name = f"_dearkd_import_{path.stem}_{zlib.crc32(str(path.resolve()).encode()):08x}"
+        name = f"_dearkd_import_{path.stem}_{zlib.crc32(key):08x}"
         if name not in sys.modules:
             _run(path, name)
 

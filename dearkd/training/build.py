@@ -117,13 +117,13 @@ def build(
     import_files(config.imports)
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
+    source, evaluation = open_data(config.data.train, config.data.evaluation)
     config, notes = named_teacher(config, method, given=teacher is not None)
     config = anchored(config)
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
     refuse_idle_trust(trust, found, init)
-    source, evaluation = open_data(config.data.train, config.data.evaluation)
     full_size = len(source)
     # Not config.seed: runs that differ in the seed alone are to be compared on the same images.
     source = subset(source, config.data.fraction)
