@@ -12,16 +12,12 @@ from pathlib import Path
 
 from packaging.requirements import Requirement
 
-EXTRAS = ("dev", "onnx")
-
 
 def lower_bounds(pyproject: Path) -> list[str]:
     """A constraint for each dependency that has a lower bound, those of the extras included."""
     project = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]
-    texts = list(project["dependencies"])
-    for extra in EXTRAS:
-        texts += project["optional-dependencies"][extra]
-    needs = [Requirement(text) for text in texts]
+    groups = [project["dependencies"], *project["optional-dependencies"].values()]
+    needs = [Requirement(text) for texts in groups for text in texts]
     return [
         f"{need.name}=={bound.version}"
         for need in needs
