@@ -84,12 +84,14 @@ class RunFolder:
 
     def append_session(self, session: dict[str, Any]) -> None:
         """Adds what the run is begun or gone on with: commit, versions, device."""
-        with self.sessions_file.open("a") as file:
+        with self.sessions_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
 
     def sessions(self) -> list[dict[str, Any]]:
         """What the run was begun with and every time gone on with, in order."""
-        return [json.loads(line) for line in self.sessions_file.read_text().splitlines()]
+        return [
+            json.loads(line) for line in self.sessions_file.read_text(encoding="utf-8").splitlines()
+        ]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Appends the line of one epoch."""
