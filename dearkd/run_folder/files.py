@@ -32,6 +32,8 @@ __all__ = [
     "write_atomically",
 ]
 
+CHECKPOINT_KEYS = {"objective", "optimizer", "ema", "position"}
+"""What every checkpoint holds."""
 ZIP_START = b"PK\x03\x04"
 CHUNK = 1 << 20
 """Bytes that are read at a time where only their checksum is wanted."""
@@ -165,7 +167,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
         raise UserError(_unusable(path, flaw)) from error
     except Exception as error:  # the kind depends on where the damage is
         raise UserError(_unusable(path, "is damaged")) from error
-    if not isinstance(state, dict):
+    if not isinstance(state, dict) or not state.keys() >= CHECKPOINT_KEYS:
         raise UserError(_unusable(path, "is not a checkpoint that dearkd wrote"))
     return state
 

@@ -19,7 +19,7 @@ from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
 from dearkd.training.initialise import initial_student
 from dearkd.training.methods import Method, check_method, stages_of
-from dearkd.training.recipe import anchored, check_settings, named_teacher, with_models, with_recipe
+from dearkd.training.recipe import addressed, check_settings, filled_in
 from dearkd.training.stages import Stage
 
 __all__ = ["Begun", "Parts", "build"]
@@ -118,8 +118,7 @@ def build(
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
     source, evaluation = open_data(config.data.train, config.data.evaluation)
-    config, notes = named_teacher(config, method, given=teacher is not None)
-    config = anchored(config)
+    config, notes = addressed(config, method, given=teacher is not None)
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
@@ -128,9 +127,7 @@ def build(
     # Not config.seed: runs that differ in the seed alone are to be compared on the same images.
     source = subset(source, config.data.fraction)
     size = teacher.img_size if teacher is not None else found.img_size if found else None
-    config, more = with_models(config, source, size, init)
-    config, rest = with_recipe(config, full_size if config.data.keep_steps else len(source))
-    assert config.student is not None
+    config, more = filled_in(config, source, full_size, size, init)
     if found is not None:
         teacher = _open(found, config)
     class_map, class_names, count = _student_classes(source, teacher, begun)
@@ -151,7 +148,7 @@ def build(
             config.method_args,
             (config.stage1, config.stage2),
         ),
-        choices=(*notes, *more, *rest, *_evaluation_notes(evaluation)),
+        choices=(*notes, *more, *_evaluation_notes(evaluation)),
         remarks=tuple(class_notes(source, evaluation)),
     )
 

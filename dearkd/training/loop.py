@@ -25,6 +25,8 @@ from dearkd.models.cost import autocast
 from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.training.agenda import Agenda
+from dearkd.training.checkpoint import all_finite, restore, restore_objective, run_state
 from dearkd.training.optim import (
     build_optimizer,
     learning_rate,
@@ -34,11 +36,6 @@ from dearkd.training.optim import (
 from dearkd.training.stages import Batches, Position, Progress, Stage
 
 __all__ = ["Trainer"]
-
-READ_SECONDS = 2.0
-"""Least time between two looks at the loss: each look waits for the device."""
-AGREE_STEPS = 10
-"""Several processes agree this often whether to look, save or stop: each time all wait."""
 
 
 class Trainer:
@@ -77,7 +74,7 @@ class Trainer:
         self.ema = ModelEmaV3(student, decay=decay) if decay else None  # constant, as DeiT has it
         self.epochs = sum(stage.epochs for stage in stages)
         self.stop = StopRequest()
-        self.last_save = self.last_read = time.monotonic()
+        self.agenda = Agenda(accelerator, self.stop, config.checkpoint_minutes)
 
     @property
     def averaged(self) -> nn.Module:
@@ -96,7 +93,9 @@ class Trainer:
         """
         saved = saved or {}
         if saved:
-            self._restore(saved)
+            self.position = restore(
+                saved, self.student, None if self.ema is None else self.ema.module
+            )
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
@@ -128,13 +127,7 @@ class Trainer:
         assert stage.objective is not None
         objective = stage.objective.to(self.accelerator.device)
         if self.position.stage == stage.name and "objective" in saved:
-            missing, unexpected = objective.load_state_dict(saved["objective"], strict=False)
-            odd = [name for name in missing if not name.startswith("teacher.")] + unexpected
-            if odd:
-                raise UserError(
-                    f"{self.folder.last_file} is of another run: {odd[0]} does not fit; start anew "
-                    "with another --out"
-                )
+            restore_objective(saved["objective"], objective, self.folder.last_file)
         self.position.stage = stage.name
         optimizer = build_optimizer(objective, self.config.optim)
         load_optimizer_state(optimizer, objective, saved.get("optimizer", {}))
@@ -157,11 +150,11 @@ class Trainer:
             images = self._step(objective, optimizer, islice(feed, self.accumulate))
             position.step += 1
             position.epoch_seconds = done + time.monotonic() - started
-            read, save, stop = self._due()
+            read, save, stop = self.agenda.due(position.step)
             self.progress.step(position.step, images, self._read_terms() if read else None)
             if (save or stop) and position.step < self.steps:
                 self._read_terms()  # never replace a good checkpoint by one with a NaN in it
-                self._check_weights(objective)
+                self._refuse_nan(objective)
                 self._save(objective, optimizer)
                 if stop:
                     raise Interrupted
@@ -176,12 +169,12 @@ class Trainer:
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
             "seconds": position.seconds,
         }
-        self._check_weights(objective)
+        self._refuse_nan(objective)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
         self._finish_epoch(line)
         self._save(objective, optimizer)
-        if self._due()[2] and position.epoch < self.epochs:
+        if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
             raise Interrupted
 
     def _step(
@@ -238,64 +231,25 @@ class Trainer:
         """Writes the evaluated weights with what a reader needs to rebuild the model."""
         save_model(path, self.averaged, self.metadata)
 
-    def _due(self) -> tuple[bool, bool, bool]:
-        """Whether to look at the loss, to save and to stop, the same on every process.
-
-        The main process's clock decides; a stop may be asked of any.
-        """
-        now, main = time.monotonic(), self.accelerator.is_main_process
-        due = (
-            main and now - self.last_read > READ_SECONDS,
-            main and now - self.last_save > 60 * self.config.checkpoint_minutes,
-            self.stop.made,
-        )
-        if self.accelerator.num_processes == 1:
-            return due
-        # Step 0 is the end of an epoch: all processes come by there.
-        if self.position.step % AGREE_STEPS:
-            return False, False, False
-        flags = torch.tensor(due, dtype=torch.int32, device=self.accelerator.device)
-        read, save, stop = self.accelerator.reduce(flags).tolist()
-        return bool(read), bool(save), bool(stop)
-
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes ``checkpoint/last.pt``: all that the next step depends on."""
         if self.accelerator.is_main_process:
-            trained = self._unwrapped(objective)
-            state = {
-                "objective": _without_teacher(trained),
-                "optimizer": optimizer_state(optimizer, trained),
-                "ema": self.ema.module.state_dict() if self.ema is not None else {},
-                "position": vars(self.position),
-                **({"classes": self.classes} if self.classes is not None else {}),
-            }
+            average = None if self.ema is None else self.ema.module
+            state = run_state(
+                self._unwrapped(objective), optimizer, average, self.position, self.classes
+            )
             save_checkpoint(self.folder.last_file, state)
-        self.last_save = time.monotonic()
+        self.agenda.has_saved()
 
-    def _restore(self, saved: dict[str, Any]) -> None:
-        self.position = Position(**saved["position"])
-        prefix = "student."
-        self.student.load_state_dict(
-            {
-                name.removeprefix(prefix): value
-                for name, value in saved["objective"].items()
-                if name.startswith(prefix)
-            }
-        )
-        if self.ema is not None:
-            self.ema.module.load_state_dict(saved["ema"])
-
-    def _check_weights(self, objective: nn.Module) -> None:
-        """Refuses weights that the last step left without a number, before anything is written.
+    def _refuse_nan(self, objective: nn.Module) -> None:
+        """Refuses weights that the last step broke, before they replace good ones in a file.
 
         The loss of a step is of the weights before it, so it does not show them.
 
         Raises:
             UserError: If one is NaN or infinite.
         """
-        trained = [p for p in objective.parameters() if p.requires_grad]
-        finite = torch.stack([parameter.isfinite().all() for parameter in trained])
-        if not bool(finite.all()):
+        if not all_finite(objective):
             raise UserError(self._lost("a weight is no longer a finite number"))
 
     def _lost(self, what: str) -> str:
@@ -313,7 +267,7 @@ class Trainer:
             UserError: If one is not finite.
         """
         position = self.position
-        self.last_read = time.monotonic()
+        self.agenda.has_read()
         names = sorted(position.sums)
         stacked = torch.stack([position.sums[name] for name in names]) / max(1, position.step)
         values = self.accelerator.reduce(stacked, reduction="mean").tolist()
@@ -348,14 +302,6 @@ class Trainer:
 
     def _unwrapped(self, objective: nn.Module) -> nn.Module:
         return self.accelerator.unwrap_model(objective)
-
-
-def _without_teacher(objective: nn.Module) -> dict[str, Tensor]:
-    return {
-        name: value
-        for name, value in objective.state_dict().items()
-        if not name.startswith("teacher.")
-    }
 
 
 def _numbers(line: dict[str, Any]) -> dict[str, float]:

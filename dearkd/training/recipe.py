@@ -1,7 +1,8 @@
 """What is chosen where the user left it open: image size, student, teacher, views and step sizes.
 
 The recipe is DeiT's for large images and a lighter one for small ones (`dearkd.data.sizes`).
-Whatever is chosen here is written into the resolved configuration.
+Whatever is chosen here is written into the resolved configuration. It is completed twice: once
+before the teacher is opened (``addressed``), once when data and networks are known (``filled_in``).
 """
 
 import dataclasses
@@ -30,7 +31,7 @@ from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
 from dearkd.training.methods import Method
 
-__all__ = ["anchored", "check_settings", "named_teacher", "with_models", "with_recipe"]
+__all__ = ["addressed", "check_settings", "filled_in"]
 
 DIGITS = "digits"
 """Name of the embedded data."""
@@ -76,30 +77,52 @@ def check_settings(config: TrainConfig, method: Method) -> None:
     _check_compiler(config)
 
 
-def named_teacher(
+def addressed(
     config: TrainConfig, method: Method, given: bool = False
 ) -> tuple[TrainConfig, list[str]]:
-    """The configuration with the teacher's name: the embedded one, for the digits, by default.
+    """The configuration with the teacher's name and absolute paths, and notes of what was chosen.
 
-    ``given``: the teacher came from Python and needs no name.
+    The digits have a default teacher, the embedded one. Absolute paths let a run be judged and
+    resumed from any folder. ``given``: the teacher came from Python and needs no name.
 
     Raises:
         UserError: If the method needs a teacher and none is named.
     """
-    if not method.has_teacher or config.teacher.name is not None or given:
-        return config, []
-    if config.data.train != DIGITS:
-        raise UserError(
-            f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "
-            "(a timm CNN or the folder of a `dearkd teacher` run), or --method ce"
-        )
-    teacher = dataclasses.replace(config.teacher, name=EMBEDDED)
-    note = "teacher: the embedded digits CNN (--teacher names yours)"
-    return dataclasses.replace(config, teacher=teacher), [note]
+    notes = []
+    if method.has_teacher and config.teacher.name is None and not given:
+        if config.data.train != DIGITS:
+            raise UserError(
+                f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "
+                "(a timm CNN or the folder of a `dearkd teacher` run), or --method ce"
+            )
+        teacher = dataclasses.replace(config.teacher, name=EMBEDDED)
+        config = dataclasses.replace(config, teacher=teacher)
+        notes.append("teacher: the embedded digits CNN (--teacher names yours)")
+    return _anchored(config), notes
 
 
-def anchored(config: TrainConfig) -> TrainConfig:
-    """The configuration with absolute paths: a run is judged and resumed from any folder."""
+def filled_in(
+    config: TrainConfig,
+    source: ImageSource,
+    whole: int,
+    teacher_size: int | None,
+    init: Resolved | None,
+) -> tuple[TrainConfig, list[str]]:
+    """The configuration with every choice made but the arithmetic, and notes of what was chosen.
+
+    ``whole``: images of the data before ``data.fraction``. ``teacher_size``: pixels a side that
+    the teacher was trained at, where that is known. ``init``: what the student starts from.
+
+    Raises:
+        UserError: If views are to be mirrored by an augmentation that never does.
+    """
+    config, notes = _with_models(config, source, teacher_size, init)
+    config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
+    return config, notes + more
+
+
+def _anchored(config: TrainConfig) -> TrainConfig:
+    """The configuration with every path absolute."""
     return dataclasses.replace(
         config,
         data=dataclasses.replace(
@@ -117,13 +140,10 @@ def anchored(config: TrainConfig) -> TrainConfig:
     )
 
 
-def with_models(
+def _with_models(
     config: TrainConfig, source: ImageSource, teacher_size: int | None, init: Resolved | None
 ) -> tuple[TrainConfig, list[str]]:
-    """Chooses image size and student where the user named none; and says so in notes.
-
-    ``teacher_size``: pixels a side that the teacher was trained at, where that is known.
-    """
+    """Chooses image size and student where the user named none."""
     notes = []
     digits = config.data.train == DIGITS
     size, student = config.data.img_size, config.student
@@ -144,12 +164,8 @@ def with_models(
     return dataclasses.replace(config, student=student, data=data), notes
 
 
-def with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
-    """Fills in what is left open by image size; ``images`` are the views of an epoch.
-
-    Raises:
-        UserError: If views are to be mirrored by an augmentation that never does.
-    """
+def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
+    """Fills in what is left open by image size; ``images`` are the views of an epoch."""
     data, optim = config.data, config.optim
     assert data.img_size is not None
     assert config.student is not None

@@ -1,0 +1,76 @@
+"""The state of a run between two steps: what a checkpoint holds and how a run takes it up."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from dearkd.errors import UserError
+from dearkd.training.optim import optimizer_state
+from dearkd.training.stages import Position
+
+__all__ = ["all_finite", "restore", "restore_objective", "run_state"]
+
+TEACHER, STUDENT = "teacher.", "student."
+"""Prefixes of the teacher's and the student's tensors in an objective's state dict."""
+
+
+def run_state(
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    average: nn.Module | None,
+    position: Position,
+    classes: Mapping[str, Any] | None,
+) -> dict[str, Any]:
+    """All that the next step depends on, but for the teacher, which never changes.
+
+    ``average`` holds the moving average of the student's weights, where there is one.
+    """
+    trained = {
+        name: value
+        for name, value in objective.state_dict().items()
+        if not name.startswith(TEACHER)
+    }
+    state = {
+        "objective": trained,
+        "optimizer": optimizer_state(optimizer, objective),
+        "ema": {} if average is None else average.state_dict(),
+        "position": vars(position),
+    }
+    return state if classes is None else {**state, "classes": dict(classes)}
+
+
+def restore(saved: Mapping[str, Any], student: nn.Module, average: nn.Module | None) -> Position:
+    """Puts saved weights into the student and its average; returns where the run stood."""
+    student.load_state_dict(
+        {
+            name.removeprefix(STUDENT): value
+            for name, value in saved["objective"].items()
+            if name.startswith(STUDENT)
+        }
+    )
+    if average is not None:
+        average.load_state_dict(saved["ema"])
+    return Position(**saved["position"])
+
+
+def restore_objective(saved: Mapping[str, Any], objective: nn.Module, file: Path) -> None:
+    """Puts saved tensors into the objective of the stage that goes on.
+
+    Raises:
+        UserError: If ``file`` is the checkpoint of another run.
+    """
+    missing, unexpected = objective.load_state_dict(saved, strict=False)
+    odd = [name for name in missing if not name.startswith(TEACHER)] + unexpected
+    if odd:
+        raise UserError(
+            f"{file} is of another run: {odd[0]} does not fit; start anew with another --out"
+        )
+
+
+def all_finite(objective: nn.Module) -> bool:
+    """Whether every trained parameter is a finite number; waits for the device."""
+    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
+    return bool(torch.stack([parameter.isfinite().all() for parameter in trained]).all())
