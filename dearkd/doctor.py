@@ -1,4 +1,4 @@
-"""What `dearkd doctor` does: checks what a run depends on, and names a remedy for each fault."""
+"""What `dearkd doctor` does: checks what a run depends on and names a remedy for each fault."""
 
 import getpass
 import hashlib

@@ -40,11 +40,11 @@ STUDENTS = [
     "dearkd_small_patch16_224",
     "dearkd_base_patch16_224",
 ]
-"""Spelled out, as what TAB shows must not load anything; a test compares it with timm's list."""
+"""Both lists are spelled out, because completion by TAB must not load timm; tests compare them."""
 
 
 class How(NamedTuple):
-    """Options that are about the command and not about the run."""
+    """Options of the command that are no settings of the run."""
 
     out: Path | None
     resume: bool

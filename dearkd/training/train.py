@@ -78,7 +78,7 @@ def train(
         describe(parts, state, say)
         return None
     if folder is None:  # made this late, so that a run that is refused leaves none behind
-        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))))
+        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
             _begin(parts, folder, saved, resume, console, say)
