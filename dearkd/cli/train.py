@@ -40,7 +40,7 @@ STUDENTS = [
     "dearkd_small_patch16_224",
     "dearkd_base_patch16_224",
 ]
-"""Both lists are spelled out, because completion by TAB must not load timm; tests compare them."""
+"""Spelled out, as completion by TAB must not load timm; a test compares it with timm's list."""
 
 
 class How(NamedTuple):
