@@ -26,7 +26,7 @@ __all__ = [
     "to_yaml",
 ]
 
-Precision = Literal["auto", "fp32", "bf16", "fastest"]
+Precision = Literal["auto", "fp32", "bf16", "mixed", "fastest"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
