@@ -98,9 +98,9 @@ class Run:
         """The evaluation data: the folder where there is one, else its name."""
         name = self.setting("data.evaluation") or self.setting("data.train")
         name = name or self.summary.get("data")
-        if name is None or not os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
-            return name
-        return str(Path(name).resolve())
+        if name is not None and os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
+            name = str(Path(name).resolve())
+        return f"{name} (validation split)" if self.setting("data.validation") else name
 
     @property
     def images_per_second(self) -> float | None:
