@@ -175,6 +175,7 @@ class OptimConfig:
     saved in place of the last ones. None: off."""
 
     def __post_init__(self) -> None:
+        self._check_optimizer()
         if self.lr is not None:
             _between("optim.lr", self.lr, 0, 10, open_low=True)
         _between("optim.min_lr", self.min_lr, 0, 10)
@@ -182,18 +183,6 @@ class OptimConfig:
             raise UserError(f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}")
         if self.weight_decay is not None:
             _between("optim.weight_decay", self.weight_decay, 0, 10)
-        if self.name != "adamw" and self.lr is None:
-            raise UserError(
-                f"optim.name={self.name} has no default learning rate; set optim.lr, e.g. "
-                f"{'0.1' if self.name == 'sgd' else '0.01'}"
-            )
-        if self.momentum is not None:
-            if self.name == "adamw":
-                raise UserError(
-                    f"optim.momentum={self.momentum} has no effect with optim.name=adamw; leave it "
-                    "out, or choose optim.name=sgd or muon"
-                )
-            _between("optim.momentum", self.momentum, 0, 0.9999, open_low=True)
         if self.warmup_epochs is not None:
             _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
         if self.clip_grad is not None:
@@ -202,6 +191,21 @@ class OptimConfig:
             _between("optim.drop_path", self.drop_path, 0, 0.99)
         if self.ema_decay is not None:
             _between("optim.ema_decay", self.ema_decay, 0, 0.9999999, open_low=True)
+
+    def _check_optimizer(self) -> None:
+        if self.name != "adamw" and self.lr is None:
+            raise UserError(
+                f"optim.name={self.name} has no default learning rate; set optim.lr, e.g. "
+                f"{0.1 if self.name == 'sgd' else 0.01}"
+            )
+        if self.momentum is None:
+            return
+        if self.name == "adamw":
+            raise UserError(
+                f"optim.momentum={self.momentum} has no effect with optim.name=adamw; leave it "
+                "out, or choose optim.name=sgd or muon"
+            )
+        _between("optim.momentum", self.momentum, 0, 0.9999, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ import numpy as np
 from dearkd.pages.plots import stage_switches
 from dearkd.said import counted
 
-__all__ = ["ARITHMETIC", "Group", "Report", "Run", "SyntheticSet"]
+__all__ = ["ARITHMETIC", "VALIDATION", "Group", "Report", "Run", "SyntheticSet"]
 
 LEARNED_BY = {
     "dearkd": "DearKD, two stages",
@@ -20,6 +20,8 @@ LEARNED_BY = {
 }
 ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
 """Settings that the machine chooses where the user leaves them open."""
+VALIDATION = " (validation split)"
+"""What follows the data's name where a run was judged on a part of its own training set."""
 
 
 @dataclass(frozen=True)
@@ -100,7 +102,7 @@ class Run:
         name = name or self.summary.get("data")
         if name is not None and os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
             name = str(Path(name).resolve())
-        return f"{name} (validation split)" if self.setting("data.validation") else name
+        return f"{name}{VALIDATION}" if self.setting("data.validation") else name
 
     @property
     def images_per_second(self) -> float | None:

@@ -68,14 +68,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
         raise UserError(
             f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
         )
-    if config.data.validation is not None and config.data.evaluation is not None:
-        raise UserError(
-            f"--eval-data {config.data.evaluation} has no effect beside data.validation="
-            f"{config.data.validation:g}, which cuts the evaluation images from the training data; "
-            "leave one of them out"
-        )
-    if config.data.keep_steps and config.data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+    _check_data(config.data)
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(
@@ -226,6 +219,17 @@ def _flip(data: DataConfig, augment: str) -> bool:
         return data.flip
     found = read_set(data.train)  # no mirrored views of images that never were in the making
     return found is None or found.mirrored is not False
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.validation is not None and data.evaluation is not None:
+        raise UserError(
+            f"--eval-data {data.evaluation} has no effect beside data.validation="
+            f"{data.validation:g}, which cuts the evaluation images from the training data; "
+            "leave one of them out"
+        )
+    if data.keep_steps and data.fraction == 1:
+        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
 
 
 def _check_compiler(config: TrainConfig) -> None:

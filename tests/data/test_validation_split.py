@@ -83,6 +83,8 @@ def test_the_run_says_it_and_is_judged_on_it_again(tmp_path):
     summary = json.loads((folder / "summary.json").read_text())
     counts = [summary[key] for key in ("validation", "train_images", "eval_images")]
     assert counts == [200, 1238, 200]
+    card = invoke("export", folder, "--to", "hf-folder", "--out", tmp_path / "card").output
+    assert "200 validation images" in (tmp_path / "card" / "README.md").read_text(), card
     own = candidate_of(resolve(str(folder), "model"))
     assert names(own.source) == names(open_data("digits", validation=200)[1])
     assert len(candidate_of(resolve(str(folder), "model"), "digits").source) == 359
