@@ -22,7 +22,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.layers import ClassifierHead
+from timm.layers.classifier import ClassifierHead
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn

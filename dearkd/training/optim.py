@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.optim import Muon, muon
+from timm.optim import muon
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
@@ -114,7 +114,7 @@ def load_optimizer_state(
             }
 
 
-class _Float32Muon(Muon):
+class _Float32Muon(muon.Muon):
     """timm's Muon with its Newton-Schulz iteration in float32.
 
     timm iterates in bfloat16 and has no setting for it; a CPU without units for bfloat16 takes ten
@@ -124,7 +124,7 @@ class _Float32Muon(Muon):
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
         with _iterating_in_float32():
-            return super().step(closure)
+            return super().step(closure)  # type: ignore[no-untyped-call]
 
 
 @contextmanager
