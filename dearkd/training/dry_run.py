@@ -162,7 +162,9 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
 def _disk(parts: Parts) -> int:
     """Bytes of the run folder: final and best weights, and a checkpoint while the next is written.
 
-    A checkpoint has the weights, AdamW's two moments, and the averaged weights if there are any.
+    A checkpoint has the weights, AdamW's two moments or the one of the others, and the averaged
+    weights if there are any.
     """
-    checkpoint = 3 + bool(parts.config.optim.ema_decay)
+    optim = parts.config.optim
+    checkpoint = 1 + (2 if optim.name == "adamw" else 1) + bool(optim.ema_decay)
     return NUMBER_BYTES * cost.parameter_count(parts.student) * (2 + 2 * checkpoint)

@@ -119,7 +119,7 @@ class Trainer:
     def _prepare(
         self, stage: Stage, saved: dict[str, Any]
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Objective and optimizer of a stage; AdamW's moments of the student live on.
+        """Objective and optimizer of a stage; the optimizer's moments of the student live on.
 
         Empties ``saved``, so that nothing is held twice while the stage runs.
         """
