@@ -34,7 +34,16 @@ from dearkd.config import MemoryFormat, Precision, TrainConfig
 from dearkd.models import cost
 from dearkd.training.build import Parts
 
-__all__ = ["Arithmetic", "device_rule", "place_models", "noise", "student_step", "with_arithmetic"]
+__all__ = [
+    "Arithmetic",
+    "layout_rule",
+    "noise",
+    "place_models",
+    "precision_rule",
+    "set_attention",
+    "student_step",
+    "with_arithmetic",
+]
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
@@ -55,8 +64,8 @@ class Arithmetic:
     reason: str
 
 
-def device_rule(device: torch.device, convolutional: bool) -> tuple[Precision, str]:
-    """(precision, reason) for a kind of network: by a fact of the machine, not by a timing."""
+def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
+    """(precision, reason) for a network: by facts of it and of the machine, not by a timing."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         name = f"CUDA capability {capability[0]}.{capability[1]}"
@@ -67,7 +76,7 @@ def device_rule(device: torch.device, convolutional: bool) -> tuple[Precision, s
     units = next((name for name in BF16_UNITS if able.get(name)), None)
     if units is None:
         return "fp32", "a CPU without bf16 units"
-    if not convolutional:
+    if not is_convolutional(network):
         return "mixed", f"linear layers in bf16, on a CPU with {units}"
     return "bf16", f"a CPU with {units}"
 
@@ -168,13 +177,13 @@ def _chosen(
     precision: Precision
     memory_format: MemoryFormat
     precision, memory_format = asked
-    convolutional, reasons = is_convolutional(network), []
+    reasons = []
     if precision == "auto":
-        ruled = device_rule(device, convolutional)
+        ruled = precision_rule(network, device)
         precision = ruled[0]
         reasons.append(f"{precision}: {ruled[1]}")
     if memory_format == "auto":
-        layout = _layout_rule(network, device, precision, convolutional)
+        layout = layout_rule(network, device, precision)
         memory_format = layout[0]
         reasons.append(f"{memory_format}: {layout[1]}")
     if "fastest" in (precision, memory_format):
@@ -194,10 +203,11 @@ def is_convolutional(network: nn.Module) -> bool:
     return not cfg.get("fixed_input_size")
 
 
-def _layout_rule(
-    network: nn.Module, device: torch.device, precision: str, convolutional: bool
+def layout_rule(
+    network: nn.Module, device: torch.device, precision: str
 ) -> tuple[MemoryFormat, str]:
-    if not convolutional:
+    """(memory format, reason) for a network in that precision."""
+    if not is_convolutional(network):
         return "contiguous", "a transformer"
     if device.type != "cuda" and precision != "bf16":
         return "contiguous", f"float32 on {device.type}"

@@ -10,8 +10,10 @@ from safetensors.torch import load_file
 
 from dearkd.models import cost
 from dearkd.run_folder.folder import RunFolder
-from dearkd.training.arithmetic import _layout_rule, device_rule, set_attention
+from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
 
+with torch.device("meta"):
+    CNN, VIT = timm.create_model("resnet18"), timm.create_model("deit_tiny_patch16_224")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPTIONS = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.3}
 AUTO = [
@@ -29,12 +31,12 @@ def units(monkeypatch, *names):
 
 def test_a_cpu_computes_cnns_in_bf16_where_it_has_units(monkeypatch):
     units(monkeypatch, "avx2")
-    assert device_rule(CPU, convolutional=True) == ("fp32", "a CPU without bf16 units")
+    assert precision_rule(CNN, CPU) == ("fp32", "a CPU without bf16 units")
     units(monkeypatch, "avx2", "avx512_bf16")
-    assert device_rule(CPU, convolutional=True) == ("bf16", "a CPU with avx512_bf16")
-    assert device_rule(CPU, convolutional=False)[0] == "mixed"
+    assert precision_rule(CNN, CPU) == ("bf16", "a CPU with avx512_bf16")
+    assert precision_rule(VIT, CPU)[0] == "mixed"
     units(monkeypatch, "avx2")
-    assert device_rule(CPU, convolutional=False)[0] == "fp32"
+    assert precision_rule(VIT, CPU)[0] == "fp32"
 
 
 @pytest.mark.parametrize(
@@ -74,7 +76,7 @@ def test_mixed_follows_the_curve_of_float32(tmp_path):
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16")])
 def test_a_gpu_goes_by_its_capability(capability, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert device_rule(CUDA, convolutional=False)[0] == precision
+    assert precision_rule(VIT, CUDA)[0] == precision
 
 
 @pytest.mark.parametrize(
@@ -90,8 +92,7 @@ def test_a_gpu_goes_by_its_capability(capability, precision, monkeypatch):
 def test_the_layout_follows_from_the_kind_of_network(name, precision, layout):
     with torch.device("meta"):
         network = timm.create_model(name)
-    convolutional = not name.startswith("vit")
-    assert _layout_rule(network, CPU, precision, convolutional)[0] == layout
+    assert layout_rule(network, CPU, precision)[0] == layout
 
 
 def test_nothing_is_timed_unless_asked_for_and_equal_commands_are_equal_runs(
