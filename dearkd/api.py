@@ -59,7 +59,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """Result, cost and origin: top1, heads, seconds, commit and more."""
-        return json.loads(RunFolder(self.folder).summary_file.read_text())
+        return json.loads(RunFolder(self.folder).summary_file.read_text(encoding="utf-8"))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
@@ -94,7 +94,7 @@ class SyntheticImages:
     @property
     def manifest(self) -> dict[str, Any]:
         """Every image with its class and verdicts, and the quality of the set."""
-        return json.loads((self.folder / "manifest.json").read_text())
+        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
 
 
 def train(

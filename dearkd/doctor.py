@@ -25,9 +25,11 @@ from rich.console import Console
 from dearkd.errors import one_line
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
-from dearkd.models.cost import autocast, seconds_per_call
+from dearkd.models.cost import seconds_per_call
+from dearkd.models.precision import precision_context
 from dearkd.run_folder.processes import usable_cores
 from dearkd.run_folder.provenance import commit, versions
+from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -139,7 +141,7 @@ def _devices() -> _Found:
 
 def _threads() -> _Found:
     cores, threads = usable_cores(), torch.get_num_threads()
-    found = f"{threads} thread{'s' * (threads != 1)} on {cores} core{'s' * (cores != 1)}"
+    found = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
     if threads > cores:
         return (
             "warning",
@@ -178,7 +180,7 @@ def _speed() -> _Found:
 
         seconds = {}
         for precision in ("fp32", "bf16"):
-            with autocast(device, precision):
+            with precision_context(device, precision):
                 seconds[precision] = seconds_per_call(step, device)
         gains.append(f"a small {kind} is {seconds['fp32'] / seconds['bf16']:.1f}x as fast")
     return f"in bf16 {', '.join(gains)} as in fp32, measured just now"

@@ -105,7 +105,9 @@ def export_run(
         writer.write(target, exported, description)
         if to == "hf-folder":
             weights = Weights(run.resolve().name, which, _parameters(model), licence)
-            (target / "README.md").write_text(model_card(description, weights, summary))
+            (target / "README.md").write_text(
+                model_card(description, weights, summary), encoding="utf-8"
+            )
         if check:
             console.print(f"checking it in {writer.reader} on {sum(CHECK_BATCHES)} images of noise")
             gap = difference(plain, writer.read(target))
@@ -147,7 +149,7 @@ def _summary(run: Path) -> dict[str, Any]:
     """
     file = RunFolder(run).summary_file
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file} is damaged, and the model card shows it; remove it") from error
 

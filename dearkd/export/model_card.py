@@ -6,14 +6,10 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dearkd.training.method_names import explanation_of
+
 __all__ = ["Weights", "model_card"]
 
-METHODS = {
-    "dearkd": "DearKD (a CNN teacher's labels and hidden features first, then labels alone)",
-    "deit-hard": "DeiT's hard distillation from a CNN teacher",
-    "deit-soft": "DeiT's soft distillation from a CNN teacher",
-    "ce": "cross-entropy with the labels, without a teacher",
-}
 MOST_NAMES = 100
 UNSTATED = "Not stated by whoever exported them; ask before you use them."
 
@@ -68,7 +64,7 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
     )
     if not summary:
         return text
-    method, data = METHODS.get(summary["method"], summary["method"]), _last_name(summary["data"])
+    method, data = explanation_of(summary["method"]), _last_name(summary["data"])
     text += (
         f" Trained with {method} for {summary['epochs']} epochs on {summary['train_images']:,} "
         f"images of `{data}`"
@@ -79,7 +75,8 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
 def _measured(weights: Weights, summary: dict[str, Any]) -> str:
     if summary.get("top1") is None:
         return "Nothing: the run has left no numbers."
-    images = f"{summary['eval_images']:,} test images"
+    kind = "test" if summary.get("validation") is None else "validation"
+    images = f"{summary['eval_images']:,} {kind} images"
     if weights.which == "best":
         lines = [
             f"Top-1 {summary['best_top1']:.2f} % on {images}, after epoch {summary['best_epoch']}, "

@@ -116,12 +116,13 @@ class RunFolder:
 
     def append_session(self, session: dict[str, Any]) -> None:
         """Appends the commit, versions and device with which the run is begun or resumed."""
-        with self.sessions_file.open("a") as file:
+        with self.sessions_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions that ``append_session`` wrote, in order."""
-        return [json.loads(line) for line in self.sessions_file.read_text().splitlines()]
+        text = self.sessions_file.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Appends the line of one epoch."""

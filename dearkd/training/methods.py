@@ -3,7 +3,9 @@
 A method's settings are the parameters of its objective: ``distill.hidden_weight`` belongs to
 ``dearkd`` because ``DearKD`` has a parameter of that name, and has no effect with another method.
 
-A new method is one objective class and one entry here. A file passed by ``--import`` may add one:
+A new method is one objective class, one entry here and one in :mod:`dearkd.training.method_names`,
+which has the names that the command line and the report show. A file passed by ``--import`` may
+add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
 gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
@@ -23,6 +25,7 @@ from dearkd.config import DistillConfig
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
+from dearkd.training.method_names import label_of
 from dearkd.training.stages import Stage
 
 __all__ = ["METHODS", "Method", "check_method", "stages_of"]
@@ -58,10 +61,10 @@ _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _DISTILL = {field.name: field for field in dataclasses.fields(DistillConfig)}
 METHODS: dict[str, Method] = {
-    "dearkd": Method("DearKD", DearKD, then=CrossEntropy),
-    "deit-hard": Method("DeiT, hard distillation", HardDistillation),
-    "deit-soft": Method("DeiT, soft distillation", SoftDistillation),
-    "ce": Method("labels alone", CrossEntropy),
+    "dearkd": Method(label_of("dearkd"), DearKD, then=CrossEntropy),
+    "deit-hard": Method(label_of("deit-hard"), HardDistillation),
+    "deit-soft": Method(label_of("deit-soft"), SoftDistillation),
+    "ce": Method(label_of("ce"), CrossEntropy),
 }
 
 

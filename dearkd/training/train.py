@@ -22,7 +22,7 @@ from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
-from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
@@ -101,7 +101,7 @@ def _begin(
     say(f"{title_line(parts.config)} -> {folder.path}")
     if reasons:
         say(arithmetic_line(parts.config, reasons))
-    laid_out(parts, state.device)
+    place_models(parts, state.device)
     _run(parts, folder, saved, reasons, console, say)
 
 
