@@ -1,7 +1,6 @@
 """The command line: every verb runs, and every mistake gets one line and exit code 2."""
 
 import json
-import os
 import pickle
 import signal
 import subprocess
@@ -339,31 +338,20 @@ def test_resume_of_a_finished_run_says_so(run):
     assert f"{run} is finished; there is nothing left to do" in result.output
 
 
-def test_kill_9_and_resume_through_the_installed_command(tmp_path, toy_teacher):
+def test_kill_9_and_resume_through_the_installed_command(tmp_path):
     command = Path(sys.executable).parent / "dearkd"
-    environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": str(Path(__file__).parent)}
-    teacher = EMBEDDED_WEIGHTS
+    # A real student, small enough: the toy ones live in this test process.
+    args = ["train", *SET, *TEACHER_SET, "--student", "dearkd_micro_patch4_32", "--img-size", "16"]
+    args += ["--teacher", EMBEDDED_WEIGHTS, "--fraction", "0.1", "--stage1", "1", "--stage2", "1"]
+    args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
+    args += ["--set", "student_args.depth=3", "--set", "student_args.mhca_depth=2"]
 
-    def start(folder, *more):
-        # A real student, small enough: the toy ones live in this test process.
-        args = [
-            "train",
-            *SET,
-            *TEACHER_SET,
-            "--student",
-            "dearkd_micro_patch4_32",
-            "--img-size",
-            "16",
-        ]
-        args += ["--teacher", teacher, "--fraction", "0.1", "--stage1", "2", "--stage2", "1"]
-        args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
-        args = ["train", "--resume"] if more else args
-        line = [str(part) for part in [command, *args, "--out", folder]]
+    def start(*line):
         with (tmp_path / "output.txt").open("a") as log:
-            return subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+            words = [str(part) for part in (command, *line)]
+            return subprocess.Popen(words, stdout=log, stderr=log)
 
-    whole = start(tmp_path / "whole")
-    killed = start(tmp_path / "killed")
+    killed = start(*args, "--out", tmp_path / "killed")
     checkpoint = tmp_path / "killed" / "checkpoint" / "last.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
@@ -371,8 +359,9 @@ def test_kill_9_and_resume_through_the_installed_command(tmp_path, toy_teacher):
     killed.send_signal(signal.SIGKILL)
     killed.wait()
     assert not (tmp_path / "killed" / "summary.json").exists()
-    resumed = start(tmp_path / "killed", "--resume")
-    codes = [resumed.wait(timeout=300), whole.wait(timeout=300)]
-    assert codes == [0, 0], (tmp_path / "output.txt").read_text()
+    resumed = start("train", "--resume", "--out", tmp_path / "killed")
+    whole = invoke(*args, "--out", tmp_path / "whole")
+    assert whole.exit_code == 0, whole.output
+    assert resumed.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
     ours, theirs = (tmp_path / name / "model.safetensors" for name in ("killed", "whole"))
     assert ours.read_bytes() == theirs.read_bytes()

@@ -91,12 +91,12 @@ def test_torch_export_takes_any_batch(run, tmp_path):
 
 
 def test_a_timm_folder_loads_in_a_fresh_process(run, tmp_path):
-    """The student's size is not its architecture's own, so the config must say it."""
+    """The student's size and depth are not its architecture's own, so the config must say them."""
     student = tmp_path / "micro"
     quiet_train(
         {"method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 1, "stage2": 0}
         | {"data.img_size": 16, "data.fraction": 0.05, "out": str(student)},
-        ["data.batch_size=40"],
+        ["data.batch_size=40", "student_args.depth=3", "student_args.mhca_depth=2"],
     )
     out = export_run(student, console=QUIET, to="timm", out=tmp_path / "folder")
     x = images(2)
