@@ -8,16 +8,19 @@ autocast also rounds norms and attention there, which costs more time than it sa
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
+from dearkd.errors import UserError
+
 __all__ = ["Precision", "precision_context"]
 
 Precision = Literal["fp32", "bf16", "mixed"]
+PRECISIONS = get_args(Precision)
 
 LEAST_FEATURES = 64
 """Linear layers with fewer inputs or outputs stay in float32: heads of few classes gain nothing."""
@@ -32,7 +35,14 @@ def precision_context(device: torch.device, precision: str) -> Iterator[None]:
 
     ``fp32`` switches an outer context off. Whatever is no linear layer keeps the dtype of its
     operands in ``mixed``.
+
+    Raises:
+        UserError: If the precision is unknown; a stranger's run folder may name any.
     """
+    if precision not in PRECISIONS:
+        raise UserError(
+            f"precision must be fp32, bf16 or mixed, got {precision!r}; set another value"
+        )
     _mixed.append(precision == "mixed")
     try:
         with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16"):

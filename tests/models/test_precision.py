@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from dearkd.errors import UserError
 from dearkd.models.precision import precision_context
 
 CPU = torch.device("cpu")
@@ -105,3 +106,9 @@ def test_a_student_stays_near_float32():
         mixed = student(images)
     assert mixed.dtype == torch.float32
     assert 0 < (mixed - plain).abs().max() < 0.02 * plain.abs().max()
+
+
+def test_an_unknown_precision_is_refused():
+    said = "must be fp32, bf16 or mixed, got 'fp16'; set another"
+    with pytest.raises(UserError, match=said), precision_context(CPU, "fp16"):
+        pass
