@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.config_file import complete, user_tree
 from dearkd.errors import UserError
 
 __all__ = [
@@ -23,7 +23,6 @@ __all__ = [
     "TeacherConfig",
     "TrainConfig",
     "load_config",
-    "to_yaml",
 ]
 
 OptimizerName = Literal["adamw", "sgd", "muon"]

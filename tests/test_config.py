@@ -4,7 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from dearkd.config import TrainConfig, load_config, to_yaml
+from dearkd.config import TrainConfig, load_config
+from dearkd.config_file import to_yaml
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
 

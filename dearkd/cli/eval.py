@@ -21,7 +21,6 @@ __all__ = ["evaluate"]
 
 MODEL = "Judge a model (TARGET is a run folder or a timm name)"
 SET = "Measure a set of images (TARGET is the images; default: the newest synthetic set)"
-BOTH = "Both"
 
 
 def _of_model(*names: str, **settings: Any) -> Any:
@@ -129,4 +128,6 @@ def evaluate(
 def _refuse(of_model: dict[str, Any]) -> None:
     for option, value in of_model.items():
         if value is not None:
-            raise UserError(f"--{option} {value} is for judging a model, not a set of images")
+            raise UserError(
+                f"--{option} {value} is for judging a model, not a set of images; leave it out"
+            )

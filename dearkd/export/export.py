@@ -14,12 +14,12 @@ from typing import Any, Literal, get_args
 
 from rich.console import Console
 from rich.text import Text
-from torch import nn
 
 from dearkd.errors import MissingFileError, UserError
 from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
+from dearkd.models.cost import parameter_count
 from dearkd.models.fused import fused
 from dearkd.run_folder.files import new_file_mode, sync, write_atomically
 from dearkd.run_folder.folder import RunFolder
@@ -104,7 +104,7 @@ def export_run(
         nonlocal gap
         writer.write(target, exported, description)
         if to == "hf-folder":
-            weights = Weights(run.resolve().name, which, _parameters(model), licence)
+            weights = Weights(run.resolve().name, which, parameter_count(model), licence)
             (target / "README.md").write_text(
                 model_card(description, weights, summary), encoding="utf-8"
             )
@@ -152,10 +152,6 @@ def _summary(run: Path) -> dict[str, Any]:
         return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file} is damaged, and the model card shows it; remove it") from error
-
-
-def _parameters(model: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in model.parameters())
 
 
 def _write_folder(place: Path, write: Callable[[Path], None]) -> None:

@@ -8,7 +8,8 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from dearkd.config import TrainConfig, load_config, to_yaml
+from dearkd.config import TrainConfig, load_config
+from dearkd.config_file import to_yaml
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import remove_leftovers, write_atomically
 from dearkd.run_folder.lock import held

@@ -75,7 +75,5 @@ def filled(network: nn.Module, name: str, state: State, file: Path) -> nn.Module
             f"{file} holds values that are no numbers (NaN or infinite) in {broken[0]}; "
             "train or fetch it again"
         )
-    network.load_state_dict(
-        state, strict=False
-    )  # only BatchNorm's counters may be missing, see above
+    network.load_state_dict(state, strict=False)  # BatchNorm's counters alone may be missing
     return network

@@ -15,7 +15,7 @@ from accelerate import PartialState
 from rich.table import Table
 from torch import nn
 
-from dearkd.config import to_yaml
+from dearkd.config_file import to_yaml
 from dearkd.models import cost
 from dearkd.models.precision import precision_context
 from dearkd.objectives import CrossEntropy

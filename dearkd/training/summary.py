@@ -1,4 +1,4 @@
-"""What is said of a run before and after it, and ``summary.json``."""
+"""The lines that are printed when a run begins and ends, and the content of ``summary.json``."""
 
 import sys
 from collections.abc import Sequence

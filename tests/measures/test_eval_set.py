@@ -232,7 +232,10 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
         (["digits", "--verifier", "x", "--lpips-net", "vgg"], "--lpips-net vgg has no effect"),
         (["digits", "--lpips", "--features-weights", "w"], "no effect without --features"),
         (["digits", "--verifier", "x", "--against", "digits"], "without --lpips or --features"),
-        (["digits", "--lpips", "--data", "digits"], "--data digits is for judging a model"),
+        (
+            ["digits", "--lpips", "--data", "digits"],
+            "judging a model, not a set of images; leave it out",
+        ),
         (["digits", "--lpips", "--seed", "1"], "--seed 1 has no effect without --limit"),
         (["digits", "--lpips", "--limit", "1"], "--limit must be at least 2"),
         (["digits", "--features", "no_such_net"], "no_such_net"),

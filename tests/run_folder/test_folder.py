@@ -8,18 +8,13 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from commands import invoke
 from PIL import Image
-from typer.testing import CliRunner
 
-from dearkd.cli.app import app
 from dearkd.errors import UserError
 from dearkd.run_folder.folder import RunFolder, next_folder
 
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
-
-
-def called(*args):
-    return CliRunner().invoke(app, [str(arg) for arg in args])
 
 
 def test_all_who_ask_at_once_get_a_new_folder_each(tmp_path):
@@ -61,7 +56,7 @@ def test_a_fresh_folder_is_free(tmp_path):
 )
 def test_what_does_not_begin_leaves_no_folder(code, args, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    result = called(*args)
+    result = invoke(*args)
     assert result.exit_code == code, result.output
     assert list(tmp_path.iterdir()) == []
 
@@ -164,7 +159,7 @@ def test_a_bad_image_that_ends_a_run_leaves_no_folder(tmp_path, monkeypatch, nam
     file.write_bytes(b"no image")
     out = ["--out", "run"] if named else []
     command = ["train", "--method", "ce", "--data", "data", "--img-size", "16", *out]
-    result = called(*command, "--set", "data.batch_size=4", "--on-bad-image", "fail")
+    result = invoke(*command, "--set", "data.batch_size=4", "--on-bad-image", "fail")
     assert result.exit_code == 2, result.output
     assert not any(path.is_file() for path in tmp_path.rglob("*") if "data" not in path.parts)
     assert not Path("run").exists()
