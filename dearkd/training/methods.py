@@ -19,7 +19,7 @@ from torch import nn
 
 from dearkd.config import DistillConfig
 from dearkd.errors import UserError
-from dearkd.models.teacher import Teacher
+from dearkd.models.teacher import Form, Teacher
 from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
 from dearkd.training.stages import Stage
 
@@ -45,6 +45,17 @@ class Method:
     def has_teacher(self) -> bool:
         """Whether a teacher takes part."""
         return "teacher" in self.parameters
+
+    @property
+    def learns_from(self) -> Form:
+        """The teacher's labels alone, or, unless its objective says so, all its logits."""
+        return getattr(self.objective, "learns_from", "logits")
+
+    @property
+    def numbers_views(self) -> bool:
+        """Whether its objectives take the numbers of the views."""
+        objectives = [found for found in (self.objective, self.then) if found is not None]
+        return all("views" in inspect.signature(found.forward).parameters for found in objectives)
 
     @property
     def settings(self) -> tuple[str, ...]:

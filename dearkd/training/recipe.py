@@ -75,6 +75,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
                 "or leave it out of trackers"
             )
     _check_compiler(config)
+    _check_cache(config, method)
 
 
 def addressed(
@@ -136,6 +137,7 @@ def _anchored(config: TrainConfig) -> TrainConfig:
             weights=_absolute(config.teacher.weights),
         ),
         init=_absolute(config.init),
+        cache_labels=None if config.cache_labels is None else _rooted(config.cache_labels),
         imports=tuple(map(_absolute, config.imports)),
     )
 
@@ -227,6 +229,25 @@ def _check_compiler(config: TrainConfig) -> None:
         )
 
 
+def _check_cache(config: TrainConfig, method: Method) -> None:
+    """Refuses to keep labels where no teacher takes part, or its views have no numbers."""
+    if config.cache_labels is None:
+        return
+    setting = f"cache_labels={config.cache_labels} has no effect with"
+    if not method.has_teacher:
+        raise UserError(
+            f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
+            "dearkd, deit-hard or deit-soft"
+        )
+    if method.then is not None and config.stage1 == 0:
+        raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
+    if not method.numbers_views:
+        raise UserError(
+            f"{setting} {config.method}, whose forward takes no views; let it take them and hand "
+            "them on to the teacher, or leave the setting out"
+        )
+
+
 def _own_size(student: str | None, trained: int | None, source: ImageSource, digits: bool) -> int:
     """Pixels a side where the user gave none: what the student or else the teacher was made for."""
     if student and not digits:
@@ -270,7 +291,12 @@ def _absolute(text: Any) -> Any:
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    return os.path.abspath(path) if os.path.exists(path) else text  # noqa: PTH100, PTH110
+    return _rooted(text) if os.path.exists(path) else text  # noqa: PTH110
+
+
+def _rooted(path: str) -> str:
+    """A path from the root, whether it exists or not."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _default(value: Any, otherwise: Any) -> Any:
