@@ -1,4 +1,4 @@
-"""The training objectives: each module holds the student and what it learns from.
+"""The training objectives, modules that hold the student and what it learns from.
 
 ``forward(images, targets, views)`` returns ``loss``, to backpropagate, and every term without its
 weight. ``views`` are the numbers of the images in the run's order, for a teacher with a memory.

@@ -105,7 +105,9 @@ def main() -> None:
             "torch": torch.__version__,
         }
         options.out.parent.mkdir(parents=True, exist_ok=True)
-        options.out.write_text(json.dumps(machine | {"rows": rows}, indent=1) + "\n")
+        options.out.write_text(
+            json.dumps(machine | {"rows": rows}, indent=1) + "\n", encoding="utf-8"
+        )
 
 
 if __name__ == "__main__":

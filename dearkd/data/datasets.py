@@ -93,7 +93,7 @@ def _open(
             f"data {data!r} does not exist; pass digits, an image folder, parquet files, "
             f"or a name that starts with {', '.join(PREFIXES)}"
         )
-    if path.is_file():
+    if not path.is_dir():
         return _open_file(path), None
     files = _parquet_files(path)
     return (
@@ -120,7 +120,7 @@ def _parquet_files(root: Path) -> list[Path]:
 
 
 def _open_file(path: Path) -> ImageSource:
-    if path.suffix != ".parquet":
+    if path.suffix != ".parquet" or not path.is_file():
         raise UserError(
             f"data {str(path)!r} is a file but no .parquet; pass the folder of the images"
         )

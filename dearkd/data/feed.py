@@ -1,4 +1,4 @@
-"""The batches that training and `dearkd eval` read: mixed on the device, or as evaluation sees."""
+"""The batches of training, which are mixed on the device, and those of evaluation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -18,7 +18,9 @@ from dearkd.run_folder.processes import local_processes, usable_cores
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 
 EVALUATION_BATCH = 128
+"""Images of a forward pass in evaluation."""
 MOST_WORKERS = 16
+"""Loader processes of one training process, where their number is chosen."""
 
 
 class DeviceBatches:
@@ -45,7 +47,8 @@ class DeviceBatches:
     def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         """(images, soft targets) of an epoch from forward pass ``start`` on.
 
-        ``numbered`` batches have the number of each view besides, on the CPU.
+        They are float tensors on the device, (batch, 3, height, width) and (batch, classes).
+        ``numbered`` batches have the number of each view besides, (batch,) on the CPU.
         """
         for batch in self._loader.epoch(epoch, start):
             images = batch["image"].to(

@@ -4,6 +4,7 @@ The names are ``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hu
 ``wds/FOLDER`` (webdataset shards on this machine).
 """
 
+import io
 import json
 import tarfile
 from collections.abc import Callable
@@ -47,11 +48,7 @@ class TimmSource:
 
     def image(self, index: int) -> Image.Image:
         """The decoded image."""
-        if self._reader is None:
-            return open_image(lambda: self._dataset[index][0], self.name(index))
-        with self._reader[index][0] as file:
-            content: bytes = file.read()
-        return open_image(content, self.name(index))
+        return open_image(lambda: self._opened(index), self.name(index))
 
     def name(self, index: int) -> str:
         """The image's number in the data set."""
@@ -60,6 +57,13 @@ class TimmSource:
     def fingerprint(self) -> str:
         """Of the name: what stands under one does not change."""
         return digest([self._name])
+
+    def _opened(self, index: int) -> Image.Image:
+        if self._reader is None:
+            image: Image.Image = self._dataset[index][0]
+            return image
+        with self._reader[index][0] as file:
+            return Image.open(io.BytesIO(file.read()))
 
 
 class TarSource:
@@ -100,7 +104,7 @@ class TarSource:
         return open_image(content, self.name(index))
 
     def name(self, index: int) -> str:
-        """The member and its shard."""
+        """The names of the member and of its shard."""
         shard, _, _, name = self._samples[index]
         return f"{name} in {self.shards[shard]}"
 
@@ -142,7 +146,7 @@ class OutOfReachError(UserError, OSError):
 
 
 class _NoSplitError(UserError):
-    """The data set exists, the split does not."""
+    """The data set exists, but has no such split."""
 
 
 def _open_split(name: str, root: Path, split: str) -> TimmSource:
@@ -251,9 +255,10 @@ def _scan_shard(shard: Path) -> list[tuple[int, int, str, int]]:
                     images[key] = (member.offset_data, member.size, member.name)
                 elif suffix in readers and key not in labels:
                     content = archive.extractfile(member)
-                    assert content is not None
+                    if content is None:
+                        raise tarfile.ReadError(f"{member.name} is no file")
                     labels[key] = readers[suffix](content.read())
-    except (tarfile.TarError, KeyError, TypeError, ValueError) as error:
+    except (tarfile.TarError, OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
         ) from error

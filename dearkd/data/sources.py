@@ -39,7 +39,7 @@ IMAGE_SUFFIXES = frozenset(
 SIZED = 256
 """Files of a folder whose sizes are part of its fingerprint: a million would take a minute."""
 SHOWN = 5
-"""Class folders that are named at most."""
+"""Most class folders that a message names."""
 
 
 @dataclass(frozen=True)
@@ -71,7 +71,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """The decoded image, upright RGB.
+        """The decoded image, upright 8-bit RGB of any size.
 
         Raises:
             BadImageError: If its content is damaged or it is no image.

@@ -22,7 +22,7 @@ from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
-from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
@@ -81,7 +81,7 @@ def train(
         describe(parts, reasons, state, say)
         return None
     if folder is None:  # made this late, so that a run that is refused leaves none behind
-        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))))
+        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
             if state.is_main_process and not resume:
@@ -99,7 +99,7 @@ def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]
     state, reasons = process_state(), dict[str, str]()
     if not chosen:
         parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
-    laid_out(parts, state.device)
+    place_models(parts, state.device)
     return parts, reasons
 
 
