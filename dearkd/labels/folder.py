@@ -10,6 +10,8 @@ import os
 import stat
 import time
 import uuid
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -107,10 +109,8 @@ class LabelFolder:
         values = np.zeros((self.views, *self.answers.shape), dtype=self.answers.numpy_dtype)
         for file in self._files(epoch):
             here = self._known(file)
-            content = load_weights(file).get("answers", torch.zeros(0))
-            if content.dtype != self.answers.dtype or len(content) != here.sum():
-                raise UserError(_damaged(file))
-            values[here] = content.numpy()
+            with _whole(file):
+                values[here] = load_weights(file)["answers"].numpy()
             known |= here
         return known, values
 
@@ -138,22 +138,27 @@ class LabelFolder:
 
     def _known(self, file: Path) -> NDArray[np.bool_]:
         """Which views a file has, read without the answers."""
-        if read_metadata(file).get("key") != self.key:
-            raise UserError(f"{file} is not of the labels in {MANIFEST} beside it; delete it")
-        try:
+        with _whole(file):
+            key = read_metadata(file).get("key")
             with safe_open(file, framework="pt") as content:
                 bits = content.get_tensor("views").numpy()
-            return np.unpackbits(bits, count=self.views).astype(bool)
-        except (SafetensorError, ValueError) as error:
-            raise UserError(_damaged(file)) from error
+            known = np.unpackbits(bits, count=self.views).astype(bool)
+        if key != self.key:
+            raise UserError(f"{file} is not of the labels in {MANIFEST} beside it; delete it")
+        return known
+
+
+@contextmanager
+def _whole(file: Path) -> Iterator[None]:
+    """What reading a damaged file raises becomes one line with the remedy."""
+    try:
+        yield
+    except (SafetensorError, ValueError) as error:
+        raise UserError(f"{file} is damaged; delete it, its labels are made anew") from error
 
 
 def _name(epoch: str, writer: str) -> str:
     return f"epoch-{epoch}-{writer}.safetensors"
-
-
-def _damaged(file: Path) -> str:
-    return f"{file} is damaged; delete it, its labels are made anew"
 
 
 def _refuse_other_content(folder: Path) -> None:
