@@ -223,7 +223,7 @@ def test_only_what_the_tap_needs_is_run_where_the_logits_are_known(name: str) ->
     whole = teacher(images, [2, 1])
     memory = teacher.memory = Remembered(torch.randn(2, 7))
     seen = calls_of(teacher.model)
-    every = len(list(m for m in teacher.model.modules() if not list(m.children())))
+    every = len([m for m in teacher.model.modules() if not list(m.children())])
     early = teacher(images, [2, 1], views)
     assert torch.equal(early.logits, memory.logits)
     for ours, theirs in zip(early.features, whole.features, strict=True):
