@@ -8,7 +8,9 @@ which has the names that the command line and the report show. A file passed by 
 add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
-gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
+gets its state dict back. For ``--cache-labels`` its ``forward`` takes ``views`` and hands them on
+to the teacher; ``learns_from = "labels"`` says that it looks at the argmax alone. A mistake of the
+user's is a :class:`dearkd.errors.UserError`.
 """
 
 import dataclasses
