@@ -18,11 +18,12 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
+from dearkd.models.precision import precision_context
 from dearkd.models.taps import TeacherStage, describe_stages
 
 __all__ = ["Form", "Memory", "Precision", "Teacher", "TeacherOutput", "default_stage"]
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "mixed"]
 Form = Literal["labels", "logits"]
 """How much of an answer counts: the argmax of the logits, or all of them."""
 EARLY = {"stop_early", "intermediates_only"}
@@ -56,7 +57,7 @@ class Teacher(nn.Module):
 
     ``mean`` and ``std`` default to those of ``model.pretrained_cfg``; pixels are taken from the
     student's normalisation to them by one multiply-add. A model with a fixed input size other than
-    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's autocast, the
+    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's context, the
     others override it. Parameters are frozen, and ``train()`` leaves everything in eval mode, for
     BatchNorm statistics would drift silently. Where ``memory`` is set, numbered views are asked of
     it first.
@@ -131,7 +132,7 @@ class Teacher(nn.Module):
         if memory is not None and views is not None:
             known = memory.recall(views, images.device)
         wanted = sorted(set(stages))
-        with self._autocast(images.device):
+        with self._precision(images.device):
             logits, maps = self._computed(images, wanted, known)
         logits = _at_least_float32(logits)
         if memory is not None and views is not None and known is None:
@@ -194,10 +195,10 @@ class Teacher(nn.Module):
         final, maps = model.forward_intermediates(pixels, indices=wanted)
         return (model.forward_head(final) if known is None else known), maps
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         if self.precision == "auto":
             return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return precision_context(device, self.precision)
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:

@@ -29,7 +29,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method
+from dearkd.training.methods import Method, check_cache
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 
@@ -39,6 +39,8 @@ OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrai
 """Arguments of a student that other settings decide."""
 MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}
+"""The default momentum of the optimizers that have one."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -66,8 +68,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
         raise UserError(
             f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
         )
-    if config.data.keep_steps and config.data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+    _check_data(config.data)
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(
@@ -75,7 +76,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
                 "or leave it out of trackers"
             )
     _check_compiler(config)
-    _check_cache(config, method)
+    check_cache(config, method)
 
 
 def addressed(
@@ -199,6 +200,8 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     optim = dataclasses.replace(
         optim,
         lr=_default(optim.lr, 5e-4 * batch / 512 if large else 1e-3),
+        weight_decay=_default(optim.weight_decay, 5e-4 if optim.name == "sgd" else 0.05),
+        momentum=_default(optim.momentum, MOMENTUM.get(optim.name)),
         warmup_epochs=_default(optim.warmup_epochs, default_warmup),
         drop_path=_default(optim.drop_path, 0.1 if large and transformer else 0.0),
     )
@@ -220,31 +223,23 @@ def _flip(data: DataConfig, augment: str) -> bool:
     return found is None or found.mirrored is not False
 
 
+def _check_data(data: DataConfig) -> None:
+    if data.validation is not None and data.evaluation is not None:
+        raise UserError(
+            f"--eval-data {data.evaluation} has no effect beside data.validation="
+            f"{data.validation:g}, which cuts the evaluation images from the training data; "
+            "leave one of them out"
+        )
+    if data.keep_steps and data.fraction == 1:
+        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+
+
 def _check_compiler(config: TrainConfig) -> None:
     compiler = os.environ.get("CXX", "g++")
     if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise UserError(
             f"compile=true needs a C++ compiler on a CPU and finds no {compiler}; install one, "
             "name it in CXX, or leave compile out"
-        )
-
-
-def _check_cache(config: TrainConfig, method: Method) -> None:
-    """Refuses to keep labels where no teacher takes part, or its views have no numbers."""
-    if config.cache_labels is None:
-        return
-    setting = f"cache_labels={config.cache_labels} has no effect with"
-    if not method.has_teacher:
-        raise UserError(
-            f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
-            "dearkd, deit-hard or deit-soft"
-        )
-    if method.then is not None and config.stage1 == 0:
-        raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
-    if not method.numbers_views:
-        raise UserError(
-            f"{setting} {config.method}, whose forward takes no views; let it take them and hand "
-            "them on to the teacher, or leave the setting out"
         )
 
 
