@@ -244,6 +244,9 @@ class TrainConfig:
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_minutes: float = 10.0
     """A checkpoint inside an epoch after this many minutes, besides the one at its end."""
+    cache_labels: str | None = None
+    """Folder in which the teacher's answers to the views are kept: this run reads those that an
+    earlier one wrote, of the same data, views and teacher, and adds its own. None: off."""
     out: str | None = None
     """Run folder. None: a fresh one under ``runs/``."""
     imports: tuple[str, ...] = ()
@@ -261,6 +264,8 @@ class TrainConfig:
                 f"optim.warmup_epochs must be below the run's epochs, {self.epochs}, got "
                 f"{warmup}; set it, or lengthen the run"
             )
+        if self.cache_labels is not None and not self.cache_labels.strip():
+            raise UserError("cache_labels must name a folder, got nothing; leave it out for none")
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("eval_every", self.eval_every, 1, 1_000_000)
         _between("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6, open_low=True)

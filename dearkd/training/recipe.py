@@ -29,7 +29,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method
+from dearkd.training.methods import Method, check_cache
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 
@@ -76,6 +76,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
                 "or leave it out of trackers"
             )
     _check_compiler(config)
+    check_cache(config, method)
 
 
 def addressed(
@@ -137,6 +138,7 @@ def _anchored(config: TrainConfig) -> TrainConfig:
             weights=_absolute(config.teacher.weights),
         ),
         init=_absolute(config.init),
+        cache_labels=None if config.cache_labels is None else _rooted(config.cache_labels),
         imports=tuple(map(_absolute, config.imports)),
     )
 
@@ -284,7 +286,12 @@ def _absolute(text: Any) -> Any:
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    return os.path.abspath(path) if os.path.exists(path) else text  # noqa: PTH100, PTH110
+    return _rooted(text) if os.path.exists(path) else text  # noqa: PTH110
+
+
+def _rooted(path: str) -> str:
+    """A path from the root, whether it exists or not."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _default(value: Any, otherwise: Any) -> Any:
