@@ -27,6 +27,7 @@ __all__ = [
 ]
 
 Precision = Literal["auto", "fp32", "bf16", "fastest"]
+Place = Literal["auto", "cpu", "device"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
@@ -66,6 +67,9 @@ class DataConfig:
     """Label smoothing in [0, 1); the teacher's labels are not smoothed."""
     repeats: int | None = None
     """Repeated augmentation: views of one image an epoch. None: 3 with ``deit``, else 1."""
+    views: Place = "auto"
+    """Where views that begin with a random crop are made: by the loader processes, or by these and
+    kornia on the device. auto: on a CUDA device, else on the CPU."""
     workers: int | None = None
     """Loader processes. None: one a core on a GPU machine, 0 for small images on a CPU."""
     on_bad_image: Literal["skip", "fail"] = "skip"

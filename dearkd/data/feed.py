@@ -10,6 +10,7 @@ from torch import Tensor
 from dearkd.config import DataConfig
 from dearkd.data.augment import view_augment
 from dearkd.data.datasets import ImageSource
+from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
@@ -22,7 +23,7 @@ MOST_WORKERS = 16
 
 
 class DeviceBatches:
-    """Training batches, moved to the device and mixed there."""
+    """Training batches, moved to the device, finished there if their views are, and mixed."""
 
     def __init__(
         self,
@@ -42,10 +43,12 @@ class DeviceBatches:
 
     def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, soft targets) of an epoch from forward pass ``start`` on."""
+        augment = self._loader.views.augment
         for batch in self._loader.epoch(epoch, start):
-            images = batch["image"].to(
-                self._device, non_blocking=True, memory_format=self._memory_format
-            )
+            images = batch["image"].to(self._device, non_blocking=True)
+            if isinstance(augment, DeviceAugment):
+                images = augment.finished(images, batch["drawn"])
+            images = images.contiguous(memory_format=self._memory_format)
             labels = batch["label"].to(self._device, non_blocking=True)
             if self._mixes:
                 weight = batch["weight"].to(self._device, non_blocking=True)

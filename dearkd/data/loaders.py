@@ -5,7 +5,7 @@ import signal
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dearkd.data.augment import Augment
 from dearkd.data.decode import BadImageError
+from dearkd.data.device_augment import DeviceAugment, Drawn
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
@@ -32,7 +33,7 @@ class Batch(TypedDict):
     """Views on the CPU; ``weight`` and ``box`` are in training batches, for ``mixing.mix``."""
 
     image: Tensor
-    """(B, 3, H, W), normalised."""
+    """(B, 3, H, W), normalised; uint8 where ``drawn`` says what the device has still to do."""
     label: Tensor
     """(B,)."""
     index: Tensor
@@ -41,6 +42,8 @@ class Batch(TypedDict):
     """(B,), how much of each view's own image is left after mixing."""
     box: Tensor
     """(B, 4): top, bottom, left and right of the box that the partner fills."""
+    drawn: NotRequired[Drawn]
+    """For `DeviceAugment.finished`."""
 
 
 @dataclass
@@ -132,7 +135,7 @@ class Loader:
 
 def train_loader(
     source: ImageSource,
-    augment: Augment,
+    augment: Augment | DeviceAugment,
     order: EpochOrder,
     *,
     mixing: Mixing | None = None,

@@ -15,6 +15,7 @@ from typing import Any
 import torch
 
 from dearkd.config import DataConfig, TeacherConfig, TrainConfig
+from dearkd.data.augment import crops_at_random
 from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.hosted import PREFIXES
@@ -114,7 +115,8 @@ def filled_in(
     the teacher was trained at, where that is known. ``init``: what the student starts from.
 
     Raises:
-        UserError: If views are to be mirrored by an augmentation that never does.
+        UserError: If views are to be mirrored by an augmentation that never does, or made on the
+            device by one that has nothing to do there.
     """
     config, notes = _with_models(config, source, teacher_size, init)
     config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
@@ -176,6 +178,11 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     deit = augment == "deit"
     batch, notes = data.batch_size, []
     flip = _flip(data, augment)
+    if data.views == "device" and not crops_at_random(augment, data.img_size):
+        raise UserError(
+            f"data.views=device has no effect with data.augment={augment} at {data.img_size} px, "
+            "whose views are made on the CPU at once; leave it out or choose data.augment=deit"
+        )
     if augment in MIRRORING and not flip and data.flip is None:
         notes.append("no mirrored views, as none were made (--set data.flip=true has them)")
     if batch is None:
