@@ -40,22 +40,23 @@ def apply_operations(
     beyond the edge.
     """
     images = images.clone()
+    beyond = (torch.tensor(fill) / LEVELS).to(images, non_blocking=True)
     for layer in range(operations.shape[1]):
         order = operations[:, layer].argsort(stable=True)
         rows = order.to(images.device, non_blocking=True)
-        values = amounts[order, layer].to(images.device, images.dtype, non_blocking=True)
+        values = amounts[order, layer].to(images, non_blocking=True)
         counts = torch.bincount(operations[:, layer] + 1, minlength=len(names) + 1).tolist()
         start = counts[0]
         for name, count in zip(names, counts[1:], strict=True):
             if count:
                 part = slice(start, start + count)
                 seen = images[rows[part]]
-                images[rows[part]] = _floored(_operated(name, seen, values[part], fill))
+                images[rows[part]] = _floored(_operated(name, seen, values[part], beyond))
                 start += count
     return images
 
 
-def _operated(name: str, images: Images, amount: Amounts, fill: Sequence[int]) -> Images:
+def _operated(name: str, images: Images, amount: Amounts, fill: Tensor) -> Images:
     if name in _MOVES:
         affine = _MOVES[name](amount[:, None, None], images.shape[-2], images.shape[-1])
         return _moved(images, affine, fill)
@@ -66,7 +67,7 @@ def _floored(images: Images) -> Images:
     return (images * LEVELS + TOLERANCE).floor() / LEVELS
 
 
-def _moved(images: Images, affine: Affine, fill: Sequence[int]) -> Images:
+def _moved(images: Images, affine: Affine, fill: Tensor) -> Images:
     """The images seen through an affine map, bicubically.
 
     Departure:
@@ -80,15 +81,15 @@ def _moved(images: Images, affine: Affine, fill: Sequence[int]) -> Images:
     source_x, source_y = ((g * x + h * y + i).expand(shape) for g, h, i in ((a, b, c), (d, e, f)))
     moved = remap(
         images,
-        source_x - 0.5,
-        source_y - 0.5,
+        2 * source_x / width - 1,
+        2 * source_y / height - 1,
         mode="bicubic",
         padding_mode="border",
-        align_corners=True,  # pixel centres at whole numbers
+        align_corners=False,
+        normalized_coordinates=True,  # kornia would wait for the device to normalise them
     )
     inside = (source_x >= 0) & (source_x < width) & (source_y >= 0) & (source_y < height)
-    levels = torch.tensor(fill, device=images.device, dtype=images.dtype) / LEVELS
-    return torch.where(inside[:, None], moved.clamp(0, 1), levels[:, None, None])
+    return torch.where(inside[:, None], moved.clamp(0, 1), fill[:, None, None])
 
 
 def _rotation(degrees: Tensor, height: int, width: int) -> Affine:
