@@ -8,7 +8,7 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from dearkd.config import DataConfig
-from dearkd.data.augment import view_augment
+from dearkd.data.augment import crops_at_random, view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
@@ -16,7 +16,13 @@ from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
 from dearkd.run_folder.processes import local_processes, usable_cores
 
-__all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
+__all__ = [
+    "EVALUATION_BATCH",
+    "DeviceBatches",
+    "evaluation_loader",
+    "faster_data",
+    "worker_count",
+]
 
 EVALUATION_BATCH = 128
 MOST_WORKERS = 16
@@ -40,6 +46,11 @@ class DeviceBatches:
         self._num_classes = num_classes
         self._device = device
         self._memory_format = memory_format
+
+    @property
+    def waited(self) -> float:
+        """Seconds for which the loaders have kept the training waiting, over all epochs."""
+        return self._loader.waited
 
     def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
         """(images, soft targets) of an epoch from forward pass ``start`` on."""
@@ -100,3 +111,19 @@ def worker_count(asked: int | None, img_size: int, device: torch.device, process
     if device.type == "cpu" and is_small(img_size):
         return 0
     return max(1, min(MOST_WORKERS, usable_cores() // local_processes(processes)))
+
+
+def faster_data(data: DataConfig, device: torch.device, processes: int = 1) -> str:
+    """What a user can change where training waits for its data."""
+    assert data.img_size is not None
+    workers = worker_count(data.workers, data.img_size, device, processes)
+    most = max(1, usable_cores() // local_processes(processes))
+    if workers < most:
+        return f"--set data.workers={most} has more processes load it (now {workers})"
+    may_move = device.type != "cpu" and crops_at_random(data.augment, data.img_size)
+    if data.views == "cpu" and may_move:
+        return "--set data.views=device leaves the loaders less to do"
+    return (
+        f"all {workers} cores of this process load it already: fewer or smaller images, a faster "
+        "disk or more cores"
+    )

@@ -2,6 +2,7 @@
 
 import logging
 import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -92,6 +93,8 @@ class Loader:
     ) -> None:
         self.views = views
         self.bad_images = bad_images
+        self.waited = 0.0
+        """Seconds for which batches have kept their reader waiting, over all epochs."""
         bad_images.note(list(views.bad.values()))
         self._steps = steps
         self._sampler = _Sampler(batches)
@@ -125,12 +128,19 @@ class Loader:
                 cannot be read; whether here or in a worker, it is the same error.
         """
         self._sampler.position = (epoch, start_step)
-        for batch in self._loader:
+        for batch in self._timed():
             self.bad_images.note(batch.pop("errors"))
             failure = batch.pop("failure")
             if failure is not None:
                 raise failure
             yield batch
+
+    def _timed(self) -> Iterator[Any]:
+        started = time.perf_counter()
+        for batch in self._loader:
+            self.waited += time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
 
 
 def train_loader(

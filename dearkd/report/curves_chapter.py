@@ -20,7 +20,7 @@ TERMS = {
     "lr": "Learning rate",
 }
 """What the page calls the numbers of ``metrics.jsonl``, in its order; other terms follow them."""
-NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "top5"}
+NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "data_wait", "top5"}
 """Numbers that are told elsewhere on the page."""
 
 
