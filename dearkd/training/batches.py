@@ -10,6 +10,7 @@ from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
+from dearkd.data.sources import shards_of
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
 from dearkd.training.build import Parts
@@ -61,6 +62,7 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
         seed=parts.config.seed,
         repeats=data.repeats or 1,
         views=parts.full_size if data.keep_steps else None,
+        shards=shards_of(parts.train) if data.shuffle == "shards" else None,
         rank=rank,
         world=world,
     )

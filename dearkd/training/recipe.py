@@ -14,9 +14,9 @@ from typing import Any
 
 import torch
 
-from dearkd.config import DataConfig, TeacherConfig, TrainConfig
+from dearkd.config import DataConfig, Shuffle, TeacherConfig, TrainConfig
 from dearkd.data.augment import crops_at_random
-from dearkd.data.datasets import ImageSource
+from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.hosted import PREFIXES
 from dearkd.data.sizes import (
@@ -26,6 +26,8 @@ from dearkd.data.sizes import (
     is_small,
     patch_size,
 )
+from dearkd.data.sources import shards_of
+from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
@@ -120,7 +122,9 @@ def filled_in(
     """
     config, notes = _with_models(config, source, teacher_size, init)
     config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
-    return config, notes + more
+    shuffle, why = _shuffle(config.data, source)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=shuffle))
+    return config, notes + more + why
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -225,6 +229,21 @@ def _flip(data: DataConfig, augment: str) -> bool:
     return found is None or found.mirrored is not False
 
 
+def _shuffle(data: DataConfig, source: ImageSource) -> tuple[Shuffle, list[str]]:
+    """In which order images are read, and a note where that is not one shuffle of all of them."""
+    shards = shards_of(source)
+    if data.shuffle == "shards" and (shards is None or len(shards.starts) <= shards.together):
+        few = f"more than {shards.together}" if shards else "many"
+        raise UserError(
+            f"data.shuffle=shards has no effect on {data.train}, whose images do not lie in {few} "
+            "tar files or parquet row groups; leave it out"
+        )
+    if data.shuffle != "auto" or shards is None or not shards.needed:
+        return ("images" if data.shuffle == "auto" else data.shuffle), []
+    note = f"shuffled within {shards.together} of {len(shards.starts)} row groups at a time"
+    return "shards", [f"{note} (--set data.shuffle=images reads a row group for every image)"]
+
+
 def _check_compiler(config: TrainConfig) -> None:
     compiler = os.environ.get("CXX", "g++")
     if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
@@ -277,7 +296,11 @@ def _absolute(text: Any) -> Any:
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    return os.path.abspath(path) if os.path.exists(path) else text  # noqa: PTH100, PTH110
+    if os.path.exists(path) or is_pattern(path):  # noqa: PTH110
+        return os.path.abspath(path)  # noqa: PTH100
+    if text.lower().startswith(SHARDS):
+        return text[: len(SHARDS)] + _absolute(text[len(SHARDS) :])
+    return text
 
 
 def _default(value: Any, otherwise: Any) -> Any:
