@@ -130,7 +130,7 @@ def _label(content: bytes, suffix: str) -> int | str:
 def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
     """Name, offset and size of every regular file in a tar.
 
-    `tarfile` takes five times as long, and takes a damaged header for the end.
+    `tarfile` takes three times as long, and takes a damaged header for the end.
 
     Source:
         POSIX.1-2001, pax: ustar headers, extended ones (x) before them; GNU's long names (L).
