@@ -47,23 +47,23 @@ SHORT = {
 
 @dataclass(frozen=True)
 class Run:
-    """A training run that came to its end."""
+    """A finished training run."""
 
     folder: Path
 
     @property
     def config(self) -> TrainConfig:
-        """The configuration, with every choice made."""
+        """The configuration, with the values that were chosen for its defaults."""
         return RunFolder(self.folder).read_config()
 
     @property
     def summary(self) -> dict[str, Any]:
         """Result, cost and origin: top1, heads, seconds, commit and more."""
-        return json.loads(RunFolder(self.folder).summary_file.read_text())
+        return json.loads(RunFolder(self.folder).summary_file.read_text(encoding="utf-8"))
 
     @property
     def metrics(self) -> list[dict[str, Any]]:
-        """One entry an epoch."""
+        """One entry for each epoch: losses, learning rate, seconds, and accuracy where measured."""
         return RunFolder(self.folder).read_metrics()
 
     @cached_property
@@ -73,12 +73,12 @@ class Run:
 
     @property
     def model(self) -> nn.Module:
-        """The trained student in eval mode: normalised images to logits."""
+        """The trained student in eval mode, from normalised images to logits (batch, classes)."""
         return self.trained.network
 
     @cached_property
     def teacher(self) -> Trained | None:
-        """The network that it learned from, where it had one that was named."""
+        """The network that it learned from; None without a teacher or with the default one."""
         named = self.config.teacher
         if named.name is None:
             return None
@@ -87,14 +87,14 @@ class Run:
 
 @dataclass(frozen=True)
 class SyntheticImages:
-    """A set of images that was made from a network; ``folder`` is data to train on."""
+    """A finished set of images made from a network; ``folder`` can be trained on."""
 
     folder: Path
 
     @property
     def manifest(self) -> dict[str, Any]:
         """Every image with its class and verdicts, and the quality of the set."""
-        return json.loads((self.folder / "manifest.json").read_text())
+        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
 
 
 def train(
@@ -111,7 +111,7 @@ def train(
     ``config`` is a configuration, the path of a YAML file, or None. ``fields`` lie over it: any
     field of the configuration, and ``data``, ``eval_data`` and ``teacher_weights`` as the command's
     options. ``teacher`` is a name, a run folder, or a ``Teacher``. ``resume`` goes on with the run
-    in ``out``. ``console`` is told what happens; by default nobody.
+    in ``out``. What happens is printed to ``console``; by default nothing is printed.
 
     Raises:
         UserError: Anything wrong with the configuration, the data or the folder.

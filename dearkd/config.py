@@ -1,4 +1,4 @@
-"""What a run is: one frozen dataclass, from YAML and ``--set a.b=c``, checked before building.
+"""The configuration of a training run: frozen dataclasses, read from YAML and ``--set a.b=c``.
 
 Fields that are ``None`` mean "choose for this data"; ``dearkd.training.recipe`` fills them in and
 the run folder's ``config.yaml`` records what was chosen. The recipe is DeiT's (Touvron et al.,
@@ -162,8 +162,8 @@ class OptimConfig:
     drop_path: float | None = None
     """Stochastic depth. None: 0.1 for a ViT on large images, else 0."""
     ema_decay: float | None = None
-    """Averaged weights, per step, at this constant decay (DeiT: 0.99996); they are evaluated and
-    saved in place of the last ones. None: off."""
+    """Constant decay a step of a moving average of the weights (DeiT: 0.99996), which is evaluated
+    and saved in place of the last weights. None: no average."""
 
     def __post_init__(self) -> None:
         if self.lr is not None:

@@ -1,4 +1,4 @@
-"""From YAML, options and ``a.b=c`` settings to any of the configuration dataclasses."""
+"""Reads YAML, options and ``a.b=c`` settings into any of the configuration dataclasses."""
 
 import dataclasses
 import difflib
@@ -33,7 +33,7 @@ def user_tree(
     settings: Sequence[str],
     options: dict[str, Any] | None,
 ) -> DictConfig:
-    """What the user gave and no more: the file, over it options, over them settings.
+    """The fields that the user gave, without defaults: settings over options over the file.
 
     Raises:
         UserError: A key that ``kind`` does not have (with the nearest that it has), or a value
@@ -61,7 +61,7 @@ def user_tree(
 
 
 def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
-    """The dataclass with its defaults, over them the layers, the last one on top.
+    """The dataclass with its defaults overridden by the layers, later layers over earlier ones.
 
     Raises:
         UserError: Unknown key, wrong type or value out of range.

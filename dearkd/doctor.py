@@ -1,4 +1,4 @@
-"""What `dearkd doctor` does: checks what a run depends on, and names a remedy for each fault."""
+"""What `dearkd doctor` does: checks what a run depends on and names a remedy for each fault."""
 
 import getpass
 import hashlib
@@ -28,6 +28,7 @@ from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import autocast, seconds_per_call
 from dearkd.run_folder.processes import usable_cores
 from dearkd.run_folder.provenance import commit, versions
+from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -139,7 +140,7 @@ def _devices() -> _Found:
 
 def _threads() -> _Found:
     cores, threads = usable_cores(), torch.get_num_threads()
-    found = f"{threads} thread{'s' * (threads != 1)} on {cores} core{'s' * (cores != 1)}"
+    found = f"{counted(threads, 'thread')} on {counted(cores, 'core')}"
     if threads > cores:
         return (
             "warning",

@@ -1,13 +1,13 @@
-"""What is meant for the user: told in one line without a traceback. All else is a bug of ours."""
+"""Errors for the user, which are shown in one line; any other error is a bug of ours."""
 
 __all__ = ["MissingFileError", "UnusableImportError", "UserError", "WriteError", "one_line"]
 
 LONGEST = 200
-"""Characters of another's message that are passed on."""
+"""Most characters of another library's message that are passed on."""
 
 
 class UserError(ValueError):
-    """A mistake in what was typed, or in a file of the user's; names the value and the remedy."""
+    """A mistake in what was typed or in the user's files; it names the value and the remedy."""
 
 
 class MissingFileError(UserError, FileNotFoundError):
@@ -23,6 +23,6 @@ class WriteError(UserError, OSError):
 
 
 def one_line(error: BaseException) -> str:
-    """What an error says, in one line: all of our own, the beginning of another's."""
+    """An error's message in one line: a ``UserError`` whole, of others the first 200 characters."""
     text = " ".join(str(error).split()) or type(error).__name__
     return text if isinstance(error, UserError) or len(text) <= LONGEST else text[:LONGEST] + "..."

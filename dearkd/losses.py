@@ -1,12 +1,17 @@
-"""The losses of DearKD and DeiT, one function for each equation, in nats.
+"""The losses of DearKD and DeiT, one function for each equation.
 
 Every loss is a mean over the batch, so a weight means the same at any batch size and no image's
-loss depends on the other images. All are computed in at least float32, whatever autocast is used.
+loss depends on the other images. Each function is decorated with ``in_full_precision``, so that it
+computes in float32 at least, whatever autocast the networks run under.
 
 Source:
     Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997; Touvron et al. 2020 (DeiT),
     https://arxiv.org/abs/2012.12877.
 """
+
+import functools
+from collections.abc import Callable
+from typing import Any, ParamSpec, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -17,39 +22,69 @@ __all__ = [
     "cross_entropy",
     "hard_distillation",
     "hidden_loss",
+    "in_full_precision",
     "scale_target",
     "soft_distillation",
 ]
 
 _EPS = 1e-6
 
+Arguments = ParamSpec("Arguments")
+Result = TypeVar("Result")
 
+
+def in_full_precision(loss: Callable[Arguments, Result]) -> Callable[Arguments, Result]:
+    """The loss, computed in float32 (float64 where a tensor has that) with autocast switched off.
+
+    A cast to float32 alone is not enough: under autocast a matrix product rounds its operands to
+    bfloat16 again.
+    """
+
+    @functools.wraps(loss)
+    def call(*args: Arguments.args, **kwargs: Arguments.kwargs) -> Result:
+        tensors = [value for value in (*args, *kwargs.values()) if isinstance(value, Tensor)]
+        with torch.autocast(tensors[0].device.type, enabled=False):
+            exact: Any = [_exact(value) for value in args]
+            named: Any = {name: _exact(value) for name, value in kwargs.items()}
+            return loss(*exact, **named)
+
+    return call
+
+
+@in_full_precision
 def cross_entropy(
     logits: Float[Tensor, "batch classes"],
     targets: Int[Tensor, " batch"] | Float[Tensor, "batch classes"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy against labels, or against soft targets (mixed or smoothed labels)."""
-    return F.cross_entropy(_exact(logits), targets)
+    """Cross-entropy in nats against labels, or soft targets (mixed or smoothed labels).
+
+    Source:
+        DeiT eq. 3, first term; the rows of soft targets sum to 1 (Szegedy et al. 2016,
+        https://arxiv.org/abs/1512.00567, section 7).
+    """
+    return F.cross_entropy(logits, targets)
 
 
+@in_full_precision
 def hard_distillation(
     student_logits: Float[Tensor, "batch classes"],
     teacher_logits: Float[Tensor, "batch classes"],
 ) -> Float[Tensor, ""]:
-    """Cross-entropy against the teacher's decision y_t, the argmax of its logits.
+    """Cross-entropy in nats against the teacher's decision y_t, the argmax of its logits.
 
     Source:
         DeiT eq. 3, second term; DearKD's L_S1, second term. Teacher labels are not smoothed.
     """
-    return F.cross_entropy(_exact(student_logits), teacher_logits.argmax(dim=1))
+    return F.cross_entropy(student_logits, teacher_logits.argmax(dim=1))
 
 
+@in_full_precision
 def soft_distillation(
     student_logits: Float[Tensor, "batch classes"],
     teacher_logits: Float[Tensor, "batch classes"],
     temperature: float = 3.0,
 ) -> Float[Tensor, ""]:
-    """tau^2 KL(teacher || student) of predictions softened by tau, the ``temperature``.
+    """tau^2 KL(teacher || student) in nats, both softened by tau, the ``temperature``.
 
     The factor tau^2 keeps gradients on the scale of the hard-label loss.
 
@@ -64,11 +99,12 @@ def soft_distillation(
     """
     if temperature <= 0:
         raise ValueError(f"temperature must be positive, got {temperature}")
-    student = F.log_softmax(_exact(student_logits) / temperature, dim=1)
-    teacher = F.log_softmax(_exact(teacher_logits) / temperature, dim=1)
+    student = F.log_softmax(student_logits / temperature, dim=1)
+    teacher = F.log_softmax(teacher_logits / temperature, dim=1)
     return temperature**2 * F.kl_div(student, teacher, reduction="batchmean", log_target=True)
 
 
+@in_full_precision
 def hidden_loss(
     aligned: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],
@@ -77,12 +113,16 @@ def hidden_loss(
 
     A prediction of zero has a loss of 1 on a target from ``scale_target``.
 
+    Source:
+        Chen et al. 2022, L_hidden.
+
     Departure:
         The paper's text names no distance; MSE is our reading.
     """
-    return F.mse_loss(_exact(aligned), _exact(target))
+    return F.mse_loss(aligned, target)
 
 
+@in_full_precision
 def scale_target(
     features: Float[Tensor, "batch channels height width"], nonnegative: bool
 ) -> Float[Tensor, "batch channels height width"]:
@@ -98,12 +138,13 @@ def scale_target(
         a batch the target's norm would differ from position to position, and a LayerNorm removes
         most of such differences. A batch or running RMS would tie an image's loss to other images.
     """
-    features = _exact(features)
     if not nonnegative:
         features = features - features.mean(dim=1, keepdim=True)
     return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + _EPS)
 
 
-def _exact(tensor: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-    """The tensor in float32, or float64 where it has that already."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
+def _exact(value: object) -> object:
+    """A tensor of fewer bits than float32 in float32; anything else as it is."""
+    if isinstance(value, Tensor) and value.is_floating_point() and value.dtype != torch.float64:
+        return value.float()
+    return value

@@ -1,4 +1,4 @@
-"""The training objectives: each module holds the student and what it learns from.
+"""The training objectives, modules that hold the student and what it learns from.
 
 ``forward(images, targets)`` returns ``loss``, to backpropagate, and every term without its weight.
 The teacher sees the same mixed and augmented images as the student. ``Teacher`` keeps it in eval

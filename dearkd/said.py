@@ -1,4 +1,4 @@
-"""Numbers, names and commands as a person says them. Everyone may import this; it is light."""
+"""Numbers, names and commands as text for people; every room may import this light module."""
 
 import shlex
 from collections.abc import Sequence
@@ -17,33 +17,36 @@ __all__ = [
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """``1 image``, ``1,200 images``, ``2 classes``; ``plural`` where an s does not make it."""
+    """A number with its noun, such as ``1 image`` or ``1,200 images``.
+
+    ``plural`` is the noun's plural where an added s does not make it (``classes``).
+    """
     word = noun if count == 1 else plural or f"{noun}s"
     return f"{count:,} {word}"
 
 
 def listed(names: Sequence[str]) -> str:
-    """``a``, ``a and b``, ``a, b and c``."""
+    """The names in a sentence: ``a``, ``a and b``, ``a, b and c``; empty without names."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
 
 
 def command(*words: object) -> str:
-    """A command line that a shell takes apart into these words again."""
+    """The words as a command line, quoted so that a shell splits it into the same words."""
     return shlex.join(map(str, words))
 
 
 def number(value: float | None, form: str) -> str:
-    """A number in a format; nothing where there is none."""
+    """The number in the format ``form``, or an empty text for None."""
     return "" if value is None else format(value, form)
 
 
 def delta_text(delta: tuple[float, float] | None) -> str:
-    """``+5.28 +- 1.00``, or nothing."""
+    """A difference and its error as ``+5.28 +- 1.00``, or an empty text for None."""
     return "" if delta is None else f"{delta[0]:+.2f} +- {delta[1]:.2f}"
 
 
 def seconds_text(seconds: float | None) -> str:
-    """A duration as a person says it: ``40 min``."""
+    """A duration in s, min or h, whichever suits it (``40 min``); empty for None."""
     if seconds is None:
         return ""
     if seconds < 90:
@@ -52,7 +55,7 @@ def seconds_text(seconds: float | None) -> str:
 
 
 def size_text(size: float | None) -> str:
-    """Bytes of memory or disk: ``3.2 MiB``, and from a tenth of a GiB on ``0.51 GiB``."""
+    """A size in bytes as ``3.2 MiB``, or from a tenth of a GiB on ``0.51 GiB``; empty for None."""
     if size is None:
         return ""
     gib = size / 2**30
@@ -60,5 +63,5 @@ def size_text(size: float | None) -> str:
 
 
 def data_name(evaluation: str | None) -> str:
-    """The last part of a data set's path or name."""
+    """The last part of a data set's path or name; says that it is unknown for None."""
     return "data that is not known" if evaluation is None else Path(evaluation).name

@@ -146,7 +146,7 @@ def main() -> None:
         versions = {"torch": torch.__version__, "timm": timm.__version__}
         result = {"threads": arguments.threads, **versions, "layers": rows}
         result |= {"images_per_second": students, "bfloat16_error": error}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n")
+        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

@@ -197,7 +197,8 @@ def main() -> None:
             **{"threads": 1, "batch": BATCH, "rounds": options.rounds, "commit": commit()},
             **{"torch": torch.__version__, "timm": timm.__version__},
         }
-        options.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+        text = json.dumps(about | {"rows": rows}, indent=1) + "\n"
+        options.json.write_text(text, encoding="utf-8")
 
 
 if __name__ == "__main__":

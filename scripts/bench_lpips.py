@@ -104,7 +104,7 @@ def main() -> None:
     if args.out:
         about = {"images": len(pixels), "img_size": args.img_size, "threads": 1}
         about |= {"torch": torch.__version__, "commit": commit()}
-        args.out.write_text(json.dumps(about | {"nets": rows}, indent=2) + "\n")
+        args.out.write_text(json.dumps(about | {"nets": rows}, indent=2) + "\n", encoding="utf-8")
 
 
 if __name__ == "__main__":

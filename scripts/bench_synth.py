@@ -44,7 +44,7 @@ from synth.settings import ObjectiveConfig, SynthesisConfig
 
 
 class OurLoop:
-    """The step of ``synth.inversion`` with its pieces."""
+    """The step of ``synth.stage`` with its pieces."""
 
     def __init__(self, objective: Objective, group: Group, config: SynthesisConfig) -> None:
         self.objective, self.config = objective, config
@@ -88,7 +88,7 @@ def main() -> None:
     text = json.dumps(result, indent=1, default=str)
     print(text)
     if args.out:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
 
 
 def _whole(

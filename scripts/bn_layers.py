@@ -40,7 +40,7 @@ def main() -> None:
         result["sets"][name] = _distances(network, images)
     _print(result)
     if args.out:
-        args.out.write_text(json.dumps(result, indent=1) + "\n")
+        args.out.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
 
 
 def _pixels(name: str, count: int, img_size: int) -> Tensor:

@@ -137,7 +137,7 @@ def main() -> None:
         "versions": versions(),
         "commit": commit(),
     }
-    options.out.write_text(json.dumps(result, indent=2) + "\n")
+    options.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
     console.print_json(json.dumps(result))
 
 

@@ -76,7 +76,7 @@ def report(root: Path, out: Path | None) -> None:
     everything: dict[str, Any] = {name: read_run(root / name) for name in runs}
     everything |= {name: read_set(root / name) for name in SETS}
     if out is not None:
-        out.write_text(json.dumps(everything, indent=1) + "\n")
+        out.write_text(json.dumps(everything, indent=1) + "\n", encoding="utf-8")
     say = sys.stdout.write
     say("| set | recognised by the judge | by the teacher |\n|---|---|---|\n")
     for name in SETS:
@@ -91,16 +91,16 @@ def report(root: Path, out: Path | None) -> None:
 
 def read_run(folder: Path) -> dict[str, Any]:
     """A run's summary and its line an epoch."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {
-        "summary": json.loads((folder / "summary.json").read_text()),
+        "summary": json.loads((folder / "summary.json").read_text(encoding="utf-8")),
         "metrics": [json.loads(line) for line in lines],
     }
 
 
 def read_set(folder: Path) -> dict[str, Any]:
     """What a synthetic set's manifest says of it, without the lines of its images."""
-    manifest = json.loads((folder / "manifest.json").read_text())
+    manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
     return {key: value for key, value in manifest.items() if key != "images"}
 
 

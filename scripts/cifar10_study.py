@@ -41,7 +41,7 @@ def main() -> None:
         run(root / method, line)
     report = {name: read(root / name) for name in ("teacher", *METHODS)}
     if args.out is not None:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     sys.stdout.write("| run | top-1 % | best | seconds |\n|---|---|---|---|\n")
     for name, entry in report.items():
         summary = entry["summary"]
@@ -62,9 +62,9 @@ def run(folder: Path, line: list[str]) -> None:
 
 def read(folder: Path) -> dict[str, object]:
     """The run's summary and its line an epoch."""
-    lines = (folder / "metrics.jsonl").read_text().splitlines()
+    lines = (folder / "metrics.jsonl").read_text(encoding="utf-8").splitlines()
     return {
-        "summary": json.loads((folder / "summary.json").read_text()),
+        "summary": json.loads((folder / "summary.json").read_text(encoding="utf-8")),
         "metrics": [json.loads(line) for line in lines],
     }
 

@@ -12,9 +12,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from synth.classifier import Classifier
-from synth.inversion import learning_rate
 from synth.priors import l2, total_variation
 from synth.settings import SynthesisConfig
+from synth.stage import learning_rate
 
 __all__ = ["ReferenceLoop"]
 

@@ -65,7 +65,9 @@ def main() -> None:
         if not any((folder / file).exists() for file in ("summary.json", "manifest.json")):
             run(command(folder, line), console)
         if (folder / "summary.json").exists():
-            table.add_row(name, *cells(json.loads((folder / "summary.json").read_text())))
+            table.add_row(
+                name, *cells(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
+            )
     console.rule()
     run(["report", str(ROOT), "--out", str(PAGE)], console)
     console.print(table)

@@ -25,9 +25,11 @@ def main() -> None:
         for method in METHODS:
             folder = args.runs / f"{method}-{seed}"
             train(folder, method, seed)
-            report[method][str(seed)] = json.loads((folder / "summary.json").read_text())
+            report[method][str(seed)] = json.loads(
+                (folder / "summary.json").read_text(encoding="utf-8")
+            )
     if args.out is not None:
-        args.out.write_text(json.dumps(report, indent=1) + "\n")
+        args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     for method, runs in report.items():
         sys.stdout.write(f"{method}: {[run['top1'] for run in runs.values()]}\n")
 

@@ -54,7 +54,7 @@ def main() -> None:
             rows[where] = {"killed": killed, "sha256": checksum(folder), "equal": same}
     text = json.dumps(rows, indent=1)
     if args.out is not None:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
     checks = [row for row in rows.values() if "equal" in row]
     sys.exit(not all(row["equal"] and row["killed"] for row in checks))
@@ -68,7 +68,7 @@ def start(folder: Path, line: list[str]) -> "subprocess.Popen[bytes]":
 
 def wait_for(file: Path, lines: int) -> None:
     """Returns once the file has that many lines."""
-    while not file.exists() or len(file.read_text().splitlines()) < lines:
+    while not file.exists() or len(file.read_text(encoding="utf-8").splitlines()) < lines:
         time.sleep(0.005)
 
 

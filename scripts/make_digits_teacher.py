@@ -23,7 +23,7 @@ def main() -> None:
         subprocess.run([dearkd, *line, "--set", "precision=fp32", "--out", str(run)], check=True)
         ASSET.parent.mkdir(exist_ok=True)
         shutil.copy(run / "model.safetensors", ASSET)
-        summary = json.loads((run / "summary.json").read_text())
+        summary = json.loads((run / "summary.json").read_text(encoding="utf-8"))
     size = ASSET.stat().st_size
     sys.stdout.write(f"{ASSET.name}: top-1 {summary['top1']:.2f} %, {size:,} bytes\n")
 

@@ -72,7 +72,7 @@ def main() -> None:
     about = {"settings": SETTINGS, "torch": torch.__version__, "commit": commit()}
     text = json.dumps(about | rows, indent=1)
     if args.out is not None:
-        args.out.write_text(text + "\n")
+        args.out.write_text(text + "\n", encoding="utf-8")
     sys.stdout.write(text + "\n")
     sys.exit(not all(passed(row) for row in rows.values() if "equal" in row))
 

@@ -1,4 +1,4 @@
-"""What a run is made of, and what its processes agree on: settings.json, written once."""
+"""The parts of a run, and the settings that its processes agree on (``settings.json``)."""
 
 import dataclasses
 import json
@@ -10,12 +10,13 @@ from typing import Any
 import timm
 import torch
 
+from synth.auto_weights import tune_bn_weight
 from synth.classifier import Classifier
 from synth.groups import Group
-from synth.inversion import tune_bn_weight
 from synth.kernels import build_objective, choose_kernels
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
+from synth.stage import MakeImages
 from synth.writer import Writer, class_folders
 
 __all__ = ["Run", "agreed_settings"]
@@ -26,7 +27,7 @@ SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Run:
-    """What a run is made of; the networks are on its device."""
+    """The parts of a run: configuration, folder, networks (on ``device``)."""
 
     config: SynthesisConfig
     out: Path
@@ -37,22 +38,28 @@ class Run:
 
     @property
     def folders(self) -> tuple[str, ...]:
-        """The folder of every class."""
+        """The name of each class's folder, by teacher index."""
         return class_folders(self.teacher.class_names, self.teacher.num_classes)
 
     @property
     def writer(self) -> Writer:
-        """Writes below the run's folder."""
+        """The writer of the run's folder."""
         return Writer(self.out, self.folders, self.config.image_format, self.teacher.class_names)
 
 
 def agreed_settings(
-    run: Run, batches: tuple[tuple[Group, ...], ...], rank: int, resume: bool
+    run: Run,
+    batches: tuple[tuple[Group, ...], ...],
+    rank: int,
+    resume: bool,
+    make_images: MakeImages,
 ) -> dict[str, Any]:
-    """What the processes of a run agree on: the first one decides and writes, the others read.
+    """The settings of a run: the first process decides and writes them, the others read them.
+
+    ``make_images`` makes the pilot runs that ``auto_weights`` asks for.
 
     Raises:
-        SynthError: If the folder is in use, or its settings are others.
+        SynthError: If the folder is in use, or holds a run with other settings.
         TimeoutError: If the first process writes no settings for hours.
     """
     wanted = _wanted(run)
@@ -64,20 +71,22 @@ def agreed_settings(
                 f"{run.out} holds files but no settings.json of a synthesis run; name another "
                 "folder"
             )
-        return writer.agree(wanted | _decided(run, batches))
+        return writer.agree(wanted | _decided(run, batches, make_images))
     if rank == 0 and not resume:
         raise SynthError(f"{run.out} already holds a run; resume it, or name another folder")
     _compare(wanted, standing, run)
     return standing
 
 
-def _decided(run: Run, batches: tuple[tuple[Group, ...], ...]) -> dict[str, Any]:
-    """What the configuration leaves open, and the versions that decide it."""
+def _decided(
+    run: Run, batches: tuple[tuple[Group, ...], ...], make_images: MakeImages
+) -> dict[str, Any]:
+    """Kernels and ``bn_weight``, which the configuration may leave open, and library versions."""
     run.teacher.check_last_layer(run.config.resolutions[-1])
     kernels = choose_kernels(run.config, run.teacher, batches, run.device, run.student)
     objective = build_objective(run.config, run.teacher, kernels, run.student)
     if run.config.objective.auto_weights:
-        tune_bn_weight(objective, batches[0][:1], run.config, run.device)
+        tune_bn_weight(make_images, objective, batches[0][:1], run.config, run.device)
     return {
         "kernels": dataclasses.asdict(kernels),
         "bn_weight": objective.bn_weight,
@@ -86,12 +95,14 @@ def _decided(run: Run, batches: tuple[tuple[Group, ...], ...]) -> dict[str, Any]
 
 
 def _in_use(out: Path) -> bool:
+    """Whether the folder holds files that are neither a lock nor a configuration."""
     if not out.exists():
         return False
     return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
 
 
 def _wanted(run: Run) -> dict[str, Any]:
+    """The part of the settings that the caller decides: configuration and networks."""
     roles = {"teacher": run.teacher, "verifier": run.verifier, "student": run.student}
     described = {
         role: None
@@ -111,6 +122,7 @@ def _wanted(run: Run) -> dict[str, Any]:
 
 
 def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None:
+    """Refuse to go on with a run whose settings or device differ from those wanted now."""
     # What a run from before a setting lacks is that setting's default: new ones are off by default.
     defaults = json.loads(json.dumps({"config": dataclasses.asdict(SynthesisConfig())}))
     old, new = _flat(defaults) | _flat(standing), _flat(wanted)
@@ -127,6 +139,7 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, with dotted keys."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
@@ -135,6 +148,7 @@ def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 
 def _await(writer: Writer) -> dict[str, Any]:
+    """The settings, as soon as the first process has written them."""
     deadline = time.monotonic() + SETTINGS_TIMEOUT
     while time.monotonic() < deadline:
         standing = writer.settings()

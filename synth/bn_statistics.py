@@ -75,10 +75,10 @@ def batch_norm_statistics(
 
 
 class Recorder:
-    """Collects what the BatchNorms of one network saw in a forward; knows the number of groups.
+    """Collects the statistics of every BatchNorm's input during a forward of one network.
 
-    ``seen`` has a row a layer, in the order of the forward: mean and variance of every group,
-    stored mean and stored variance.
+    ``seen`` has an entry for each layer, in the order of the forward: mean and variance of every
+    group (groups, channels), stored mean and stored variance (channels).
     """
 
     def __init__(self) -> None:
@@ -91,7 +91,7 @@ class Recorder:
         self.seen = []
 
     def add(self, mean: Tensor, var: Tensor, stored_mean: Tensor, stored_var: Tensor) -> None:
-        """Note one layer's statistics, in the order of the forward."""
+        """Record one layer's statistics; called in the order of the forward."""
         self.seen.append((mean, var, stored_mean, stored_var))
 
     def loss(self, first_multiplier: float = 1.0, relative: bool = False) -> Tensor:

@@ -10,12 +10,12 @@ from torch import Tensor, nn
 
 from synth.refusal import SynthError
 
-__all__ = ["Classifier", "normalise", "renormalise", "to_pixels"]
+__all__ = ["Classifier", "normalise", "pixel_range", "renormalise", "to_pixels"]
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
 class Classifier:
-    """A timm-like network and what must be known to feed it.
+    """A timm-like network and how its inputs are normalised and sized.
 
     ``network`` has ``forward_features``, ``forward_head(..., pre_logits=True)`` and
     ``get_classifier()``. ``img_size`` (pixels a side) is the size it judges images at; synthesis
@@ -55,7 +55,10 @@ class Classifier:
 
     @torch.no_grad()
     def judge(self, pixels: Tensor) -> tuple[Tensor, Tensor]:
-        """Class probabilities and embeddings of uint8 ``pixels``, at the classifier's own size."""
+        """Class probabilities (batch, classes) and embeddings (batch, dim) of uint8 ``pixels``.
+
+        ``pixels`` have the shape (batch, channels, height, width) and are resized to ``img_size``.
+        """
         like = next(self.network.parameters())
         images = pixels.to(like.device).to(like.dtype) / 255
         if images.shape[-1] != self.img_size or images.shape[-2] != self.img_size:
@@ -67,7 +70,7 @@ class Classifier:
         return logits.float().softmax(dim=1), network.forward_head(features, pre_logits=True)
 
     def last_layer(self) -> nn.Module:
-        """What makes logits of the embedding.
+        """The layer that turns the embedding into logits.
 
         Raises:
             SynthError: If the network has several heads, as a distilled ViT has.
@@ -111,7 +114,7 @@ class Classifier:
             )
 
     def weights_hash(self) -> str:
-        """sha256 over names, shapes and bytes of the state dict."""
+        """SHA-256 of names, types, shapes and bytes of the state dict."""
         digest = hashlib.sha256()
         for name, tensor in sorted(self.network.state_dict().items()):
             digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -121,21 +124,32 @@ class Classifier:
 
 
 def normalise(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Images in [0, 1] moved to the space of ``mean`` and ``std``."""
+    """Images in [0, 1] normalised: ``(images - mean) / std`` for each channel."""
     shift, scale = _channels(mean, images), _channels(std, images)
     return (images - shift) / scale
 
 
 def renormalise(images: Tensor, source: Classifier, target: Classifier) -> Tensor:
-    """Images normalised for ``source``, normalised for ``target``."""
+    """Images that were normalised for ``source``, normalised for ``target`` instead."""
     if (source.mean, source.std) == (target.mean, target.std):
         return images
     unit = images * _channels(source.std, images) + _channels(source.mean, images)
     return normalise(unit, target.mean, target.std)
 
 
+def pixel_range(
+    mean: tuple[float, ...], std: tuple[float, ...], like: Tensor
+) -> tuple[Tensor, Tensor]:
+    """The lowest and highest normalised value of each channel: (channels, 1, 1) each.
+
+    They are what 0 and 1 become by normalisation, on the device and in the type of ``like``.
+    """
+    shift, scale = _channels(mean, like), _channels(std, like)
+    return -shift / scale, (1 - shift) / scale
+
+
 def to_pixels(images: Tensor, mean: tuple[float, ...], std: tuple[float, ...]) -> Tensor:
-    """Normalised images as uint8 pixels, rounded."""
+    """Normalised images as uint8 pixels: rounded, and clipped to 0-255."""
     unit = images * _channels(std, images) + _channels(mean, images)
     return (unit * 255).round().clamp(0, 255).to(torch.uint8)
 

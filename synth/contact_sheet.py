@@ -1,4 +1,4 @@
-"""Pictures to look at: a preview of the batch at work, a contact sheet of the whole set."""
+"""Pictures for people: a preview of the batch in the making, a contact sheet of the whole set."""
 
 import math
 from collections.abc import Mapping, Sequence
@@ -18,7 +18,7 @@ INK = (0, 0, 0)
 
 
 def preview_grid(pixels: Tensor, columns: int) -> Image.Image:
-    """uint8 images as a grid, row after row, at thumbnail size."""
+    """A grid of thumbnails, row after row, of uint8 images (images, channels, height, width)."""
     thumbnails = [_thumbnail(image) for image in pixels.cpu()]
     side = thumbnails[0].width + GAP
     rows = math.ceil(len(thumbnails) / columns)
@@ -29,7 +29,10 @@ def preview_grid(pixels: Tensor, columns: int) -> Image.Image:
 
 
 def contact_sheet(images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
-    """A row of uint8 images for every class, with the class's label in front."""
+    """A row of thumbnails for every label, with the label in front.
+
+    The images are uint8 of shape (channels, height, width), all of one size.
+    """
     rows = {label: [_thumbnail(image) for image in row] for label, row in images.items()}
     side = next(iter(rows.values()))[0].width + GAP
     width = LABEL_WIDTH + side * max(len(row) for row in rows.values())
@@ -43,7 +46,7 @@ def contact_sheet(images: Mapping[str, Sequence[Tensor]]) -> Image.Image:
 
 
 def _thumbnail(image: Tensor) -> Image.Image:
-    """Small images enlarged without blur by a whole factor, large ones reduced."""
+    """The image at thumbnail size: enlarged by a whole factor without blur, or reduced."""
     side = image.shape[-1]
     if side > LARGE:
         size = (LARGE, LARGE)

@@ -36,16 +36,17 @@ MINUTES_A_GRAPH = 10  # ours: a graph takes one or two to compile, and saves a t
 
 @dataclass(frozen=True, kw_only=True)
 class Facts:
-    """What the choice follows from; none of it changes from one run to the next."""
+    """The facts that decide precision, layout and compiler: equal for equal runs on one machine."""
 
     device: str  # torch's type of device
     bf16_units: str | None  # their kind; None: bf16 is emulated, and slow
     compiler: bool  # whether torch.compile has what it needs
     grouped: bool  # convolutions in groups of channels, depth-wise ones apart
     depthwise: bool  # convolutions of each channel on its own
-    grad_norms: bool  # wanted on the way: a backward for every term, which no graph has
-    minutes_a_graph: float  # nominal, on a CPU by RATE; of all processes, whose number must
-    # not change an image
+    grad_norms: bool  # whether gradient norms are logged: a compiled step cannot give them
+    # Minutes of a CPU at RATE for the whole run, divided by the number of graphs to compile. The
+    # work of all processes counts, so that their number does not change an image.
+    minutes_a_graph: float
 
 
 def facts_of(
@@ -55,7 +56,7 @@ def facts_of(
     device: torch.device,
     student: Classifier | None = None,
 ) -> Facts:
-    """The facts of a run; one image goes through the networks, to count its operations."""
+    """The facts of a run. One image goes through the networks to count the operations."""
     networks = [teacher] if student is None else [teacher, student]
     rate = RATE * torch.get_num_threads()
     images = sum(len(group.targets) for batch in batches for group in batch)
@@ -74,20 +75,20 @@ def facts_of(
 
 
 def precision_by_facts(facts: Facts) -> tuple[Precision, str]:
-    """bf16 where the device has units for it that the network can use, and the reason.
+    """The precision and the reason: bf16 where the device has units that the network can use.
 
-    AVX-512's do not help depth-wise convolutions: EfficientNet-Lite0 took 318 ms a step against
-    301 in float32 at 112 px, compiled 245 against 195.
+    AVX-512's units do not help depth-wise convolutions: a step of EfficientNet-Lite0 at 112 px took
+    318 ms against 301 in float32, compiled 245 against 195.
     """
     if facts.bf16_units is None:
-        return "fp32", f"no bf16 units known in this {_called(facts.device)}"
+        return "fp32", f"no bf16 units known in this {_device_name(facts.device)}"
     if facts.bf16_units == "AVX-512" and facts.depthwise:
         return "fp32", "AVX-512's bf16 units do not help depth-wise convolutions"
-    return "bf16", f"this {_called(facts.device)} has bf16 units ({facts.bf16_units})"
+    return "bf16", f"this {_device_name(facts.device)} has bf16 units ({facts.bf16_units})"
 
 
 def layout_by_facts(facts: Facts) -> tuple[Literal["contiguous", "channels_last"], str]:
-    """channels_last where convolutions gain by it, and the reason.
+    """The memory layout and the reason: channels_last where convolutions are faster with it.
 
     On an AVX2 CPU 9 to 23 % (ResNet, EfficientNet, MobileNet, RegNetY, ResNeXt); on another a
     RegNetY, whose convolutions are grouped, became three times slower.
@@ -102,14 +103,14 @@ def layout_by_facts(facts: Facts) -> tuple[Literal["contiguous", "channels_last"
 
 
 def compile_by_facts(facts: Facts) -> tuple[bool, str]:
-    """Whether compiling pays, and the reason.
+    """Whether to compile the step, and the reason.
 
     On CPUs it takes a third off a step of EfficientNet-Lite0, whose depth-wise convolutions leave
     the time to normalisation and activations, and at most an eighth off one of a ResNet. On GPUs
     it was not measured.
     """
     if facts.device != "cpu":
-        return False, f"compiling was not measured on a {_called(facts.device)}"
+        return False, f"compiling was not measured on a {_device_name(facts.device)}"
     if facts.grad_norms:
         return False, "grad_norm_interval wants a backward for every term"
     if not facts.depthwise:
@@ -122,13 +123,16 @@ def compile_by_facts(facts: Facts) -> tuple[bool, str]:
 
 
 def full_size_iterations(config: SynthesisConfig) -> float:
-    """Iterations of a batch in units of one at the last resolution: their cost goes with pixels."""
+    """Iterations of a batch, each counted by its share of the pixels of the last resolution.
+
+    The cost of an iteration is about proportional to the pixels.
+    """
     last = config.resolutions[-1]
     return sum(iterations * (size / last) ** 2 for size, iterations in config.stages)
 
 
 def bf16_units(device: torch.device) -> str | None:
-    """The kind of the device's units for bf16; None: it has none, or torch does not know."""
+    """The kind of bf16 units that the device has; None if it has none or torch does not know."""
     if device.type == "cuda":
         capable = torch.cuda.get_device_capability(device) >= BF16_CAPABILITY
         return "tensor cores" if capable else None
@@ -139,7 +143,7 @@ def bf16_units(device: torch.device) -> str | None:
 
 
 def has_compiler(device: torch.device) -> bool:
-    """Whether torch.compile has what it needs: on a CPU a C++ compiler."""
+    """Whether torch.compile can work: on a CPU it needs a C++ compiler."""
     return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
 
 
@@ -158,10 +162,11 @@ def _step_operations(
 
 
 def _graphs(config: SynthesisConfig, batches: tuple[tuple[Group, ...], ...]) -> int:
-    """Graphs that a compiler makes: one for each stage and shape of a batch."""
+    """How many graphs torch.compile makes: one for each stage and shape of a batch."""
     shapes = {(len(batch), len(batch[0].targets)) for batch in batches}
     return len(config.stages) * len(shapes)
 
 
-def _called(device: str) -> str:
+def _device_name(device: str) -> str:
+    """The device as a person calls it."""
     return {"cpu": "CPU", "cuda": "GPU"}.get(device, device)

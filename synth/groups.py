@@ -37,7 +37,7 @@ def generator_for(seed: int, *parts: int | str) -> torch.Generator:
 
 
 def plan_groups(config: SynthesisConfig, num_classes: int) -> tuple[Group, ...]:
-    """All groups of a run, each class ``config.per_class`` times over them.
+    """All groups of a run; over all of them each class has ``config.per_class`` images.
 
     Images and classes are dealt into even shares of about ``images_per_class`` and
     ``classes_per_group``; which classes meet is drawn anew for every share of images.
@@ -67,7 +67,7 @@ def plan_groups(config: SynthesisConfig, num_classes: int) -> tuple[Group, ...]:
 
 
 def batches_of(groups: tuple[Group, ...], groups_per_batch: int) -> tuple[tuple[Group, ...], ...]:
-    """Runs of consecutive groups of one size, at most ``groups_per_batch`` long."""
+    """Batches of consecutive groups of one size, at most ``groups_per_batch`` in each."""
     batches: list[tuple[Group, ...]] = []
     for group in groups:
         last = batches[-1] if batches else ()
@@ -80,6 +80,7 @@ def batches_of(groups: tuple[Group, ...], groups_per_batch: int) -> tuple[tuple[
 
 
 def _check_partners(config: SynthesisConfig, classes: int) -> None:
+    """Refuse groups in which an image would have no positive or no negative."""
     off = "objective.ep_weight=0 objective.triplet_weight=0 (no boundary-preserving loss)"
     images = min(config.images_per_class, config.per_class)
     if images < 2:
@@ -97,7 +98,10 @@ def _check_partners(config: SynthesisConfig, classes: int) -> None:
 
 
 def even_shares(total: int, size: int) -> list[int]:
-    """``total`` dealt into even shares of at most ``size``; one more rather than shares of 1."""
+    """``total`` in shares that differ by one at most, each of at most ``size``.
+
+    Where that would make shares of 1, there are fewer shares and they may exceed ``size``.
+    """
     count = -(-total // size)
     if size > 1 and total // count < 2:
         count = max(1, total // size)

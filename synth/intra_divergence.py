@@ -14,14 +14,17 @@ __all__ = ["Relations", "intra_divergence", "mine", "relations"]
 
 @dataclass(frozen=True, kw_only=True)
 class Relations:
-    """Who is whose positive and negative inside each group; groups never mix."""
+    """Which pairs of images of a group are positive (one class) or negative (two classes).
+
+    Entry (g, i, j) is about images i and j of group g; images of different groups make no pair.
+    """
 
     positive: Bool[Tensor, "groups images images"]
     negative: Bool[Tensor, "groups images images"]
 
 
 def relations(targets: Int[Tensor, "groups images"]) -> Relations:
-    """The pairs that may be mined, checked once a batch so that no step has to.
+    """The pairs that may be mined. They are checked here, so that no step has to.
 
     Raises:
         SynthError: If an anchor has no other image of its class in its group, or no image of
@@ -49,8 +52,9 @@ def mine(
 ]:
     """Indices of each anchor's easy positive, hard positive and hard negative.
 
-    The nearest of its class (not itself), the farthest of its class, the nearest of another class,
-    all Euclidean; on unit vectors that is the order of the cosine. The first index wins a tie.
+    They are the nearest image of its class (not itself), the farthest of its class and the nearest
+    of another class, by Euclidean distance of the L2-normalised embeddings; that is the order of
+    the cosine. The first index wins a tie.
 
     Source:
         Easy positives: Xuan et al. 2019, https://arxiv.org/abs/1904.04370.
@@ -98,6 +102,9 @@ def intra_divergence(
 
 
 def _distance(unit: Tensor, index: Tensor) -> Tensor:
-    """Distance of each anchor to its chosen partner, from the difference: exact when close."""
+    """Distance of each anchor to its chosen partner, in [0, 2].
+
+    It is the norm of the difference, which is exact for close vectors, unlike the dot product.
+    """
     partner = unit.gather(1, index[..., None].expand_as(unit))
     return torch.linalg.vector_norm(unit - partner, dim=-1)

@@ -1,4 +1,7 @@
-"""Jitter, flip and zoom, drawn for each image as tensors: nothing recompiles, nothing syncs."""
+"""Random shift, flip and zoom of each image.
+
+Draws are tensors, so that a compiled step is not compiled anew and nothing waits for the device.
+"""
 
 from typing import Any
 
@@ -74,7 +77,7 @@ def zoom_in(
 
 
 class _JitterFlip(torch.autograd.Function):
-    """A permutation of pixels; its gradient is a gather too, instead of gather's slow scatter."""
+    """A permutation of pixels. Its gradient gathers too: gather's own, a scatter, is slower."""
 
     @staticmethod
     def forward(ctx: Any, images: Tensor, views: Tensor) -> Tensor:
@@ -89,6 +92,7 @@ class _JitterFlip(torch.autograd.Function):
 
 
 def _permute(images: Tensor, views: Tensor, *, inverse: bool) -> Tensor:
+    """The images rolled and mirrored as ``views`` say, or back again."""
     batch, channels, height, width = images.shape
     down, right, flip = views.unbind(dim=1)
     sign = 1 if inverse else -1

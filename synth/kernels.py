@@ -1,6 +1,6 @@
-"""How the numbers of a run are computed: by the facts of :mod:`synth.facts`, or by a stopwatch.
+"""Precision, layout and compiler of a run, chosen by :mod:`synth.facts` or by a stopwatch.
 
-Chosen once a run, and kept by all its processes and when it is resumed.
+The choice is made once; all processes of the run and every resume keep it.
 """
 
 import dataclasses
@@ -35,14 +35,14 @@ LONG_RUN = 600.0  # ours: seconds uncompiled from which the stopwatch tries a co
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """How the numbers are computed. Bits depend on it, so a run keeps it when resumed."""
+    """How the numbers of a run are computed. Their bits depend on it, so a resumed run keeps it."""
 
     device: str
     threads: int
     precision: Precision
     channels_last: bool
     compile: bool = False
-    reason: str = ""  # of what the configuration left open
+    reason: str = ""  # why, for what the configuration left open; empty if it set everything
 
 
 def choose_kernels(
@@ -52,7 +52,7 @@ def choose_kernels(
     device: torch.device,
     student: Classifier | None = None,
 ) -> Kernels:
-    """What the configuration sets; what it leaves to ``auto`` or ``fastest`` is chosen here.
+    """The kernels that the configuration sets, with ``auto`` and ``fastest`` decided.
 
     Raises:
         SynthError: If ``compile`` is ``always`` and there is no C++ compiler for a CPU.
@@ -60,7 +60,9 @@ def choose_kernels(
     if config.compile == "always" and not has_compiler(device):
         raise SynthError("compile=always needs a C++ compiler (CXX, or g++); install one")
     kernels = _by_facts(config, teacher, batches, device, student)
-    timed = [name for name in ("precision", "layout", "compile") if _is(config, name, "fastest")]
+    timed = [
+        name for name in ("precision", "layout", "compile") if _is_set_to(config, name, "fastest")
+    ]
     if not timed:
         return kernels
     fastest = _by_stopwatch(kernels, config, teacher, batches, device, student)
@@ -88,7 +90,7 @@ def build_objective(
     )
 
 
-def _is(config: SynthesisConfig, name: str, value: str) -> bool:
+def _is_set_to(config: SynthesisConfig, name: str, value: str) -> bool:
     return bool(getattr(config, name) == value)
 
 
@@ -99,7 +101,7 @@ def _by_facts(
     device: torch.device,
     student: Classifier | None,
 ) -> Kernels:
-    """What is set, and ``auto`` by the facts; ``fastest`` is left to the stopwatch."""
+    """The kernels that are set, with ``auto`` decided by facts and a default for ``fastest``."""
     kernels = Kernels(
         device=str(device),
         threads=torch.get_num_threads(),
@@ -133,7 +135,7 @@ def _by_stopwatch(
     device: torch.device,
     student: Classifier | None,
 ) -> Kernels:
-    """The fastest of the combinations that are left to the stopwatch.
+    """The fastest of the combinations that ``fastest`` leaves open.
 
     One forward and backward of the objective on a part of the first batch at the last resolution,
     the better of two after one to warm up. A run that would last over ten minutes also tries the
@@ -174,7 +176,7 @@ def _fastest(
     batch: tuple[Group, ...],
     images: Tensor,
 ) -> tuple[Kernels, float]:
-    """The choice whose step takes the fewest seconds, and these."""
+    """The choice whose step takes the least time, and that time in seconds."""
     seconds = [
         _seconds(build_objective(config, teacher, choice, student), batch, images)
         for choice in choices
@@ -185,6 +187,7 @@ def _fastest(
 def _trial(
     config: SynthesisConfig, teacher: Classifier, group: Group, device: torch.device
 ) -> tuple[Group, Tensor]:
+    """A group of at most ``TRIAL_PIXELS`` pixels at the last resolution, and its noise."""
     size = config.resolutions[-1]
     count = max(4, min(len(group.targets), TRIAL_PIXELS // (3 * size * size)))
     half = max(2, count // 2)  # two classes: every anchor has its partners, whatever was cut
@@ -195,12 +198,14 @@ def _trial(
 def _noise(
     config: SynthesisConfig, teacher: Classifier, count: int, device: torch.device
 ) -> Tensor:
+    """Standard normal images at the last resolution: (count, channels, size, size)."""
     size = config.resolutions[-1]
     shape = (count, len(teacher.mean), size, size)
     return torch.randn(shape, generator=generator_for(config.seed, "kernels")).to(device)
 
 
 def _seconds(objective: Objective, batch: tuple[Group, ...], images: Tensor) -> float:
+    """Seconds of a forward and backward: the better of two after one to warm up."""
     targets = targets_of(batch, objective.config, images.device)
     best = float("inf")
     for attempt in range(3):

@@ -1,4 +1,4 @@
-"""What is said about a set: a part for each group, and all parts merged into the manifest."""
+"""The manifest of a set: a part is recorded for each group, and all parts are merged."""
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -9,9 +9,9 @@ from torch import Tensor
 from synth.classifier import Classifier, normalise
 from synth.contact_sheet import contact_sheet
 from synth.groups import Group
-from synth.inversion import Step
 from synth.priors import l2, total_variation
 from synth.quality import confidence_histogram, recognition, within_class_diversity
+from synth.stage import Step
 from synth.writer import Writer, pixel_hash
 
 __all__ = ["group_part", "merge"]
@@ -29,10 +29,10 @@ def group_part(
     teacher: Classifier,
     verifier: Classifier | None,
 ) -> dict[str, Any]:
-    """All there is to say about a finished group, whose images are read back from disk.
+    """The record of a finished group: its terms, verdicts, loss curve and each image's own record.
 
-    ``terms`` are the group's, of the kept images without jitter; the terms an image has of its own
-    are computed from its pixels as they are stored.
+    The images are read back from disk, so that the record is true of what is stored. ``terms`` are
+    those of the whole group without jitter; ``row`` is its place in the batch of ``steps``.
     """
     pixels = writer.read_images(group)
     verdicts = _verdicts(teacher, pixels, group)
@@ -67,9 +67,10 @@ def merge(
     teacher: Classifier,
     verifier: Classifier | None,
 ) -> Path:
-    """Write contact sheet, loss curves and, last, the manifest of a run whose parts all exist.
+    """Write the contact sheet, the loss curves and, last, the manifest; return the manifest's path.
 
-    The content follows from the parts and images, so that several processes may do it at once.
+    All parts must exist. The content follows from parts and images alone, so that several
+    processes may write it at once.
     """
     parts = writer.parts(groups)
     images = [record for part in parts for record in part["images"]]
@@ -102,13 +103,14 @@ def merge(
 
 
 def _class_images(writer: Writer, groups: Sequence[Group], target: int) -> Iterator[Tensor]:
-    """The images of a class, group after group, as they are on disk."""
+    """The stored images of a class, group after group: uint8 (images, channels, height, width)."""
     for group in groups:
         if target in group.targets:
             yield writer.read_images(group, target)
 
 
 def _first_images(writer: Writer, groups: Sequence[Group], target: int) -> list[Tensor]:
+    """At most ``SHEET_IMAGES`` images of a class, for the contact sheet."""
     found: list[Tensor] = []
     for images in _class_images(writer, groups, target):
         found += images
@@ -118,12 +120,13 @@ def _first_images(writer: Writer, groups: Sequence[Group], target: int) -> list[
 
 
 def _verdicts(classifier: Classifier, pixels: Tensor, group: Group) -> list[dict[str, Any]]:
+    """What a network predicts for each image, and how it rates the target."""
     probabilities, _ = classifier.judge(pixels)
     probabilities = probabilities.cpu()
     return [
         {
             "prediction": int(row.argmax()),
-            "confidence": float(row[target]),  # in the target
+            "confidence": float(row[target]),  # probability of the target, in [0, 1]
             "cross_entropy": float(-row[target].clamp(min=1e-38).log()),
         }
         for row, target in zip(probabilities, group.targets, strict=True)
@@ -131,6 +134,7 @@ def _verdicts(classifier: Classifier, pixels: Tensor, group: Group) -> list[dict
 
 
 def _quality(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """Recognition and confidence over the whole set, for each network that judged it."""
     targets = [record["target"] for record in images]
     quality: dict[str, Any] = {}
     for role in ("teacher", "verifier"):
@@ -147,6 +151,7 @@ def _quality(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _curve(steps: Sequence[Step], row: int) -> list[dict[str, Any]]:
+    """The loss curve of the group in that row of the batch: an entry for each step."""
     return [
         {
             "stage": step.stage,

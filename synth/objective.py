@@ -1,4 +1,4 @@
-"""The whole objective of DF-DearKD for a batch of groups: tensors in, one value a group out."""
+"""The objective of DF-DearKD for a batch of groups: images in, one value for each group out."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -23,14 +23,14 @@ TEACHERS_WITH_BN = "resnet50, regnety_160, efficientnet_lite0, mobilenetv3_large
 
 @dataclass(frozen=True, kw_only=True)
 class Targets:
-    """What a batch of equal groups is optimised towards; built once a batch."""
+    """The classes that a batch of equally large groups is optimised towards; built once a batch."""
 
     labels: Tensor  # int64 (groups, images)
     pairs: Relations | None  # None: the boundary-preserving terms are off
 
 
 def targets_of(groups: tuple[Group, ...], config: ObjectiveConfig, device: Any) -> Targets:
-    """The targets of a batch of groups, on ``device``."""
+    """The targets of a batch of equally large groups, on ``device``."""
     labels = torch.tensor([group.targets for group in groups], device=device)
     return Targets(labels=labels, pairs=relations(labels) if config.intra_divergence else None)
 
@@ -40,7 +40,7 @@ class Objective:
 
     Works on a frozen copy of the teacher; the teacher itself is left as it is. Convolutions run in
     ``dtype``; statistics, embedding, logits and priors in float32 (float64 with it). ``compile``
-    makes one graph a shape of the batch, which takes about a minute each.
+    makes one graph for each shape of the batch, about a minute each.
 
     Source:
         DF-DearKD (Chen et al. 2022, https://arxiv.org/abs/2204.12997).
@@ -122,7 +122,7 @@ class Objective:
         return terms
 
     def weighted(self, terms: dict[str, Tensor], ep_factor: float = 1.0) -> dict[str, Tensor]:
-        """The terms times their weights."""
+        """Each term times its weight. ``ep_factor`` in [0, 1] scales ``ep_weight``."""
         config = self.config
         weights = {
             "cross_entropy": 1.0,
@@ -136,6 +136,7 @@ class Objective:
         return {name: weights[name] * terms[name] for name in weights if name in terms}
 
     def _forward(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
+        """Embedding (batch, dim) and logits (batch, classes); the recorder sees the statistics."""
         if self.recorder is not None:
             self.recorder.start(groups)
         inputs = images.to(self.dtype).contiguous(memory_format=self.memory_format)
@@ -144,6 +145,7 @@ class Objective:
         return embedding, self.classifier(embedding)
 
     def _competition(self, images: Tensor, logits: Tensor) -> Tensor:
+        """R_c of each image, of which the student gets a view normalised for it."""
         assert self.student is not None
         theirs = renormalise(images, self.teacher, self.student)
         return competition(logits, self.rival(theirs).to(logits.dtype))
@@ -165,10 +167,11 @@ class Objective:
 
 
 def _allow_graphs() -> None:
-    """Room for a graph of every shape: past its limit torch refuses rather than run slowly."""
+    """Let torch.compile keep a graph for every shape of a batch: past its limit it raises."""
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, GRAPHS)
 
 
 def _mean(values: Tensor, groups: int) -> Tensor:
+    """The mean over the images of each group, from one value an image."""
     return values.view(groups, -1).mean(dim=1)

@@ -1,4 +1,4 @@
-"""Image priors and the competition term: one value an image, whatever the batch.
+"""Image priors and the competition term: one value for each image, independent of its batch.
 
 Conversion from the public DeepInversion code. There total variation is the sum of four 2-norms,
 each taken over the *whole batch* of difference maps, so that for B images of equal roughness it is
@@ -24,7 +24,7 @@ __all__ = ["competition", "l2", "total_variation"]
 def total_variation(
     images: Float[Tensor, "batch channels height width"],
 ) -> Float[Tensor, "batch"]:
-    """Roughness of each image: the sum of the 2-norms of its four difference maps.
+    """Roughness of each image (at least 0): the sum of the 2-norms of its four difference maps.
 
     The maps are the differences to the right, lower, lower-left and lower-right neighbour, over
     all channels. At a constant image the gradient is taken to be 0.
@@ -33,7 +33,7 @@ def total_variation(
         Yin et al. 2020, https://arxiv.org/abs/1912.08795, equation 2 (R_TV).
 
     Departure:
-        Norms an image, not over the batch; the module docstring has the conversion.
+        Norms are taken for each image, not over the batch; the module docstring has the conversion.
     """
     maps = (
         images[..., :, 1:] - images[..., :, :-1],

@@ -21,7 +21,7 @@ BLOCK = 256  # rows of the distance matrix at a time
 
 
 def recognition(predictions: Sequence[int], targets: Sequence[int]) -> dict[str, Any]:
-    """Share of images whose prediction is their target: ``overall`` and ``per_class``, in [0, 1].
+    """Share of images predicted as their target, in [0, 1]: ``overall`` and ``per_class``.
 
     Raises:
         SynthError: If there are no images, or not one prediction for every target.
@@ -66,9 +66,10 @@ def within_class_diversity(
 ) -> dict[str, Any]:
     """Mean pairwise distance of the images of each class (``per_class``) in an embedding.
 
-    ``classes`` gives each target with its images, batch by batch; one class's embeddings are held
-    at a time, so that a set of any size fits. ``overall`` is the mean over the classes; a class of
-    one image has None and no share in it.
+    The distance is Euclidean between L2-normalised embeddings, in [0, 2]. ``classes`` gives each
+    target with its uint8 images, batch by batch; the embeddings of one class are held at a time, so
+    that a set of any size fits. ``overall`` is the mean over the classes; a class of one image has
+    None and does not count.
     """
     per_class: dict[int, float | None] = {}
     for target, batches in classes:

@@ -18,7 +18,7 @@ MAX_LR = 10
 
 @dataclass(frozen=True, kw_only=True)
 class ObjectiveConfig:
-    """Weights of the terms; the defaults are DF-DearKD's for ImageNet.
+    """Weights of the objective's terms; the defaults are DF-DearKD's for ImageNet.
 
     Every term is a mean or a norm *per group or per image*, so that no weight depends on the batch
     size; ``synth.priors`` says how the public DeepInversion code's weights convert.
@@ -93,8 +93,8 @@ class SynthesisConfig:
     warmup_iterations: int = 100  # public code; a short stage warms up for a quarter of itself
     jitter_fraction: float = 30 / 224  # of the side, either way: 30 px at 224, 15 at 112, 4 at 32
     flip_probability: float = 0.5  # public code
-    smallest_crop: float = 1.0  # each view shows a square of this share of the side, to 1; 1: all
-    keep: Literal["final", "best"] = "final"  # best: lowest objective of the last stage, a group
+    smallest_crop: float = 1.0  # views are squares of this share of the side up to 1; 1: no crop
+    keep: Literal["final", "best"] = "final"  # best: at each group's lowest objective, last stage
 
     classes: tuple[int, ...] | None = None  # teacher indices; None: all of them
     per_class: int = 50  # images
@@ -109,9 +109,9 @@ class SynthesisConfig:
     precision: Literal["auto", "fp32", "bf16", "fastest"] = "auto"
     layout: Literal["auto", "contiguous", "channels_last", "fastest"] = "auto"
     compile: Literal["auto", "always", "never", "fastest"] = "auto"
-    image_format: ImageFormat = "png"  # all lossless; parquet holds PNG, a file a group
+    image_format: ImageFormat = "png"  # all lossless; parquet: one file of PNGs for each group
     log_interval: int = 50  # iterations between progress events, and device syncs
-    grad_norm_interval: int = 0  # iterations between gradient norms a term; 0: never
+    grad_norm_interval: int = 0  # iterations between gradient norms of each term; 0: never
 
     def __post_init__(self) -> None:
         """Turn lists (as YAML gives them) into tuples and check the ranges."""

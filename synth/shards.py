@@ -16,9 +16,10 @@ def shard_bytes(
     labels: Sequence[int],
     class_names: Sequence[str],
 ) -> bytes:
-    """A file with a row an image: ``image`` (encoded bytes, and its name as path) and ``label``.
+    """The content of a parquet file: a row for each image, with columns ``image`` and ``label``.
 
-    Not compressed: the images already are.
+    ``image`` holds the encoded bytes and, as path, the name. The file is not compressed: the images
+    already are.
 
     Source:
         https://huggingface.co/docs/datasets/image_dataset: an Image feature is a struct of bytes
@@ -43,6 +44,6 @@ def shard_bytes(
 
 
 def read_shard(path: Path) -> dict[str, bytes]:
-    """The encoded images of a file by name, in order."""
+    """The encoded images of a parquet file by their names, in the order of its rows."""
     table = pq.ParquetFile(path).read(["image"])
     return {image["path"]: image["bytes"] for image in table.column("image").to_pylist()}

@@ -13,12 +13,13 @@ from synth.bn_statistics import frozen
 from synth.classifier import Classifier, to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of, plan_groups
-from synth.inversion import Step, invert, read_terms
+from synth.inversion import invert
 from synth.kernels import Kernels, build_objective
 from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
+from synth.stage import Step, read_terms
 from synth.writer import DamagedError
 
 __all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "steps_of", "synthesize"]
@@ -26,7 +27,7 @@ __all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "steps_of",
 
 @dataclass(frozen=True, kw_only=True)
 class Prepared:
-    """Before the first iteration: what was decided, and how much there is to do here."""
+    """Sent before the first iteration: what was decided, and how much this process has to do."""
 
     kernels: Kernels
     bn_weight: float  # after auto_weights
@@ -37,7 +38,7 @@ class Prepared:
 
 @dataclass(frozen=True, kw_only=True)
 class Progress:
-    """Every ``log_interval`` iterations."""
+    """Sent with every step, so at least every ``log_interval`` iterations."""
 
     step: Step
     groups: tuple[int, ...]
@@ -46,7 +47,7 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class GroupDone:
-    """A group's images and part are on disk."""
+    """Sent when a group's images and part are on disk."""
 
     group: int
     images: tuple[str, ...]  # paths relative to the run's folder
@@ -54,7 +55,7 @@ class GroupDone:
 
 @dataclass(frozen=True, kw_only=True)
 class Finished:
-    """This process has no more to do; ``manifest`` is None while others still work."""
+    """Sent last: this process is done. ``manifest`` is None while others still work."""
 
     manifest: Path | None
 
@@ -74,13 +75,13 @@ def synthesize(
     world: int = 1,
     resume: bool = False,
 ) -> Iterator[Event]:
-    """Make the images of a run under ``out``, telling what happens as it goes.
+    """Make the images of a run under ``out`` and yield an event for everything that happens.
 
-    Process ``rank`` of ``world`` takes every ``world``-th batch of groups; who comes last merges
-    the manifest. What a group becomes does not depend on rank, world, order or interruption
+    Process ``rank`` of ``world`` takes every ``world``-th batch of groups; the last to finish
+    merges the manifest. The images of a group do not depend on rank, world, order or interruption
     (precision, layout and compiler are chosen once, and kept by all processes and on resume).
-    Nothing happens before the first event is asked for. Random state and the number of threads
-    are as before when it is done; the networks are left as they are.
+    Nothing is done before the first event is asked for. Random state and the number of threads are
+    restored at the end; the networks are not changed.
 
     Raises:
         SynthError: If the teacher, the groups or the settings don't fit (see
@@ -112,7 +113,10 @@ def synthesize(
 def steps_of(
     objective: Objective, batch: tuple[Group, ...], config: SynthesisConfig, device: torch.device
 ) -> Iterator[Step]:
-    """A batch in the making: the one place where the way to make images is chosen."""
+    """The steps of making a batch (a :data:`synth.stage.MakeImages`).
+
+    This is the one place where the way to make images is chosen.
+    """
     return invert(objective, batch, config, device)
 
 
@@ -120,7 +124,7 @@ def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)
-    settings = agreed_settings(run, batches, rank, resume)
+    settings = agreed_settings(run, batches, rank, resume, steps_of)
     kernels = Kernels(**settings["kernels"])
     torch.set_num_threads(kernels.threads)
     objective = build_objective(config, run.teacher, kernels, run.student)
@@ -175,9 +179,9 @@ def _batch(
 def _final_terms(
     objective: Objective, images: torch.Tensor, batch: tuple[Group, ...], run: Run
 ) -> dict[str, list[float]]:
-    """Every term of the images that are kept, without jitter; one value a group.
+    """Every term of the finished images, seen without jitter: one value for each group.
 
-    With gradients, though none are asked for: without them a compiler would make a graph more.
+    The images ask for gradients, which nobody uses: without, a compiler would make one more graph.
     """
     seen = images.clone().requires_grad_()
     terms = objective(seen, targets_of(batch, run.config.objective, run.device))
@@ -190,4 +194,5 @@ def _placed(classifier: Classifier, device: str) -> Classifier:
 
 
 def _columns(group: Group) -> int:
+    """Images in a row of the preview: those of one class."""
     return max(2, len(group.targets) // len(set(group.targets)))

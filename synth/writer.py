@@ -18,7 +18,7 @@ import io
 import json
 import os
 import re
-import tempfile
+import secrets
 from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from pathlib import Path
@@ -51,7 +51,7 @@ def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tupl
 
 
 class DamagedError(ValueError):
-    """A file of a group can't be read; ``file`` and ``reason`` say which and why."""
+    """A file of a group that can't be read: ``file`` is its path, ``reason`` what went wrong."""
 
     def __init__(self, file: Path, reason: object) -> None:
         super().__init__(f"{file} is damaged ({reason}); delete it and resume: it is made again")
@@ -59,7 +59,7 @@ class DamagedError(ValueError):
 
 
 class Writer:
-    """Writes below one folder; knows what is finished.
+    """Writes and reads the files of one run below ``out``; ``folders`` has a name for each class.
 
     ``class_names`` label the rows of parquet files; by default the folders' names do.
     """
@@ -75,7 +75,7 @@ class Writer:
         self.class_names = class_names or folders
 
     def agree(self, settings: dict[str, Any]) -> dict[str, Any]:
-        """Write the settings if nobody has yet; return those that stand."""
+        """Write the settings unless another process has; return those that are on disk."""
         path = self.out / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         temporary = _temporary(path, _json(settings))
@@ -90,7 +90,11 @@ class Writer:
         return standing
 
     def settings(self) -> dict[str, Any] | None:
-        """The settings of the run in this folder, if there is one."""
+        """The settings of the run in this folder; None if there is no run yet.
+
+        Raises:
+            SynthError: If the file can't be read.
+        """
         path = self.out / "settings.json"
         try:
             return _read_json(path) if path.exists() else None
@@ -105,7 +109,10 @@ class Writer:
         return self._part(group).exists() and all((self.out / file).exists() for file in files)
 
     def write_images(self, group: Group, pixels: Tensor) -> list[str]:
-        """Write what is not there of the group's uint8 images; all names, in order."""
+        """Write those of the group's images that are not on disk yet; return all names, in order.
+
+        ``pixels`` are uint8 of shape (images, channels, height, width).
+        """
         names, shard = self.image_names(group), self.shard(group)
         images = [self._encode(image) for image in pixels.cpu()]
         if shard is not None:
@@ -117,7 +124,13 @@ class Writer:
         return names
 
     def read_images(self, group: Group, target: int | None = None) -> Tensor:
-        """The group's images (of one class) as on disk: uint8 (images, channels, height, width)."""
+        """The group's images as stored: uint8 of shape (images, channels, height, width).
+
+        With ``target`` only those of that class.
+
+        Raises:
+            DamagedError: If a file can't be read.
+        """
         shard = self.shard(group)
         stored = {} if shard is None else self._stored(shard)
         images = [
@@ -134,7 +147,7 @@ class Writer:
             raise DamagedError(self.out / shard, error) from error
 
     def _read(self, name: str, content: bytes | None = None) -> Tensor:
-        """The image that a file is, or of which it has the content."""
+        """The image in a file, or in ``content``, which was read from that file."""
         file = self.out / name
         try:
             return read_image(file if content is None else io.BytesIO(content))
@@ -157,7 +170,7 @@ class Writer:
         return names
 
     def write_part(self, group: Group, part: dict[str, Any]) -> None:
-        """Note that the group is finished, with all there is to say about it."""
+        """Write the group's part, the record by which it counts as finished."""
         path = self._part(group)
         path.parent.mkdir(exist_ok=True)
         _write(path, _json(part))
@@ -177,10 +190,10 @@ class Writer:
         return [self._read_part(group) for group in groups]
 
     def refuse_damaged(self, groups: Sequence[Group]) -> None:
-        """Reads all that there is of the groups, and names what can't be read.
+        """Read every part and image of these groups, to find the damaged ones.
 
         Raises:
-            SynthError: Naming every damaged file, so that all can be deleted at once.
+            SynthError: If any can't be read; it names all, so that they can be deleted at once.
         """
         damaged = [error for group in groups for error in self._damaged(group)]
         if len(damaged) == 1:
@@ -194,6 +207,7 @@ class Writer:
             )
 
     def _damaged(self, group: Group) -> Iterator[DamagedError]:
+        """The files of a group that exist and can't be read."""
         reads: list[Callable[[], object]] = [partial(self._read_part, group)]
         if self.shard(group) is None:
             reads += [partial(self._read, name) for name in self.image_names(group)]
@@ -217,7 +231,10 @@ class Writer:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
 
     def _write_once(self, name: str, content: bytes) -> None:
-        """Write a file that is not there; what a killed attempt left goes (one owner a group)."""
+        """Write a file unless it exists, and remove what a killed attempt left of it.
+
+        Only one process works on a group, so the leftovers are nobody else's.
+        """
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
@@ -232,14 +249,14 @@ class Writer:
 
 
 def read_image(file: Path | io.BytesIO) -> Tensor:
-    """Pixels of an image file as uint8 (channels, height, width)."""
+    """Pixels of an image file: uint8 of shape (channels, height, width)."""
     with Image.open(file) as picture:
         array = np.array(picture)
     return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
 
 
 def pixel_hash(pixels: Tensor) -> str:
-    """sha256 over shape and bytes of uint8 pixels: of what is seen, not of the file format."""
+    """SHA-256 of the shape and bytes of uint8 pixels: equal images have it in any file format."""
     digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
     digest.update(pixels.contiguous().numpy().tobytes())
     return digest.hexdigest()
@@ -259,7 +276,7 @@ def _json(content: dict[str, Any]) -> bytes:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text())
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     return content
 
 
@@ -268,15 +285,17 @@ def _write(path: Path, content: bytes) -> None:
 
 
 def _temporary(path: Path, content: bytes) -> Path:
-    """A synced file beside ``path``; readers of images know it by its suffix as none."""
-    handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".tmp", dir=path.parent)
+    """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
+
+    Readers of image folders pass over it because of its suffix.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with os.fdopen(handle, "wb") as file:
+        with temporary.open("xb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
     except OSError:  # a full disk; half a file takes room too
-        Path(name).unlink()
+        temporary.unlink(missing_ok=True)
         raise
-    Path(name).chmod(0o644)  # mkstemp gives 0600
-    return Path(name)
+    return temporary

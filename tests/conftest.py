@@ -22,6 +22,8 @@ def _annotated_modules():
 if os.environ.get("DEARKD_NO_SHAPE_CHECKS") != "1":  # tests that compile or export switch it off
     install_import_hook([*_annotated_modules(), "dearkd.models"], "beartype.beartype")
 
+os.environ["OMP_NUM_THREADS"] = "1"  # of every process that a test starts, too
+
 import torch  # noqa: E402
 
 torch.set_num_threads(1)

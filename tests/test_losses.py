@@ -1,10 +1,13 @@
 """The losses against slow forms in float64, their limits, and independence of the batch."""
 
 import math
+from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
+from torch.overrides import TorchFunctionMode
 
 from dearkd import losses
 
@@ -126,3 +129,71 @@ def test_half_precision_logits_are_reduced_in_float32() -> None:
     value = losses.soft_distillation(student, teacher, 3.0)
     assert value.dtype == torch.float32
     assert value.item() == pytest.approx(exact.item(), rel=1e-5)
+
+
+def logits(*shape: int) -> Tensor:
+    return rand(*shape).bfloat16()
+
+
+CALLS = {
+    "cross_entropy": lambda: (losses.cross_entropy, logits(5, 7), rand(5, 7).softmax(1)),
+    "hard_distillation": lambda: (losses.hard_distillation, logits(5, 7), logits(5, 7)),
+    "soft_distillation": lambda: (losses.soft_distillation, logits(5, 7), logits(5, 7)),
+    "hidden_loss": lambda: (losses.hidden_loss, logits(2, 3, 4, 4), logits(2, 3, 4, 4)),
+    "scale_target": lambda: (losses.scale_target, logits(2, 3, 4, 4), False),
+}
+
+
+def under_autocast(loss: Callable[..., Tensor], *args: Any) -> Tensor:
+    with torch.autocast("cpu", torch.bfloat16):
+        return loss(*args)
+
+
+class NoAutocast(TorchFunctionMode):
+    """Counts the calls of torch that autocast may round."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = self.rounded = 0
+
+    def __torch_function__(self, func, types, args=(), kwargs=None):  # type: ignore[no-untyped-def]
+        if getattr(func, "__name__", "") != "__get__":  # an attribute, such as device
+            self.calls += 1
+            self.rounded += torch.is_autocast_enabled("cpu")
+        return func(*args, **(kwargs or {}))
+
+
+def test_every_loss_has_a_case_here() -> None:
+    assert sorted(CALLS) == sorted(set(losses.__all__) - {"in_full_precision"})
+
+
+@pytest.mark.parametrize("name", CALLS)
+def test_autocast_rounds_no_loss(name: str) -> None:
+    loss, *args = CALLS[name]()
+    with NoAutocast() as seen:
+        value = under_autocast(loss, *args)
+    assert seen.calls > 0
+    assert seen.rounded == 0
+    exact = [arg.double() if isinstance(arg, Tensor) else arg for arg in args]
+    torch.testing.assert_close(value.double(), loss(*exact), rtol=1e-6, atol=1e-6)
+
+
+@losses.in_full_precision
+def gram_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """A loss with matrix products, as an importer may write one."""
+    return (student @ student.T - teacher @ teacher.T).square().mean()
+
+
+def test_a_matrix_product_in_a_loss_is_exact_under_autocast() -> None:
+    student, teacher = rand(6, 40), rand(6, 40)
+    slow = 0.0
+    for i, j in torch.cartesian_prod(torch.arange(6), torch.arange(6)).tolist():
+        ours = sum(a * b for a, b in zip(student[i].tolist(), student[j].tolist(), strict=True))
+        theirs = sum(a * b for a, b in zip(teacher[i].tolist(), teacher[j].tolist(), strict=True))
+        slow += (ours - theirs) ** 2 / 36
+    value = under_autocast(gram_loss, student.float(), teacher.float())
+    assert value.dtype == torch.float32
+    assert value.item() == pytest.approx(slow, rel=1e-6)
+    named = under_autocast(lambda: gram_loss(student=student.float(), teacher=teacher.float()))
+    assert torch.equal(named, value)
+    assert gram_loss(student, teacher).dtype == torch.float64

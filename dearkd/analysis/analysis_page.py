@@ -1,4 +1,4 @@
-"""The analysis of one run as a page of its own."""
+"""The HTML page of ``dearkd analyze``."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -46,7 +46,11 @@ def analysis_page(
     switches: Mapping[float, str],
     by_topic: Mapping[str, Sequence[str]],
 ) -> str:
-    """HTML of the whole analysis, figures and pictures in it."""
+    """The analysis as HTML with its figures and pictures.
+
+    ``metrics`` are the lines of ``metrics.jsonl``, ``switches`` the epochs where a stage begins,
+    ``by_topic`` the sentences of :func:`dearkd.analysis.remarks.remarks`.
+    """
     record = analysis.record
     sections = [
         _distance_section(record, metrics, switches, by_topic["distance"]),
@@ -116,6 +120,7 @@ def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
 
 
 def _row(maps: AttentionMaps) -> Pictures:
+    """An image and, block by block, its attention averaged over the heads."""
     means = maps.weights.mean(1)
     scale = scale_of(means)
     tiles = [_picture(image_tile(maps.pixels), "image", maps.name)]
@@ -126,6 +131,7 @@ def _row(maps: AttentionMaps) -> Pictures:
 
 
 def _sheet_of_heads(maps: AttentionMaps) -> Sheet:
+    """The attention of every head: a row for each block."""
     scale, rows = scale_of(maps.weights), []
     for block, heads in enumerate(maps.weights, 1):
         tiles = [

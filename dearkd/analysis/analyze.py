@@ -1,4 +1,4 @@
-"""What `dearkd analyze` does: a trained transformer in; a table, pictures and a page out."""
+"""``dearkd analyze``: a table, pictures and a page about the attention of a trained transformer."""
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
@@ -42,13 +42,14 @@ def analyze(
     trust: bool = False,
     as_json: bool = False,
 ) -> None:
-    """Prints what a run's transformer learned and writes it to ``out``, by default the run.
+    """Analyses a run's transformer, prints the result and writes it to ``out``, by default the run.
 
-    ``analysis.json``, ``analysis.html``, ``attention_maps.png`` and, of a student with MHCA,
-    ``position_heads.png``.
+    It writes ``analysis.json``, ``analysis.html``, ``attention_maps.png`` and, for a student with
+    MHCA, ``position_heads.png``.
 
     Raises:
-        ValueError: If the run is none, is unfinished or has no attention to read.
+        ValueError: If the folder holds no run, an unfinished one, or a network whose attention
+            can't be read.
         FileNotFoundError: If a path does not exist.
         OSError: If ``out`` cannot be written to.
     """
@@ -87,6 +88,7 @@ def _write(
     by_topic: Mapping[str, list[str]],
     target: Path,
 ) -> None:
+    """Writes record, pictures and page into the folder ``target``."""
     record = analysis.record
     pictures = {}
     if analysis.maps:
@@ -100,7 +102,7 @@ def _write(
 
 
 def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> Table:
-    """A row a block: distance of its heads at the end and as logged, tokens, position term."""
+    """A row for each block: attention distance (final and logged), token cosine, MHCA width."""
     title = (
         f"{record['run']}: attention on {counted(record['images'], 'image')}, distances in "
         f"patches of a {record['grid'][0]} x {record['grid'][1]} grid"
@@ -124,7 +126,7 @@ def _block_table(record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 
 
 def _milestones(metrics: Sequence[Mapping[str, Any]]) -> dict[str, Mapping[str, Any]]:
-    """The first logged epoch, and the last of a stage that another follows, by column title."""
+    """The first logged epoch and the last of each stage but the final one, by column title."""
     lines = [line for line in metrics if line.get("attention_distance")]
     found = {f"epoch {lines[0]['epoch'] + 1}": lines[0]} if lines else {}
     for before, after in pairwise(lines):

@@ -1,7 +1,7 @@
-"""What the attention of a vision transformer looks at: its distance, and what the tokens share.
+"""Attention distance, and the cosine of class and distillation token, of a vision transformer.
 
-Works on any timm ``VisionTransformer`` with plain ``Attention`` and on our students. Distances are
-in patches: 1 is the step to the next patch of the grid, whatever its pixels.
+They can be measured on any timm ``VisionTransformer`` with plain ``Attention`` and on our students.
+Distances are in patches: 1 is the step to the next patch of the grid, whatever its size in pixels.
 """
 
 from collections.abc import Iterator
@@ -30,29 +30,30 @@ __all__ = [
 
 
 AT_ONCE = 16
-"""Images whose weights of one block are held at a time: 40 MB with 12 heads on 197 tokens."""
+"""Images whose attention weights are held at a time: 40 MB a block for 12 heads and 197 tokens."""
 
 
 class BlockView(NamedTuple):
-    """A block's attention weights, and the tokens that leave it."""
+    """A block's attention weights and output tokens."""
 
     weights: Float[Tensor, "batch heads tokens tokens"] | None
-    """None for the first view, which is the embedding that enters block 1."""
+    """Softmax output; None for the first view, which is the embedding that enters block 1."""
     tokens: Float[Tensor, "batch tokens dim"]
 
 
 class AttentionMeasures(NamedTuple):
-    """Means over the images."""
+    """Attention distances and token cosines, means over the images."""
 
     distance: Float[Tensor, "depth heads"]
+    """In patches."""
     cosine: Float[Tensor, " depths"] | None
-    """Of class and distillation token: at the input, then after every block."""
+    """Of class and distillation token, at the input and after every block; None without them."""
 
 
 def attention_distance(
     weights: Float[Tensor, "batch heads tokens tokens"], grid_size: tuple[int, int]
 ) -> Float[Tensor, " heads"]:
-    """Mean distance in patches between a patch and those it attends to, of every head.
+    """Mean distance in patches between a patch and those it attends to, for every head.
 
     D = 1/(B L) sum_b sum_ij A_ij |p_j - p_i| over the L patches of the grid.
 
@@ -60,10 +61,10 @@ def attention_distance(
         d'Ascoli et al. 2021 (ConViT), https://arxiv.org/abs/2103.10697, eq. 8.
 
     Departure:
-        ConViT has no class token in these layers; the rest of the papers do not say. Here both i
-        and j are patches, and each row of A is divided by its sum over the patches, so D says how
-        far a patch looks among the patches, however much it gives to the prefix tokens. A patch
-        that gives them all counts 0.
+        ConViT has no class token in these layers; the other papers do not say what they do with
+        it. Here both i and j are patches, and each row of A is divided by its sum over the patches,
+        so that attention to the prefix tokens does not count. A patch that attends to these alone
+        has distance 0.
     """
     rows, columns = grid_size
     where = patch_coordinates(grid_size, weights.dtype, weights.device)
@@ -74,7 +75,7 @@ def attention_distance(
 
 
 def token_cosine(tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, ""]:
-    """Cosine of class and distillation token (the first two), mean over the images.
+    """Cosine of class and distillation token (the first two) in [-1, 1], mean over the images.
 
     Source:
         DeiT, https://arxiv.org/abs/2012.12877, section 4: 0.06 at the input, 0.93 at the end.
@@ -86,9 +87,9 @@ def token_cosine(tokens: Float[Tensor, "batch tokens dim"]) -> Float[Tensor, ""]
 
 
 def has_readable_attention(model: nn.Module) -> bool:
-    """Whether ``block_views`` can follow this model: timm's own ViT blocks and attention, or MHCA.
+    """Whether ``block_views`` can read a model: one with timm's ViT blocks and attention, or MHCA.
 
-    Not so for CNNs, windows (Swin), rotary positions (EVA) or blocks with parallel branches.
+    It can't read CNNs, windows (Swin), rotary positions (EVA) or blocks with parallel branches.
     """
     return isinstance(model, VisionTransformer) and all(
         isinstance(block, Block) and isinstance(block.attn, Attention) for block in model.blocks
@@ -96,7 +97,7 @@ def has_readable_attention(model: nn.Module) -> bool:
 
 
 def grid_of(model: Any, images: Float[Tensor, "batch 3 height width"]) -> tuple[int, int]:
-    """Rows and columns of patches that the model cuts these images into."""
+    """Rows and columns of the grid of patches that the model divides the images into."""
     rows, columns = model.patch_embed.dynamic_feat_size(tuple(images.shape[-2:]))
     return rows, columns
 
@@ -104,7 +105,7 @@ def grid_of(model: Any, images: Float[Tensor, "batch 3 height width"]) -> tuple[
 def block_views(model: Any, images: Float[Tensor, "batch 3 height width"]) -> Iterator[BlockView]:
     """The embedding, then every block's weights and output; the model must be in eval mode.
 
-    The weights are computed beside the block itself, whose fused kernel never forms them.
+    The weights are computed separately, since the block's fused kernel never forms them.
     """
     tokens = model.norm_pre(model.patch_drop(model._pos_embed(model.patch_embed(images))))
     yield BlockView(None, tokens)
@@ -118,9 +119,9 @@ def block_views(model: Any, images: Float[Tensor, "batch 3 height width"]) -> It
 def measure_attention(
     model: Any, images: Float[Tensor, "batch 3 height width"]
 ) -> AttentionMeasures:
-    """Attention distance by block and head, and the token cosine by depth where there is one.
+    """Attention distance by block and head and, if there are two tokens, their cosine by depth.
 
-    Leaves the model in the mode it was in. ``AT_ONCE`` images bound the memory.
+    ``AT_ONCE`` images are measured at a time. The model's mode is restored.
     """
     was_training = model.training
     model.eval()

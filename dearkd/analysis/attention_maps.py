@@ -1,4 +1,4 @@
-"""Attention maps beside images, and MHCA heads on the patch grid, drawn by Pillow."""
+"""Pictures, by Pillow, of attention maps beside their images and MHCA heads on the patch grid."""
 
 import math
 import textwrap
@@ -31,7 +31,7 @@ GAP = 3
 LEFT = 62  # for the names of the rows
 TOP = 76  # for the name of the image, its scale and the names of the columns
 ACROSS = 2
-"""Images side by side."""
+"""Images side by side on a sheet."""
 PANEL = 220  # pixels a side of a block's heads
 PANELS_ACROSS = 4
 TEXT, RULE = INK["light"]["text"], INK["light"]["grid"]
@@ -39,11 +39,11 @@ FINER = 3  # drawn so much larger, then reduced: Pillow's lines have no smooth e
 HEAT = np.array([hex_to_rgb(colour) for colour in sequential.Cividis], dtype=np.float64)
 """Blue for less attention than a uniform map has, grey for as much, yellow for more."""
 CLIPPED = 0.01
-"""Share of all patches in all maps of an image that are as bright as the scale ends, or more."""
+"""Share of the patches, over all maps of an image, that lie beyond the end of the scale."""
 LEAST_END = 4
-"""Times the uniform attention at which a scale ends at least: nearly uniform maps look flat."""
+"""A scale reaches at least to this multiple of the uniform attention: uniform maps look flat."""
 NEARLY_UNIFORM = 2
-"""Maps whose brightest patches have less than so many times the uniform attention."""
+"""Maps whose brightest patches are below this multiple of the uniform attention are called so."""
 BAR = 120  # pixels across
 RINGS = (
     "Square: the patch a head looks from. Ring: around the patch it looks at, one standard "
@@ -52,26 +52,26 @@ RINGS = (
 
 
 class Scale(NamedTuple):
-    """Which attention of a patch has which colour, in one for all maps of an image."""
+    """The colours of attention weights, the same for all maps of an image."""
 
     uniform: float
-    """Attention of each patch where all have the same: the middle colour."""
+    """The weight of each patch if all have the same, shown in the middle colour."""
     brightest: float
-    """All but ``CLIPPED`` of the patches are below."""
+    """The weight that all but the share ``CLIPPED`` of the patches are below."""
 
     @property
     def end(self) -> float:
-        """The attention from which on all is bright yellow."""
+        """The weight from which on all patches have the last colour, yellow."""
         return max(self.brightest, LEAST_END * self.uniform)
 
     @property
     def reached(self) -> str:
-        """What the maps reach, in words."""
+        """The weight of the brightest patches, as text."""
         nearly = self.brightest < NEARLY_UNIFORM * self.uniform
         return f"brightest: {self.brightest:.1%}{', nearly uniform' if nearly else ''}"
 
     def colours(self, weights: NDArray[np.float64]) -> NDArray[np.uint8]:
-        """Colour of each patch: blue below the uniform attention, grey at it, yellow above."""
+        """RGB (*shape, 3) of each weight: blue below the uniform one, grey at it, yellow above."""
         steps = np.interp(weights, (0, self.uniform, self.end), (0, 0.5, 1))
         stops = np.linspace(0, 1, len(HEAT))
         heat = np.stack([np.interp(steps, stops, HEAT[:, c]) for c in range(3)], axis=-1)
@@ -79,15 +79,15 @@ class Scale(NamedTuple):
 
 
 def scale_of(weights: Float[Tensor, "*maps rows columns"]) -> Scale:
-    """The scale for all these maps, each of sum 1."""
+    """The scale for all of these maps, the weights of each of which sum to 1."""
     brightest = float(np.quantile(weights.double().numpy(), 1 - CLIPPED))
     return Scale(1 / (weights.shape[-2] * weights.shape[-1]), brightest)
 
 
 def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
-    """For every image a panel: a row a block; first the mean of the heads, then every head.
+    """A panel for every image: a row for each block, with the mean of the heads and every head.
 
-    All maps of an image have one scale, which a bar shows; uniform attention is grey on it.
+    All maps of an image have one scale, which a bar shows; uniform attention is grey.
     """
     panels = [_panel(one) for one in maps]
     width, height = panels[0].size
@@ -102,20 +102,20 @@ def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
 def heat_tile(
     weights: Float[Tensor, "rows columns"], scale: Scale, size: int = TILE
 ) -> Image.Image:
-    """A map of attention in the colours of a scale; every patch has one colour."""
+    """An attention map in the colours of a scale, ``size`` pixels a side."""
     patches = Image.fromarray(scale.colours(weights.double().numpy()))
     return patches.resize((size, size), Image.Resampling.NEAREST)
 
 
 def image_tile(pixels: NDArray[np.uint8], size: int = TILE) -> Image.Image:
-    """The image at the size of a tile."""
+    """The image (height, width, 3), resized to a tile of ``size`` pixels a side."""
     return Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
 
 
 def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> Image.Image:
-    """A panel a block: rings of one sigma around the patches that its heads look at.
+    """A panel for each MHCA block: a ring of one sigma around the place that each head looks at.
 
-    The square is the patch they look from. A head with alpha <= 0 has a cross.
+    A square marks the patch that they look from. A head with alpha <= 0 has a cross.
     """
     reach = reach_of(position, grid)
     down = math.ceil(len(position) / PANELS_ACROSS)
@@ -132,6 +132,7 @@ def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> I
 
 
 def _panel(maps: AttentionMaps) -> Image.Image:
+    """An image and all its attention maps, with names and a colour bar."""
     depth, heads = maps.weights.shape[:2]
     step, scale = TILE + GAP, scale_of(maps.weights)
     panel = Image.new("RGB", (LEFT + (heads + 2) * step + 12, TOP + depth * step + 8), "white")
@@ -151,7 +152,7 @@ def _panel(maps: AttentionMaps) -> Image.Image:
 
 
 def _draw_bar(panel: Image.Image, scale: Scale) -> None:
-    """The colours of a panel, from no attention over the uniform one to the end of its scale."""
+    """Draws the colour bar of a panel, from 0 over the uniform weight to the end of the scale."""
     draw = ImageDraw.Draw(panel)
     half = np.linspace(0, scale.uniform, BAR // 2), np.linspace(scale.uniform, scale.end, BAR // 2)
     ramp = np.tile(np.concatenate(half), (10, 1))
@@ -164,6 +165,7 @@ def _draw_bar(panel: Image.Image, scale: Scale) -> None:
 
 
 def _heads(block: dict[str, Any], reach: float, title: str) -> Image.Image:
+    """The panel of one block, ``reach`` patches from its middle to its border."""
     side = PANEL * FINER
     panel = Image.new("RGB", (side, side), "white")
     draw = ImageDraw.Draw(panel)

@@ -1,7 +1,7 @@
-"""Plotly figures of what attention learned, from ``metrics.jsonl`` and ``analysis.json``.
+"""Plotly figures of attention measures, from ``metrics.jsonl`` and ``analysis.json``.
 
-Distances are in patches. Several runs in one figure take colours and dashes in their order, or by
-the numbers that a page gives them (``styles``).
+Distances are in patches. Runs in one figure have colours and dashes in their order, or by the
+numbers that a page gives them (``styles``).
 """
 
 import math
@@ -37,13 +37,13 @@ __all__ = [
 ]
 
 DEPTH_SCALE = ["#2f78dc", "#8664e6", "#cf4fb4", "#e0523f", "#c98000"]
-"""First to last block: one way through the hues, each readable on white and on the dark page."""
+"""Colours from the first to the last block, all readable on the white and on the dark page."""
 ACROSS = 4
 """Panels side by side."""
 PANEL = 190  # pixels
 DISTANCE = "attention distance (patches)"
 Distances = Sequence[Sequence[float]]
-"""By block, then by head."""
+"""Attention distances by block, then by head."""
 
 
 def distance_by_epoch(
@@ -51,11 +51,11 @@ def distance_by_epoch(
     switches: Mapping[float, str] | None = None,
     mhca_blocks: int = 0,
 ) -> go.Figure:
-    """Mean over the heads of every block against the epoch, and over all blocks in grey.
+    """Attention distance of every block, averaged over its heads, against the epoch.
 
     ``metrics`` are the lines of ``metrics.jsonl``; those without the measure are left out.
-    ``switches``: epochs, counted from 1, where a stage begins, and its name. The colour says which
-    block; where the first ``mhca_blocks`` are MHCA, those after them are dashed.
+    ``switches``: epochs, counted from 1, where a stage begins, and its name. The colour is that of
+    the block, grey the mean of all. If the first ``mhca_blocks`` are MHCA, the others are dashed.
 
     Raises:
         UserError: If no line has the measure.
@@ -86,7 +86,7 @@ def average_distance_by_epoch(
     switches: Mapping[float, str] | None = None,
     styles: Mapping[str, int] | None = None,
 ) -> go.Figure:
-    """Mean over all blocks and heads against the epoch: one curve a run, named by the keys.
+    """Attention distance, averaged over blocks and heads, against the epoch: a curve for each run.
 
     Source:
         Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997, figure 4.
@@ -105,7 +105,10 @@ def average_distance_by_epoch(
 def distance_by_block(
     runs: Mapping[str, Distances], styles: Mapping[str, int] | None = None
 ) -> go.Figure:
-    """Every head a dot over its block, and the mean of the block a line; one colour a run."""
+    """Attention distance against the block: a dot for each head, a line through the blocks' means.
+
+    Each run has a colour.
+    """
     figure = go.Figure()
     for name, style in _styles(runs, styles):
         distances, blocks = runs[name], list(range(1, len(runs[name]) + 1))
@@ -131,7 +134,7 @@ def distance_by_block(
 def token_cosine_by_depth(
     runs: Mapping[str, Sequence[float]], styles: Mapping[str, int] | None = None
 ) -> go.Figure:
-    """Cosine of class and distillation token: at the input (0), then after every block."""
+    """Cosine of class and distillation token against depth: the input is 0, then every block."""
     figure = curves(
         [
             Line(name, list(range(len(runs[name]))), list(runs[name]), style)
@@ -146,11 +149,11 @@ def token_cosine_by_depth(
 
 
 def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> go.Figure:
-    """Where the heads of every MHCA block look, seen from a patch (the square in the middle).
+    """A panel for each MHCA block: the places its heads look at, relative to a patch (the square).
 
-    A circle lies around the patch a head looks at, one standard deviation sigma wide; a head with
-    alpha <= 0 looks at no place, and has a cross. ``position``: ``alpha``, ``sigma``, ``centres``
-    (rows down, columns right) of each block, as in ``analysis.json``.
+    A circle with radius sigma, one standard deviation, surrounds the place that a head looks at; a
+    head with alpha <= 0 looks at no place and has a cross. ``position`` holds ``alpha``, ``sigma``
+    and ``centres`` (rows down, columns right, in patches) of each block, as in ``analysis.json``.
     """
     down = math.ceil(len(position) / ACROSS)
     titles = [f"block {number}" for number in range(1, len(position) + 1)]
@@ -177,7 +180,10 @@ def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -
 
 
 def reach_of(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> float:
-    """Patches from the middle to the border of a picture that shows all heads, the widest aside."""
+    """Patches from the middle to the border of a picture that shows all heads.
+
+    Circles wider than half the grid may be cut off.
+    """
     reach = 1.0
     for block in position:
         for (down, right), sigma in zip(block["centres"], block["sigma"], strict=True):
@@ -187,9 +193,10 @@ def reach_of(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> floa
 
 
 def reliability_diagram(heads: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Accuracy against confidence, a bin a point: on the diagonal a head is right as often as said.
+    """Accuracy against confidence, both in [0, 1], a point for each bin of each head.
 
-    ``heads``: ``reliability`` and ``ece`` by name, as in ``analysis.json``.
+    On the diagonal a head is right as often as its confidence says. ``heads`` has ``reliability``
+    and ``ece`` of each head by name, as in ``analysis.json``.
     """
     figure = go.Figure(
         go.Scatter(
@@ -221,6 +228,11 @@ _LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
 
 
 def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The epochs that logged an attention distance.
+
+    Raises:
+        UserError: If none did.
+    """
     lines = [line for line in metrics if line.get("attention_distance")]
     if not lines:
         raise UserError("no line of metrics.jsonl has attention_distance; train again to log it")
@@ -228,7 +240,7 @@ def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def _styles(runs: Mapping[str, Any], styles: Mapping[str, int] | None) -> list[tuple[str, int]]:
-    """Each run's name with the number of its colour: the given one, or its place."""
+    """Each run's name and the number of its colour: the given one, or its place in the order."""
     return [(name, place if styles is None else styles[name]) for place, name in enumerate(runs)]
 
 
@@ -237,7 +249,7 @@ def _depth_colours(count: int) -> list[str]:
 
 
 def _kinds_of_blocks(mhca_blocks: int, depth: int) -> list[go.Scatter]:
-    """What the dashes stand for, for the legend alone."""
+    """Entries of the legend that explain the dashes; empty if all blocks are of one kind."""
     if not 0 < mhca_blocks < depth:
         return []
     kinds = {
@@ -251,7 +263,7 @@ def _kinds_of_blocks(mhca_blocks: int, depth: int) -> list[go.Scatter]:
 
 
 def _depth_bar(depth: int) -> go.Scatter:
-    """A bar with the colour of every block, on a trace without points."""
+    """A colour bar of the blocks, as a trace without points."""
     colours = _depth_colours(depth)
     edges = [(n / depth, (n + 1) / depth) for n in range(depth)]
     steps = [(x, colour) for pair, colour in zip(edges, colours, strict=True) for x in pair]
@@ -268,17 +280,20 @@ def _depth_bar(depth: int) -> go.Scatter:
 
 
 def _faint(colour: str) -> str:
+    """A hex colour, nearly transparent."""
     red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
     return f"rgba({red}, {green}, {blue}, 0.12)"
 
 
 def _query_patch() -> go.Scatter:
+    """The square around the patch that the heads look from."""
     x, y = [-0.5, 0.5, 0.5, -0.5, -0.5], [-0.5, -0.5, 0.5, 0.5, -0.5]
     line = {"color": GREY, "width": 1.5}
     return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
 
 
 def _head_ring(block: Mapping[str, Any], head: int) -> go.Scatter:
+    """The circle of a head, or its cross."""
     (down, right), sigma = block["centres"][head], block["sigma"][head]
     colour, alpha = COLOURS[head % len(COLOURS)], block["alpha"][head]
     width = "no width" if sigma is None else f"sigma {sigma:.2f}"

@@ -1,4 +1,4 @@
-"""Whether a classifier that says 80 % is right 80 % of the time."""
+"""Calibration: whether a classifier with a confidence of 80 % is right 80 % of the time."""
 
 from typing import NamedTuple
 
@@ -11,10 +11,11 @@ from dearkd.errors import UserError
 __all__ = ["BINS", "Bin", "calibration_error", "reliability"]
 
 BINS = 15
+"""Bins of equal width in confidence."""
 
 
 class Bin(NamedTuple):
-    """Images of similar confidence: its mean, the share that is right, their number."""
+    """Images of similar confidence: mean confidence and accuracy, in [0, 1], and their number."""
 
     confidence: float
     accuracy: float
@@ -24,7 +25,7 @@ class Bin(NamedTuple):
 def reliability(
     logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], bins: int = BINS
 ) -> list[Bin]:
-    """The images in bins ((k-1)/K, k/K] of the confidence, their largest softmax output.
+    """A reliability table: the images in bins ((k-1)/K, k/K] by confidence, their largest softmax.
 
     Empty bins are left out.
 
@@ -43,7 +44,7 @@ def reliability(
 
 
 def calibration_error(table: list[Bin]) -> float:
-    """Expected calibration error in [0, 1]: mean over the images of their bin's |acc - conf|.
+    """Expected calibration error in [0, 1]: the mean over the images of |acc - conf| of their bin.
 
     Source:
         Guo et al. 2017, https://arxiv.org/abs/1706.04599, eq. 3; 15 bins are theirs too.
@@ -57,6 +58,7 @@ def _bin(
     right: Bool[Tensor, " images"],
     inside: Bool[Tensor, " images"],
 ) -> Bin:
+    """The bin of the images that are ``inside``."""
     return Bin(
         confidence[inside].mean().item(),
         right[inside].double().mean().item(),

@@ -1,4 +1,4 @@
-"""What a trained transformer learned to look at, and how far its answers can be trusted."""
+"""The analysis of a trained transformer: attention, token cosine, MHCA heads, calibration."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,22 +32,26 @@ __all__ = ["Analysis", "AttentionMaps", "analysis_of"]
 
 @dataclass(frozen=True)
 class AttentionMaps:
-    """Where the model looks in one image."""
+    """The attention maps of one image."""
 
     name: str
+    """A file, or a row of a file."""
     label: str
+    """The name of its class."""
     pixels: NDArray[np.uint8]
-    """(height, width, 3), as the model sees it."""
+    """(height, width, 3) in 0-255, resized and cropped as for the model."""
     weights: Float[Tensor, "depth heads rows columns"]
-    """From the class token, or from all patches where there is none, to every patch; sum 1."""
+    """Attention of the class token, or else the mean of all patches, to every patch; sums to 1."""
 
 
 @dataclass(frozen=True)
 class Analysis:
-    """``record`` is what ``analysis.json`` holds."""
+    """What ``dearkd analyze`` found out about a run."""
 
     record: dict[str, Any]
+    """The content of ``analysis.json``."""
     maps: list[AttentionMaps]
+    """Of a few images."""
 
 
 def analysis_of(
@@ -60,11 +64,11 @@ def analysis_of(
     maps: int = 4,
     watch: Watch = iter,
 ) -> Analysis:
-    """Attention, tokens and position heads of a run's weights; calibration and agreement.
+    """Attention, token cosine, MHCA heads, calibration and agreement with the teacher of a run.
 
-    Accuracy, calibration and agreement are of all evaluation images, attention is of
-    ``PROBE_IMAGES`` spread over them; ``images`` is the number for both. ``maps`` images have
-    their attention kept. Of a run without ``data`` it is the run's own evaluation data.
+    Accuracy, calibration and agreement are measured on all evaluation images, attention on
+    ``PROBE_IMAGES`` spread over them; ``images`` sets the number for both. The attention maps of
+    ``maps`` images are kept. Without ``data`` the images are the run's own evaluation data.
 
     Raises:
         UserError: If the run has no transformer whose attention can be read, no such weights, or
@@ -103,19 +107,20 @@ def analysis_of(
 
 
 def _own_data(found: Resolved) -> str:
+    """The evaluation data of a run, as its configuration names it."""
     data = found.config["data"]
     return str(data.get("evaluation") or data["train"])
 
 
 def _uniform(grid: tuple[int, int]) -> float:
-    """Distance of a head that looks everywhere alike."""
+    """Attention distance, in patches, of a head with uniform attention."""
     patches = grid[0] * grid[1]
     weights = torch.full((1, 1, patches, patches), 1 / patches, dtype=torch.float64)
     return round(attention_distance(weights, grid).item(), DECIMALS)
 
 
 def _positions(model: Any) -> list[dict[str, Any]]:
-    """Learned strength, width and centre of the heads of every MHCA block."""
+    """Learned strength (alpha), width (sigma, in patches) and centre of each head by MHCA block."""
     found = []
     for block in model.blocks:
         if isinstance(block.attn, MultiHeadConvAttention):
@@ -133,6 +138,7 @@ def _positions(model: Any) -> list[dict[str, Any]]:
 
 
 def _record_of_heads(answers: Predictions) -> dict[str, Any]:
+    """Accuracy, calibration and agreement of each head; percentages are in 0-100."""
     labels, teacher = answers.labels, answers.teacher
     guided = None if teacher is None else teacher.argmax(-1)
     heads: dict[str, Any] = {}
@@ -160,17 +166,18 @@ def _record_of_heads(answers: Predictions) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _maps(model: Any, answers: Predictions, view: Any, count: int) -> list[AttentionMaps]:
-    """Of ``count`` images spread over those that could be read."""
+    """The attention maps of ``count`` images spread over those that could be read."""
     if count == 0:
         return []
     rows = spread_rows(len(answers.labels), count)
     images = evaluation_views(answers.source, rows, view)
     views = block_views(model, images.to(next(model.parameters()).device))
-    grid, looks = grid_of(model, images), []
+    grid, by_block = grid_of(model, images), []
     for block in views:
         if block.weights is not None:
-            looks.append(_looks(block.weights, model.num_prefix_tokens, grid).cpu())
-    weights = torch.stack(looks, dim=1)
+            found = _patch_attention(block.weights, model.num_prefix_tokens, grid)
+            by_block.append(found.cpu())
+    weights = torch.stack(by_block, dim=1)
     pixels = _pixels(images, view)
     labels = [answers.class_names[int(answers.labels[row])] for row in rows]
     return [
@@ -179,14 +186,16 @@ def _maps(model: Any, answers: Predictions, view: Any, count: int) -> list[Atten
     ]
 
 
-def _looks(
+def _patch_attention(
     weights: Float[Tensor, "batch heads tokens tokens"], prefix: int, grid: tuple[int, int]
 ) -> Float[Tensor, "batch heads rows columns"]:
+    """Attention of the class token (or the mean of all patches) to the patches, summing to 1."""
     among = weights[:, :, 0, prefix:] if prefix else weights.mean(2)
     return (among / among.sum(-1, keepdim=True)).reshape(*among.shape[:2], *grid)
 
 
 def _pixels(images: Tensor, view: Any) -> NDArray[np.uint8]:
+    """Normalised images as pixels: (images, height, width, 3) in 0-255."""
     mean, std = (torch.tensor(view[key])[:, None, None] for key in ("mean", "std"))
     levels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8)
     return levels.permute(0, 2, 3, 1).numpy()

@@ -1,4 +1,4 @@
-"""What each head achieves and how far it can be believed, as the cells of a table."""
+"""Accuracy and calibration of each head as the cells of a table."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,7 +9,7 @@ HEAD_TITLES = ("head", "top-1 %", "confidence %", "calibration error", "agrees w
 
 
 def head_rows(heads: Mapping[str, Mapping[str, Any]]) -> list[list[str]]:
-    """A row a head of ``analysis.json``, under ``HEAD_TITLES``; empty where nothing is known."""
+    """A row for each head in ``analysis.json``, in the order of ``HEAD_TITLES``."""
     return [
         [
             name,

@@ -1,7 +1,7 @@
-"""What a run's model, and on request its teacher, answers on every evaluation image; kept on disk.
+"""Predictions of a run's model, and on request of its teacher, for every evaluation image.
 
-``RUN/predictions.safetensors`` holds those on the run's own evaluation images, and is reused while
-weights and images are the same.
+Those for the run's own evaluation images are kept in ``RUN/predictions.safetensors``, which is
+reused while weights and images are the same.
 """
 
 import hashlib
@@ -37,30 +37,31 @@ __all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
 
 HEADS = ("class", "distillation", "logits")
 SAMPLE = 16
-"""Images whose pixels stand for the data in the key of the kept file."""
+"""Images whose pixels enter the key of the kept file, as a sample of the data."""
 
 _log = logging.getLogger("dearkd")
 Watch = Callable[[Loader], Iterable[Batch]]
+"""Wraps a loader to show progress."""
 
 
 @dataclass(frozen=True)
 class Predictions:
-    """Answers to the images that could be read, in the order of the data."""
+    """Predictions for the images that could be read, in the order of the data."""
 
     labels: Int[Tensor, " images"]
-    """The model's class of each image."""
+    """The true class of each image, numbered as the model's classes."""
     logits: dict[str, Float[Tensor, "images classes"]]
     """By head: ``class``, ``distillation`` and their mean ``logits``; a CNN has the last alone."""
     ids: list[str]
-    """What a user would look for: a file, or a row of a file."""
+    """The name of each image: a file, or a row of a file."""
     class_names: tuple[str, ...]
-    """Of the model's classes; their numbers where names are not known."""
+    """The names of the model's classes, or their numbers where names are not known."""
     source: ImageSource
-    """``source.image(i)`` is the picture of answer ``i``."""
+    """The images: ``source.image(i)`` is that of prediction ``i``."""
     teacher: Float[Tensor, "images classes"] | None = None
-    """The teacher's logits, if asked for and within reach now or when they were kept."""
+    """The teacher's logits; None if they were not asked for or the teacher can't be opened."""
     teacher_missing: str | None = None
-    """Why there is no teacher, if one was asked for."""
+    """Why the teacher's logits are missing although they were asked for."""
 
 
 def predictions_of(
@@ -72,11 +73,11 @@ def predictions_of(
     batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """Answers of a run's weights on its evaluation images.
+    """Predictions of a run's weights for its evaluation images.
 
-    ``data`` names other images; ``images`` takes so many of them, evenly spread; neither is kept.
-    What is kept is used while the weights, the names and labels of the images and the pixels of a
-    few of them are as they were. ``watch`` wraps the batches, to show progress.
+    ``data`` names other images, and ``images`` takes so many of them, evenly spread; predictions
+    are then not kept. Kept ones are reused while the weights, the names and labels of the images
+    and the pixels of a few of them are unchanged.
 
     Raises:
         UserError: If there are no such weights, no images, or their classes are not the model's.
@@ -98,7 +99,7 @@ def answers_of(
     batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """``predictions_of`` for a network and images that are open already."""
+    """:func:`predictions_of` for a network and images that are already open."""
     source = candidate.source
     if images is not None:
         source = SubsetSource(source, np.asarray(spread_rows(len(source), images)))
@@ -122,6 +123,7 @@ def answers_of(
 def _assembled(
     tensors: dict[str, Tensor], candidate: Candidate, source: ImageSource, missing: str | None
 ) -> Predictions:
+    """The predictions from their tensors, computed or kept."""
     rows = tensors["rows"].numpy()
     whole = len(rows) == len(source)
     trained = candidate.trained
@@ -137,7 +139,7 @@ def _assembled(
 
 
 def _teacher(found: Resolved, trained: Trained, trust: bool) -> tuple[Teacher | None, str | None]:
-    """The teacher of a run, or the reason why there is none."""
+    """The teacher of a run, or the reason why it can't be had."""
     if not found.config:
         return None, f"{found.text} has no config.yaml to name its teacher"
     named = found.config.get("teacher") or {}
@@ -167,7 +169,7 @@ def _answers(
     batch_size: int,
     watch: Watch,
 ) -> dict[str, Tensor]:
-    """Labels, rows of the source, and logits by head, of the images that can be read."""
+    """Labels, rows of the source and logits by head, for the images that can be read."""
     state, trained = process_state(), candidate.trained
     if state.num_processes > 1:
         raise UserError(f"needs one process, got {state.num_processes}; start it by itself")
@@ -199,6 +201,7 @@ def _answers(
 
 
 def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict[str, Tensor]:
+    """Logits of a batch by head, and the teacher's."""
     scores: dict[Any, Tensor] = dict(head_scores(model, images))
     found = {head: scores[head] for head in HEADS if head in scores}
     if teacher is not None:
@@ -207,7 +210,7 @@ def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict
 
 
 def _key(candidate: Candidate, source: ImageSource) -> str:
-    """A hash of the weights, how they are run, and the images by name, label and a few pixels."""
+    """A hash of weights, precision, names and labels of the images, and the pixels of a few."""
     trained = candidate.trained
     digest = hashlib.sha256(_hash_of_weights(trained.network).encode())
     digest.update(repr((trained.metadata, trained.precision, source.classes)).encode())
@@ -230,7 +233,7 @@ def _hash_of_weights(model: nn.Module) -> str:
 
 
 def _kept(file: Path, keys: dict[str, str]) -> dict[str, Tensor] | None:
-    """The tensors of an earlier call with the same keys; None where there is no such file."""
+    """The tensors that an earlier call kept under the same keys; None if there are none."""
     if not file.is_file():
         return None
     try:
@@ -243,6 +246,7 @@ def _kept(file: Path, keys: dict[str, str]) -> dict[str, Tensor] | None:
 
 
 def _keep(file: Path, tensors: dict[str, Tensor], keys: dict[str, str]) -> None:
+    """Writes the tensors for later calls; if that fails, it is logged."""
     try:
         save_tensors(file, tensors, keys)
     except OSError as error:  # what was asked for is there; a later call takes longer

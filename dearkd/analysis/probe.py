@@ -1,4 +1,4 @@
-"""What a run logs of its student's attention: two measures on a few fixed images, every epoch."""
+"""The attention measures that a run logs every epoch, on a few fixed images."""
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
@@ -18,8 +18,11 @@ from dearkd.errors import UserError
 __all__ = ["DECIMALS", "PROBE_IMAGES", "attention_probe", "evaluation_views", "rounded"]
 
 PROBE_IMAGES = 64
+"""Images that are measured at most."""
 LEAST_IMAGES = 8
+"""Images that are measured at least."""
 DECIMALS = 5
+"""Decimal places of logged numbers."""
 
 
 def attention_probe(
@@ -29,12 +32,12 @@ def attention_probe(
     device: torch.device,
     train_images: int,
 ) -> Callable[[nn.Module], dict[str, Any]] | None:
-    """Measures of a student to log: ``attention_distance`` and, of two tokens, ``token_cosine``.
+    """A function that measures a student; None if its attention can't be read.
 
-    Taken in float32 on ``PROBE_IMAGES`` images spread over the source, seen as evaluation sees
-    them (``view``); of a training set below 50 times that, on a 50th of its number: an image here
-    costs about half of one in training, so it is 1 % of an epoch at most. Nothing random is drawn.
-    None for a student whose attention can't be read.
+    It returns ``attention_distance`` and, for a student with two tokens, ``token_cosine``, computed
+    in float32 on ``PROBE_IMAGES`` images spread over the source, prepared as for evaluation
+    (``view``). A small training set has fewer: a 50th of its images. An image here costs about half
+    of one in training, so the measures take 1 % of an epoch at most. No random number is drawn.
 
     Raises:
         UserError: If none of these images can be read.
@@ -55,7 +58,9 @@ def attention_probe(
 
 
 def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str, Any]) -> Tensor:
-    """(images, 3, height, width) as a model's ``view`` has them; unreadable ones are left out.
+    """The images in these rows of a source, prepared by a model's ``view``.
+
+    The shape is (images, 3, height, width); unreadable images are left out.
 
     Raises:
         UserError: If none can be read.
@@ -74,5 +79,5 @@ def evaluation_views(source: ImageSource, rows: Sequence[int], view: Mapping[str
 
 
 def rounded(values: Tensor) -> list[Any]:
-    """Numbers as they are logged, to ``DECIMALS`` places."""
+    """The values as nested lists, rounded to ``DECIMALS`` places."""
     return np.round(values.double().cpu().numpy(), DECIMALS).tolist()

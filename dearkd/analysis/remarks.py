@@ -1,4 +1,4 @@
-"""What an analysis shows, in sentences computed from its numbers."""
+"""Sentences that describe an analysis, computed from its numbers."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -11,13 +11,16 @@ __all__ = ["remarks"]
 
 MHCA = "MHCA, attention with a learned place to look at"
 CALIBRATED = 0.01
-"""Confidence and accuracy that differ by less are called equal."""
+"""Confidence and accuracy (in [0, 1]) that differ by less are called equal."""
 
 
 def remarks(
     record: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]
 ) -> dict[str, list[str]]:
-    """Sentences on ``analysis.json`` and the lines of ``metrics.jsonl`` by what they are about."""
+    """Sentences on ``analysis.json`` (``record``) and the lines of ``metrics.jsonl``, by topic.
+
+    The topics are ``distance``, ``position``, ``tokens`` and ``answers``.
+    """
     found = {
         "distance": [_distance(record), _over_epochs(metrics)],
         "position": [_positions(record)],

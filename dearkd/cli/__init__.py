@@ -1,6 +1,6 @@
-"""The ``dearkd`` command: what can be typed, one file a verb, and nothing that takes time to load.
+"""The ``dearkd`` command: one file for each verb, with its signature and its help.
 
-A verb's signature and help are here; its door, the file of the same name in another room
-(`cli/train.py` calls `training/train.py`), is imported inside its function.
-`tests/cli/test_help.py` holds the line.
+A verb's door is the file of the same name in another room (`cli/train.py` calls
+`training/train.py`). It is imported inside the verb's function, so that `dearkd --help` loads
+nothing that takes time, which `tests/cli/test_help.py` checks.
 """

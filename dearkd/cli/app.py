@@ -64,7 +64,7 @@ app.command()(export)
 
 
 def run() -> None:
-    """Does what is typed, then leaves: a mistyped option gets one line too."""
+    """Runs the typed command and exits; a mistyped option is answered in one line."""
     try:
         code = app(standalone_mode=False, prog_name="dearkd")
     except typer.exceptions.TyperException as error:

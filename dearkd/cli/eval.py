@@ -43,7 +43,7 @@ def evaluate(
     ] = None,
     which: Annotated[
         Literal["final", "best", "raw"] | None,
-        _of_model(help="Of a run's weights; raw: without EMA.", show_default=False),
+        _of_model(help="Which of a run's weights; raw: without EMA.", show_default=False),
     ] = None,
     lpips: Annotated[
         bool, _of_set("--lpips", help="LPIPS over all pairs within a class, and overall.")
@@ -55,19 +55,25 @@ def evaluate(
         str | None, _of_set(help="Share of the images that this network recognises.")
     ] = None,
     against: Annotated[
-        str | None, _of_set(help="Real images: the same of them, and the distance to them.")
+        str | None, _of_set(help="Real images, measured too, and the set's distance to them.")
     ] = None,
     limit: Annotated[int | None, _of_set(help="At most so many images of a class.")] = None,
-    seed: Annotated[int | None, _of_set(help="Decides which; default 0.")] = None,
+    seed: Annotated[
+        int | None, _of_set(help="Decides which images --limit keeps; default 0.")
+    ] = None,
     lpips_net: Annotated[
         Literal["alex", "vgg", "squeeze"] | None,
         _of_set(help="Network of LPIPS; default: alex.", show_default=False),
     ] = None,
     lpips_weights: Annotated[
-        Path | None, _of_set(help="Its backbone, with torchvision's keys; default: torch's cache.")
+        Path | None, _of_set(help="Backbone of LPIPS, torchvision's file; default: torch's cache.")
     ] = None,
-    features_weights: Annotated[Path | None, _of_set(help="As --weights.")] = None,
-    verifier_weights: Annotated[Path | None, _of_set(help="As --weights.")] = None,
+    features_weights: Annotated[
+        Path | None, _of_set(help="Local weights of --features: safetensors or .pth.")
+    ] = None,
+    verifier_weights: Annotated[
+        Path | None, _of_set(help="Local weights of --verifier: safetensors or .pth.")
+    ] = None,
     out: Annotated[Path | None, _of_set(help="Write the result to this JSON file.")] = None,
     img_size: ImgSize = None,
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,

@@ -1,4 +1,4 @@
-"""The user's mistakes and what the machine lacks, told in one line; bugs, with their traceback."""
+"""Shows the user's mistakes and what the machine lacks in one line, and bugs with a traceback."""
 
 import errno
 import functools
@@ -9,8 +9,8 @@ from collections.abc import Callable
 from typing import Any
 
 import typer
-from rich.console import Console
 
+from dearkd.cli.options import error_console
 from dearkd.errors import UserError, one_line
 from dearkd.run_folder.stop import Interrupted
 
@@ -35,11 +35,11 @@ ENVIRONMENT = {
 
 
 def guarded(verb: Callable[..., None]) -> Callable[..., None]:
-    """The verb with what is meant for the user turned into one line on stderr and exit code 2.
+    """The verb, with errors that are meant for the user shown in one line on stderr (exit code 2).
 
-    That is a ``UserError``, of dearkd or of synth, a full or read-only disk, and a device without
-    memory. Anything else is a bug of ours and shows its traceback, as ``DEARKD_TRACEBACK=1`` does
-    for every error.
+    They are the ``UserError`` of dearkd and the ``SynthError`` of synth, a full or read-only disk,
+    and a device without memory. Anything else is a bug of ours and keeps its traceback. With
+    ``DEARKD_TRACEBACK=1`` in the environment every error does.
     """
 
     @functools.wraps(verb)
@@ -73,7 +73,5 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 def _raise_or_refuse(error: Exception, line: str) -> None:
     if os.environ.get("DEARKD_TRACEBACK"):
         raise error
-    # Made here: a console keeps the stream it finds, and a later caller may have replaced it.
-    console = Console(stderr=True, highlight=False, soft_wrap=True)
-    console.print(f"error: {line}", style="red", markup=False)
+    error_console().print(f"error: {line}", style="red")
     raise typer.Exit(2) from None

@@ -1,4 +1,4 @@
-"""Entry point of the installed command: Ctrl-C is heeded before anything that takes time loads."""
+"""Entry point of the installed command, which handles Ctrl-C before slow imports begin."""
 
 import os
 import signal
@@ -12,7 +12,7 @@ INTERRUPTED = 130
 
 
 def main() -> None:
-    """Does what is typed, then leaves."""
+    """Runs the typed command and exits."""
     # A shell has background jobs ignore Ctrl-C, and so do we.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)

@@ -25,12 +25,13 @@ __all__ = [
     "Weights",
     "Which",
     "console",
+    "error_console",
     "run_imports",
     "text",
 ]
 
 console = Console(highlight=False, soft_wrap=True, markup=False)
-"""Without markup: in a path, square brackets are square brackets."""
+"""Without markup, because paths may have square brackets."""
 
 Config = Annotated[
     Path | None,
@@ -46,10 +47,10 @@ Data = Annotated[
 EvalData = Annotated[
     str | None, typer.Option(help="Evaluate on this instead of the data's own split.")
 ]
-Out = Annotated[Path | None, typer.Option(help="Run folder; default: a new one under runs/.")]
+Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one under runs/.")]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on with the run in --out (default: the newest unfinished)."),
+    typer.Option("--resume", help="Go on in the folder --out (default: the newest unfinished)."),
 ]
 Settings = Annotated[
     list[str] | None,
@@ -88,8 +89,13 @@ OnBadImage = Annotated[
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Show config, sizes, FLOPs, steps, time, memory; train not."),
+    typer.Option("--dry-run", help="Show config, sizes, time and memory; write nothing."),
 ]
+
+
+def error_console() -> Console:
+    """A console on stderr, made anew for each use: it keeps the stream that it finds."""
+    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
 
 
 def text(value: Path | None) -> str | None:

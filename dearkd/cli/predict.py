@@ -4,10 +4,18 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import AsJson, Imports, Trust, Weights, Which, console, run_imports
+from dearkd.cli.options import (
+    AsJson,
+    Imports,
+    Trust,
+    Weights,
+    Which,
+    console,
+    error_console,
+    run_imports,
+)
 
 __all__ = ["predict"]
 
@@ -46,7 +54,7 @@ def predict(
         model,
         images,
         console=console,
-        errors=Console(stderr=True, highlight=False, soft_wrap=True),
+        errors=error_console(),
         weights=weights,
         which=which,
         trust=trust,

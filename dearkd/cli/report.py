@@ -4,10 +4,9 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import typer
-from rich.console import Console
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Trust, console, run_imports
+from dearkd.cli.options import Imports, Trust, console, error_console, run_imports
 
 __all__ = ["report"]
 
@@ -63,5 +62,5 @@ def report(
         predictions=predictions,
         trust=trust,
         console=console,
-        errors=Console(stderr=True, highlight=False, soft_wrap=True, markup=False),
+        errors=error_console(),
     )

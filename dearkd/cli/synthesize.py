@@ -6,7 +6,17 @@ from typing import Annotated, Literal
 import typer
 
 from dearkd.cli.guard import guarded
-from dearkd.cli.options import Imports, Seed, TeacherWeights, Trust, console, text
+from dearkd.cli.options import (
+    DryRun,
+    Imports,
+    Out,
+    Resume,
+    Seed,
+    TeacherWeights,
+    Trust,
+    console,
+    text,
+)
 from synth.settings import ImageFormat
 
 __all__ = ["synthesize"]
@@ -24,7 +34,9 @@ def synthesize(
     teacher_weights: TeacherWeights = None,
     res: Annotated[
         str | None,
-        typer.Option(metavar="112,224", help="Pixels a side, stage by stage; the teacher's own."),
+        typer.Option(
+            metavar="112,224", help="Pixels a side of each stage; default: the teacher's."
+        ),
     ] = None,
     iters: Annotated[
         str | None, typer.Option(metavar="2000,2000", help="Iterations of each stage.")
@@ -37,7 +49,7 @@ def synthesize(
     images_per_batch: Annotated[
         int | None,
         typer.Option(
-            help="At most so many images side by side; few make smaller groups, other images."
+            help="Most images computed together; fewer make smaller groups and other images."
         ),
     ] = None,
     verifier: Annotated[
@@ -63,19 +75,12 @@ def synthesize(
     ] = False,
     image_format: Annotated[
         ImageFormat | None,
-        typer.Option("--format", help="All lossless; default: png."),
+        typer.Option("--format", help="Of the image files, all lossless; default: png."),
     ] = None,
     seed: Seed = None,
-    out: Annotated[
-        Path | None, typer.Option(help="Folder of the images; default: a new one under runs/.")
-    ] = None,
-    resume: Annotated[
-        bool,
-        typer.Option("--resume", help="Go on with the set in --out (default: newest unfinished)."),
-    ] = False,
-    dry_run: Annotated[
-        bool, typer.Option("--dry-run", help="Show config, groups, time and memory; make nothing.")
-    ] = False,
+    out: Out = None,
+    resume: Resume = False,
+    dry_run: DryRun = False,
     imports: Imports = None,
     trust: Trust = False,
     settings: Annotated[

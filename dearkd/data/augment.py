@@ -20,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from dearkd.data.order import uniforms
+from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 
 __all__ = [
@@ -36,8 +37,6 @@ __all__ = [
 ]
 
 AugmentName = Literal["deit", "light", "digits", "none"]
-SMALL_IMAGE = 64  # largest side, in pixels, that the array path serves
-
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -56,7 +55,7 @@ class Augment(Protocol):
         ...
 
     def prepare(self, image: Image.Image) -> Any:
-        """What all views of the image share."""
+        """The part of the augmentation that is the same in every view of the image."""
         ...
 
     def __call__(
@@ -190,7 +189,7 @@ def train_augment(
                 re_prob=0.25,
                 re_mode="pixel",
             )
-        case "light" if img_size <= SMALL_IMAGE:
+        case "light" if is_small(img_size):
             return ArrayAugment(**shared, shift=max(1, img_size // 8), flip=flip)
         case "light":
             return _timm(img_size, flip, look, scale=(0.5, 1.0))
@@ -205,7 +204,7 @@ def train_augment(
 
 def crops_at_random(name: str, img_size: int) -> bool:
     """Whether its views begin with a random crop, after which a device may take over."""
-    return name == "deit" or (name == "light" and img_size > SMALL_IMAGE)
+    return name == "deit" or (name == "light" and not is_small(img_size))
 
 
 def eval_augment(
@@ -226,7 +225,7 @@ def eval_augment(
     _check_interpolation(interpolation)
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise UserError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
-    if img_size <= SMALL_IMAGE and crop_pct in (None, 1.0):
+    if is_small(img_size) and crop_pct in (None, 1.0):
         return ArrayAugment(img_size=img_size, mean=mean, std=std, interpolation=interpolation)
     transform = create_transform(
         img_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation

@@ -73,7 +73,7 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
 
 
 def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
-    """The names as people read them: ImageNet's synsets together with their words."""
+    """The names, with its description behind each where they are ImageNet's synsets."""
     if not all(map(_SYNSET.fullmatch, names)):
         return tuple(names)
     lemmas = _lemmas()
@@ -131,7 +131,7 @@ def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
 
 @cache
 def _lemmas() -> dict[str, str]:
-    """Synset to its names. The 22k of ImageNet lack one of its 1000: the teddy bear."""
+    """Descriptions by synset, of two lists: ImageNet-22k lacks the teddy bear of ImageNet-1k."""
     names: dict[str, str] = {}
     for subset in ("imagenet-22k", "imagenet-1k"):
         info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]

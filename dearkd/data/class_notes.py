@@ -1,4 +1,4 @@
-"""What a user should know of the classes before training: too few images, or none to judge by."""
+"""Notes before training on classes with too few training images or no evaluation images."""
 
 from collections.abc import Sequence
 
@@ -9,13 +9,14 @@ from dearkd.data.sources import ImageSource
 __all__ = ["class_notes"]
 
 SHOWN = 5
-"""Classes that are named at most."""
+"""Most classes that a note names."""
 
 
 def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]:
-    """A line each on the classes without a training image, with one, and without an evaluation one.
+    """One line for each kind of class that a user should know of; empty if there are none.
 
-    The labels of both are numbered alike, as ``open_data`` numbers them.
+    The kinds are classes without a training image, with a single one, and without an evaluation
+    image. The labels of both sources must be numbered alike, as ``open_data`` numbers them.
     """
     count = train.classes.count
     images = np.bincount(train.labels, minlength=count)

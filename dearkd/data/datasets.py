@@ -110,7 +110,7 @@ def _open(
             f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
             f"shards, or a name that starts with {', '.join(PREFIXES)}"
         )
-    if path.is_file():
+    if not path.is_dir():
         return _open_files([path], data), None
     return _open_below(path, evaluation_only, wds)
 
@@ -164,11 +164,11 @@ def _inside(root: Path, suffix: str) -> list[Path] | None:
 
 def _open_files(files: list[Path], data: str) -> ImageSource:
     """The source of files that the user named one by one, or by a pattern."""
-    missing = next((file for file in files if not file.is_file()), None)
+    missing = next((file for file in files if not file.exists()), None)
     if missing is not None or not files:
         what = f"names {missing}, which is not there" if missing else "matches no file"
         raise MissingFileError(f"data {data!r} {what}; correct the pattern")
-    suffixes = {file.suffix for file in files}
+    suffixes = {file.suffix if file.is_file() else "" for file in files}
     if suffixes == {".parquet"}:
         return ParquetSource(files)
     if suffixes == {".tar"}:

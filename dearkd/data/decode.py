@@ -1,6 +1,8 @@
 """Decodes one image: whatever Pillow reads becomes upright 8-bit RGB, or a named bad image."""
 
+import errno
 import io
+import stat
 import struct
 import zlib
 from collections.abc import Callable
@@ -26,6 +28,11 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
+# What the system says of a path that leads to no readable file; other errors are the machine's.
+_PATH_ERRORS = {
+    *(errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
+    *(errno.ENOENT, errno.ENOTDIR, errno.EPERM),
+}
 
 
 class BadImageError(UserError):
@@ -44,19 +51,23 @@ def open_image(file: Path | bytes | Callable[[], Any], name: str) -> Image.Image
     """The image in a file, in encoded bytes, or returned by a callable, upright and RGB.
 
     Raises:
-        BadImageError: If the content is damaged, no image, or the file has gone or may not be read.
+        BadImageError: If the content is damaged or no image, or the path leads to no file that may
+            be read: it has gone, or is a folder, a pipe or a device.
         OSError: If the machine fails (disk, network, too many open files).
     """
     try:
         if callable(file):
             return to_rgb(file())
+        if isinstance(file, Path) and not stat.S_ISREG(file.stat().st_mode):
+            # Before it is opened, which for a pipe would wait until somebody writes into it.
+            raise ValueError("not a regular file")
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             return to_rgb(image)
     except _DECODE_ERRORS as error:
         raise BadImageError(name, _one_line(error)) from error
     except OSError as error:
         # Pillow's own OSErrors carry no errno; the system's do, and most are no fault of the image.
-        if error.errno is None or isinstance(error, FileNotFoundError | PermissionError):
+        if error.errno is None or error.errno in _PATH_ERRORS:
             raise BadImageError(name, _one_line(error)) from error
         raise
 

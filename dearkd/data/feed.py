@@ -1,4 +1,4 @@
-"""The batches that training and `dearkd eval` read: mixed on the device, or as evaluation sees."""
+"""The batches of training, which are mixed on the device, and those of evaluation."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -25,7 +25,9 @@ __all__ = [
 ]
 
 EVALUATION_BATCH = 128
+"""Images of a forward pass in evaluation."""
 MOST_WORKERS = 16
+"""Loader processes of one training process, where their number is chosen."""
 
 
 class DeviceBatches:
@@ -53,7 +55,10 @@ class DeviceBatches:
         return self._loader.waited
 
     def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """(images, soft targets) of an epoch from forward pass ``start`` on."""
+        """(images, soft targets) of an epoch from forward pass ``start`` on.
+
+        They are float tensors on the device, (batch, 3, height, width) and (batch, classes).
+        """
         augment = self._loader.views.augment
         for batch in self._loader.epoch(epoch, start):
             images = batch["image"].to(self._device, non_blocking=True)

@@ -3,6 +3,7 @@
 The names are ``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hugging Face).
 """
 
+import io
 from pathlib import Path
 from typing import Any
 from urllib.error import URLError
@@ -42,15 +43,18 @@ class TimmSource:
 
     def image(self, index: int) -> Image.Image:
         """The decoded image."""
-        if self._reader is None:
-            return open_image(lambda: self._dataset[index][0], self.name(index))
-        with self._reader[index][0] as file:
-            content: bytes = file.read()
-        return open_image(content, self.name(index))
+        return open_image(lambda: self._opened(index), self.name(index))
 
     def name(self, index: int) -> str:
         """The image's number in the data set."""
         return f"image {index} of {self._name}"
+
+    def _opened(self, index: int) -> Image.Image:
+        if self._reader is None:
+            image: Image.Image = self._dataset[index][0]
+            return image
+        with self._reader[index][0] as file:
+            return Image.open(io.BytesIO(file.read()))
 
 
 def open_hosted(
@@ -82,7 +86,7 @@ class OutOfReachError(UserError, OSError):
 
 
 class _NoSplitError(UserError):
-    """The data set exists, the split does not."""
+    """The data set exists, but has no such split."""
 
 
 def _open_split(name: str, root: Path, split: str) -> TimmSource:

@@ -49,7 +49,10 @@ class Batch(TypedDict):
 
 @dataclass
 class BadImages:
-    """What to do with images that cannot be decoded, and the reasons of those found, by name."""
+    """What to do with images that cannot be decoded, and why those met so far could not be.
+
+    ``found`` has the reasons by the images' names.
+    """
 
     policy: OnBadImage = "skip"
     found: dict[str, str] = field(default_factory=dict)
@@ -155,7 +158,11 @@ def train_loader(
     pin_memory: bool = False,
     cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
-    """A loader of training views in ``order``, with the draws that `mixing.mix` needs."""
+    """A loader of training views in ``order``, with the draws that `mixing.mix` needs.
+
+    Raises:
+        UserError: If ``on_bad_image`` is unknown, or is ``fail`` and a cached image is bad.
+    """
     bad_images = BadImages(on_bad_image)
     views = Views(
         source,
@@ -191,7 +198,7 @@ def eval_loader(
     """A loader that shows every image once over all processes and leaves out those that are bad.
 
     Raises:
-        UserError: If ``batch_size`` is below 1.
+        UserError: If ``batch_size`` is below 1, or as for ``train_loader``.
     """
     if batch_size < 1:
         raise UserError(f"evaluation batch size must be at least 1, got {batch_size}")

@@ -54,9 +54,10 @@ class Mixing:
     def draw(
         self, seeds: NDArray[np.uint64], height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Weight of the view's own image and box (top, bottom, left, right) filled by its partner.
+        """Weight of each view's own image, and the box that its partner fills.
 
-        The box is empty for mixup. For CutMix the weight is the share of pixels outside the box.
+        Weights are in [0, 1], shape (views,). A box is (top, bottom, left, right) in pixels, shape
+        (views, 4), and empty for mixup; for CutMix the weight is the share of pixels outside it.
         """
         choice, use, amount, center_y, center_x = uniforms(seeds, 5).T
         cut = choice < (self.switch if self.mixup else 1.0) if self.cutmix else choice < 0
@@ -110,7 +111,7 @@ def smooth(
     smoothing: float = 0.1,
     dtype: torch.dtype = torch.float32,
 ) -> Float[Tensor, "batch classes"]:
-    """One-hot targets with ``smoothing`` of their mass spread evenly over all classes.
+    """One-hot targets with ``smoothing`` of their mass spread over all classes; rows sum to 1.
 
     Source:
         Szegedy et al. 2016, https://arxiv.org/abs/1512.00567, section 7.

@@ -64,12 +64,12 @@ def uniforms(seeds: NDArray[np.uint64], count: int) -> NDArray[np.float64]:
 
 
 def ranked(count: int, *parts: int) -> NDArray[np.int64]:
-    """A permutation of ``range(count)`` that depends on ``parts`` alone, on no library."""
+    """A permutation of ``range(count)`` that depends on ``parts`` alone, in any numpy."""
     return np.argsort(hash64(*parts, np.arange(count)), kind="stable")
 
 
 def spread_rows(count: int, wanted: int) -> list[int]:
-    """At most ``wanted`` of ``count`` rows at even steps, so that sorted data shows all classes."""
+    """At most ``wanted`` of ``count`` rows at even steps: of sorted data they cover all classes."""
     return np.linspace(0, count - 1, min(wanted, count)).round().astype(int).tolist()
 
 
@@ -179,7 +179,7 @@ class EpochOrder:
         return self.views_per_epoch // self.batch_size if self.images > 1 else 0
 
     def sequence(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Image index and repeat of every view of the epoch, over all processes."""
+        """Image index and repeat of every view of the epoch over all processes, shape (views,)."""
         total = self.steps_per_epoch * self.batch_size
         needed = math.ceil(total / self.repeats)
         needed += needed % 2

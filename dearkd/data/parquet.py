@@ -18,7 +18,7 @@ from PIL import Image
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.order import Shards
 from dearkd.data.sources import encoded_labels
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = ["ParquetSource"]
 
@@ -32,13 +32,17 @@ _MAGIC = b"PAR1"
 class ParquetSource:
     """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
 
+    A row with a path and no bytes is read from the file that the path names, seen from the folder
+    of the parquet file; it may lie anywhere. Labels are whole numbers from 0, or names.
+
     A row group is read whole when an image of it is first needed. A process keeps those that it
     needed last, up to 256 MiB; so larger data is to be read in the order of ``shards``, else every
     image costs a row group. One larger row group is kept all the same: files with such groups are
     better written anew, with a hundred or a thousand rows in each.
 
     Raises:
-        UserError: If a file is no parquet, has no image or label column, or a label is missing.
+        UserError: If a file is no parquet, has no image or label column, one of them is of another
+            type, or a label is missing.
     """
 
     def __init__(self, files: Sequence[Path]) -> None:
@@ -50,12 +54,14 @@ class ParquetSource:
         self._starts: list[int] = []
         labels: list[NDArray[Any]] = []
         for number, file in enumerate(self.files):
-            if _schema(file).names != schema.names:
+            own = _schema(file)
+            if own.names != schema.names:
                 raise UserError(f"{file} has other columns than {self.files[0]}; move it elsewhere")
+            _check_types(file, own, self.image_column, self.label_column)
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
-        names = _class_names(schema, self.label_column)
+        names = _class_names(self.files[0], schema, self.label_column)
         self.labels, self.classes = encoded_labels(self.files[0], np.concatenate(labels), names)
         sizes = [size for file in self.files for size in _group_sizes(file, self.image_column)]
         together = max(1, _MEMORY_LIMIT // max(sizes))
@@ -83,7 +89,10 @@ class ParquetSource:
     def image(self, index: int) -> Image.Image:
         """The decoded image."""
         group, row = self._locate(index)
-        cell = self._table(group).column(0)[row].as_py()
+        try:
+            cell = self._table(group).column(0)[row].as_py()
+        except UnicodeDecodeError as error:
+            raise BadImageError(self.name(index), "its path is not text") from error
         content = cell if not isinstance(cell, dict) else cell.get("bytes")
         if content is not None:
             return open_image(content, self.name(index))
@@ -143,7 +152,7 @@ def _reader(file: Path) -> pq.ParquetFile:
 
 @contextmanager
 def _reading(file: Path) -> Iterator[None]:
-    """What Arrow raises, in many classes, becomes one line that names the file."""
+    """Turns Arrow's many kinds of errors into one line that names the file."""
     try:
         yield
     except (pa.ArrowException, OSError) as error:
@@ -177,11 +186,46 @@ def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> 
     )
 
 
-def _class_names(schema: pa.Schema, column: str) -> tuple[str, ...] | None:
+def _check_types(file: Path, schema: pa.Schema, image: str, label: str) -> None:
+    """Refuses columns that hold something else than images and labels."""
+    kind = schema.field(image).type
+    parts = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
+    tests = {"bytes": _is_bytes, "path": _is_text}
+    right = [test(parts[name]) for name, test in tests.items() if name in parts]
+    if not (all(right) if right else _is_bytes(kind)):
+        raise UserError(
+            f"{file} has {kind} in column {image!r}; write encoded images there: bytes, or a "
+            "struct of bytes and path"
+        )
+    kind = schema.field(label).type
+    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    if not (pa.types.is_integer(plain) or pa.types.is_boolean(plain) or _is_text(plain)):
+        raise UserError(
+            f"{file} has {kind} in column {label!r}; write labels there: whole numbers or names"
+        )
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, or nothing at all."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return pa.types.is_null(kind) or any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, or nothing at all."""
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_null(kind) or any(test(kind) for test in tests)
+
+
+def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] | None:
     """The names that Hugging Face's writer keeps in the schema, if it wrote the file."""
-    text = (schema.metadata or {}).get(b"huggingface")
-    if text is None:
+    text = (schema.metadata or {}).get(b"huggingface", b"{}")
+    try:
+        names = json.loads(text)["info"]["features"][column]["names"]
+    except ValueError as error:
+        raise UserError(
+            f"{file} has damaged metadata ('huggingface': {one_line(error)}); fetch it again"
+        ) from error
+    except (KeyError, TypeError):  # labels without names
         return None
-    feature = json.loads(text).get("info", {}).get("features", {}).get(column, {})
-    names = feature.get("names") if isinstance(feature, dict) else None
     return tuple(map(str, names)) if names else None

@@ -1,4 +1,4 @@
-"""What counts as a small image, and the models and sizes that go with it: said here alone."""
+"""Which images count as small, and the patches, sizes and students chosen for them by default."""
 
 __all__ = ["DIGITS_SIZE", "SMALL", "default_size", "default_student", "is_small", "patch_size"]
 

@@ -37,7 +37,7 @@ IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
 SHOWN = 5
-"""Class folders that are named at most."""
+"""Most class folders that a message names."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +72,7 @@ class ImageSource(Protocol):
     def __len__(self) -> int: ...
 
     def image(self, index: int) -> Image.Image:
-        """The decoded image, upright RGB.
+        """The decoded image, upright 8-bit RGB of any size.
 
         Raises:
             BadImageError: If its content is damaged or it is no image.

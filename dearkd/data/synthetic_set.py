@@ -1,7 +1,8 @@
 """A synthetic set on disk: the one place where dearkd reads its manifest and settings.
 
-``synth`` writes the files and ``synth.writer`` describes them. Any of them may be missing, damaged,
-or another program's of the same name: a reader here takes what is sound and says what is not.
+``synth`` writes the files and ``synth.writer`` describes them. A file may be missing or damaged, or
+have been written by another program that uses the same name. The functions here read what is sound
+and report what is not.
 """
 
 import json
@@ -32,7 +33,7 @@ SETTINGS_FILE = "settings.json"
 CONFIG_FILE = "synthesize.yaml"
 """The configuration of ``dearkd synthesize``."""
 SHOWN = 5
-"""Classes that are named at most."""
+"""Most classes that a message names."""
 
 
 @dataclass(frozen=True)
@@ -52,7 +53,7 @@ class ListedImage:
     """One image that the manifest lists, wherever the set lies now."""
 
     record: dict[str, Any]
-    """All that the manifest says of it."""
+    """The manifest's entry for the image."""
     file: Path
     """The file that holds it: its own, or a parquet file of several."""
     name: str
@@ -66,7 +67,7 @@ class ListedImage:
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """What the files of a synthetic set say."""
+    """What the files of a synthetic set say of it."""
 
     root: Path
     manifest: dict[str, Any]
@@ -136,7 +137,10 @@ def finished_sets(root: Path) -> list[Path]:
 
 
 def missing_images(data: str) -> str | None:
-    """One line on what is gone from a synthetic set and how to get it back; None: nothing is."""
+    """One line that says which images a synthetic set lacks and how to make them again.
+
+    None: it lacks none, or ``data`` is no synthetic set.
+    """
     found = read_set(data)
     if found is None:
         return None

@@ -1,1 +1,1 @@
-"""A trained classifier in the forms that others load, checked before it is there."""
+"""Writes a trained classifier in forms that other programs load, and checks what was written."""

@@ -1,4 +1,4 @@
-"""How far an exported network is from the one that it was made of."""
+"""The difference between the logits of a network and of its export."""
 
 import torch
 from torch import Tensor
@@ -17,9 +17,9 @@ CHECK_BATCHES = (1, 3)
 
 
 def difference(readout: Readout, exported: Trained) -> float:
-    """Largest difference of logits between a model and what was exported from it.
+    """Largest absolute difference of logits between a model and what was exported from it.
 
-    On noise, in batches of 1 and of 3.
+    Both are run on the same noise, in batches of 1 and 3 images.
 
     Raises:
         UserError: If they differ by more than rounding, or in the best class.

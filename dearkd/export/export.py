@@ -1,7 +1,7 @@
-"""What `dearkd export` does: a run's model in a form that others load, checked before it is there.
+"""What `dearkd export` does: writes a run's model in a form that other programs load.
 
-Nothing half-written is left: a form is written beside its place, read back, compared with the
-model, and only then renamed.
+A form is written under a temporary name, read back and compared with the model, and renamed only
+then, so that nothing half-written is left.
 """
 
 import json
@@ -45,9 +45,9 @@ class _Writer:
     write: Callable[[Path, Readout, dict[str, Any]], None]
     read: Callable[[Path], Trained]
     reader: str
-    """The library that runs it then."""
+    """The library that runs the form in the check."""
     ending: str | None = None
-    """Of the file's name; None: a folder."""
+    """Suffix of the file; None: the form is a folder."""
 
 
 _FOLDER = _Writer(lambda to, readout, said: write_timm(to, readout.model, said), open_timm, "timm")
@@ -72,9 +72,9 @@ def export_run(
     licence: str | None = None,
     trust: bool = False,
 ) -> Path:
-    """Writes the model of a run in the form ``to`` and returns where; float32, on the CPU.
+    """Writes the model of a run in the form ``to``, in float32, and returns the file or folder.
 
-    Each step is told when it begins: a busy machine takes a minute for some.
+    Each step is printed when it begins, because some take a minute on a busy machine.
 
     Raises:
         UserError: If an option does not fit the form or the model, the place is taken, the run has
@@ -105,7 +105,9 @@ def export_run(
         writer.write(target, exported, description)
         if to == "hf-folder":
             weights = Weights(run.resolve().name, which, _parameters(model), licence)
-            (target / "README.md").write_text(model_card(description, weights, summary))
+            (target / "README.md").write_text(
+                model_card(description, weights, summary), encoding="utf-8"
+            )
         if check:
             console.print(f"checking it in {writer.reader} on {sum(CHECK_BATCHES)} images of noise")
             gap = difference(plain, writer.read(target))
@@ -147,7 +149,7 @@ def _summary(run: Path) -> dict[str, Any]:
     """
     file = RunFolder(run).summary_file
     try:
-        return json.loads(file.read_text()) if file.is_file() else {}
+        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
     except ValueError as error:
         raise UserError(f"{file} is damaged, and the model card shows it; remove it") from error
 

@@ -1,6 +1,6 @@
-"""A trained classifier in the forms that others load: ONNX, a torch.export archive, a timm folder.
+"""Writes a trained classifier as ONNX, as a torch.export archive, or as a folder for timm.
 
-Every form carries what is needed to use it: class names, image size, mean, std, interpolation and
+Every form holds what is needed to use it: class names, image size, mean, std, interpolation and
 crop. Graphs take normalised images, (batch, 3, size, size) with any batch, and return logits.
 """
 
@@ -53,11 +53,11 @@ class Readout(nn.Module):
 
 
 def write_onnx(file: Path, readout: Readout, description: dict[str, Any]) -> None:
-    """One ONNX file, weights inside; the description is in its metadata, JSON under each key.
+    """Writes one ONNX file with the weights, and each entry of the description as JSON metadata.
 
     Raises:
-        ImportError: If the packages it takes are not installed.
-        UserError: If the model has no such graph.
+        UnusableImportError: If the packages that ONNX needs are not installed.
+        UserError: If the model cannot be traced.
     """
     import_packages("onnx", "onnxscript")
     with _traced(description["arch"]):
@@ -77,10 +77,10 @@ def write_onnx(file: Path, readout: Readout, description: dict[str, Any]) -> Non
 
 
 def write_torch_export(file: Path, readout: Readout, description: dict[str, Any]) -> None:
-    """A torch.export archive, the description in its extra file ``dearkd.json``.
+    """Writes a torch.export archive with the description as its extra file ``dearkd.json``.
 
     Raises:
-        UserError: If the model has no such graph.
+        UserError: If the model cannot be traced.
     """
     example = (_example(description["img_size"]),)
     with _traced(description["arch"]):
@@ -92,9 +92,10 @@ def write_torch_export(file: Path, readout: Readout, description: dict[str, Any]
 
 
 def write_timm(folder: Path, model: Any, description: dict[str, Any]) -> None:
-    """``config.json`` and ``model.safetensors``, as ``timm.create_model("local-dir:...")`` reads.
+    """Writes the folder that ``timm.create_model("local-dir:...")`` reads.
 
-    The weights carry dearkd's own metadata too: the folder serves where a run's does.
+    It holds ``config.json`` and ``model.safetensors``. The weights have dearkd's own metadata too,
+    so that the folder can be named wherever a run folder can.
     """
     folder.mkdir()
     save_model(folder / "model.safetensors", model, description)
@@ -113,7 +114,7 @@ def _any_batch() -> dict[str, Any]:
 
 @contextmanager
 def _traced(arch: str) -> Iterator[None]:
-    """Tells in one line that a model can't be traced, and keeps the tracer's warnings away."""
+    """Turns the tracer's errors into one line and silences its warnings."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""The README of an exported model: what it is, what was measured, how to feed and load it."""
+"""The README of an exported model: its origin, its measured accuracy, and how to use it."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -6,32 +6,31 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dearkd.training.method_names import explanation_of
+
 __all__ = ["Weights", "model_card"]
 
-METHODS = {
-    "dearkd": "DearKD (a CNN teacher's labels and hidden features first, then labels alone)",
-    "deit-hard": "DeiT's hard distillation from a CNN teacher",
-    "deit-soft": "DeiT's soft distillation from a CNN teacher",
-    "ce": "cross-entropy with the labels, without a teacher",
-}
 MOST_NAMES = 100
 UNSTATED = "Not stated by whoever exported them; ask before you use them."
 
 
 @dataclass(frozen=True)
 class Weights:
-    """Which weights of which run the card is of."""
+    """The weights that a card describes."""
 
     name: str
     which: str
     """``final``, ``best`` or ``raw``."""
     parameters: int
     licence: str | None
-    """Identifier as the Hugging Face hub has them, e.g. apache-2.0."""
+    """Identifier of the Hugging Face hub, e.g. apache-2.0; None: not stated."""
 
 
 def model_card(description: dict[str, Any], weights: Weights, summary: dict[str, Any]) -> str:
-    """Markdown under the hub's YAML header; ``summary`` is the run's, empty if it left none."""
+    """The card as Markdown with the hub's YAML header.
+
+    ``description`` is ``Trained.metadata``; ``summary`` is the run's, empty if it has none.
+    """
     parts = [
         _header(weights),
         f"# {weights.name}",
@@ -65,7 +64,7 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
     )
     if not summary:
         return text
-    method, data = METHODS.get(summary["method"], summary["method"]), _last_name(summary["data"])
+    method, data = explanation_of(summary["method"]), _last_name(summary["data"])
     text += (
         f" Trained with {method} for {summary['epochs']} epochs on {summary['train_images']:,} "
         f"images of `{data}`"
@@ -131,5 +130,5 @@ def _classes(description: dict[str, Any]) -> str:
 
 
 def _last_name(place: str) -> str:
-    """A folder's own name: where it lay on the machine of the run is nobody else's business."""
+    """The last part of an absolute path, so that the card shows no folders of the run's machine."""
     return Path(place).name if Path(place).is_absolute() else place

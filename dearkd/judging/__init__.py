@@ -1,1 +1,1 @@
-"""Models judged on images, and what they see in them."""
+"""Accuracy of models on labelled images, and their predictions for single images."""

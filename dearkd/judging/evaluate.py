@@ -1,4 +1,4 @@
-"""Top-1 and top-5 of a classifier, per head where it has two, exact over processes."""
+"""Top-1 and top-5 accuracy of a classifier, per head where it has two, summed over processes."""
 
 import functools
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""What `dearkd predict` does: the best classes of images, good ones answered, bad ones named."""
+"""What `dearkd predict` does: prints the best classes of each image, or why it has none."""
 
 import glob
 import json
@@ -46,10 +46,10 @@ class Answer:
 
 @dataclass
 class _Score:
-    """How many of the images that lie in a folder named after a class are taken for it."""
+    """Counts the images in folders named after a class, and those of them taken for that class."""
 
     classes: dict[str, int]
-    """Of the model, by every name they have."""
+    """The model's index of a class, by every name that the class has."""
     right: int = 0
     judged: int = 0
 
@@ -75,10 +75,10 @@ def predict(
     class_names: Path | None = None,
     as_json: bool = False,
 ) -> int:
-    """Prints the best classes of every image and returns how many could not be read.
+    """Prints the five best classes of every image and returns how many images could not be read.
 
-    Where an image lies in a folder with the name of a class, also whether that is the best one, and
-    at the end the share of these.
+    Of an image in a folder that has the name of a class it also prints whether that class is the
+    best one, and after the last image the share of those for which it is.
 
     Raises:
         UserError: If the model or the class names can't be used.
@@ -140,7 +140,10 @@ def answers(trained: Trained, files: Iterable[str]) -> Iterator[Answer]:
 def probabilities(
     trained: Trained, images: Sequence[Image.Image]
 ) -> Float[Tensor, "images classes"]:
-    """Of every class, for each upright RGB image; a student's heads are averaged."""
+    """Probability in [0, 1] of every class for each upright RGB image; rows sum to 1.
+
+    They are the softmax of the model's logits, which a student takes as the mean of its heads.
+    """
     view = view_augment(trained.view, trained.img_size)
     prepared = [view.prepare(image) for image in images]
     pixels = view(prepared, np.zeros(len(images), dtype=np.uint64))

@@ -1,8 +1,8 @@
-"""Mean distance over all pairs of images, with a standard error, from each image's row of sums.
+"""Mean distance over all pairs of images, with a standard error, from one sum for each image.
 
 Pairs share images and are not independent, so the standard error is the jackknife's over images.
-Everything follows from row sums r_i = sum_j d(i, j): the mean is sum_i r_i / (N (N - 1)), and that
-without image i is (sum_j r_j - 2 r_i) / ((N - 1) (N - 2)).
+Both follow from the row sums r_i = sum_j d(i, j) of N images: the mean is sum_i r_i / (N (N - 1)),
+and the mean without image i is (sum_j r_j - 2 r_i) / ((N - 1) (N - 2)).
 """
 
 import math
@@ -32,32 +32,34 @@ _CHUNK = 1024  # rows whose distances to all others are held at once
 
 
 class PairMean(NamedTuple):
-    """The mean over all pairs of ``images`` images; no standard error with fewer than three."""
+    """The mean distance over all pairs of ``images`` images."""
 
     mean: float
     standard_error: float | None
+    """None with fewer than three images."""
     images: int
 
 
 class ClassMean(NamedTuple):
-    """The mean of ``classes`` classes' means, each counting alike."""
+    """The unweighted mean of the means of ``classes`` classes."""
 
     mean: float
     standard_error: float | None
+    """None if it is None for one of the classes."""
     classes: int
 
 
 class Diversity(NamedTuple):
-    """Mean distance within each class, over classes, and over all pairs whatever their class."""
+    """Mean distances within each class, averaged over classes, and over all pairs of images."""
 
     per_class: dict[str, PairMean]
-    """Classes of at least two images."""
+    """By class name, for the classes of at least two images."""
     within_class: ClassMean | None
     """None where no class has two images."""
     overall: PairMean
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain values, for JSON."""
+        """The numbers as plain values, for JSON."""
         within = self.within_class
         return {
             "within_class": None if within is None else within.mean,
@@ -73,9 +75,10 @@ class Diversity(NamedTuple):
 def diversity(
     classes: Mapping[str, Sequence[T]], row_sums: Callable[[Sequence[T]], Tensor]
 ) -> Diversity:
-    """Diversity of images in ``classes``: name to its images, or to batches of them.
+    """Diversity of images; ``classes`` maps a class name to its images, or to batches of them.
 
-    ``row_sums`` gives, for such a sequence, each image's sum of distances to all of its images.
+    ``row_sums`` returns, for such a sequence, the sum of distances from each of its images to all
+    others: one value for each image.
 
     Raises:
         UserError: If there are fewer than two images.
@@ -105,10 +108,10 @@ def pair_mean(row_sums: Float[Tensor, " images"]) -> PairMean:
 
 
 def class_mean(parts: Sequence[PairMean]) -> ClassMean:
-    """Mean over classes; images of different classes are independent, so variances add.
+    """The mean over classes. Images of different classes are independent, so variances add.
 
-    The standard error says how far other images of the same classes would move it; it is unknown
-    if it is for one of the classes.
+    The standard error is that of drawing other images of the same classes; it is None if it is None
+    for one of the classes.
     """
     errors = [part.standard_error for part in parts]
     known = [error for error in errors if error is not None]
@@ -119,10 +122,10 @@ def class_mean(parts: Sequence[PairMean]) -> ClassMean:
 def squared_distance_sums(
     batches: Sequence[T], embed: Callable[[T], Float[Tensor, "batch dim"]]
 ) -> Float[Tensor, " images"]:
-    """Each row's sum of squared Euclidean distances to all rows, in float64.
+    """Each image's sum of squared Euclidean distances to all images, in float64.
 
-    r_i = N |phi_i|^2 + sum_j |phi_j|^2 - 2 phi_i . sum_j phi_j: ``embed`` is asked twice for every
-    batch, no pair is looked at, and one batch is held at a time.
+    r_i = N |phi_i|^2 + sum_j |phi_j|^2 - 2 phi_i . sum_j phi_j, so no pair is computed. ``embed``
+    is called twice for every batch, and the embeddings of one batch are held at a time.
     """
     total: Tensor = torch.zeros(())
     norms: list[Tensor] = []
@@ -139,7 +142,7 @@ def squared_distance_sums(
 
 
 def distance_sums(embedding: Float[Tensor, "images dim"]) -> Float[Tensor, " images"]:
-    """Each row's sum of Euclidean distances to all rows, of rows brought to unit length."""
+    """Each row's sum of Euclidean distances to all rows, after L2 normalisation; each in [0, 2]."""
     unit = F.normalize(embedding.double(), dim=1)
     exact = "donot_use_mm_for_euclid_dist"  # the faster form is off by 1e-8 for equal rows
     chunks = torch.split(unit, _CHUNK)

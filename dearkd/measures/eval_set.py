@@ -1,4 +1,4 @@
-"""What `dearkd eval --lpips` does: how diverse a set of images is, and how near to real ones."""
+"""``dearkd eval --lpips``: how diverse a set of images is, and how near it is to real ones."""
 
 import importlib.metadata
 import json
@@ -15,6 +15,7 @@ from rich.table import Table
 from dearkd.data.datasets import ImageSource
 from dearkd.data.feed import EVALUATION_BATCH
 from dearkd.data.loaders import BadImages, OnBadImage
+from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.errors import UserError
 from dearkd.measures.cells import distance_cells, nearness_cells, network_name
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
@@ -40,38 +41,38 @@ from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 __all__ = ["SetRequest", "evaluate_set"]
 
 STORED = "diversity.json"
-"""Where a synthetic set keeps its result; `dearkd report` shows it."""
+"""The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class SetRequest:
-    """What to measure of a set of images, and on which of them."""
+    """What to measure of a set of images, with which networks, on which images."""
 
     target: str | None = None
-    """Anything `dearkd.data.datasets` opens; None: the newest synthetic set under runs/."""
+    """Any data that `dearkd.data.datasets` opens; None: the newest synthetic set under runs/."""
     lpips: bool | None = None
     lpips_net: str | None = None
     lpips_weights: Path | None = None
     against: str | None = None
-    """Real images, measured beside."""
+    """Real images, which are measured too and compared with."""
     features: str | None = None
     """A network whose pooled features are compared."""
     features_weights: Path | None = None
     verifier: str | None = None
     verifier_weights: Path | None = None
     limit: int | None = None
-    """Images of a class at most."""
+    """Images of a class that are measured at most; None: all."""
     seed: int | None = None
-    """Decides which; None: 0."""
+    """Chooses the images where ``limit`` leaves some out; None: 0."""
     img_size: int | None = None
-    """Pixels a side for LPIPS; other networks have their own."""
+    """Pixels a side for LPIPS; other networks have a size of their own."""
     batch_size: int = EVALUATION_BATCH
     on_bad_image: str | None = None
     trust: bool = False
     """Whether to run the Python files that a network's run imports."""
 
     def __post_init__(self) -> None:
-        """Refuses what is unknown or would have no effect."""
+        """Refuses unknown values and options that would have no effect."""
         if not (self.lpips or self.features or self.verifier):
             raise UserError("nothing to measure; add --lpips, --features NET or --verifier NET")
         known = get_args(LpipsNet)
@@ -95,17 +96,17 @@ class SetRequest:
 def evaluate_set(
     request: SetRequest, *, console: Console, out: Path | None = None, as_json: bool = False
 ) -> dict[str, Any]:
-    """Measures, prints and returns what the request asks for.
+    """Measures what the request asks for, prints it and returns it.
 
-    The result is also written to ``out``, and beside the images of a synthetic set.
+    The result is also written to ``out``, and into the folder of a synthetic set.
 
     Raises:
-        UserError: If the images or a network cannot be had, or are too few.
+        UserError: If images or a network can't be opened, or there are too few images.
         FileNotFoundError: If a path does not exist.
         OSError: If the result cannot be written.
     """
     target = request.target or newest_set()
-    stored = Path(target) / STORED if (Path(target) / "manifest.json").is_file() else None
+    stored = Path(target) / STORED if (Path(target) / MANIFEST_FILE).is_file() else None
     files = [file for file in (out, stored) if file is not None]
     for file in files:
         make_room(file)
@@ -120,7 +121,7 @@ def evaluate_set(
 
 
 class _Judge:
-    """The measures of one request, on the set and on the reference beside it."""
+    """Takes the measures of one request, of the set and of the reference."""
 
     def __init__(self, request: SetRequest, target: str, console: Console) -> None:
         self.request = request
@@ -142,7 +143,7 @@ class _Judge:
         ]
 
     def result(self) -> dict[str, Any]:
-        """All of it; what was taken of the reference stands under ``reference``."""
+        """All measures by name; those of the reference are under ``reference``."""
         request, common = self.request, dict[str, Any]()
         if request.lpips:
             common |= self._lpips()
@@ -215,7 +216,7 @@ class _Judge:
 
     @contextmanager
     def _progress(self, what: str, source: ImageSource) -> Iterator[Advance]:
-        """A bar on a terminal; images that are read again make it longer."""
+        """A progress bar on a terminal; it grows where images are read more than once."""
         hidden = not self.console.is_terminal
         with Progress(console=self.console, transient=True, disable=hidden) as progress:
             task = progress.add_task(what, total=len(source))
@@ -255,7 +256,7 @@ def _print_result(result: dict[str, Any], console: Console) -> None:
 
 
 def _notes(result: dict[str, Any]) -> list[str]:
-    """What the numbers rest on, in words."""
+    """Sentences on how the numbers were computed and what they leave out."""
     notes = []
     if "lpips" in result or "features" in result:
         notes.append("+/-: one standard error, jackknife over images")

@@ -1,7 +1,7 @@
-"""How near images come to a reference set, in the features of a network.
+"""Nearness of images to a reference set, measured in a network's features.
 
-torchmetrics computes the Frechet distance; density and coverage are their definition on
-scikit-learn's neighbours: no kept library has them without a dozen packages beside.
+torchmetrics computes the Frechet distance. Density and coverage are written here by their
+definition, on scikit-learn's neighbours: no maintained library has them without many dependencies.
 """
 
 import numpy as np
@@ -16,7 +16,7 @@ from dearkd.errors import UserError
 __all__ = ["NEAREST", "density_and_coverage", "frechet_distance"]
 
 NEAREST = 5
-"""Neighbours that make the ball around a real image, as in the paper's experiments."""
+"""The ball around a real image reaches to this neighbour, as in the paper's experiments."""
 
 
 def frechet_distance(
@@ -24,7 +24,7 @@ def frechet_distance(
 ) -> float:
     """Frechet distance between Gaussians fitted to two sets of features, in float64.
 
-    Its estimate falls with the number of images: compare only sets of one size.
+    At least 0. Its estimate falls with the number of images: compare only sets of one size.
 
     Source:
         Heusel et al. 2017, https://arxiv.org/abs/1706.08500, equation 6, there in Inception's
@@ -51,11 +51,11 @@ def density_and_coverage(
     real_features: Float[Tensor, "real_images dim"],
     nearest: int = NEAREST,
 ) -> tuple[float, float]:
-    """Density (can exceed 1) and coverage (in [0, 1]) of images among real ones.
+    """Density (at least 0, can exceed 1) and coverage (in [0, 1]) of images among real ones.
 
-    Around every real image lies the ball that reaches to its ``nearest``-th real neighbour.
-    Density: in how many balls an image lies on average, over ``nearest``. Coverage: share of real
-    images with an image in their ball.
+    Every real image has a ball that reaches to its ``nearest``-th real neighbour. Density is the
+    mean number of balls that an image lies in, divided by ``nearest``. Coverage is the share of
+    real images whose ball holds an image.
 
     Source:
         Naeem et al. 2020, https://arxiv.org/abs/2002.09797, equations 3 and 4; as in the authors'

@@ -1,4 +1,4 @@
-"""A set of labelled images to be measured: opened, limited class by class, brought to one size."""
+"""A set of labelled images to be measured: opened, limited for each class, resized to one size."""
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
@@ -22,19 +22,21 @@ from dearkd.run_folder.folder import RunFolder
 __all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
 
 SMALL_SIZE = 64
-"""What smaller images than a network can take are enlarged to: LPIPS was tuned on 64-px patches."""
+"""Pixels a side that too small images are enlarged to: LPIPS was tuned on patches of this size."""
 MIXED_SIZE = 224
-"""Default for images of different sizes, as ImageNet is evaluated."""
+"""Pixels a side for images of different sizes, as ImageNet is evaluated."""
 EMBEDDING_BYTES = 2 << 30
+"""Memory for embeddings that are kept, at most."""
 
 Rows = tuple[int, ...]
 
 
 class ImageSet:
-    """Images of a source as pixels in [0, 1], ``img_size`` a side, in batches of one class.
+    """Images of a source, in [0, 1] and ``img_size`` pixels a side, in batches of one class.
 
-    Images of that size are taken as they are; of others the shorter side is resized (bicubic) and
-    the centre cut out. ``bad_images`` says what to do with unreadable ones, which are left out.
+    Images of that size are not resampled; of others the shorter side is resized (bicubic) and the
+    centre is cropped. Unreadable images are left out, and ``bad_images`` says whether that is an
+    error.
     """
 
     def __init__(self, source: ImageSource, img_size: int, bad_images: BadImages) -> None:
@@ -59,7 +61,8 @@ class ImageSet:
         """The readable images among ``rows``: (images, 3, img_size, img_size) in [0, 1].
 
         Raises:
-            UserError: If one is not and the policy is to stop, or the data cannot be read at all.
+            UserError: If one can't be read and ``bad_images`` makes that an error, or the data
+                can't be read at all.
         """
         batch = self._views[[ViewKey(0, row, 0) for row in rows]]
         self._bad_images.note(batch["errors"])
@@ -69,7 +72,7 @@ class ImageSet:
 
 
 class Remembered:
-    """A function of rows whose latest results are kept while they fit into ``limit`` bytes."""
+    """A function of rows that keeps its latest results, as many as fit into ``limit`` bytes."""
 
     def __init__(self, call: Callable[[Rows], Tensor], limit: int = EMBEDDING_BYTES) -> None:
         self._call = call
@@ -78,7 +81,7 @@ class Remembered:
         self._bytes = 0
 
     def __call__(self, rows: Rows) -> Tensor:
-        """The result for ``rows``, computed anew if it was dropped."""
+        """The result for ``rows``, computed again if it was dropped."""
         if rows not in self._kept:
             self._kept[rows] = self._call(rows)
             self._bytes += self._kept[rows].nbytes
@@ -89,9 +92,9 @@ class Remembered:
 
 
 def open_set(target: str, limit: int | None, seed: int) -> ImageSource:
-    """The images ``target`` names (see ``open_evaluation``), at most ``limit`` of every class.
+    """The images that ``target`` names (see ``open_evaluation``), at most ``limit`` of each class.
 
-    Which ones depends on ``seed`` alone; a larger limit holds those of a smaller one.
+    The choice depends on ``seed`` alone, and a larger limit includes the images of a smaller one.
 
     Raises:
         FileNotFoundError: If there is no such path.
@@ -129,10 +132,10 @@ def newest_set(root: Path = Path("runs")) -> str:
 def choose_size(
     source: ImageSource, asked: int | None, advance: Callable[[int], None]
 ) -> tuple[int, str]:
-    """The size images are measured at, in pixels, and that in words.
+    """The size in pixels that images are measured at, and a sentence that says so.
 
-    Their own if they are square, all alike and large enough for every network. ``advance`` is told
-    of every image that had to be read to know.
+    It is their own size if they are square, all of one size, and large enough for every network.
+    ``advance`` is called for every image that is read to find out.
 
     Raises:
         UserError: If the size asked for is below what the networks take, or no image is readable.
@@ -156,7 +159,7 @@ def choose_size(
 
 
 def _sizes(source: ImageSource, advance: Callable[[int], None]) -> Sequence[tuple[int, int]]:
-    """Width and height of the images: one pair if all agree, else the first two that differ."""
+    """Width and height in pixels: one pair if all images agree, else the first two that differ."""
     found: list[tuple[int, int]] = []
     for index in range(len(source)):
         advance(1)

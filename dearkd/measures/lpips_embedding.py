@@ -1,4 +1,4 @@
-"""LPIPS as a squared Euclidean distance: a fixed embedding of images, one forward an image.
+"""LPIPS as a squared Euclidean distance between embeddings: one forward for each image, not pair.
 
 LPIPS sums over layers the mean over positions of w . (f_hat(x) - f_hat(y))^2, f_hat being features
 normalised at every position and w >= 0 the learned weights of the channels. With
@@ -21,7 +21,7 @@ __all__ = ["LpipsEmbedding", "LpipsNet", "MIN_SIZE", "backbone_shapes"]
 LpipsNet = Literal["alex", "vgg", "squeeze"]
 
 MIN_SIZE = 32
-"""Pixels a side that every network can take; alex needs 31."""
+"""Pixels a side that all three networks can take; alex needs 31."""
 _BACKBONES = {
     "alex": pretrained_networks.alexnet,
     "vgg": pretrained_networks.vgg16,
@@ -30,10 +30,11 @@ _BACKBONES = {
 
 
 class LpipsEmbedding(nn.Module):
-    """phi: images in [0, 1] to rows whose squared Euclidean distance is ``lpips.LPIPS``.
+    """phi: embeds images in [0, 1] so that ``lpips.LPIPS`` is a squared Euclidean distance.
 
     ``backbone`` has the tensors of torchvision's network under its keys (``features.0.weight``);
-    the weights of the channels (version 0.1) come with the ``lpips`` package. Frozen, float32.
+    the weights of the channels (version 0.1) come with the ``lpips`` package. All are frozen, in
+    float32.
 
     Source:
         Zhang et al. 2018, https://arxiv.org/abs/1801.03924, equation 1.
@@ -52,11 +53,11 @@ class LpipsEmbedding(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        """Where it computes."""
+        """The device of its weights."""
         return next(self.parameters()).device
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """The embedding of every image; its length grows with the number of pixels."""
+        """The embedding of each image in [0, 1]; its length grows with the number of pixels."""
         parts = []
         for layer, features in enumerate(self._features(images)):
             height, width = features.shape[2:]
@@ -65,7 +66,7 @@ class LpipsEmbedding(nn.Module):
         return torch.cat(parts, dim=1)
 
     def pooled(self, images: Float[Tensor, "batch 3 height width"]) -> Float[Tensor, "batch dim"]:
-        """The last layer's features, averaged over positions."""
+        """The last layer's features of each image in [0, 1], averaged over positions."""
         return self._features(images)[-1].mean(dim=(2, 3))
 
     def _features(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -74,13 +75,13 @@ class LpipsEmbedding(nn.Module):
 
 
 def backbone_shapes(net: LpipsNet) -> dict[str, tuple[int, ...]]:
-    """Key and shape of every tensor that a backbone needs, as torchvision has them."""
+    """The shape of every tensor that a backbone needs, by torchvision's key."""
     backbone, names = _empty_backbone(net)
     return {names[own]: tuple(tensor.shape) for own, tensor in backbone.state_dict().items()}
 
 
 def _empty_backbone(net: LpipsNet) -> tuple[Any, dict[str, str]]:
-    """The network without weights, and torchvision's name of each of its tensors."""
+    """The network without weights, and torchvision's key by the name of each of its tensors."""
     with warnings.catch_warnings(), torch.device("meta"):
         warnings.simplefilter("ignore")  # the package speaks to torchvision in its old words
         backbone = _BACKBONES[net](pretrained=False)
@@ -90,7 +91,7 @@ def _empty_backbone(net: LpipsNet) -> tuple[Any, dict[str, str]]:
 
 
 def _channel_weights(net: LpipsNet) -> list[Float[Tensor, "1 channels 1 1"]]:
-    """The learned weight of every channel, layer by layer; none is negative."""
+    """The learned weights of the channels, at least 0, layer by layer."""
     file = Path(lpips.__file__).parent / "weights" / "v0.1" / f"{net}.pth"
     state = torch.load(file, map_location="cpu", weights_only=True)
     return [state[f"lin{layer}.model.1.weight"] for layer in range(len(state))]

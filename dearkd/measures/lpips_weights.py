@@ -1,4 +1,4 @@
-"""Where the backbone of LPIPS comes from: torchvision's file in torch's cache, or one named."""
+"""Finds the backbone weights of LPIPS: torchvision's file in torch's cache, or a named file."""
 
 from pathlib import Path
 from urllib.error import URLError
@@ -23,10 +23,12 @@ _CONVERTIBLE = ("alex", "vgg")
 
 
 def load_lpips(net: LpipsNet, weights: Path | None = None) -> LpipsEmbedding:
-    """The embedding with the backbone in ``weights``, or in torch's cache, or downloaded into it.
+    """LPIPS's embedding, with backbone weights from a file or else from torch's cache.
+
+    They are downloaded into the cache if they are not there.
 
     Raises:
-        UserError: If there are no weights within reach, or they are of another network.
+        UserError: If the weights can't be found or downloaded, or are of another network.
         MissingFileError: If ``weights`` does not exist.
     """
     if weights is not None and not weights.is_file():
@@ -40,11 +42,16 @@ def load_lpips(net: LpipsNet, weights: Path | None = None) -> LpipsEmbedding:
 
 
 def backbone_file(net: LpipsNet) -> Path:
-    """Where torch keeps torchvision's weights of the backbone."""
+    """The file in torch's cache for torchvision's weights of the backbone; it need not exist."""
     return Path(torch.hub.get_dir()) / "checkpoints" / _URLS[net].rpartition("/")[2]
 
 
 def _download(net: LpipsNet, file: Path) -> None:
+    """Downloads the weights into the cache.
+
+    Raises:
+        UserError: If that fails; it names the other ways to get them.
+    """
     url, reason = _URLS[net], "their server is out of reach"
     if is_reachable(url):
         file.parent.mkdir(parents=True, exist_ok=True)
@@ -67,7 +74,7 @@ def _download(net: LpipsNet, file: Path) -> None:
 
 
 def _check(net: LpipsNet, state: dict[str, Tensor], file: Path) -> None:
-    """Refuses weights of another network; surplus tensors (a classifier) are left aside."""
+    """Refuses weights of another network; further tensors (a classifier's) are ignored."""
     for key, shape in backbone_shapes(net).items():
         found = "is missing" if key not in state else f"is {tuple(state[key].shape)}"
         if key not in state or tuple(state[key].shape) != shape:

@@ -1,4 +1,4 @@
-"""The measures of `dearkd eval` on sets of images: each takes a network and reads the images."""
+"""The measures of `dearkd eval` on sets of images, each from the images and a network."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, NamedTuple
@@ -31,13 +31,13 @@ __all__ = [
 ]
 
 Advance = Callable[[int], None]
-"""Told how many images have been read."""
+"""Called with the number of images that have been read, to show progress."""
 _PIXELS = {"alex": 1 << 20, "squeeze": 1 << 19, "vgg": 1 << 18}
-"""Pixels a forward pass of LPIPS at most: the embeddings of a batch then take some 50 MB."""
+"""Pixels in a forward pass of LPIPS at most, so that a batch's embeddings take about 50 MB."""
 
 
 class Network(NamedTuple):
-    """A trained classifier and how it reads images."""
+    """A trained classifier and how images are loaded for it."""
 
     trained: Trained
     accelerator: Accelerator
@@ -45,7 +45,7 @@ class Network(NamedTuple):
     bad_images: BadImages
 
     def loader(self, source: ImageSource, class_map: tuple[int, ...]) -> Loader:
-        """Every image once, as the network's own settings say."""
+        """A loader of every image once, resized and normalised for the network."""
         loader = evaluation_loader(
             source,
             self.trained.view,
@@ -73,10 +73,10 @@ class Features(NamedTuple):
 def lpips_diversity(
     images: ImageSet, embedding: LpipsEmbedding, batch_size: int, advance: Advance
 ) -> Diversity:
-    """LPIPS over all pairs of a class, and of the set.
+    """Mean LPIPS over all pairs of a class, and of the set.
 
-    One forward an image where the embeddings of all fit into memory, three where those of every
-    class do, four at most.
+    Each image goes through the network once if the embeddings of all images fit into memory, three
+    times if those of each class do, four times otherwise.
     """
 
     def embed(rows: Rows) -> Tensor:
@@ -92,7 +92,7 @@ def lpips_diversity(
 def lpips_features(
     images: ImageSet, embedding: LpipsEmbedding, batch_size: int, advance: Advance
 ) -> Tensor:
-    """Features of the LPIPS network's last layer, (images, dim)."""
+    """Pooled features of the LPIPS network's last layer: (images, dim)."""
     found = []
     for batches in images.batches(_fitting(batch_size, images, embedding)).values():
         for rows in batches:
@@ -103,10 +103,10 @@ def lpips_features(
 
 @torch.inference_mode()
 def network_features(source: ImageSource, network: Network, advance: Advance) -> Features:
-    """What the network hands to its classifier.
+    """Pooled features of each readable image, the input of the network's last layer.
 
     Raises:
-        UserError: If it has no such features, or no image is readable.
+        UserError: If the network has none, or no image is readable.
     """
     model, loader = (
         network.trained.network,
@@ -129,7 +129,7 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
 
 
 def feature_diversity(features: Features, names: tuple[str, ...] | None) -> Diversity:
-    """Mean Euclidean distance of features brought to unit length, within classes and overall."""
+    """Mean Euclidean distance of L2-normalised features, in [0, 2], within classes and overall."""
     classes = {
         str(label) if names is None else names[label]: torch.where(features.labels == label)[0]
         for label in torch.unique(features.labels).tolist()
@@ -141,7 +141,7 @@ def feature_diversity(features: Features, names: tuple[str, ...] | None) -> Dive
 
 
 def nearness(features: Tensor, real_features: Tensor) -> dict[str, Any]:
-    """Frechet distance, density and coverage of a set's features among real ones."""
+    """Frechet distance, density and coverage of features (images, dim) among real ones."""
     density, coverage = density_and_coverage(features, real_features)
     return {
         "frechet_distance": frechet_distance(features, real_features),
@@ -153,7 +153,7 @@ def nearness(features: Tensor, real_features: Tensor) -> dict[str, Any]:
 
 
 def verdict(source: ImageSource, network: Network, advance: Advance) -> dict[str, float]:
-    """Share of images, in %, whose class the network puts first (``top1``), or among five."""
+    """Percentage of images whose class is the first prediction (``top1``) or in five (``top5``)."""
     class_map = match_classes(
         source.classes, network.trained.class_names, network.trained.num_classes
     )
@@ -168,4 +168,5 @@ def verdict(source: ImageSource, network: Network, advance: Advance) -> dict[str
 
 
 def _fitting(batch_size: int, images: ImageSet, embedding: LpipsEmbedding) -> int:
+    """The batch size, or less where that many images have more than ``_PIXELS``."""
     return max(1, min(batch_size, _PIXELS[embedding.net] // images.img_size**2))

@@ -1,4 +1,4 @@
-"""What a run costs and which arithmetic is faster on this device, both by measurement."""
+"""Measures what a network costs, and which arithmetic is the faster on this device."""
 
 import functools
 import time

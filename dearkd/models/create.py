@@ -1,4 +1,4 @@
-"""Models by timm name with fresh weights, checked when they are made."""
+"""Creates models by timm name with fresh weights, and checks that they can be used."""
 
 import difflib
 import warnings
@@ -44,7 +44,7 @@ def _hint(architecture: str, role: str) -> str:
 
 
 def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
-    """What timm knows of a model before it is built, such as input size, mean and std.
+    """Timm's configuration of a model before it is built, with input size, mean and std.
 
     Raises:
         UserError: If the model was registered without them.

@@ -1,9 +1,9 @@
 """MHCA for inference, with the position channels of q and k as constants.
 
 A layer in training makes its extra channels (`dearkd.models.position.position_channels`) from
-alpha and the centres at every step. They depend on the token's place alone, so a trained layer can
-hold them. We also measured folding them into the projection (rows of zeros and a bias a token): it
-takes the same time and makes the model larger.
+alpha and the centres at every step. They depend on the token's position alone, so a trained layer
+can store them. We also measured folding them into the projection (rows of zeros and a bias a
+token): it takes the same time and makes the model larger.
 """
 
 import copy

@@ -61,7 +61,11 @@ def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
 
 
 def resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPair:
-    """The pair with ``nonnegative`` known, after a check that block and stage exist."""
+    """The pair with ``nonnegative`` known, after a check that block and stage exist.
+
+    Raises:
+        UserError: If the student has no such block or the teacher no such stage.
+    """
     depth = len(student.blocks) if hasattr(student, "blocks") else 0  # type: ignore[arg-type]
     if not 0 <= pair.block < depth:
         raise UserError(
@@ -75,7 +79,7 @@ def resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPai
 
 
 def model_name(student: nn.Module) -> str:
-    """Its name in timm, or its class."""
+    """The student's name in timm, or else the name of its class."""
     cfg: Any = getattr(student, "pretrained_cfg", None)
     architecture = cfg.get("architecture") if cfg else None
     return architecture or type(student).__name__

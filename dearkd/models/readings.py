@@ -1,4 +1,4 @@
-"""The ways of reading a network out: by each of its heads, and by both together."""
+"""The ways to read an answer from a network: by each of its heads, or by both together."""
 
 from typing import Any, Literal, get_args
 
@@ -36,6 +36,6 @@ def head_scores(
 
 
 def readings(model: nn.Module) -> tuple[Head, ...]:
-    """The ways of reading a model out, without running it."""
+    """The ways to read an answer from a model, found without running it."""
     # LeViT and EfficientFormer have a second head too, but no tokens of their own to read.
     return get_args(Head) if hasattr(model, "dist_token") else ("logits",)

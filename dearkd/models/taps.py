@@ -1,4 +1,4 @@
-"""Where a network can be tapped: its stages, their sign, and nodes that the user names."""
+"""The stages at which a network can be tapped, their sign, and stages named by the user."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

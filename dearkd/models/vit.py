@@ -153,7 +153,7 @@ def filter_checkpoint(
 
 
 def _check_options(kwargs: dict[str, Any], has_mhca: bool) -> None:
-    """Refuses what timm would take, and what the two tokens or MHCA can't do.
+    """Refuses options that timm accepts and that the two tokens or MHCA cannot follow.
 
     Raises:
         UserError: If an option is out of range.

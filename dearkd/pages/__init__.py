@@ -1,1 +1,1 @@
-"""What pages are made of: sections, plots, pictures, words. Knows no run and no set."""
+"""The building blocks of HTML pages: sections, plots, pictures. They know no run and no set."""

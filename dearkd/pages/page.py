@@ -1,4 +1,4 @@
-"""One self-contained page from sections of tables, plots and pictures: no request leaves it."""
+"""One HTML page from sections of tables, plots and pictures; it loads nothing from elsewhere."""
 
 import json
 from collections.abc import Collection, Sequence
@@ -37,22 +37,22 @@ STROKES = {"solid": "none", "dash": "6 3", "dot": "2 3", "dashdot": "7 2 2 2"}
 
 @dataclass(frozen=True)
 class Cell:
-    """A table's cell that is more than text."""
+    """A cell of a table with a tone, a run's colour or a second line."""
 
     text: str
     tone: str = ""
     """``good``, ``bad``, ``best`` or ``muted``."""
     style: int | None = None
-    """The number of the run it names, whose colour stands in front."""
+    """The number of the run that it names; the run's colour is shown in front."""
     below: str = ""
     """A second line in small print."""
 
 
 @dataclass(frozen=True)
 class Table:
-    """Rows under titles; the first column names the row. It scrolls inside when it is wide.
+    """Rows under titles; the first column names the row. A wide table scrolls by itself.
 
-    Columns in ``left`` hold words and are set from the left; the others hold numbers.
+    The columns whose numbers are in ``left`` hold words and are aligned left; others hold numbers.
     """
 
     titles: Sequence[str]
@@ -64,7 +64,7 @@ class Table:
 
 @dataclass(frozen=True)
 class Plot:
-    """A figure, what it is called and what to see in it."""
+    """A figure with a title and a caption."""
 
     figure: go.Figure
     title: str
@@ -74,7 +74,7 @@ class Plot:
 
 @dataclass(frozen=True)
 class Plots:
-    """Figures side by side where there is room."""
+    """Figures, side by side where the page is wide enough."""
 
     plots: Sequence[Plot]
     kind: ClassVar[str] = "plots"
@@ -82,7 +82,7 @@ class Plots:
 
 @dataclass(frozen=True)
 class Picture:
-    """A small picture as a data URI, with lines below it and a longer text to hover."""
+    """A small picture as a data URI, with lines below it and a longer text on hover."""
 
     uri: str
     lines: Sequence[Cell]
@@ -101,20 +101,20 @@ class Pictures:
 
 @dataclass(frozen=True)
 class Sheet:
-    """Rows of pictures, beside each other where there is room."""
+    """Rows of pictures, side by side where the page is wide enough."""
 
     rows: Sequence[Pictures]
     kind: ClassVar[str] = "sheet"
 
     @property
     def width(self) -> int:
-        """Pixels that its widest row wants."""
+        """Width in pixels of its widest row."""
         return 118 + max(sum(p.size + 8 for p in row.pictures) for row in self.rows)
 
 
 @dataclass(frozen=True)
 class WidePicture:
-    """A picture in its own size, or as wide as the page."""
+    """A picture in its own size, reduced to the width of the page if it is wider."""
 
     uri: str
     title: str
@@ -123,7 +123,7 @@ class WidePicture:
 
 @dataclass(frozen=True)
 class Legend:
-    """Names with the colour and dash that their curves have; a click hides them on the page."""
+    """The names of curves with their colour and dash; a click hides a curve in all figures."""
 
     names: Sequence[tuple[str, int]]
     kind: ClassVar[str] = "legend"
@@ -131,7 +131,7 @@ class Legend:
 
 @dataclass(frozen=True)
 class Note:
-    """A sentence; ``warning`` sets it apart."""
+    """A sentence; ``warning`` marks it as one."""
 
     text: str
     warning: bool = False
@@ -140,7 +140,7 @@ class Note:
 
 @dataclass(frozen=True)
 class Details:
-    """What is folded away until it is asked for: other blocks (no plots), or a text as it is."""
+    """Blocks (but no plots) or a plain text, folded away under a title until it is clicked."""
 
     title: str
     blocks: Sequence["Block"] = ()
@@ -161,14 +161,14 @@ class Section:
 
     @property
     def id(self) -> str:
-        """Its anchor."""
+        """The anchor of its heading."""
         return "-".join(self.title.lower().split())
 
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> str:
-    """HTML of a page with the plot library, styles, data and pictures in it.
+    """A page as HTML that contains the plot library, styles, data and pictures.
 
-    It follows the device's light or dark mode, reads on a phone, and prints on white.
+    It follows the device's light or dark mode, fits a phone, and prints on white.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(ASSETS),
@@ -180,7 +180,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: s
     figures: list[str] = []
 
     def number(figure: go.Figure) -> int:
-        """Puts a figure into the page's data; the number of its place."""
+        """Adds a figure to the page's data and returns its number there."""
         figures.append(_figure_json(figure))
         return len(figures) - 1
 
@@ -205,14 +205,14 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: s
 
 
 def _figure_json(figure: go.Figure) -> str:
-    """A figure's data and layout without its template, which the page has once."""
+    """A figure's data and layout as JSON, without its template: the page has one for all."""
     content: dict[str, Any] = json.loads(figure.to_json())
     content["layout"].pop("template", None)
     return _safe(json.dumps(content, separators=(",", ":")))
 
 
 def _safe(text: str) -> str:
-    """JSON that cannot end the script element it stands in."""
+    """The JSON text with every < escaped, so that it can't end the script element around it."""
     return text.replace("<", "\\u003c")
 
 

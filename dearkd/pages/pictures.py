@@ -1,4 +1,4 @@
-"""Small pictures for a page: images as data URIs."""
+"""Pictures as data URIs, to be put into a page."""
 
 import base64
 import io
@@ -7,11 +7,14 @@ from PIL import Image
 
 __all__ = ["picture_uri", "thumbnail_uri"]
 
-QUALITY = 82
+QUALITY = 82  # of WEBP, 0-100
 
 
 def thumbnail_uri(image: Image.Image, side: int) -> str:
-    """The image within ``side`` pixels as a data URI: enlarged by whole pixels, or reduced."""
+    """A thumbnail as a data URI: at most ``side`` pixels, by a whole factor if it is enlarged.
+
+    A reduced image has up to twice as many pixels, for displays of high density.
+    """
     picture = image.convert("RGB")
     longest = max(picture.size)
     if longest <= side:

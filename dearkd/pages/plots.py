@@ -1,7 +1,7 @@
-"""Plotly figures of what a run did, and the look that all figures of dearkd share.
+"""Plotly figures of curves, bars and confusion matrices, and the look that all figures share.
 
-A figure has no colours of its own for paper, text and grid: the page it is shown on puts
-``templates()["light"]`` or ``["dark"]`` under it, as the reader's device asks.
+A figure has no colours of its own for paper, text and grid: the page applies
+``templates()["light"]`` or ``["dark"]`` to it, by the mode of the reader's device.
 """
 
 from collections.abc import Mapping, Sequence
@@ -40,13 +40,13 @@ COLOURS = (
     "#cf4f9c",
     "#8a8a1e",
 )
-"""Of the runs, in their order: at least 3:1 against white and against the dark page."""
+"""Colours of the runs, in order; each has a contrast of 3:1 to the white and the dark page."""
 DASHES = ("solid", "dash", "dot", "dashdot")
-"""Of the runs, beside the colours: for print in black, and for eyes that see few colours."""
+"""Dash patterns of the runs, in order: for print in black, and for colour-blind readers."""
 GREY = "#8792a2"
 HEIGHT = 280  # pixels
-WHOLE = 10  # epochs, say, up to which plotly would set ticks between whole numbers
-MARKED = 60  # points of a curve at most that are marked
+WHOLE = 10  # on an axis of at most this range plotly sets ticks between whole numbers
+MARKED = 60  # a curve of more points has no markers
 INK = {
     "light": {"text": "#1c2430", "grid": "#e2e6ec", "label": "#ffffff"},
     "dark": {"text": "#e6e9ee", "grid": "#323a45", "label": "#1a2027"},
@@ -66,27 +66,28 @@ class Line:
     y: Sequence[float]
     style: int = 0
     low: Sequence[float] | None = None
-    """Lower edge of a band around it, with ``high``."""
+    """Lower edge of a band around the curve, given together with ``high``."""
     high: Sequence[float] | None = None
+    """Upper edge of the band."""
 
     @property
     def colour(self) -> str:
-        """Its colour."""
+        """The colour of its style."""
         return COLOURS[self.style % len(COLOURS)]
 
     @property
     def dash(self) -> str:
-        """Its dash pattern, another one when the colours repeat."""
+        """The dash pattern of its style; a colour that is used again gets another one."""
         return DASHES[(self.style + self.style // len(COLOURS)) % len(DASHES)]
 
 
 def templates() -> dict[str, Any]:
-    """The plotly templates ``light`` and ``dark``: colours and fonts, on no background."""
+    """The plotly templates ``light`` and ``dark``: colours and fonts, transparent background."""
     return {mode: _template(mode).to_plotly_json() for mode in INK}
 
 
 def themed(figure: go.Figure, *, height: int = HEIGHT) -> go.Figure:
-    """The figure with the shared look: light template, small margins, width of its container."""
+    """The figure, changed to the shared look: light template, small margins, flexible width."""
     figure.update_layout(template=_template("light"), height=height, autosize=True)
     return figure
 
@@ -101,7 +102,8 @@ def curves(
 ) -> go.Figure:
     """Curves in one panel, without a legend: the page has one for all its figures.
 
-    ``switches`` are marked, in the colour of the curve that ``switch_styles`` says they belong to.
+    ``switches`` are places on the x axis that are marked with a name; ``switch_styles`` gives some
+    of them the style of a curve, whose colour the mark then takes.
     """
     figure = go.Figure()
     for line in lines:
@@ -120,7 +122,7 @@ def curves(
 def curve(
     name: str, x: Sequence[float], y: Sequence[float], colour: str, dash: str = "solid"
 ) -> go.Scatter:
-    """A line through points, which are marked while there are few."""
+    """A line through points; with at most ``MARKED`` points each has a marker."""
     return go.Scatter(
         x=np.asarray(x).tolist(),
         y=np.asarray(y).tolist(),
@@ -132,7 +134,7 @@ def curve(
 
 
 def whole_ticks(values: Sequence[float]) -> int | None:
-    """The distance of ticks at whole numbers; None where there are enough for plotly's own."""
+    """1, the distance of ticks on an axis of small range; None, plotly's own choice, on others."""
     return 1 if values and max(values) - min(values) <= WHOLE else None
 
 
@@ -151,7 +153,10 @@ def stage_switches(metrics: Sequence[Mapping[str, Any]]) -> dict[float, str]:
 def mark_switches(
     figure: go.Figure, switches: Mapping[float, str], styles: Mapping[float, int] | None = None
 ) -> None:
-    """Draws a dotted upright where a stage begins, with its name, grey or in a curve's colour."""
+    """Draws a dotted vertical line with a name where a stage begins.
+
+    It is grey, or has the colour of the style that ``styles`` gives.
+    """
     for x, name in switches.items():
         colour = COLOURS[styles[x] % len(COLOURS)] if styles and x in styles else GREY
         figure.add_vline(
@@ -165,7 +170,10 @@ def mark_switches(
 def confusion(
     counts: NDArray[np.int64], class_names: Sequence[str], *, height: int = 420
 ) -> go.Figure:
-    """Rows: the label; columns: the prediction; colour: share of the row, number: images."""
+    """Confusion matrix of ``counts`` (classes, classes): labels are rows, predictions columns.
+
+    The number in a cell is that of its images, the colour their share of the row.
+    """
     share = counts / np.maximum(1, counts.sum(axis=1, keepdims=True))
     names = [str(name) for name in class_names]
     figure = go.Figure(
@@ -193,7 +201,7 @@ def confusion(
 def bars(
     names: Sequence[str], values: Mapping[str, Sequence[float]], *, y_title: str, x_title: str = ""
 ) -> go.Figure:
-    """Groups of bars: one a key of ``values``, side by side over ``names``."""
+    """Bars over ``names``, side by side for each key of ``values``, which the legend names."""
     figure = go.Figure(
         [
             go.Bar(
@@ -217,6 +225,7 @@ def bars(
 
 
 def _band(line: Line) -> go.Scatter:
+    """The filled area between the lower and upper edge."""
     assert line.low is not None
     assert line.high is not None
     return go.Scatter(

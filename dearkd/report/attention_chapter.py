@@ -1,4 +1,4 @@
-"""The chapter on attention: how far it looks, where the heads sit, what the two tokens share."""
+"""The chapter on attention: its distance, the learned heads, and how alike the two tokens are."""
 
 from collections.abc import Callable
 from typing import Any
@@ -29,12 +29,12 @@ DISTANCE, COSINE = "attention_distance", "token_cosine"
 
 
 def has_attention(report: Report) -> bool:
-    """Whether any run logged or analysed its attention."""
+    """Whether any run has an attention distance, logged or analysed."""
     return any(_measure(run, DISTANCE) for run in report.runs)
 
 
 def attention_section(report: Report) -> Section:
-    """All runs in one figure where they can be compared, then what each analysis found."""
+    """Figures that compare all runs, then the figures and tables of each analysed run."""
     plots = [
         _average(report),
         _by_run(
@@ -66,6 +66,7 @@ def attention_section(report: Report) -> Section:
 
 
 def _average(report: Report) -> Plot | None:
+    """The mean distance of each run over the epochs; None where no run logged it twice."""
     runs = {run.name: run.metrics for run in report.runs if _logged(run)}
     if max(map(len, map(_logged, report.runs))) < 2:
         return None
@@ -85,6 +86,7 @@ def _by_run(
     title: str,
     caption: str,
 ) -> Plot | None:
+    """One measure of all runs that have it, drawn by ``draw``; None where none has."""
     measures = {run.name: found for run in report.runs if (found := _measure(run, key))}
     if not measures:
         return None
@@ -92,14 +94,14 @@ def _by_run(
 
 
 def _untitled(figure: go.Figure, title: str, caption: str) -> Plot:
-    """A plot under a heading that says what the vertical axis is, with the page's legend."""
+    """A plot without axis title and legend: its heading names the axis, the page has a legend."""
     figure.update_layout(showlegend=False)
     figure.update_yaxes(title_text="")
     return Plot(figure, title, caption)
 
 
 def _own(run: Run) -> list[Plot]:
-    """What is drawn for one run alone."""
+    """The plots of one run alone: distance by epoch, learned heads, calibration."""
     plots = []
     if len(_logged(run)) > 1:
         figure = distance_by_epoch(run.metrics, run.switches, len(run.analysis.get("position", ())))
@@ -120,7 +122,7 @@ def _own(run: Run) -> list[Plot]:
 
 
 def _trust_table(runs: list[Run]) -> Table:
-    """What the heads of all runs achieve, and how far they can be believed."""
+    """Accuracy and calibration of the heads of all analysed runs."""
     rows = [
         [run.name, _seen(run.analysis), *row]
         for run in runs
@@ -131,12 +133,13 @@ def _trust_table(runs: list[Run]) -> Table:
 
 
 def _seen(analysis: dict[str, Any]) -> str:
-    """The images an analysis is of, which need not be those the run was judged on."""
+    """The images of an analysis, which may be others than those the run was judged on."""
     name = data_name(analysis.get("data"))
     return f"{name}, {counted(analysis.get('head_images') or 0, 'image')}"
 
 
 def _maps(run: Run) -> list[Block]:
+    """The attention maps that ``dearkd analyze`` left in the run's folder."""
     file = run.path / MAPS
     if not file.is_file():
         return []
@@ -148,6 +151,7 @@ def _maps(run: Run) -> list[Block]:
 
 
 def _how_to_see_more(report: Report) -> list[Block]:
+    """The commands that analyse the runs that were not analysed yet."""
     bare = [run for run in report.runs if run.finished and _logged(run) and not run.analysis]
     if not bare:
         return []
@@ -157,14 +161,16 @@ def _how_to_see_more(report: Report) -> list[Block]:
 
 
 def _styles(report: Report) -> dict[str, int]:
+    """The number of each run's colour and dash, by name."""
     return {run.name: style for style, run in enumerate(report.runs)}
 
 
 def _logged(run: Run) -> list[dict[str, Any]]:
+    """The epochs with an attention distance."""
     return [line for line in run.metrics if line.get(DISTANCE)]
 
 
 def _measure(run: Run, key: str) -> list[Any]:
-    """What the analysis says, or else the last epoch that logged it; empty if neither does."""
+    """A measure from the analysis, else from the last epoch that logged it; empty without both."""
     lines = [run.analysis, *reversed(run.metrics)]
     return next((line[key] for line in lines if line.get(key)), [])

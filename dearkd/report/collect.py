@@ -1,9 +1,10 @@
-"""Runs and synthetic sets as they lie on disk, finished or not, gathered into a report."""
+"""Collects the runs and synthetic sets that a report is about, and groups the runs."""
 
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from dearkd.data.sources import natural_order
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
@@ -11,18 +12,21 @@ from dearkd.report.read import read_run, read_set
 __all__ = ["collect"]
 
 RUN_FILES = ("config.yaml", "metrics.jsonl", "summary.json")
-SET_FILES = ("manifest.json", "synthesize.yaml")
+"""A folder with any of these is a run."""
+SET_FILES = (MANIFEST_FILE, CONFIG_FILE)
+"""A folder with any of these is a synthetic set."""
 
 
 def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     """Reads run folders, synthetic sets, and folders of both.
 
-    A synthetic set that a run was trained on is taken along. ``baseline`` is a run's name or
-    folder; by default the first finished run of each group that taught no other.
+    The synthetic sets that the runs were trained on are added. ``baseline`` is a run's name or
+    folder; by default it is, in each group, the first finished run that taught no other.
 
     Raises:
         MissingFileError: If a target does not exist.
-        UserError: If it is neither of these, or the baseline is none of the runs.
+        UserError: If a target is neither run nor set nor a folder of them, or the baseline is none
+            of the runs.
     """
     folders = _distinct(folder for target in targets for folder in _expanded(Path(target)))
     run_folders = [folder for folder in folders if _is_run(folder)]
@@ -39,6 +43,7 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
 
 
 def _expanded(target: Path) -> list[Path]:
+    """The run or set that a target is, or all runs and sets that lie in it."""
     if not target.exists():
         raise MissingFileError(
             f"{target} does not exist; pass a run folder, a synthetic set or a folder of them"
@@ -67,6 +72,7 @@ def _is_set(folder: Path) -> bool:
 
 
 def _distinct(folders: Iterable[Path]) -> list[Path]:
+    """Each folder once, by the first path that names it."""
     first: dict[Path, Path] = {}
     for folder in folders:
         first.setdefault(folder.resolve(), folder)
@@ -86,10 +92,16 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 
 def _trained_on(run: Run) -> Path:
+    """The training data of a run, as a path that may not exist."""
     return Path(str(run.setting("data.train") or "digits"))
 
 
 def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:
+    """The run that ``--baseline`` names.
+
+    Raises:
+        UserError: If it is none of the runs, or has no final top-1.
+    """
     if baseline is None:
         return None
     path = Path(baseline).resolve()
@@ -103,14 +115,14 @@ def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:
 
 
 def _groups(runs: Sequence[Run], wanted: Run | None) -> tuple[Group, ...]:
-    """Runs by evaluation data, told apart further by how many images that had, where known."""
+    """The runs grouped by evaluation data and, where it is known, by its number of images."""
     parts: dict[tuple[str | None, int | None], list[Run]] = {}
     for run in runs:
         parts.setdefault((run.evaluation, run.summary.get("eval_images")), []).append(run)
     for key in [key for key in parts if key[1] is None]:
-        counted = next((other for other in parts if other[0] == key[0] and other[1]), None)
-        if counted is not None and key[0] is not None:  # unfinished: the count is not known yet
-            parts[counted] += parts.pop(key)
+        whole = next((other for other in parts if other[0] == key[0] and other[1]), None)
+        if whole is not None and key[0] is not None:  # unfinished: the number is not known yet
+            parts[whole] += parts.pop(key)
     groups = []
     for (evaluation, images), members in parts.items():
         ordered = tuple(run for run in runs if run in members)
@@ -119,6 +131,7 @@ def _groups(runs: Sequence[Run], wanted: Run | None) -> tuple[Group, ...]:
 
 
 def _baseline(runs: Sequence[Run], wanted: Run | None) -> Run | None:
+    """The baseline of a group: the wanted run if it is in it, else the first that can be one."""
     if wanted is not None and wanted in runs:
         return wanted
     able = [run for run in runs if run.finished and run.top1 is not None]

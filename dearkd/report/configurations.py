@@ -1,4 +1,4 @@
-"""Runs that differ by their seed alone, as one configuration, and how two of these compare."""
+"""Configurations: runs that differ by their seed alone, and comparisons over the seeds."""
 
 import json
 import re
@@ -15,7 +15,7 @@ from dearkd.said import number
 __all__ = ["Configuration", "configurations", "over_seeds", "seed_cells", "seed_titles"]
 
 WITHOUT_EFFECT = ("seed", "out", "trackers", "checkpoint_minutes", "data.workers")
-"""Settings that change no trained weight, and the seed."""
+"""The seed, and settings that have no effect on the trained weights."""
 SEED_ENDING = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")
 
 
@@ -24,19 +24,19 @@ class Configuration:
     """Finished runs of one group with a top-1 that differ by their seed alone."""
 
     name: str
-    """What its runs' names have in common, else the method, else all their names."""
+    """The common part of its runs' names, else the method, else all their names."""
     runs: tuple[Run, ...]
     is_teacher: bool
     """Whether a run of it taught another run of the group."""
 
     @property
     def learned_by(self) -> str:
-        """The method in words."""
+        """The label of its method."""
         return self.runs[0].learned_by
 
     @property
     def by_seed(self) -> dict[int, float]:
-        """Top-1 in percent by seed: of a seed that was run twice, the mean."""
+        """Top-1 in percent by seed; the mean for a seed that was run twice."""
         values: dict[int, list[float]] = {}
         for run in self.runs:
             assert run.top1 is not None
@@ -45,16 +45,19 @@ class Configuration:
 
     @property
     def top1(self) -> Spread:
-        """Of the top-1 over the seeds."""
+        """Mean and spread of the top-1 in percent over the seeds."""
         return spread(list(self.by_seed.values()))
 
     def over(self, other: "Configuration") -> Difference | None:
-        """Points of top-1 over another one, paired by seed; None without a common seed."""
+        """Top-1 minus that of another configuration, in points, paired by seed.
+
+        None if they have no seed in common.
+        """
         return paired_difference(self.by_seed, other.by_seed)
 
     @property
     def note(self) -> str:
-        """In which arithmetic its runs differ; empty where they do not."""
+        """A sentence on runs of different precision or memory layout; empty if all are alike."""
         unlike = []
         for key in ARITHMETIC:
             values = [run.arithmetic.get(key, "not known") for run in self.runs]
@@ -69,10 +72,10 @@ class Configuration:
 
 
 def configurations(group: Group) -> list[Configuration]:
-    """The group's finished runs with a top-1, those that differ by their seed alone together.
+    """The group's finished runs that have a top-1; those that differ by their seed alone are one.
 
-    Precision and memory layout, which the machine may have chosen, do not tell runs apart, unless
-    one seed was run in two of them.
+    Runs of different precision or memory layout count as one configuration too, because the machine
+    may have chosen these; but not if one seed was run in two of them.
     """
     able = [run for run in group.runs if run.finished and run.top1 is not None]
     found: list[list[Run]] = []
@@ -86,9 +89,9 @@ def configurations(group: Group) -> list[Configuration]:
 
 
 def over_seeds(group: Group) -> list[dict[str, Any]]:
-    """A row a configuration: its top-1 over the seeds, and over the baseline's configuration.
+    """A row for each configuration: top-1 over the seeds, and the difference to the baseline's.
 
-    Empty where no configuration has several seeds.
+    Empty if no configuration has several seeds.
     """
     found = configurations(group)
     if all(one.top1.seeds == 1 for one in found):
@@ -98,14 +101,14 @@ def over_seeds(group: Group) -> list[dict[str, Any]]:
 
 
 def seed_titles(rows: list[dict[str, Any]]) -> list[str]:
-    """Of a table of these rows."""
+    """The titles of a table of these rows."""
     against = next((f"against {row['against']}" for row in rows if row["against"]), "difference")
     titles = ["mean over seeds", "learned by", "mean top-1 %", against, "95 % interval"]
     return [*titles, "standard deviation", "seeds", "runs"]
 
 
 def seed_cells(row: dict[str, Any]) -> list[str]:
-    """A row as text, under ``seed_titles``."""
+    """The cells of a row as text, in the order of ``seed_titles``."""
     is_base = row["against"] is None
     interval = "" if row["low"] is None else f"{row['low']:+.2f} to {row['high']:+.2f}"
     return [
@@ -140,7 +143,7 @@ def _row(one: Configuration, base: Configuration) -> dict[str, Any]:
 
 
 def _alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
-    """Runs whose settings are equal but for the ignored ones; one without settings is alone."""
+    """The runs in groups of equal settings, ``ignored`` ones aside; a run without any is alone."""
     parts: dict[str, list[Run]] = {}
     for run in runs:
         settings = {
@@ -154,6 +157,7 @@ def _alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
 
 
 def _name(runs: list[Run], found: list[list[Run]]) -> str:
+    """A name for a configuration that tells it from the others in ``found``."""
     if all(len(each) == 1 for each in found):
         return runs[0].name
     others = [run for each in found if each is not runs for run in each]
@@ -166,4 +170,5 @@ def _name(runs: list[Run], found: list[list[Run]]) -> str:
 
 
 def _stem(run: Run) -> str:
+    """The run's name without the seed at its end."""
     return SEED_ENDING.sub("", run.name) or run.name

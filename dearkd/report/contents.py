@@ -1,4 +1,4 @@
-"""What a report is about: runs, synthetic sets, and which numbers may be compared."""
+"""The content of a report: runs, synthetic sets, and which of their numbers may be compared."""
 
 import os
 from dataclasses import dataclass
@@ -7,65 +7,65 @@ from typing import Any
 
 import numpy as np
 
+from dearkd.data import synthetic_set
 from dearkd.pages.plots import stage_switches
 from dearkd.said import counted
+from dearkd.training.method_names import label_of
 
 __all__ = ["ARITHMETIC", "Group", "Report", "Run", "SyntheticSet"]
 
-LEARNED_BY = {
-    "dearkd": "DearKD, two stages",
-    "deit-hard": "DeiT, hard distillation",
-    "deit-soft": "DeiT, soft distillation",
-    "ce": "labels alone",
-}
 ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
 """Settings that the machine chooses where the user leaves them open."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run folder; what it lacks is empty, and ``notes`` say so."""
+    """A run folder, finished or not; files that it lacks are empty here."""
 
     path: Path
     name: str
+    """What the report calls it."""
     config: dict[str, Any]
+    """The content of ``config.yaml``."""
     metrics: list[dict[str, Any]]
+    """The lines of ``metrics.jsonl``, one for each epoch."""
     summary: dict[str, Any]
-    """Empty while the run is unfinished."""
+    """The content of ``summary.json``; empty while the run is unfinished."""
     analysis: dict[str, Any]
-    """What ``dearkd analyze`` found."""
+    """The result of ``dearkd analyze``; empty if it was not run."""
     notes: tuple[str, ...] = ()
+    """What is missing or damaged."""
 
     @property
     def finished(self) -> bool:
-        """Whether it came to its end."""
+        """Whether the run has ended and left a summary."""
         return bool(self.summary)
 
     @property
     def planned(self) -> int | None:
-        """Epochs it was meant to have."""
+        """The number of epochs that were asked for."""
         if self.config:
             return self.config.get("stage1", 0) + self.config.get("stage2", 0)
         return self.summary.get("epochs")
 
     @property
     def method(self) -> str | None:
-        """Its method as it is typed."""
+        """The method's name as it is typed: ``dearkd``."""
         return self.setting("method") or self.summary.get("method")
 
     @property
     def learned_by(self) -> str:
-        """The method in words."""
+        """The label of the method, as tables show it."""
         method = self.method
         if method == "dearkd" and not self.setting("stage2"):
             return "DearKD, stage 1 alone"
-        return LEARNED_BY.get(str(method), str(method or "not known"))
+        return label_of(str(method or "not known"))
 
     @property
     def arithmetic(self) -> dict[str, str]:
-        """Precision and memory layout of student and teacher, by setting, as far as known.
+        """Precision and memory layout of student and teacher by setting, as far as they are known.
 
-        What the summary says was used goes before what the configuration asked for.
+        What was used, by the summary, goes before what the configuration asked for.
         """
         keys = ARITHMETIC if self.method != "ce" else ARITHMETIC[:2]
         found = {key: self.summary.get(key.replace(".", "_")) or self.setting(key) for key in keys}
@@ -73,7 +73,7 @@ class Run:
 
     @property
     def status(self) -> str:
-        """``finished``, or how far it is."""
+        """``finished``, or the epoch that an unfinished run has reached."""
         if self.finished:
             return "finished"
         total = "?" if self.planned is None else self.planned
@@ -81,7 +81,7 @@ class Run:
 
     @property
     def top1(self) -> float | None:
-        """Top-1 in percent: of the end, or the last that was measured."""
+        """Top-1 in percent: the final one, or of an unfinished run the last that was measured."""
         if self.finished:
             return self.summary.get("top1")
         return next(
@@ -95,7 +95,7 @@ class Run:
 
     @property
     def evaluation(self) -> str | None:
-        """The evaluation data: the folder where there is one, else its name."""
+        """The evaluation data: an absolute path where it is on disk, else its name."""
         name = self.setting("data.evaluation") or self.setting("data.train")
         name = name or self.summary.get("data")
         if name is None or not os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
@@ -104,7 +104,7 @@ class Run:
 
     @property
     def images_per_second(self) -> float | None:
-        """Training throughput: the median over epochs."""
+        """Training throughput in images a second, the median over epochs."""
         rates = [line["images_per_second"] for line in self.metrics if "images_per_second" in line]
         return float(np.median(rates)) if rates else None
 
@@ -120,30 +120,64 @@ class Run:
         return stage_switches(self.metrics)
 
     def setting(self, key: str) -> Any:
-        """A field of the configuration by its dotted name; None where there is none."""
+        """A field of the configuration by its dotted name; None where it has none."""
         value: Any = self.config
         for part in key.split("."):
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
     def taught(self, other: "Run") -> bool:
-        """Whether it was the teacher of another run, wherever both were moved to."""
+        """Whether it was the teacher of another run, by its folder's name: runs may have moved."""
         teacher = other.setting("teacher.name")
         return teacher is not None and Path(teacher).name == self.path.name
 
 
 @dataclass(frozen=True)
 class SyntheticSet:
-    """A folder of ``dearkd synthesize``; ``manifest`` is empty while it is unfinished."""
+    """A folder of ``dearkd synthesize``, finished or not."""
 
-    path: Path
+    stored: synthetic_set.SyntheticSet
+    """Its files as they are, of any shape."""
     name: str
+    """What the report calls it."""
     manifest: dict[str, Any]
+    """The manifest; empty where there is none, or none of the shape that a chapter needs."""
+    settings: dict[str, Any]
+    """How it was made: the manifest of a finished set, else what its processes agreed on."""
     curves: dict[str, list[dict[str, Any]]]
-    """By group: the losses over the iterations."""
+    """The steps of each group's loss curve, by the group's number as text."""
     diversity: dict[str, Any]
-    """What ``dearkd eval --lpips`` found."""
+    """The result of ``dearkd eval --lpips`` on it; empty if it was not measured."""
     notes: tuple[str, ...] = ()
+    """What is missing or damaged."""
+
+    @property
+    def path(self) -> Path:
+        """Its folder."""
+        return self.stored.root
+
+    @property
+    def images(self) -> tuple[synthetic_set.ListedImage, ...]:
+        """The images that the manifest lists within the folder, whether they are there or not."""
+        return self.stored.images if self.manifest else ()
+
+    @property
+    def config(self) -> dict[str, Any]:
+        """The settings of the synthesis; empty where they are not known."""
+        return self.part("config")
+
+    @property
+    def engine(self) -> str:
+        """The way its images were made; empty where no settings are known.
+
+        Settings that name none are of a time when there was inversion alone.
+        """
+        return str(self.config.get("engine", "inversion")) if self.config else ""
+
+    def part(self, key: str) -> dict[str, Any]:
+        """A mapping within ``settings``; empty if there is none of that name."""
+        found = self.settings.get(key)
+        return found if isinstance(found, dict) else {}
 
     def is_at(self, data: str) -> bool:
         """Whether a run's data setting names this set."""
@@ -155,13 +189,15 @@ class Group:
     """Runs that were judged on the same images, so that their numbers may be compared."""
 
     evaluation: str | None
+    """Path or name of the evaluation data; None where it is not known."""
     images: int | None
+    """How many evaluation images there are; None where it is not known."""
     runs: tuple[Run, ...]
     baseline: Run | None
-    """What the others are compared with; None where no run has finished with a top-1."""
+    """The run that the others are compared with; None where none has finished with a top-1."""
 
     def is_teacher(self, run: Run) -> bool:
-        """Whether it taught another run of the group."""
+        """Whether the run taught another one of the group."""
         return any(run.taught(other) for other in self.runs)
 
     @property
@@ -187,7 +223,7 @@ class Group:
 
 @dataclass(frozen=True)
 class Report:
-    """All that was asked about."""
+    """All runs and synthetic sets that a report is about."""
 
     runs: tuple[Run, ...]
     sets: tuple[SyntheticSet, ...]
@@ -200,14 +236,14 @@ class Report:
 
     @property
     def title(self) -> str:
-        """What it is about, in a line."""
+        """The number of runs and sets, and the data, in a line."""
         data = dict.fromkeys(Path(group.evaluation or "unknown data").name for group in self.groups)
         parts = [f"{counted(len(self.runs), 'run')} on {', '.join(data)}"] if self.runs else []
         parts += [counted(len(self.sets), "synthetic set")] if self.sets else []
         return " and ".join(parts)
 
     def style_of(self, run: Run) -> int:
-        """The number of a run's colour and dash, the same all over a page."""
+        """The number of a run's colour and dash, the same in all figures of a page."""
         return self.runs.index(run)
 
     def group_of(self, run: Run) -> Group:

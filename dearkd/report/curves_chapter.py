@@ -19,9 +19,9 @@ TERMS = {
     "teacher_agreement": "Agreement with the teacher on training views",
     "lr": "Learning rate",
 }
-"""What the page calls the numbers of ``metrics.jsonl``, in its order; other terms follow them."""
+"""Titles of the numbers of ``metrics.jsonl``, in the order of the page; other terms follow."""
 NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "data_wait", "top5"}
-"""Numbers that are told elsewhere on the page."""
+"""Numbers of ``metrics.jsonl`` that other chapters show."""
 
 
 def curve_section(report: Report) -> Section:
@@ -40,14 +40,17 @@ def curve_section(report: Report) -> Section:
 
 
 def _terms(group: Group) -> dict[str, str]:
-    """Titles of what the runs logged: the known ones first, then terms of a new loss or method."""
+    """Titles of all numbers that may have a plot: those in ``TERMS``, then any others logged."""
     lines = [line for run in group.runs for line in run.metrics]
     numbers = {key for line in lines for key in line if _has_number(line, key)}
     return TERMS | {key: f"Term {key}" for key in sorted(numbers - TERMS.keys() - NO_CURVES)}
 
 
 def switch_marks(report: Report, runs: Sequence[Run]) -> tuple[dict[float, str], dict[float, int]]:
-    """Where further stages begin: their names, and the style of a run that is alone there."""
+    """Two mappings from the epochs where a further stage begins.
+
+    The first is to the name of the stage, the second to the style of the run, where it is only one.
+    """
     owners: dict[float, list[Run]] = {}
     names: dict[float, str] = {}
     for run in runs:
@@ -69,6 +72,7 @@ def run_plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
 
 
 def _switch_sentence(report: Report) -> str:
+    """A sentence on what the dotted lines mark; empty if no run has a second stage."""
     names = [run.name for run in report.runs if run.switches]
     if not names:
         return ""
@@ -77,7 +81,7 @@ def _switch_sentence(report: Report) -> str:
 
 
 def _logged_once(report: Report, group: Group) -> list[Block]:
-    """The numbers that make no curve: a row each, a column a run."""
+    """A table of the numbers that were logged once: a row for each, a column for each run."""
     found = {title: _lines(report, group, key) for key, title in _terms(group).items()}
     single = {title: lines for title, lines in found.items() if lines and not _are_curves(lines)}
     names = [run.name for run in group.runs]
@@ -89,6 +93,7 @@ def _logged_once(report: Report, group: Group) -> list[Block]:
 
 
 def _lines(report: Report, group: Group, key: str) -> list[Line]:
+    """The curve of a logged number over the epochs, for each run that has it."""
     lines = []
     for run in group.runs:
         points = [(line["epoch"] + 1, line[key]) for line in run.metrics if _has_number(line, key)]

@@ -1,4 +1,4 @@
-"""A report in words."""
+"""The headline of a report: what was run and what came out, in sentences."""
 
 from collections.abc import Sequence
 
@@ -14,7 +14,7 @@ SHOWN = 3
 
 
 def headline(report: Report) -> list[str]:
-    """What was run and what came out, in a few plain sentences."""
+    """A sentence for each group of runs and each synthetic set."""
     lines = [_group_sentence(group) for group in report.groups]
     lines += [_set_sentence(synthetic) for synthetic in report.sets]
     if len(report.groups) > 1:
@@ -25,12 +25,13 @@ def headline(report: Report) -> list[str]:
 
 
 def group_name(group: Group) -> str:
-    """The evaluation data and how many images it has."""
+    """The name of the evaluation data and, where it is known, the number of its images."""
     name = data_name(group.evaluation)
     return name if group.images is None else f"{name}, {counted(group.images, 'test image')}"
 
 
 def _group_sentence(group: Group) -> str:
+    """The best configuration of a group and how far it is above the others."""
     count = f"{counted(len(group.runs), 'run')} on {group_name(group)}"
     found = configurations(group)
     if not found:
@@ -45,7 +46,7 @@ def _group_sentence(group: Group) -> str:
 
 
 def _comparison(best: Configuration, others: Sequence[Configuration]) -> str:
-    """How far the best is above the next, and whether the seeds show it."""
+    """How far the best is above the others, in points, and whether the seeds decide it."""
     if all(one.top1.seeds == 1 for one in (best, *others)):
         gaps = listed([_gap(best.top1.mean - other.top1.mean, other) for other in others])
         return f"{_with_unit(gaps)} (one seed each: differences are not decided)"
@@ -56,6 +57,7 @@ def _comparison(best: Configuration, others: Sequence[Configuration]) -> str:
 
 
 def _decided_gap(best: Configuration, other: Configuration) -> str:
+    """How far the best is above another one, with the interval or the reason why there is none."""
     difference = best.over(other)
     if difference is None:
         gap = _gap(best.top1.mean - other.top1.mean, other)

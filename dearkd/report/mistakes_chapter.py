@@ -1,4 +1,4 @@
-"""The chapter on single images: what is taken for what, and what a run is surest about."""
+"""The chapter on single images: which classes are confused, and the most confident answers."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -28,14 +28,18 @@ from dearkd.report.contents import Report, Run
 __all__ = ["confusion_counts", "extremes", "mistake_section"]
 
 MATRIX_CLASSES = 40
-"""More classes make a matrix that nobody can read; the table of pairs stays."""
+"""Classes of a confusion matrix at most: a larger one can't be read. The table of pairs stays."""
 PAIRS = 6
+"""Pairs of confused classes that are listed for each run."""
 PICTURES = 8
+"""Most confident images that are shown, right ones and wrong ones each."""
 SIDE = 72  # pixels
 
 
 @dataclass(frozen=True)
 class _Answers:
+    """A run with its predictions and its confusion matrix."""
+
     run: Run
     taught: bool
     """Whether it was another run's teacher."""
@@ -44,9 +48,9 @@ class _Answers:
 
 
 def mistake_section(report: Report, predicted: Callable[[Run], Predictions | str]) -> Section:
-    """Confusion matrices, the pairs confused most, and the images a run is surest about.
+    """Confusion matrices, the pairs confused most often, and each run's most confident images.
 
-    ``predicted`` gives the answers of a run, or the reason why there are none.
+    ``predicted`` returns the predictions of a run, or the reason why there are none.
     """
     blocks: list[Block] = []
     found: list[_Answers] = []
@@ -67,12 +71,12 @@ def mistake_section(report: Report, predicted: Callable[[Run], Predictions | str
 
 
 def _standing(answers: _Answers) -> tuple[bool, float]:
-    """Students before their teachers, then by top-1."""
+    """The order of the runs: students before their teachers, then by top-1."""
     return answers.taught, -(answers.run.top1 or 0.0)
 
 
 def confusion_counts(predictions: Predictions) -> NDArray[np.int64]:
-    """Images by label (row) and by the class they are taken for (column)."""
+    """Number of images by label (row) and predicted class (column): (classes, classes)."""
     count = len(predictions.class_names)
     read = predictions.logits["logits"].argmax(1)
     flat = torch.bincount(predictions.labels * count + read, minlength=count * count)
@@ -80,7 +84,7 @@ def confusion_counts(predictions: Predictions) -> NDArray[np.int64]:
 
 
 def extremes(predictions: Predictions, count: int) -> tuple[list[int], list[int]]:
-    """The images answered with most confidence: those that are right, and those that are wrong."""
+    """Indices of the most confident predictions: ``count`` right ones and ``count`` wrong ones."""
     confidence, read = predictions.logits["logits"].softmax(1).max(1)
     right = read == predictions.labels
     order = confidence.argsort(descending=True, stable=True).tolist()
@@ -104,7 +108,7 @@ def _matrices(found: Sequence[_Answers]) -> list[Block]:
 
 
 def _pairs(found: Sequence[_Answers]) -> Table:
-    """The confusions that happen most, a column a run."""
+    """The most frequent confusions, a column for each run."""
     columns = [_worst_pairs(answers) for answers in found]
     rows = [
         [str(rank + 1), *[column[rank] if rank < len(column) else "" for column in columns]]
@@ -127,6 +131,7 @@ def _worst_pairs(answers: _Answers) -> list[str]:
 
 
 def _surest(answers: _Answers) -> Sheet:
+    """The most confident right and wrong predictions as pictures."""
     hits, misses = extremes(answers.predictions, PICTURES)
     rows = [("right", hits), ("wrong", misses)]
     return Sheet(

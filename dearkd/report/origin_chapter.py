@@ -1,4 +1,4 @@
-"""The chapters on what ran: settings, costs, and where the numbers come from."""
+"""The chapters on settings, and on costs, versions and hardware."""
 
 import json
 from typing import Any
@@ -19,7 +19,7 @@ COST_TITLES = (
 
 
 def settings_section(report: Report) -> Section:
-    """What ran: the settings in which the runs differ, and each run's own in full."""
+    """The settings in which the runs differ, and all settings of each run."""
     known = [run for run in report.runs if run.config]
     difference = config_difference(known)
     blocks: list[Block] = []
@@ -38,7 +38,7 @@ def settings_section(report: Report) -> Section:
 
 
 def origin_section(report: Report) -> Section:
-    """Time, memory and throughput, then versions, hardware, seed and the command to repeat."""
+    """Time, memory, throughput and hardware; seed, versions and the command to repeat each run."""
     rows = [(run, result_row(run, report.group_of(run))) for run in report.runs]
     cost = Table(
         [*COST_TITLES, "student's arithmetic", "teacher's"],
@@ -64,7 +64,7 @@ def _named(report: Report, run: Run) -> Cell:
 
 
 def _arithmetic_reasons(report: Report) -> list[Block]:
-    """Why runs were computed in the precision and layout that they have, where they say so."""
+    """The reasons for each run's precision and memory layout, where its summary has them."""
     whose: dict[str, list[str]] = {}
     for run in report.runs:
         if reason := run.summary.get("arithmetic_reason"):

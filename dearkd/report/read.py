@@ -1,4 +1,4 @@
-"""A run folder and a synthetic set as they lie on disk: finished or not, whole or damaged."""
+"""Reads run folders and synthetic sets for a report, whether finished or not, whole or damaged."""
 
 import dataclasses
 import json
@@ -9,6 +9,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from dearkd.data import synthetic_set
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
 from dearkd.said import counted, listed
@@ -16,7 +17,7 @@ from dearkd.said import counted, listed
 __all__ = ["read_run", "read_set"]
 
 NAMED_CLASSES = 6
-"""Classes with missing images that are named."""
+"""Classes with missing images that are named at most."""
 MANIFEST_KINDS = {
     "classes": dict,
     "config": dict,
@@ -25,10 +26,11 @@ MANIFEST_KINDS = {
     "quality": dict,
     "teacher": dict,
 }
+"""The keys of a manifest that the chapters read, and their types."""
 
 
 def read_run(path: Path, name: str) -> Run:
-    """A run folder, whatever there is of it; notes say what is missing or damaged."""
+    """A run folder, as far as it can be read; its notes say what is missing or damaged."""
     folder, notes = RunFolder(path), list[str]()
     config = _read(folder.config_file, yaml.safe_load, notes)
     summary = _read(folder.summary_file, json.loads, notes)
@@ -51,31 +53,39 @@ def read_run(path: Path, name: str) -> Run:
 
 
 def _is_epoch(line: Any) -> bool:
+    """Whether a line of ``metrics.jsonl`` is one that training writes."""
     return isinstance(line, dict) and {"epoch", "stage"} <= line.keys()
 
 
 def read_set(path: Path, name: str) -> SyntheticSet:
-    """A folder of ``dearkd synthesize``, whatever there is of it; notes say what is missing."""
-    notes: list[str] = []
-    manifest = _read(path / "manifest.json", json.loads, notes)
-    if not manifest:
+    """A synthetic set, as far as it can be read; its notes say what is missing or damaged."""
+    stored, notes = synthetic_set.read_set(path), list[str]()
+    assert stored is not None
+    manifest, settings = stored.manifest, stored.settings
+    if not stored.finished:
         done = len(list((path / ".parts").glob("group_*.json")))
         groups = counted(done, "group")
         notes.append(f"unfinished: {groups} of images done and there is no manifest yet")
-    elif fault := _fault(manifest):
+    elif fault := stored.damage if stored.damage and not manifest else _fault(manifest):
         notes.append(
             f"its manifest.json is not one that dearkd synthesize writes ({fault}) and was left out"
         )
-        manifest = {}
-    elif missing := _missing(path, manifest):
-        notes.append(missing)
-    curves = _read(path / "loss_curves.json", json.loads, notes).get("groups", {})
-    diversity = _read(path / "diversity.json", json.loads, notes)
-    return SyntheticSet(path, name, manifest, curves, diversity, tuple(notes))
+        manifest = settings = {}
+    else:
+        notes += filter(None, (stored.damage, _missing(stored)))
+    return SyntheticSet(
+        stored=stored,
+        name=name,
+        manifest=manifest,
+        settings=settings,
+        curves=_read(path / "loss_curves.json", json.loads, notes).get("groups", {}),
+        diversity=_read(path / "diversity.json", json.loads, notes),
+        notes=tuple(notes),
+    )
 
 
 def _fault(manifest: dict[str, Any]) -> str:
-    """What of a manifest is not as a chapter on it needs it; empty if nothing."""
+    """Why the chapters can't show a manifest; empty if they can."""
     if lacking := sorted(MANIFEST_KINDS.keys() - manifest.keys()):
         return f"it lacks {listed(lacking)}"
     for key, kind in MANIFEST_KINDS.items():
@@ -93,6 +103,7 @@ def _fault(manifest: dict[str, Any]) -> str:
 
 
 def _is_record(image: Any) -> bool:
+    """Whether an entry of the manifest's images names a file and a class."""
     return (
         isinstance(image, dict)
         and isinstance(image.get("file"), str)
@@ -108,13 +119,12 @@ def _covers(verdicts: Any, targets: set[str]) -> bool:
     return "overall" in recognition and targets <= recognition.get("per_class", {}).keys()
 
 
-def _missing(path: Path, manifest: dict[str, Any]) -> str:
-    """Which of the listed images are no longer there; empty if all are, or none."""
-    images, names = manifest["images"], manifest.get("class_names")
-    whole = Counter(image["target"] for image in images)
-    there = {file: (path / file).is_file() for file in map(_file_of, images)}
-    gone = Counter(image["target"] for image in images if not there[_file_of(image)])
-    if gone.total() in (0, len(images)):
+def _missing(stored: synthetic_set.SyntheticSet) -> str:
+    """How many images of which classes are gone; empty if all are there, or none is."""
+    names = stored.manifest.get("class_names")
+    whole = Counter(image.record["target"] for image in stored.images)
+    gone = Counter(image.record["target"] for image in stored.missing)
+    if gone.total() in (0, whole.total()):
         return ""
     classes = [
         f"{names[target] if names else target} ({count} of {whole[target]})"
@@ -123,17 +133,13 @@ def _missing(path: Path, manifest: dict[str, Any]) -> str:
     more = len(classes) - NAMED_CLASSES
     text = ", ".join(classes[:NAMED_CLASSES]) + (f" and {more} more" if more > 0 else "")
     return (
-        f"{gone.total():,} of {counted(len(images), 'image')} are missing, of class {text}; "
+        f"{gone.total():,} of {counted(whole.total(), 'image')} are missing, of class {text}; "
         "the numbers are of all that were made"
     )
 
 
-def _file_of(image: dict[str, Any]) -> str:
-    return image.get("shard") or image["file"]
-
-
 def _read(file: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """The content of a file that should hold a mapping; empty, with a note, if it does not."""
+    """The mapping in a file, parsed by ``parse``; empty, with a note, if it holds none."""
     if not file.is_file():
         return {}
     try:

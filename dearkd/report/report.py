@@ -1,4 +1,4 @@
-"""What `dearkd report` does: run folders in, one page, or one table, out."""
+"""``dearkd report``: writes one page, or one table, about runs and synthetic sets."""
 
 from collections.abc import Iterable, Sequence
 from functools import partial
@@ -45,11 +45,11 @@ def write_report(
     predictions: bool | None = None,
     trust: bool = False,
 ) -> None:
-    """Writes a report on runs and synthetic sets and says where it is.
+    """Writes a report on runs and synthetic sets and prints where it is.
 
-    The form follows from the name of ``out`` where it is not given. Tables without ``out`` go to
-    the console as they are. A page asks each run about single images unless ``predictions`` is
-    off, and tells ``errors`` whom it is asking.
+    The form follows from the ending of ``out`` where it is not given. A table without ``out`` is
+    printed. For a page each run predicts its evaluation images, unless ``predictions`` is False;
+    ``errors`` shows the progress.
 
     Raises:
         UserError, FileNotFoundError: If a target is no run, the form is unknown, or
@@ -76,7 +76,7 @@ def write_report(
 
 
 def html(report: Report, errors: Console | None, trust: bool = False) -> str:
-    """The whole page; without a console for its progress, no run is asked about single images."""
+    """The whole page as HTML; without a console for progress, no run predicts its images."""
     sections: list[Section] = []
     if report.runs:
         sections += [result_section(report), curve_section(report)]
@@ -94,7 +94,7 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
 
 
 def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
-    """A run's answers on its evaluation images, or why there are none."""
+    """A run's predictions on its evaluation images, or the reason why there are none."""
     title = f"  {run.name} on its test images"
     if not errors.is_terminal:
         errors.print(title)
@@ -111,6 +111,7 @@ def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
 
 
 def _opened(synthetic: SyntheticSet) -> ImageSource | None:
+    """The images of a set; None if they can't be opened."""
     try:
         return open_data(str(synthetic.path))[0]
     except (ValueError, FileNotFoundError):

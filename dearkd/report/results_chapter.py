@@ -1,4 +1,4 @@
-"""The chapter on results: who reached what, over seeds and run by run."""
+"""The chapter on results: accuracy over seeds and of each run."""
 
 from typing import Any
 
@@ -19,7 +19,7 @@ SEEDS_NOTE = (
 
 
 def result_section(report: Report) -> Section:
-    """Who reached what, best first named; differences only within the same test images."""
+    """Tables of accuracy, with differences between runs on the same test images alone."""
     blocks: list[Block] = [
         Note(f"{run.name}: {note}.", warning=True) for run in report.runs for note in run.notes
     ]
@@ -37,7 +37,7 @@ def result_section(report: Report) -> Section:
 
 
 def _result_table(report: Report, group: Group, *, is_decided: bool) -> Table:
-    """A row a run; differences have a colour where no table over seeds decides."""
+    """A row for each run. Differences are coloured if no table over seeds decides them."""
     base = group.baseline
     against = "difference" if base is None else f"against {base.name}"
     titles = ["run", "top-1 %", against, "top-5 %", "network", "trained on", "images"]
@@ -103,7 +103,7 @@ def _uncertainty(group: Group, *, is_decided: bool) -> str | None:
 
 
 def _seed_table(rows: list[dict[str, Any]]) -> Table:
-    """A row a configuration: how it learned below its name, the interval below the difference."""
+    """A row for each configuration: method below the name, interval below the difference."""
     tones = {True: "good", False: "bad"}
     cells: list[list[str | Cell]] = []
     for row in rows:

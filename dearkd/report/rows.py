@@ -1,4 +1,4 @@
-"""A report as plain rows: a run, a synthetic set, settings that differ."""
+"""Rows of numbers and words for each run and synthetic set, and the settings that differ."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -9,11 +9,11 @@ from dearkd.report.contents import ARITHMETIC, Group, Run, SyntheticSet
 __all__ = ["config_difference", "result_row", "set_row"]
 
 UNCOMPARED = ("out",)
-"""Settings that always differ and change nothing."""
+"""Settings that differ between all runs and have no effect on results."""
 
 
 def result_row(run: Run, group: Group) -> dict[str, Any]:
-    """One run as flat numbers and words; None where it has none."""
+    """One run as a flat row of numbers and words; None where a value is not known."""
     summary, delta = run.summary, group.delta(run)
     last: dict[str, Any] = run.metrics[-1] if run.metrics else {}
     versions = summary.get("versions") or {}
@@ -56,14 +56,18 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
 
 
 def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
-    """One synthetic set as flat numbers and words."""
-    manifest = synthetic.manifest
-    config, quality = manifest.get("config", {}), manifest.get("quality", {})
+    """One synthetic set as a flat row of numbers and words; None where a value is not known.
+
+    Recognition is a share in [0, 1].
+    """
+    manifest, config = synthetic.manifest, synthetic.config
+    quality = manifest.get("quality", {})
     row: dict[str, Any] = {
         "set": synthetic.name,
         "path": str(synthetic.path),
         "images": len(manifest.get("images", [])),
         "classes": len(manifest.get("classes", {}).get("indices", [])),
+        "engine": synthetic.engine,
         "resolutions": config.get("resolutions"),
         "iterations": config.get("iterations"),
         "seconds": sum(group.get("seconds") or 0.0 for group in manifest.get("groups", [])),

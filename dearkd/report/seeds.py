@@ -1,4 +1,4 @@
-"""What several seeds say of a number: its mean, its spread, and how surely it is another one's.
+"""Statistics over seeds: mean, standard deviation, and paired differences with their interval.
 
 Pure arithmetic on values by seed; it knows no run and no page.
 """
@@ -15,11 +15,11 @@ __all__ = ["CONFIDENCE", "Difference", "Spread", "paired_difference", "spread"]
 
 CONFIDENCE = 0.95
 ROUNDING = 1e-9
-"""Differences that vary by less, relative to the values, are equal."""
+"""Differences whose standard deviation is less than this share of the values count as equal."""
 
 
 class Spread(NamedTuple):
-    """Values of one thing under several seeds."""
+    """Mean and standard deviation of one quantity over several seeds."""
 
     seeds: int
     mean: float
@@ -28,12 +28,12 @@ class Spread(NamedTuple):
 
 
 class Difference(NamedTuple):
-    """Mean over the seeds that two things have in common of first minus second."""
+    """Mean of first minus second, over the seeds that two quantities have in common."""
 
     seeds: int
     mean: float
     interval: tuple[float, float] | None
-    """Where the true mean lies with ``CONFIDENCE``; None where the seeds cannot say."""
+    """Interval that covers the true mean with probability ``CONFIDENCE``; None if not defined."""
 
     @property
     def verdict(self) -> str:
@@ -50,7 +50,7 @@ def spread(values: Sequence[float]) -> Spread:
     """Number, mean and standard deviation of the values of several seeds.
 
     Raises:
-        UserError: If there are none.
+        UserError: If there are no values.
     """
     if not values:
         raise UserError("a mean needs at least one value, got none")
@@ -61,8 +61,8 @@ def paired_difference(first: Mapping[int, float], second: Mapping[int, float]) -
     """Mean difference of values by seed with Student's t-interval; None without a common seed.
 
     For n common seeds with differences d of standard deviation s it is mean(d) +- t s / sqrt(n),
-    where t is the quantile of n - 1 degrees of freedom. What other test images would change is
-    not in it.
+    where t is the quantile of n - 1 degrees of freedom. The uncertainty from the choice of test
+    images is not included.
 
     Departure:
         Two or more differences that are exactly equal give no interval, where the formula gives

@@ -1,4 +1,4 @@
-"""The chapter on synthetic sets: what was made, who recognises it, and every class to look at."""
+"""The chapter on synthetic sets: how each was made, what networks recognise, and its images."""
 
 from collections.abc import Callable, Sequence
 from itertools import pairwise
@@ -7,13 +7,14 @@ from typing import Any
 import numpy as np
 
 from dearkd.data.sources import ImageSource
+from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.measures.cells import distance_cells, nearness_cells
 from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.pages.plots import Line, bars, curves
 from dearkd.report.contents import Report, SyntheticSet
 from dearkd.report.rows import set_row
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
-from dearkd.said import command, data_name, seconds_text
+from dearkd.said import command, counted, data_name, seconds_text
 
 __all__ = ["synthetic_section"]
 
@@ -32,16 +33,18 @@ TERMS = {
 def synthetic_section(
     report: Report, opened: Callable[[SyntheticSet], ImageSource | None]
 ) -> Section:
-    """Verdicts, contact sheets by class and loss curves of all synthetic sets.
+    """Verdicts, origin, contact sheets by class and loss curves of all synthetic sets.
 
-    ``opened`` gives the images of a set, or None where they are gone.
+    ``opened`` opens the images of a set, and returns None where it can't.
     """
     blocks: list[Block] = [
         Note(f"{item.name}: {note}.", warning=True) for item in report.sets for note in item.notes
     ]
     finished = [item for item in report.sets if item.manifest]
     if finished:
-        blocks += [_verdict_table(finished), *_diversity(finished), _origin_table(finished)]
+        blocks += [_verdict_table(finished), *_diversity(finished)]
+    if known := [item for item in report.sets if item.config]:
+        blocks.append(_origin_table(known))
     for item in finished:
         blocks += sheet(item, opened(item))
     plots = [plot for item in finished for plot in _verdict_plots(item)]
@@ -53,6 +56,7 @@ def synthetic_section(
 
 
 def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
+    """A row for each set: its size, its stages, and how much the networks recognise."""
     titles = [
         "set",
         "images",
@@ -77,19 +81,19 @@ def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
 
 
 def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
-    """Seed, weights and kernels, and the command that makes the set again."""
-    titles = ["set", "seed", "weights of the objective", "lr", "kernels", "torch", "repeat with"]
+    """How each set was made: engine, seed, weights and kernels, and the command to repeat it."""
+    titles = ["set", "engine", "seed", "weights of the objective", "lr", "kernels", "torch"]
     rows = []
     for item in sets:
-        config, kernels = item.manifest.get("config", {}), item.manifest.get("kernels", {})
-        objective = config.get("objective", {}) | {"bn_weight": item.manifest.get("bn_weight")}
-        cells = [item.name, str(config.get("seed", "")), _weights(objective)]
-        cells += [str(config.get("lr", "")), _kernels(kernels)]
-        cells += [item.manifest.get("versions", {}).get("torch", "")]
-        file = item.path / "synthesize.yaml"
+        config, versions = item.config, item.part("versions")
+        objective = config.get("objective", {}) | {"bn_weight": item.settings.get("bn_weight")}
+        cells = [item.name, item.engine, str(config.get("seed", "")), _weights(objective)]
+        cells += [str(config.get("lr", "")), _kernels(item.part("kernels"))]
+        cells += [str(versions.get("torch", ""))]
+        file = item.path / CONFIG_FILE
         words = command("dearkd", "synthesize", file, "--out", f"{item.path}-again")
         rows.append([*cells, words if file.exists() else ""])
-    return Table(titles, rows, left=(2, 4, 6))
+    return Table([*titles, "repeat with"], rows, left=(1, 3, 5, 7))
 
 
 def _weights(objective: dict[str, Any]) -> str:
@@ -104,11 +108,12 @@ def _weights(objective: dict[str, Any]) -> str:
 
 
 def _kernels(kernels: dict[str, Any]) -> str:
+    """Precision, layout, compiler, device and threads, as ``fp32, contiguous, cpu, 1 thread``."""
     if not kernels:
         return ""
     layout = "channels_last" if kernels["channels_last"] else "contiguous"
     compiled = ["compiled"] if kernels.get("compile") else []
-    threads = f"{kernels['threads']} thread{'s' if kernels['threads'] > 1 else ''}"
+    threads = counted(kernels["threads"], "thread")
     return ", ".join([kernels["precision"], layout, *compiled, kernels["device"], threads])
 
 
@@ -122,7 +127,7 @@ def _share(row: dict[str, Any], role: str) -> str:
 
 
 def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
-    """Measures of diversity and nearness where they were taken: a column a set."""
+    """A table of diversity and nearness, a column for each set; none where nothing was measured."""
     columns = [_measures(item) for item in sets]
     names = dict.fromkeys(name for column in columns for name in column)
     if not names:
@@ -135,7 +140,7 @@ def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
 
 
 def _measures(item: SyntheticSet) -> dict[str, str]:
-    """What the set's manifest and ``dearkd eval --lpips`` say of it, by name."""
+    """Diversity and nearness of a set by name, from its manifest and ``dearkd eval --lpips``."""
     row, stored = set_row(item), item.diversity
     found = {
         f"distance within a class, {role}'s embedding": f"{row[f'{role}_diversity']:.4f}"
@@ -150,6 +155,7 @@ def _measures(item: SyntheticSet) -> dict[str, str]:
 
 
 def _verdict_plots(item: SyntheticSet) -> list[Plot]:
+    """Histograms of the confidence in the target, and the recognised share of each class."""
     quality = item.manifest.get("quality", {})
     roles = [role for role in ROLES if role in quality]
     if not roles:
@@ -177,7 +183,7 @@ def _verdict_plots(item: SyntheticSet) -> list[Plot]:
 
 
 def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
-    """Each term over the iterations: mean and range over the groups of a set."""
+    """A plot of each term over the iterations: mean and range over the groups of each set."""
     plots = []
     for term, title in TERMS.items():
         lines, switches = [], dict[float, str]()
@@ -193,6 +199,7 @@ def _loss_plots(sets: Sequence[SyntheticSet]) -> list[Plot]:
 
 
 def _term_line(item: SyntheticSet, term: str, style: int) -> Line | None:
+    """The curve of a term; None unless all groups logged it equally often, more than once."""
     values = [
         [step["terms"][term] for step in steps if term in step["terms"]]
         for steps in item.curves.values()
@@ -207,7 +214,7 @@ def _term_line(item: SyntheticSet, term: str, style: int) -> Line | None:
 
 
 def _logged_once(item: SyntheticSet) -> str:
-    """The losses of a set whose groups were logged once, which makes no curve."""
+    """A sentence with the losses of a set whose groups were logged once; empty for other sets."""
     terms = [steps[0]["terms"] for steps in item.curves.values() if len(steps) == 1]
     if not terms or len(terms) < len(item.curves):
         return ""
@@ -220,7 +227,7 @@ def _logged_once(item: SyntheticSet) -> str:
 
 
 def _iterations(steps: Sequence[dict[str, Any]]) -> list[int]:
-    """Iterations done over all stages at each step."""
+    """The iterations, counted over all stages, that were done at each step."""
     ends = {step["stage"]: step["iteration"] for step in steps}  # the last step of each stage
     return [
         step["iteration"] + sum(end for stage, end in ends.items() if stage < step["stage"])
@@ -229,6 +236,7 @@ def _iterations(steps: Sequence[dict[str, Any]]) -> list[int]:
 
 
 def _resolution_switches(item: SyntheticSet) -> dict[float, str]:
+    """The iterations after which a further stage begins, and its resolution as text."""
     steps = next(iter(item.curves.values()))
     done = _iterations(steps)
     return {

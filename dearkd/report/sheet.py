@@ -1,7 +1,6 @@
-"""The contact sheet of a synthetic set: every class, with what the networks take its images for."""
+"""The contact sheet of a synthetic set: images of each class with the networks' predictions."""
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
 
@@ -17,26 +16,29 @@ from dearkd.said import counted
 __all__ = ["ROLES", "SHEET_CLASSES", "class_names", "sheet"]
 
 SHEET_CLASSES = 40
-"""Rows of the contact sheet at most."""
+"""Classes on the contact sheet at most, a row each."""
 SHEET_IMAGES = 8
-"""Images a class at most."""
+"""Images of a class on the contact sheet at most."""
 SIDE = 72  # pixels
 ROLES = ("teacher", "verifier")
 """The networks that judge a set."""
 
 
 def sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
-    """Some images of each class with what teacher and verifier take them for."""
+    """Some images of each class with the predictions of teacher and verifier.
+
+    ``source`` is the opened set; None where its images can't be opened.
+    """
     if source is None:
         return [Note(f"{item.name}: its images are no longer there.", warning=True)]
     names = class_names(item)
     position = {source.name(index): index for index in range(len(source))}
     by_class: dict[int, list[Picture]] = {}
-    for record, name in zip(item.manifest["images"], _source_names(item), strict=True):
-        row = by_class.setdefault(record["target"], [])
-        if len(row) < SHEET_IMAGES and name in position:
+    for image in item.images:
+        row = by_class.setdefault(image.record["target"], [])
+        if len(row) < SHEET_IMAGES and image.name in position:
             with suppress(BadImageError):
-                row.append(_picture(record, source.image(position[name]), names))
+                row.append(_picture(image.record, source.image(position[image.name]), names))
     rows = [
         Pictures(names(target), _class_share(item, target), by_class[target])
         for target in sorted(by_class)[:SHEET_CLASSES]
@@ -50,7 +52,7 @@ def sheet(item: SyntheticSet, source: ImageSource | None) -> list[Block]:
 
 
 def _caption(item: SyntheticSet) -> str:
-    """What the letters and shares of the sheet are, of the networks that judged the set."""
+    """A sentence that explains the letters and shares on the sheet."""
     judges = " and ".join(
         f"{role[0].upper()} (the {role})"
         for role in ROLES
@@ -63,19 +65,8 @@ def _caption(item: SyntheticSet) -> str:
     )
 
 
-def _source_names(item: SyntheticSet) -> Iterator[str]:
-    """What the opened set calls each image of the manifest: its file, or its row in a shard."""
-    rows: Counter[str] = Counter()
-    for record in item.manifest["images"]:
-        shard = record.get("shard")
-        if shard is None:
-            yield str(item.path / record["file"])
-        else:
-            yield f"row {rows[shard]} of {item.path / shard}"
-            rows[shard] += 1
-
-
 def _picture(record: dict[str, Any], image: Image.Image, names: Callable[[int], str]) -> Picture:
+    """An image with a line for each network that judged it; ``record`` is its manifest entry."""
     verdicts = [(role, record[role]) for role in ROLES if record.get(role)]
     lines = [_verdict_cell(role, verdict, record["target"], names) for role, verdict in verdicts]
     said = [
@@ -96,7 +87,7 @@ def _verdict_cell(
 
 
 def class_names(item: SyntheticSet) -> Callable[[int], str]:
-    """The name of each of the teacher's classes by its index."""
+    """A function from the teacher's index of a class to its name, or ``class 7`` if it has none."""
     known = item.manifest.get("class_names")
 
     def name(index: int) -> str:
@@ -106,6 +97,7 @@ def class_names(item: SyntheticSet) -> Callable[[int], str]:
 
 
 def _class_share(item: SyntheticSet, target: int) -> str:
+    """The share of a class that each network recognises, a line each."""
     quality = item.manifest.get("quality", {})
     shares = [
         f"{role[0].upper()} {quality[role]['recognition']['per_class'][str(target)]:.0%}"

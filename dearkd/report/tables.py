@@ -26,7 +26,7 @@ COLUMNS = {
     "parameters": "parameters",
     "time": "time",
 }
-"""Of the Markdown table: key of a row, and title."""
+"""Columns of the Markdown table of runs: key of a row, and title."""
 SET_COLUMNS = {
     "set": "synthetic set",
     "images": "images",
@@ -40,10 +40,11 @@ SET_COLUMNS = {
     "verifier_diversity": "distance within a class, to the verifier",
     "lpips_within_class": "LPIPS within a class",
 }
+"""Columns of the Markdown table of synthetic sets: key of a row, and title."""
 
 
 def as_markdown(report: Report) -> str:
-    """Result tables and the settings that differ, for a paper or a README."""
+    """Headline, result tables and settings that differ, as Markdown for a paper or a README."""
     parts = [*headline(report)]
     for group in report.groups:
         rows = [_markdown_cells(run, group) for run in group.runs]
@@ -65,7 +66,7 @@ def as_markdown(report: Report) -> str:
 
 
 def as_csv(report: Report) -> str:
-    """One line a run, or one a synthetic set where there are no runs."""
+    """CSV with a line for each run or, if there are no runs, for each synthetic set."""
     rows = [result_row(run, report.group_of(run)) for run in report.runs]
     rows = rows or [set_row(synthetic) for synthetic in report.sets]
     columns = list(dict.fromkeys(key for row in rows for key in row))
@@ -77,7 +78,7 @@ def as_csv(report: Report) -> str:
 
 
 def as_json(report: Report) -> str:
-    """All that was read, and what was computed from it."""
+    """JSON with everything that was read, and all that was computed from it."""
     runs = [
         {
             **result_row(run, report.group_of(run)),

@@ -1,5 +1,6 @@
-"""Files that survive a kill: each is written under another name, synced, then renamed."""
+"""Writes files so that they survive a kill: under another name, synced, then renamed."""
 
+import errno
 import json
 import os
 import stat
@@ -17,6 +18,7 @@ from torch import Tensor, nn
 from dearkd.errors import MissingFileError, UserError, WriteError, one_line
 
 __all__ = [
+    "archive_flaw",
     "load_checkpoint",
     "load_weights",
     "new_file_mode",
@@ -33,6 +35,8 @@ __all__ = [
 CHECKPOINT_KEYS = {"objective", "optimizer", "ema", "position"}
 """What every checkpoint holds."""
 ZIP_START = b"PK\x03\x04"
+CHUNK = 1 << 20
+"""Bytes that are read at a time where only their checksum is wanted."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
@@ -100,13 +104,20 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """The metadata that ``save_model`` wrote; empty if another program wrote the file.
 
     Raises:
-        UserError: If the file is not safetensors.
+        UserError: If the file is not safetensors, or its metadata are damaged.
     """
     try:
         with safe_open(path, framework="pt") as file:
-            return json.loads((file.metadata() or {}).get("dearkd", "{}"))
+            metadata = json.loads((file.metadata() or {}).get("dearkd", "{}"))
     except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error})") from error
+        raise UserError(_no_tensors(path, error)) from error
+    except ValueError as error:
+        raise UserError(
+            f"{path} has damaged metadata ({one_line(error)}); fetch it again"
+        ) from error
+    if not isinstance(metadata, dict):
+        raise UserError(f"{path} has damaged metadata (no JSON object); fetch it again")
+    return metadata
 
 
 def load_weights(path: Path) -> dict[str, Tensor]:
@@ -118,7 +129,7 @@ def load_weights(path: Path) -> dict[str, Tensor]:
     try:
         return load_file(path)
     except SafetensorError as error:
-        raise UserError(f"{path} is not a safetensors file ({error})") from error
+        raise UserError(_no_tensors(path, error)) from error
 
 
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -142,7 +153,10 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     """
     if not path.is_file():
         raise MissingFileError(f"no checkpoint at {path}; is that a run folder?")
-    if (flaw := _outer_flaw(path)) is not None:
+    flaw = archive_flaw(path)
+    if flaw is None and not _is_archive(path):
+        flaw = "is not a checkpoint that dearkd wrote"
+    if flaw is not None:
         raise UserError(_unusable(path, flaw))
     try:
         state = torch.load(path, map_location=device, weights_only=True)
@@ -158,14 +172,39 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     return state
 
 
+def archive_flaw(file: Path) -> str | None:
+    """What is wrong with the zip archive that ``torch.save`` wrote; None: nothing, or it is none.
+
+    torch reads such archives without comparing their checksums. A checksum of 0 was left out when
+    the file was written (``torch.serialization.set_crc32_options``).
+    """
+    if file.stat().st_size and not _is_archive(file):
+        return None
+    try:
+        if not zipfile.is_zipfile(file):  # it looks for the directory at the end
+            return "is cut short: it was not copied or written to its end"
+        with zipfile.ZipFile(file) as archive:
+            for record in archive.infolist():
+                with archive.open(record) as content:
+                    while record.CRC and content.read(CHUNK):
+                        pass
+    except Exception as error:  # the kind depends on where the damage is
+        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # that is a wrong offset
+            raise  # the machine's trouble, not the file's
+        return "is damaged: its checksum is wrong" if "CRC" in str(error) else "is damaged"
+    return None
+
+
 def raw_student(checkpoint: Path) -> dict[str, Tensor]:
     """The student's own last weights in a checkpoint, not their moving average.
 
     Raises:
-        FileNotFoundError: If there is no checkpoint.
-        ValueError: If it is damaged.
+        MissingFileError: If there is no checkpoint.
+        UserError: If it is damaged, or not a checkpoint of a training run.
     """
-    state = load_checkpoint(checkpoint)["objective"]
+    state = load_checkpoint(checkpoint).get("objective")
+    if not isinstance(state, dict):
+        raise UserError(_unusable(checkpoint, "is not a checkpoint that dearkd wrote"))
     prefix = "student."
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
 
@@ -176,20 +215,10 @@ def remove_leftovers(folder: Path) -> None:
         file.unlink(missing_ok=True)
 
 
-def _outer_flaw(checkpoint: Path) -> str | None:
-    """What is wrong with the zip archive that a checkpoint is; None if it is whole."""
-    if not zipfile.is_zipfile(checkpoint):  # it looks for the directory at the end
-        with checkpoint.open("rb") as file:
-            start = file.read(len(ZIP_START))
-        if start == ZIP_START or not start:
-            return "is cut short: it was not copied or written to its end"
-        return "is not a checkpoint that dearkd wrote"
-    try:
-        with zipfile.ZipFile(checkpoint) as archive:
-            changed = archive.testzip()  # torch does not compare checksums
-    except zipfile.BadZipFile:
-        return "is damaged"
-    return None if changed is None else "is damaged: its checksum is wrong"
+def _is_archive(file: Path) -> bool:
+    """Whether it begins as the zip archives of ``torch.save`` do."""
+    with file.open("rb") as stream:
+        return stream.read(len(ZIP_START)) == ZIP_START
 
 
 def _unusable(checkpoint: Path, flaw: str) -> str:
@@ -199,6 +228,10 @@ def _unusable(checkpoint: Path, flaw: str) -> str:
     if best.is_file():
         text += f" (the weights of the run's best epoch are still in {best}: --which best)"
     return text
+
+
+def _no_tensors(path: Path, error: SafetensorError) -> str:
+    return f"{path} is not a safetensors file or is cut short ({error}); fetch it again"
 
 
 def _unwritten(path: Path, error: Exception) -> str:

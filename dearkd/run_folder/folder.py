@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -18,12 +19,14 @@ __all__ = ["RunFolder", "newest_unfinished", "next_folder"]
 class RunFolder:
     """The paths of one run, and the small files among them.
 
-    ``config.yaml`` (resolved), ``metrics.jsonl`` (a line an epoch), ``summary.json``,
-    ``model.safetensors`` and ``checkpoint/{last.pt,best.safetensors}``.
+    They are ``config.yaml`` (resolved), ``sessions.jsonl`` (a line each time that the run is begun
+    or resumed), ``metrics.jsonl`` (a line an epoch), ``summary.json``, ``model.safetensors`` and
+    ``checkpoint/{last.pt,best.safetensors}``. ``is_new``: the program has just made the folder.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, *, is_new: bool = False) -> None:
         self.path = path
+        self.is_new = is_new
         self.config_file = path / "config.yaml"
         self.metrics_file = path / "metrics.jsonl"
         self.sessions_file = path / "sessions.jsonl"
@@ -36,16 +39,26 @@ class RunFolder:
     def locked(self, resume: bool) -> Iterator[None]:
         """Holds the folder for this process; the system frees it when the process ends.
 
+        A new run that fails before it has saved anything leaves no folder behind, or the user's own
+        folder as it was.
+
         Raises:
             UserError: If another process holds it, or it has a run and ``resume`` is false.
             WriteError: If it cannot be written to.
         """
         self.check_free(resume)
+        is_new = self.is_new or not self.path.exists()
+        before = set(self.path.iterdir()) if self.path.exists() else set()
         with held(self.path, "checkpoint/lock"):
             self.check_free(resume)  # again: another run may have written it meanwhile
             for folder in (self.path, self.last_file.parent):
                 remove_leftovers(folder)
-            yield
+            try:
+                yield
+            except BaseException:
+                if not resume and not self._has_results():
+                    self._clear(before, is_new)
+                raise
 
     def check_free(self, resume: bool) -> None:
         """Refuses a folder that has a run already, unless it is to be resumed.
@@ -65,6 +78,25 @@ class RunFolder:
         if resume and not self.config_file.exists():
             raise UserError(f"nothing to resume in {self.path}: it has no config.yaml")
 
+    def _has_results(self) -> bool:
+        """Whether a run has saved anything that it learned."""
+        files = (self.last_file, self.best_file, self.model_file, self.summary_file)
+        return bool(self.read_metrics()) or any(file.exists() for file in files)
+
+    def _clear(self, before: set[Path], is_new: bool) -> None:
+        """Removes what a run writes before it learns, but for the entries that were there before.
+
+        What can't be removed stays: the error that ended the run is the one to be told.
+        """
+        files = (self.config_file, self.sessions_file, self.metrics_file)
+        written = {*files, self.last_file.parent, self.path / "logs"}
+        for entry in written - before:
+            with suppress(OSError):
+                shutil.rmtree(entry) if entry.is_dir() else entry.unlink(missing_ok=True)
+        if is_new:
+            with suppress(OSError):  # something else is in it
+                self.path.rmdir()
+
     def write_config(self, config: TrainConfig) -> None:
         """Stores the resolved configuration."""
         write_atomically(self.config_file, lambda file: _write_text(file, to_yaml(config)))
@@ -78,18 +110,19 @@ class RunFolder:
         return load_config(self.config_file)
 
     def write_summary(self, summary: dict[str, Any]) -> None:
-        """Stores the final numbers."""
+        """Stores the results of the finished run as ``summary.json``."""
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.summary_file, lambda file: _write_text(file, text))
 
     def append_session(self, session: dict[str, Any]) -> None:
-        """Adds what the run is begun or gone on with: commit, versions, device."""
-        with self.sessions_file.open("a") as file:
+        """Appends the commit, versions and device with which the run is begun or resumed."""
+        with self.sessions_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(session) + "\n")
 
     def sessions(self) -> list[dict[str, Any]]:
-        """What the run was begun with and every time gone on with, in order."""
-        return [json.loads(line) for line in self.sessions_file.read_text().splitlines()]
+        """The sessions that ``append_session`` wrote, in order."""
+        text = self.sessions_file.read_text(encoding="utf-8")
+        return [json.loads(line) for line in text.splitlines()]
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Appends the line of one epoch."""

@@ -1,4 +1,4 @@
-"""A folder is held by one process at a time; the system frees it when the process ends."""
+"""A lock on a folder for one process at a time, which the system frees when the process ends."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

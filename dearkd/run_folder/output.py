@@ -1,4 +1,4 @@
-"""The file that ``--out`` names: checked before the work begins, and written as a whole."""
+"""Checks the file that ``--out`` names before the work begins, and writes it as a whole."""
 
 from pathlib import Path
 
@@ -43,5 +43,5 @@ def write_text(file: Path, text: str) -> None:
 
 
 def unwritable(place: Path, error: OSError) -> WriteError:
-    """An error of the operating system as one line that names the place and the remedy."""
+    """The operating system's error as a ``WriteError`` that names the place and the remedy."""
     return WriteError(f"cannot write {place} ({error.strerror or error}); choose another --out")

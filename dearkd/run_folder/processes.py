@@ -1,4 +1,4 @@
-"""The processes of one run: rank and device, their order, and what each may use."""
+"""The processes of one run: their ranks and devices, the order in which they act, their cores."""
 
 import os
 import sys

@@ -1,4 +1,4 @@
-"""What made a run's numbers: the commit of the source and the versions of the packages."""
+"""The commit of the source and the versions of the packages that a run's numbers depend on."""
 
 import importlib.metadata
 import subprocess
@@ -10,7 +10,7 @@ PACKAGES = ("dearkd", "torch", "timm", "accelerate", "torchvision", "pillow", "n
 
 
 def versions() -> dict[str, str]:
-    """Versions of the packages that decide the numbers."""
+    """Versions of the packages that a run's numbers depend on, by name."""
     return {name: importlib.metadata.version(name) for name in PACKAGES}
 
 

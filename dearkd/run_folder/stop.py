@@ -1,4 +1,4 @@
-"""Ctrl-C and SIGTERM are requests to stop: the loop saves its state, then stops."""
+"""Turns Ctrl-C and SIGTERM into requests, so that the loop can save its state before it stops."""
 
 import signal
 import threading

@@ -1,4 +1,4 @@
-"""Which of a teacher's classes are meant: ``all``, ``0-99``, ``3,5-7``, or a file of names."""
+"""The classes that ``--classes`` selects: ``all``, ``0-99``, ``3,5-7``, or a file of names."""
 
 import difflib
 import re
@@ -15,11 +15,13 @@ SYNSET = re.compile(r"n\d{8}")
 
 
 def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
-    """The teacher's indices that ``all`` (None), ``0-99``, ``3,5-7`` or a file of names stand for.
+    """The teacher's class indices that a text selects; None: all of them.
+
+    The text is ``all``, ``0-99``, ``3,5-7``, or the path of a file with a class name a line.
 
     Raises:
-        UserError: If one is not a class of the teacher.
-        MissingFileError: If the text is no such range and no file.
+        UserError: If the teacher does not have one of the classes.
+        MissingFileError: If the text is neither a range nor an existing file.
     """
     if text == "all":
         return None
@@ -32,7 +34,7 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
             "with a class name a line"
         )
     try:
-        lines = [line.strip() for line in file.read_text("utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 text; write a class name a line") from error
     found = [_class_index(line, teacher, file) for line in lines if line]
@@ -43,6 +45,7 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
 
 
 def _ranges(text: str, count: int) -> tuple[int, ...]:
+    """The indices in ``3,5-7``, all below ``count``."""
     indices: list[int] = []
     for part in text.split(","):
         first, _, last = part.partition("-")
@@ -58,9 +61,10 @@ def _ranges(text: str, count: int) -> tuple[int, ...]:
 
 
 def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
-    """The class of a line: a name, an index, or an index or synset with a description after it.
+    """The class that a line of the file names; None if it holds a comment alone.
 
-    A name may hold a # (C#); else what follows one is a comment. None: a comment alone.
+    A line is a class name, or an index or synset, which a description may follow. A # begins a
+    comment unless it is part of a class name (C#).
     """
     names = teacher.class_names or ()
     plain = line.partition("#")[0].strip()

@@ -1,7 +1,7 @@
-"""The dry run of a synthesis: what would be made, and the time, memory and disk it would take.
+"""The dry run of ``dearkd synthesize``: the work ahead, and its time, memory and disk.
 
 A few iterations at each size are really run, and a group is judged and written to a temporary
-folder, so that what the process itself takes is among the numbers.
+folder, so that the numbers include what the process itself takes.
 """
 
 import dataclasses
@@ -16,25 +16,26 @@ import torch
 from rich.console import Console
 
 from dearkd.config_file import to_yaml
+from dearkd.said import counted
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup
 from synth.classifier import to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of
-from synth.inversion import Step
 from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.manifest import SHEET_CLASSES, SHEET_IMAGES, group_part
 from synth.objective import Objective
 from synth.settings import SynthesisConfig
+from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
 
 __all__ = ["describe"]
 
 TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
-"""Iterations at each size are timed for this long, at least two and at most so many."""
+"""At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS."""
 PILOTS = 2
-"""Pilot runs of ``auto_weights`` that are counted on; there are four at most."""
+"""Pilot runs of ``auto_weights`` that the forecast assumes; there are four at most."""
 SMALL_FILES = 4096
 """Bytes of configuration and settings."""
 MIB = 2**20
@@ -42,7 +43,7 @@ MIB = 2**20
 
 @dataclass(frozen=True)
 class _Trial:
-    """What was measured on the largest batch."""
+    """Seconds and bytes measured on the largest batch."""
 
     seconds: dict[int, float]  # of an iteration, by size
     picture_seconds: float  # of a preview
@@ -54,7 +55,7 @@ class _Trial:
 
 
 def describe(setup: Setup, device: torch.device, console: Console, processes: int = 1) -> None:
-    """Shows configuration, groups and work, and forecasts time, memory and disk."""
+    """Prints configuration, groups and iterations, and a forecast of time, memory and disk."""
     config = setup.synthesis
     console.print(to_yaml(setup.config), markup=False)
     batches = batches_of(setup.groups, config.groups_per_batch)
@@ -62,10 +63,10 @@ def describe(setup: Setup, device: torch.device, console: Console, processes: in
     images, width = sum(map(_images, batches)), _images(largest)
     classes = len({target for group in setup.groups for target in group.targets})
     console.print(
-        f"{images} images of {classes} class{'es' * (classes != 1)} in "
-        f"{len(setup.groups)} group{'s' * (len(setup.groups) != 1)}, "
-        f"{len(batches)} batch{'es' * (len(batches) != 1)} of at most {width} images, "
-        f"{sum(config.iterations)} iterations each"
+        f"{counted(images, 'image')} of {counted(classes, 'class', 'classes')} in "
+        f"{counted(len(setup.groups), 'group')}, "
+        f"{counted(len(batches), 'batch', 'batches')} of at most {counted(width, 'image')}, "
+        f"{counted(sum(config.iterations), 'iteration')} each"
     )
     for network in filter(None, (setup.teacher, setup.verifier, setup.student)):
         network.network.to(device)
@@ -130,7 +131,7 @@ def _iterations(
     size: int,
     device: torch.device,
 ) -> tuple[float, Step]:
-    """Seconds of an iteration at a size, after one to warm up, and the last of them."""
+    """Seconds of an iteration at a size, and the last step; one to warm up is not timed."""
     stage = dataclasses.replace(
         config,
         resolutions=(size,),
@@ -151,7 +152,7 @@ def _iterations(
 def _seconds(
     config: SynthesisConfig, trial: _Trial, batches: tuple[tuple[Group, ...], ...], processes: int
 ) -> float:
-    """Seconds of the whole run by so many processes, each on a device of its own."""
+    """Seconds of the whole run by ``processes`` processes, each on a device of its own."""
     images, width = sum(map(_images, batches)), max(map(_images, batches))
     batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
     share = images / processes
@@ -167,14 +168,14 @@ def _seconds(
 
 
 def _disk(trial: _Trial, images: int, classes: int, width: int) -> float:
-    """Bytes of the finished set: what the parts say stands in manifest and loss curves too."""
+    """Bytes of the finished set; manifest and loss curves repeat what the parts hold."""
     rows = min(classes, SHEET_CLASSES) * min(math.ceil(images / classes), SHEET_IMAGES)
     pictures = (width + rows) * trial.picture_bytes  # preview and contact sheet
     return images * (trial.image_bytes + 2 * trial.record_bytes) + pictures + SMALL_FILES
 
 
 def _peak_memory(device: torch.device) -> int | None:
-    """Bytes that this process held at most: the GPU's on one, else resident; None: unknown."""
+    """Peak memory of this process in bytes: the GPU's on a GPU, else resident; None: unknown."""
     if device.type == "cuda":
         return torch.cuda.max_memory_reserved(device)
     try:
@@ -186,7 +187,7 @@ def _peak_memory(device: torch.device) -> int | None:
 
 
 def _events(config: SynthesisConfig) -> int:
-    """Signs of life of a batch, each with its preview and its point of the loss curves."""
+    """How many steps a batch sends; each makes a preview and a point of the loss curves."""
     return sum(math.ceil(iterations / config.log_interval) for iterations in config.iterations)
 
 

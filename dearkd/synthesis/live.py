@@ -1,4 +1,4 @@
-"""What a person sees while images are made: a live bar on a terminal, plain lines elsewhere."""
+"""The progress of a synthesis: a live bar on a terminal, plain lines elsewhere."""
 
 import time
 
@@ -8,16 +8,16 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from dearkd.training.progress import PLAIN_SECONDS
-from synth.inversion import Step
+from synth.stage import Step
 from synth.synthesis import Prepared
 
 __all__ = ["SynthesisProgress", "clock"]
 
 
 class SynthesisProgress:
-    """Draws one process's share of a run.
+    """Shows the progress of one process's share of a run.
 
-    Time left is told from pixels, not iterations: one at 224 costs four at 112.
+    The time left is estimated from pixels, not iterations: one at 224 costs four at 112.
     """
 
     def __init__(
@@ -48,7 +48,7 @@ class SynthesisProgress:
             self.live.stop()
 
     def begin(self, prepared: Prepared) -> None:
-        """Notes how much there is to do; time starts here."""
+        """Takes over how much there is to do, and starts the clock."""
         each = sum(iterations for _, iterations in self.stages)
         self.total = prepared.iterations_here // each * self.batch_work
         self.images, self.images_done = prepared.images_here, 0
@@ -56,7 +56,7 @@ class SynthesisProgress:
         self.task = self.bar.add_task("", total=max(1, self.total), note="")
 
     def step(self, step: Step, iterations_done: int) -> None:
-        """Shows where the run stands."""
+        """Shows stage, iteration, speed, time left and the terms."""
         elapsed = time.monotonic() - self.started
         done = self._work(step, iterations_done)
         left = elapsed / done * (self.total - done)
@@ -78,11 +78,11 @@ class SynthesisProgress:
             self.console.print(f"  {share:.0f} %  {where}  {note}  {terms}", markup=False)
 
     def group(self, images: int) -> None:
-        """Counts the images of a finished group."""
+        """Adds the images of a finished group to those that are done."""
         self.images_done += images
 
     def _work(self, step: Step, iterations_done: int) -> int:
-        """Pixels an image of the run has been through so far, over all batches."""
+        """Pixels of one image times iterations so far, over all batches of this process."""
         before = self.stages[: step.stage]
         here = step.iteration + sum(iterations for _, iterations in before)
         batches = (iterations_done - here) // sum(iterations for _, iterations in self.stages)
@@ -91,13 +91,13 @@ class SynthesisProgress:
 
 
 def clock(seconds: float) -> str:
-    """Hours, minutes and seconds."""
+    """Seconds as ``h:mm:ss``."""
     whole = int(seconds)
     return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
 
 
 def _terms(step: Step) -> str:
-    """Each term, averaged over the groups of the batch, the whole objective first."""
+    """The objective and each term as text, averaged over the groups of the batch."""
     means = {name: sum(values) / len(values) for name, values in step.terms.items()}
     total = means.pop("objective")
     parts = "  ".join(f"{name} {value:.3g}" for name, value in means.items())

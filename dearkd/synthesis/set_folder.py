@@ -1,4 +1,4 @@
-"""The folder a synthetic set is made in: the newest, the next free one, and who holds it."""
+"""The folder that a synthetic set is made in: finding it, making it, holding its lock."""
 
 import time
 from collections.abc import Iterator
@@ -7,6 +7,7 @@ from pathlib import Path
 
 from accelerate import PartialState
 
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SETTINGS_FILE
 from dearkd.errors import UserError
 from dearkd.run_folder.folder import next_folder
 from dearkd.run_folder.lock import held
@@ -14,7 +15,6 @@ from dearkd.run_folder.processes import from_main
 from dearkd.synthesis.setup import SynthesizeConfig
 
 __all__ = [
-    "CONFIG_FILE",
     "await_manifest",
     "claimed",
     "manifest_time",
@@ -22,8 +22,7 @@ __all__ = [
     "newest_unfinished_set",
 ]
 
-CONFIG_FILE = "synthesize.yaml"
-LOCK_FILE = ".lock.tmp"  # the library takes .tmp and .yaml files for none of its own
+LOCK_FILE = ".lock.tmp"  # the library ignores .tmp and .yaml files of its caller
 WAIT_SECONDS = 0.5
 
 
@@ -34,9 +33,7 @@ def newest_unfinished_set(root: Path = Path("runs")) -> Path:
         UserError: If there is none.
     """
     begun = [
-        file
-        for file in root.glob(f"*/{CONFIG_FILE}")
-        if not (file.parent / "manifest.json").exists()
+        file for file in root.glob(f"*/{CONFIG_FILE}") if not (file.parent / MANIFEST_FILE).exists()
     ]
     if not begun:
         raise UserError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")
@@ -44,20 +41,20 @@ def newest_unfinished_set(root: Path = Path("runs")) -> Path:
 
 
 def new_folder(config: SynthesizeConfig, state: PartialState) -> Path:
-    """The named folder, or a new one, the same on every process.
+    """The folder that ``config.out`` names, or a new one: the same on every process.
 
     Raises:
-        UserError: If it is taken or cannot be made; every process then hears of it.
+        UserError: On every process, if the folder is taken or cannot be made.
     """
     return from_main(state, lambda: _free_folder(config))
 
 
 @contextmanager
 def claimed(folder: Path, state: PartialState) -> Iterator[None]:
-    """The folder held by the main process for all of them.
+    """Holds the folder's lock in the main process, for all processes.
 
     Raises:
-        UserError: If it can't be held; every process then hears of it, before any of them writes.
+        UserError: On every process, before any of them writes, if another run holds the lock.
     """
     with ExitStack() as stack:
         from_main(state, lambda: stack.enter_context(held(folder, LOCK_FILE)))
@@ -65,22 +62,27 @@ def claimed(folder: Path, state: PartialState) -> Iterator[None]:
 
 
 def manifest_time(folder: Path) -> int | None:
-    """When the manifest was written, in nanoseconds; None: there is none."""
-    file = folder / "manifest.json"
+    """When the manifest was written, in nanoseconds since 1970; None if there is none."""
+    file = folder / MANIFEST_FILE
     return file.stat().st_mtime_ns if file.exists() else None
 
 
 def await_manifest(folder: Path, since: int | None) -> None:
-    """Returns once the last process has written the manifest anew.
+    """Waits until another process has written the manifest; ``since`` is the time of an older one.
 
-    The main process waits so that the folder stays held; a barrier would time out. Launchers end
-    it if another process dies.
+    The main process waits so that it keeps the folder's lock; a barrier would time out. Launchers
+    end it if another process dies.
     """
     while manifest_time(folder) in (None, since):
         time.sleep(WAIT_SECONDS)
 
 
 def _free_folder(config: SynthesizeConfig) -> Path:
+    """The folder for a new set.
+
+    Raises:
+        UserError: If the one that is named is taken.
+    """
     assert config.teacher.name is not None
     if config.out is None:
         return next_folder(f"synth-{Path(config.teacher.name).stem}")
@@ -92,12 +94,12 @@ def _free_folder(config: SynthesizeConfig) -> Path:
 
 
 def _occupied(folder: Path) -> str | None:
-    """Why a new set can't go there."""
+    """Why a new set can't be made in the folder; None if it can."""
     if not folder.exists():
         return None
     if not folder.is_dir():
         return f"--out {folder} is a file; choose a folder"
-    if (folder / "settings.json").exists():
+    if (folder / SETTINGS_FILE).exists():
         return (
             f"{folder} already holds a synthetic set; go on with it by --resume or choose "
             "another --out"

@@ -1,7 +1,7 @@
-"""What is chosen where the user leaves it open: sizes, iterations, weights of the objective.
+"""Defaults that follow from the teacher: sizes, iterations and weights of the objective.
 
-For any teacher its own input size, the paper's iterations and weights, or ours (``balanced``); for
-the embedded digits teacher a small run.
+A teacher gets its own input size, the paper's iterations, and the paper's weights or ours
+(``balanced``); the embedded digits teacher gets a small run.
 """
 
 import itertools
@@ -24,7 +24,7 @@ PAPER_ITERATIONS = 2000
 COMPETE_WEIGHT = 0.2
 """The public code's weight of R_c, taken when a student is named."""
 SLOW_LOG_INTERVAL = 10
-"""Iterations between two signs of life where one takes seconds: large images on a CPU."""
+"""Iterations between two steps that are shown, for large images on a CPU: each takes seconds."""
 BALANCED_WEIGHTS: dict[str, Any] = {"bn_relative": True}
 BALANCED_LARGE: dict[str, Any] = {
     "tv_weight": 0.02,
@@ -44,21 +44,22 @@ scripts/results/LAB.md."""
 BALANCED_CROP = 0.5
 """For teachers of large images, which learned from crops; those of small ones saw whole images."""
 BALANCED_LR = 0.05
-"""Over the teacher's std: what 0.22 is in ImageNet's normalisation, 0.1 where std is 0.5."""
+"""Divided by the teacher's std: it makes 0.22 in ImageNet's normalisation, 0.1 where std is 0.5."""
 FAR = 4
-"""Sizes further than this factor from the teacher's own get a warning: 20 % recognised at 14."""
+"""Larger or smaller by more than this factor than the teacher's own, a size gets a warning."""
 DIGITS_ITERATIONS = 500
 DIGITS_PER_CLASS = (4, 100)
 DIGITS_WORK = 4e8
-"""Pixels times iterations: at a microsecond each on one core it stays under ten minutes."""
+"""Pixels times iterations at most: at a microsecond each on one core that is under ten minutes."""
 
 
 def recipe_for(
     given: DictConfig, teacher: Classifier, classes: int, mirrored: bool
 ) -> tuple[dict[str, Any], list[str]]:
-    """What is chosen for the user, to be laid under what is given, and what to say about it.
+    """Settings chosen for the user (what is given goes before them), and notes that tell them.
 
-    ``mirrored``: whether the teacher learned from mirrored images too.
+    ``classes`` is the number of classes to make; ``mirrored`` says whether the teacher learned from
+    mirrored images too.
 
     Raises:
         UserError: If no group fits into ``images_per_batch``.
@@ -99,6 +100,7 @@ def recipe_for(
 
 
 def _too_far(teacher: Classifier, size: int) -> list[str]:
+    """A warning if the teacher learned from images of a very different size."""
     if teacher.img_size / FAR <= size <= teacher.img_size * FAR:
         return []
     return [
@@ -108,7 +110,7 @@ def _too_far(teacher: Classifier, size: int) -> list[str]:
 
 
 def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) -> dict[str, Any]:
-    """As many images, then iterations, as ten minutes on two cores have room for."""
+    """As many images, and then iterations, as fit into ten minutes on two cores."""
     area = classes * sum(size**2 for size in resolutions)
     low, high = DIGITS_PER_CLASS
     room = int(DIGITS_WORK / max(1, area * DIGITS_ITERATIONS))
@@ -121,7 +123,7 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
 
 
 def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
-    """Weights that serve teachers of any kind better than the paper's, and a rate to match.
+    """Weights and learning rate that suit teachers of any kind better than the paper's.
 
     Departure:
         The paper has one set of weights, for an ImageNet ResNet.
@@ -139,7 +141,7 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
 def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
     """Images a class, classes a group and groups a batch that fit into ``images_per_batch``.
 
-    The first choices are the defaults; fewer images a class, and of these fewer classes, follow.
+    The defaults are tried first, then fewer classes, then fewer images of a class.
 
     Raises:
         UserError: If none fits.
@@ -169,5 +171,5 @@ def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]
 
 
 def _choices(given: int | None, most: int, there: int) -> Sequence[int]:
-    """What is given, or all from the default (or as many as there are) down to 2."""
+    """The values to try: the given one, or all from ``most`` (or what is ``there``) down to 2."""
     return range(min(most, there), min(2, there) - 1, -1) if given is None else (given,)

@@ -1,4 +1,4 @@
-"""From a synthesis configuration to what it names: teacher, verifier, student, classes."""
+"""Reads a synthesis configuration and opens what it names: teacher, verifier, student, classes."""
 
 import dataclasses
 import re
@@ -32,7 +32,7 @@ OPTIONS = {
     "per_class": "--per-class",
     "allow_no_bn": "--allow-no-bn",
 }
-"""Settings of the library that have an option of their own."""
+"""Settings of ``synth`` that have an option of their own on the command line."""
 WEIGHTS = {
     "teacher": "--teacher-weights",
     "verifier": "--verifier-weights",
@@ -42,7 +42,7 @@ WEIGHTS = {
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkConfig:
-    """A trained classifier."""
+    """A trained classifier, by name."""
 
     name: str | None = None
     """timm name, run folder, or ``digits`` (embedded)."""
@@ -55,7 +55,7 @@ class SynthesizeConfig(SynthesisConfig):
     """One run of ``dearkd synthesize``: the library's settings and what they are applied to."""
 
     teacher: NetworkConfig = field(default_factory=NetworkConfig)
-    """The network that is turned into images; none: the embedded digits CNN."""
+    """The network whose knowledge is turned into images; none: the embedded digits CNN."""
     verifier: NetworkConfig = field(default_factory=NetworkConfig)
     """Another network trained on the same classes, to judge the images; none: no judge."""
     student: NetworkConfig = field(default_factory=NetworkConfig)
@@ -67,11 +67,12 @@ class SynthesizeConfig(SynthesisConfig):
     select: str = "all"
     """Classes as text: ``all``, ``0-99``, ``3,5-7``, or a file with a class name a line."""
     images_per_batch: int | None = None
-    """At most so many images side by side; chooses images and classes a group, groups a batch."""
+    """Images that are optimised together at most; images and classes a group and groups a batch
+    follow."""
     out: str | None = None
     """Folder of the set. None: a fresh one under ``runs/``."""
     imports: tuple[str, ...] = ()
-    """Python files run first; they may register models with timm."""
+    """Python files that are run first; they may register models with timm."""
 
     def __post_init__(self) -> None:
         """Check the ranges."""
@@ -89,7 +90,7 @@ class SynthesizeConfig(SynthesisConfig):
 
 @dataclass(frozen=True)
 class Setup:
-    """What a run is made of; ``config`` has no open choice left."""
+    """Everything that a run needs: its settings with all choices made, and its networks."""
 
     config: SynthesizeConfig
     synthesis: SynthesisConfig
@@ -99,7 +100,7 @@ class Setup:
     verifier: Classifier | None
     student: Classifier | None
     notes: tuple[str, ...]
-    """Choices made for the user, to be said aloud."""
+    """Choices made for the user, as text to print."""
 
 
 def prepare(
@@ -112,8 +113,9 @@ def prepare(
     """Reads the configuration, loads the networks and checks that all of it fits together.
 
     Raises:
-        UserError: A key, name, class or setting is unknown or out of range, or does not fit.
-        FileNotFoundError: A path does not exist.
+        UserError: If a key, name, class or setting is unknown, out of range, or does not fit the
+            others.
+        FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
     import_files(given.get("imports") or ())
@@ -147,7 +149,7 @@ def prepare(
 
 @contextmanager
 def _as_typed() -> Iterator[None]:
-    """The library's mistakes with its settings named as they are typed at the door."""
+    """Errors raised inside are raised again with settings named as they are typed: ``--res``."""
     try:
         yield
     except (SynthError, UserError) as error:
@@ -160,12 +162,13 @@ def _as_typed() -> Iterator[None]:
 
 
 def _library_part(config: SynthesizeConfig, classes: tuple[int, ...] | None) -> SynthesisConfig:
+    """The settings that ``synth`` takes, with the selected classes as indices."""
     values = {f.name: getattr(config, f.name) for f in dataclasses.fields(SynthesisConfig)}
     return SynthesisConfig(**values | ({} if classes is None else {"classes": classes}))
 
 
 def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
-    """The network that plays a role, or None where none is named."""
+    """The network that the configuration names for a role; None if it names none."""
     name = OmegaConf.select(given, f"{role}.name")
     weights = OmegaConf.select(given, f"{role}.weights")
     if name is None and weights is not None:
@@ -176,7 +179,7 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
 
 
 def _classifier(found: Resolved) -> Classifier:
-    """The network as the library takes it."""
+    """Opens a network in the form that ``synth`` takes."""
     trained = open_trained(found)
     return Classifier(
         name=found.text,
@@ -190,6 +193,7 @@ def _classifier(found: Resolved) -> Classifier:
 
 
 def _check_same_classes(role: str, network: Classifier | None, teacher: Classifier) -> None:
+    """Refuses a verifier or student whose classes are not the teacher's."""
     if network is None:
         return
     if network.num_classes != teacher.num_classes:
@@ -208,6 +212,7 @@ def _check_same_classes(role: str, network: Classifier | None, teacher: Classifi
 
 @torch.no_grad()
 def _check_size(student: Classifier | None, size: int) -> None:
+    """Refuses a student that can't take images of ``size`` pixels a side."""
     if student is None:
         return
     try:

@@ -1,8 +1,6 @@
-"""What ``dearkd synthesize`` does: images from a trained network alone, as a folder to train on."""
+"""``dearkd synthesize``: makes a folder of training images from a trained network alone."""
 
-import json
 import re
-import shlex
 import signal
 import threading
 import time
@@ -16,14 +14,15 @@ from rich.console import Console
 
 from dearkd.config_file import differences, to_yaml, user_tree
 from dearkd.data.sizes import default_size, patch_size
+from dearkd.data.synthetic_set import CONFIG_FILE, read_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted
+from dearkd.said import command, counted
 from dearkd.synthesis.forecast import describe
 from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.set_folder import (
-    CONFIG_FILE,
     await_manifest,
     claimed,
     manifest_time,
@@ -37,7 +36,7 @@ from synth import synthesis as library
 __all__ = ["synthesize"]
 
 EXAMPLES = {"--res": "112,224", "--iters": "2000,2000"}
-UNRECOGNISED = 0.5  # share of images the teacher knows, below which a set is of little use
+UNRECOGNISED = 0.5  # a set is of little use if the teacher recognises less than this share
 
 
 def synthesize(
@@ -51,12 +50,12 @@ def synthesize(
     dry_run: bool = False,
     trust: bool = False,
 ) -> Path | None:
-    """Makes the images a configuration describes and returns their folder.
+    """Makes the images that a configuration describes and returns their folder.
 
-    ``dry_run`` shows what it would take, and returns None.
+    ``dry_run`` forecasts time, memory and disk instead, and returns None.
 
     Raises:
-        UserError, WriteError: Anything wrong with the configuration, the networks or the folder.
+        UserError, WriteError: If the configuration, a network or the folder can't be used.
         FloatingPointError: If an objective is no longer finite.
         Interrupted: After Ctrl-C or SIGTERM; finished groups are on disk.
     """
@@ -84,7 +83,7 @@ def synthesize(
 
 
 def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
-    """The options that are typed as 112,224."""
+    """The options that are typed as ``112,224``, as numbers; ``flags`` has their names."""
     numbers = {}
     for key, flag in flags.items():
         text = options.get(key)
@@ -105,7 +104,7 @@ def _resumed(
     options: dict[str, Any],
     trust: bool,
 ) -> Setup:
-    """The stored run; options typed beside ``--resume`` must agree with it."""
+    """The run that ``folder`` stores; options typed beside ``--resume`` must agree with it."""
     file = folder / CONFIG_FILE
     if not folder.exists():
         raise UserError(f"nothing to resume in {folder}: it does not exist")
@@ -126,7 +125,7 @@ def _resumed(
 
 
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
-    """Makes the images and tells about it; what stops it also says how to go on."""
+    """Makes the images and prints what came out; if it is stopped, prints how to go on."""
     say = console.print if state.is_main_process else _silent
     started = time.monotonic()
     try:
@@ -136,7 +135,7 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
             if not merged:
                 say("this process's share is done; waiting for the others")
                 await_manifest(folder, since=standing)
-            _conclude(folder / "manifest.json", setup, time.monotonic() - started, say)
+            _conclude(folder, setup, time.monotonic() - started, say)
     except KeyboardInterrupt:
         say(f"stopped{_way_on(folder)}")
         raise Interrupted from None
@@ -147,7 +146,7 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
 
 @contextmanager
 def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """SIGTERM interrupts as Ctrl-C does: files appear only when whole, so any moment will do."""
+    """Lets SIGTERM interrupt as Ctrl-C does, at any time: files appear only when whole."""
     if threading.current_thread() is not threading.main_thread():
         yield  # Python hands signals to the main thread alone
         return
@@ -161,7 +160,7 @@ def _sigterm_as_ctrl_c() -> Iterator[None]:
 
 
 def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
-    """This process's share of the images, with its progress; whether it came last."""
+    """Makes this process's share of the images; returns whether it was the last to finish."""
     main = state.is_main_process
     if main and not resume:
         _store(folder, setup.config)  # before all else: a killed run is resumed by it
@@ -193,37 +192,43 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
 
 
 def _way_on(folder: Path) -> str:
+    """The command that resumes a run that was stopped; empty if nothing is stored yet."""
     begun = (folder / CONFIG_FILE).exists()
-    command = shlex.join(["dearkd", "synthesize", "--resume", "--out", str(folder)])
-    return f"; go on with: {command}" if begun else ""
+    again = command("dearkd", "synthesize", "--resume", "--out", folder)
+    return f"; go on with: {again}" if begun else ""
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:
     text = to_yaml(config)
-    write_atomically(folder / CONFIG_FILE, lambda file: _write_text(file, text))
+
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf-8")
+
+    write_atomically(folder / CONFIG_FILE, write)
 
 
 def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
-    """What was decided and why, and how much is left."""
+    """Precision, layout and compiler with their reason, and how many images are done already."""
     kernels = event.kernels
     layout = "channels_last" if kernels.channels_last else "contiguous"
     tuned = f", bn_weight {event.bn_weight:.3g}" if setup.config.objective.auto_weights else ""
     done = event.images - event.images_here
     others = " or another process's" if processes > 1 else ""
-    share = f"{done} of {event.images} images are done{others}" if done else ""
+    share = f"{done:,} of {counted(event.images, 'image')} are done{others}" if done else ""
     compiled = ", compiled" if kernels.compile else ""
     reason = f" ({kernels.reason})" if kernels.reason else ""
     parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{reason}{tuned}", share]
     return "; ".join(part for part in parts if part)
 
 
-def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
-    """The judges' verdicts, where the images are, and what to do with them."""
-    content = json.loads(manifest.read_text())
-    folder = manifest.parent
-    classes = len(content["classes"]["indices"])
-    kind = "class" if classes == 1 else "classes"
-    say(f"done in {clock(seconds)}: {len(content['images'])} images of {classes} {kind}: {folder}")
+def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
+    """Prints where the images are, what the networks recognise, and how to train on them."""
+    found = read_set(folder)
+    assert found is not None
+    content = found.manifest
+    images = counted(len(content["images"]), "image")
+    classes = counted(len(content["classes"]["indices"]), "class", "classes")
+    say(f"done in {clock(seconds)}: {images} of {classes}: {folder}")
     for line in _verdicts(content, setup):
         say(line)
     say(f"look at {folder / 'contact_sheet.png'}")
@@ -231,7 +236,7 @@ def _conclude(manifest: Path, setup: Setup, seconds: float, say: Callable[..., N
 
 
 def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
-    """What each judge recognises, and what to try or whom to ask besides."""
+    """Lines on what each network recognises, and on what may help where it is little."""
     judges = {"teacher": setup.teacher.name}
     if setup.verifier is not None:
         judges["verifier"] = setup.verifier.name
@@ -271,18 +276,16 @@ def _train_command(folder: Path, config: SynthesizeConfig) -> str:
         words += ["--import", file]
     if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
         words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
-    return shlex.join(words)
+    return command(*words)
 
 
 def _title(setup: Setup) -> str:
-    config, images = setup.synthesis, sum(len(group.targets) for group in setup.groups)
+    """Number of images, teacher and stages, in a line."""
+    config = setup.synthesis
+    images = counted(sum(len(group.targets) for group in setup.groups), "image")
     stages = " -> ".join(f"{size} px x {iterations}" for size, iterations in config.stages)
-    return f"{images} images from {setup.teacher.name}, {stages}"
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text)
+    return f"{images} from {setup.teacher.name}, {stages}"
 
 
 def _silent(*args: object, **kwargs: object) -> None:
-    """What a process that is not the main one says."""
+    """Prints nothing: for the processes that are not the main one."""

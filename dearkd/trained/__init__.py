@@ -1,1 +1,1 @@
-"""One way to open anything trained."""
+"""Finds and loads trained networks, whatever they are stored as."""

@@ -1,4 +1,4 @@
-"""Exported networks read back: what to check an export with, and to predict with."""
+"""Reads exported networks back, to check an export and to predict with it."""
 
 import json
 import logging
@@ -12,6 +12,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.run_folder.files import archive_flaw
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.trained.trained import Trained, described
 
@@ -23,12 +24,15 @@ _KEYS = ("num_classes", "img_size", "mean", "std", "interpolation", "crop_pct")
 
 
 class Graph(nn.Module):
-    """An exported graph as a module: ``forward`` gives the logits, ``outputs`` all that it has."""
+    """An exported graph as a module.
+
+    ``forward`` returns the logits (batch, classes), ``outputs`` every output of the graph.
+    """
 
     def __init__(self, outputs: Callable[[Tensor], tuple[Tensor, ...]]) -> None:
         super().__init__()
         self.outputs = outputs
-        """Normalised images to the logits, then those of each head if exported with them."""
+        """From normalised images to the logits, and the logits of each head if it has them."""
 
     def forward(self, images: Float[Tensor, "batch 3 height width"]) -> Tensor:
         """The logits."""
@@ -61,8 +65,10 @@ def open_torch_export(file: Path) -> Trained:
     """A torch.export archive that `dearkd export` wrote. Loading one may run code that is in it.
 
     Raises:
-        UserError: If it is none, or has no description of its images.
+        UserError: If it is none, is damaged, or has no description of its images.
     """
+    if (flaw := archive_flaw(file)) is not None:
+        raise UserError(f"{file} {flaw}; export or fetch it again")
     extra = {DESCRIPTION: ""}
     log = logging.getLogger("torch.export")
     level = log.level
@@ -85,8 +91,9 @@ def open_timm(folder: Path) -> Trained:
     """A timm folder (``config.json`` and weights), by ``timm.create_model("local-dir:...")``.
 
     Raises:
-        UserError: If timm can't make it.
+        UserError: If its weights are damaged, or timm can't make it.
     """
+    _check_archives(folder)
     try:
         model: Any = timm.create_model(f"local-dir:{folder}", pretrained=True).eval()
     except Exception as error:  # damaged JSON, an unknown model, weights of another one
@@ -103,6 +110,15 @@ def open_timm(folder: Path) -> Trained:
         "img_size": view["input_size"][-1],
     }
     return described(str(folder), model, view["architecture"], description)
+
+
+def _check_archives(folder: Path) -> None:
+    """Refuses damaged weights that torch would read; timm takes safetensors where there are any."""
+    if any(folder.glob("*.safetensors")):
+        return
+    for file in sorted((*folder.glob("*.bin"), *folder.glob("*.pth"), *folder.glob("*.pth.tar"))):
+        if (flaw := archive_flaw(file)) is not None:
+            raise UserError(f"weights {file}: the file {flaw}; fetch it again")
 
 
 def _description(file: Path, stored: dict[str, str]) -> dict[str, Any]:

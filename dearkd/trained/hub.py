@@ -1,4 +1,4 @@
-"""The model hub: whether it answers, and what of it is already here."""
+"""Whether the model hub answers, and which of its weights have been downloaded before."""
 
 import urllib.request
 from urllib.error import HTTPError

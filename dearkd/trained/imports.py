@@ -1,4 +1,4 @@
-"""Python files of the user's own, run once in a process; they may register models with timm."""
+"""Runs the user's Python files, each once in a process; they may register models with timm."""
 
 import importlib.util
 import sys

@@ -1,4 +1,4 @@
-"""The packages that ONNX takes, imported only where it is asked for."""
+"""The packages that ONNX needs, which are imported only where it is used."""
 
 import importlib
 from types import ModuleType
@@ -11,7 +11,7 @@ ONNX_PACKAGES = ("onnx", "onnxscript", "onnxruntime")
 
 
 def import_packages(*names: str) -> tuple[ModuleType, ...]:
-    """The modules of these names.
+    """The imported modules of these names.
 
     Raises:
         UnusableImportError: If one is not installed; says what to install.

@@ -1,4 +1,4 @@
-"""A resolved network, loaded: from a run, from timm with its own or local weights, or a graph.
+"""Loads a resolved network: a run's, timm's with published or local weights, or an exported one.
 
 Nothing here returns a network with random weights, and no code in a weights file is run.
 """
@@ -28,7 +28,7 @@ def open_trained(found: Resolved) -> Trained:
     """The network in eval mode on the CPU, with all that is needed to use it.
 
     Raises:
-        UserError: If its weights do not fit, are damaged or out of reach.
+        UserError: If its weights do not fit, are damaged or cannot be fetched.
         UnusableImportError: If it takes packages that are not installed.
     """
     match found.form:
@@ -148,7 +148,7 @@ def _published(found: Resolved) -> nn.Module:
 
 
 def _check_reachable(name: str, role: str, remedy: str) -> None:
-    """Refuses a model without published weights, and at once what a hub out of reach has."""
+    """Refuses a model without published weights, or with weights on a hub that does not answer."""
     check_name(name, role)
     cfg = timm.get_pretrained_cfg(name)
     if cfg is None or not cfg.has_weights:

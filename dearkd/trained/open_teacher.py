@@ -1,4 +1,4 @@
-"""The frozen teacher of a training run, opened from what was resolved."""
+"""Loads the frozen teacher of a training run."""
 
 from collections.abc import Sequence
 
@@ -20,7 +20,7 @@ def open_teacher(
     """The teacher, frozen, fed with images of ``img_size`` pixels normalised for the student.
 
     Raises:
-        UserError: If its weights do not fit or can't be had.
+        UserError: If its weights do not fit, are damaged or cannot be fetched.
     """
     trained = open_trained(found)
     return Teacher(

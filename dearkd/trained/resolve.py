@@ -1,4 +1,4 @@
-"""What is typed for a trained network, made into one value: found and described, not loaded yet.
+"""Finds the trained network that a typed name means and describes it, without loading it.
 
 A door calls :func:`resolve` once and passes the value down; :mod:`dearkd.trained.open` loads it.
 """
@@ -32,7 +32,7 @@ EMBEDDED = "digits"
 """Name of the CNN that comes with dearkd; it knows scikit-learn's handwritten digits."""
 EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "assets" / "digits_resnet10t.safetensors"
 ELSEWHERE = ("hf-hub:", "hf_hub:", "local-dir:")
-"""Beginnings of names that timm itself looks up."""
+"""Prefixes of names that timm itself looks up."""
 WEIGHTS_OPTIONS = {
     "teacher": "--teacher-weights FILE",
     "verifier": "--verifier-weights FILE",
@@ -40,7 +40,7 @@ WEIGHTS_OPTIONS = {
     "student": "--set student.weights=FILE",
     "model": "--weights FILE",
 }
-"""How the local weights of each role are given."""
+"""The option that gives local weights to the network of each role."""
 GRAPHS = {".onnx": "onnx", ".pt2": "torch-export"}
 
 Form = Literal["dearkd", "timm", "timm-folder", "onnx", "torch-export"]
@@ -49,10 +49,10 @@ Which = Literal["final", "best", "raw"]
 
 @dataclass(frozen=True, kw_only=True)
 class Resolved:
-    """A trained network that was found, with what its files say of it."""
+    """A trained network that was found but not loaded, with what its files say of it."""
 
     text: str
-    """As it was typed."""
+    """The name or path that was typed."""
     role: str
     """What errors call it: teacher, model, verifier, ..."""
     form: Form
@@ -66,7 +66,7 @@ class Resolved:
     config: Mapping[str, Any] = field(default_factory=dict)
     """``config.yaml`` of the run that the weights lie in, as it stands there."""
     checkpoint: Path | None = None
-    """Holds the last weights without averaging, where these are wanted."""
+    """The file with the last weights without averaging, if these were asked for."""
     run: Path | None = None
     """Folder of the run that the weights lie in."""
     used_trust: bool = False
@@ -247,7 +247,7 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
 
 
 def _run_of(file: Path) -> tuple[Path | None, dict[str, Any]]:
-    """(folder, configuration) of the run that a weights file lies in; the best lies one deeper.
+    """Folder and configuration of the run that a weights file is of; the best lie one deeper.
 
     A configuration that can't be read is as good as none: the weights say what they are.
     """

@@ -1,4 +1,4 @@
-"""The one value that stands for a trained network, whatever it was opened from."""
+"""The value that a trained network is passed around as, whatever it was opened from."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -9,7 +9,7 @@ from torch import nn
 __all__ = ["Trained", "described"]
 
 VIEW: dict[str, Any] = {"mean": None, "std": None, "interpolation": "bicubic", "crop_pct": None}
-"""What timm says of how a network sees an image, and what holds where it does not."""
+"""timm's settings of how a network sees an image, each with its value where timm gives none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,27 +17,27 @@ class Trained:
     """A trained network and what is needed to use it."""
 
     name: str
-    """As it was typed."""
+    """The name or path that was typed."""
     architecture: str
     """timm's name; of an exported graph, the kind of file."""
     arguments: Mapping[str, Any] = field(default_factory=dict)
-    """Of the architecture, besides classes and image size."""
+    """Arguments of the architecture, besides the number of classes and the image size."""
     network: Any
     """In eval mode, on the CPU: normalised images (batch, 3, size, size) to logits."""
     num_classes: int
     class_names: tuple[str, ...] | None
-    """By index, where they are known."""
+    """Names of the classes by index; None where they are not known."""
     view: Mapping[str, Any]
     """How it sees an image: mean, std, interpolation and crop_pct, as timm names them."""
     img_size: int
     """Pixels a side of its images."""
     precision: str = "fp32"
-    """Arithmetic that its run judged it in."""
+    """Arithmetic in which its run evaluated it."""
     memory_format: str = "contiguous"
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What must stand beside the weights for the network to be rebuilt and used."""
+        """What is stored beside the weights, so that the network can be built again and used."""
         arguments = {"args": dict(self.arguments)} if self.arguments else {}
         return {
             "arch": self.architecture,
@@ -56,7 +56,7 @@ def described(
     description: Mapping[str, Any],
     **arithmetic: str,
 ) -> Trained:
-    """The value for a network of which a description like ``Trained.metadata`` is known.
+    """A network as a ``Trained``, from a description with the keys of ``Trained.metadata``.
 
     ``arithmetic``: ``precision`` and ``memory_format``, where its run chose them.
     """

@@ -1,4 +1,4 @@
-"""Weights from a file into a network: read without running code, and every one must fit."""
+"""Reads weights from a file without running code, and loads them into a network they must fit."""
 
 import warnings
 from pathlib import Path
@@ -9,6 +9,7 @@ from timm.models import load_state_dict
 from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.run_folder.files import archive_flaw
 
 __all__ = ["State", "filled", "read_state"]
 
@@ -19,8 +20,11 @@ def read_state(file: Path) -> State:
     """The state dict of a file, out of the wrappers that training scripts put around it.
 
     Raises:
-        UserError: If the file is damaged, holds more than tensors, or is no state dict.
+        UserError: If the file is cut short or damaged, holds more than tensors, or is no state
+            dict.
     """
+    if (flaw := archive_flaw(file)) is not None:
+        raise UserError(f"weights {file}: the file {flaw}; fetch it again")
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # odd pickles: an error comes too
@@ -44,7 +48,7 @@ def read_state(file: Path) -> State:
 
 
 def filled(network: nn.Module, name: str, state: State, file: Path) -> nn.Module:
-    """The network with the weights, every one of which must fit and be a number.
+    """The network with the weights, after a check that each of them fits and is finite.
 
     Raises:
         UserError: Naming the first weight that does not.
@@ -71,5 +75,7 @@ def filled(network: nn.Module, name: str, state: State, file: Path) -> nn.Module
             f"{file} holds values that are no numbers (NaN or infinite) in {broken[0]}; "
             "train or fetch it again"
         )
-    network.load_state_dict(state, strict=False)  # only BatchNorm's counters may lack: see above
+    network.load_state_dict(
+        state, strict=False
+    )  # only BatchNorm's counters may be missing, see above
     return network

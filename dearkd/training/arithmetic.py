@@ -30,7 +30,7 @@ from dearkd.data.augment import crops_at_random
 from dearkd.models import cost
 from dearkd.training.build import Parts
 
-__all__ = ["Arithmetic", "device_rule", "laid_out", "noise", "student_step", "with_arithmetic"]
+__all__ = ["Arithmetic", "device_rule", "place_models", "noise", "student_step", "with_arithmetic"]
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
@@ -111,8 +111,8 @@ def with_arithmetic(
     return dataclasses.replace(parts, config=config), reasons
 
 
-def laid_out(parts: Parts, device: torch.device) -> None:
-    """Puts student and teacher on the device in the chosen layout and precision."""
+def place_models(parts: Parts, device: torch.device) -> None:
+    """Moves student and teacher to the device, in the memory layout and precision of the config."""
     config = parts.config
     parts.student.to(device, memory_format=cost.LAYOUTS[config.memory_format])
     teacher = parts.teacher

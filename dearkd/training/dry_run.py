@@ -18,8 +18,8 @@ from torch import nn
 from dearkd.config import to_yaml
 from dearkd.models import cost
 from dearkd.objectives import CrossEntropy
-from dearkd.said import seconds_text
-from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.said import counted, seconds_text
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
 from dearkd.training.optim import build_optimizer
@@ -55,15 +55,16 @@ def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> Non
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
     assert data.batch_size is not None
-    laid_out(parts, state.device)
+    place_models(parts, state.device)
     say(to_yaml(config), markup=False)
     say(arithmetic_line(config, reasons))
     say(_sizes(parts))
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
     steps = order.steps_per_epoch // accumulate
     say(
-        f"{len(parts.train)} training images, {_counted(steps, 'step')} of {data.batch_size} an "
-        f"epoch, {_counted(steps * config.epochs, 'step')} in {_counted(config.epochs, 'epoch')}"
+        f"{counted(len(parts.train), 'training image')}, {counted(steps, 'step')} of "
+        f"{data.batch_size} an epoch, {counted(steps * config.epochs, 'step')} in "
+        f"{counted(config.epochs, 'epoch')}"
     )
     costs = _measured(parts, state)
     views = steps * data.batch_size / state.num_processes
@@ -81,7 +82,7 @@ def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> Non
     say(
         f"about {seconds_text(total)} and {memory:.1f} GiB of memory on {state.device}{each}, and "
         f"{disk:.0f} MB of disk ({rates}; evaluation included, measured on "
-        f"{_counted(STEPS, 'step')} of {costs.images} images)"
+        f"{counted(STEPS, 'step')} of {counted(costs.images, 'image')})"
     )
 
 
@@ -164,7 +165,3 @@ def _disk(parts: Parts) -> int:
     """
     checkpoint = 3 + bool(parts.config.optim.ema_decay)
     return NUMBER_BYTES * cost.parameter_count(parts.student) * (2 + 2 * checkpoint)
-
-
-def _counted(number: int, noun: str) -> str:
-    return f"{number} {noun}{'s' * (number != 1)}"

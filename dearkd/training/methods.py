@@ -3,7 +3,9 @@
 A method's settings are the parameters of its objective: ``distill.hidden_weight`` belongs to
 ``dearkd`` because ``DearKD`` has a parameter of that name, and has no effect with another method.
 
-A new method is one objective class and one entry here. A file passed by ``--import`` may add one:
+A new method is one objective class, one entry here and one in :mod:`dearkd.training.method_names`,
+which has the names that the command line and the report show. A file passed by ``--import`` may
+add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
 gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
@@ -12,8 +14,10 @@ gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.Use
 import dataclasses
 import difflib
 import inspect
+import typing
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from torch import nn
 
@@ -21,6 +25,7 @@ from dearkd.config import DistillConfig
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
+from dearkd.training.method_names import label_of
 from dearkd.training.stages import Stage
 
 __all__ = ["METHODS", "Method", "check_method", "stages_of"]
@@ -52,20 +57,25 @@ class Method:
         return tuple(name for name in self.parameters if name in _DISTILL)
 
 
+_OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+_PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _DISTILL = {field.name: field for field in dataclasses.fields(DistillConfig)}
 METHODS: dict[str, Method] = {
-    "dearkd": Method("DearKD", DearKD, then=CrossEntropy),
-    "deit-hard": Method("DeiT, hard distillation", HardDistillation),
-    "deit-soft": Method("DeiT, soft distillation", SoftDistillation),
-    "ce": Method("labels alone", CrossEntropy),
+    "dearkd": Method(label_of("dearkd"), DearKD, then=CrossEntropy),
+    "deit-hard": Method(label_of("deit-hard"), HardDistillation),
+    "deit-soft": Method(label_of("deit-soft"), SoftDistillation),
+    "ce": Method(label_of("ce"), CrossEntropy),
 }
 
 
 def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -> Method:
     """The method of that name, after a check that each setting has an effect on it.
 
+    ``arguments`` (``method_args``) are held against the annotations of the objective's parameters.
+
     Raises:
-        UserError: If it is unknown, or a setting belongs to another method.
+        UserError: If it is unknown, a setting belongs to another method, or an argument is missing
+            or of another type than its parameter.
     """
     if name not in METHODS:
         near = difflib.get_close_matches(name, METHODS, n=1)
@@ -87,6 +97,7 @@ def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -
         if key not in own:
             known = ", ".join(own) or "none"
             raise UserError(f"method {name} has no argument {key!r} (method_args); it has: {known}")
+    _check_arguments(name, method, own, arguments)
     return method
 
 
@@ -116,6 +127,36 @@ def stages_of(
     if method.then is not None:
         stages.append(Stage(names[1], lengths[1], method.then(student)))
     return stages
+
+
+def _check_arguments(
+    name: str, method: Method, own: Sequence[str], arguments: dict[str, Any]
+) -> None:
+    """Refuses an argument that is missing, or not of the plain type of its parameter."""
+    parameters = inspect.signature(method.objective).parameters
+    try:
+        types = typing.get_type_hints(method.objective.__init__)
+    except Exception:  # an annotation that only a type checker can read
+        types = {}
+    for key in own:
+        parameter = parameters[key]
+        if key in arguments:
+            _check_type(f"method_args.{key}", arguments[key], types.get(key))
+        elif parameter.default is parameter.empty and parameter.kind not in _OPEN_ENDED:
+            raise UserError(
+                f"method {name} needs an argument {key!r}; give it by --set method_args.{key}=VALUE"
+            )
+
+
+def _check_type(key: str, value: Any, wanted: Any) -> None:
+    """Refuses a value that a plain type or a Literal excludes; other types are not checked."""
+    choices = typing.get_args(wanted) if typing.get_origin(wanted) is Literal else ()
+    if not choices and wanted not in _PLAIN:
+        return
+    is_whole_float = wanted is float and type(value) is int
+    if not (value in choices if choices else type(value) is wanted or is_whole_float):
+        told = " or ".join(map(str, choices)) or _PLAIN[wanted]
+        raise UserError(f"{key} must be {told}, got {value!r}; set another value")
 
 
 def _check_defaults(name: str, method: Method, plain: DistillConfig) -> None:

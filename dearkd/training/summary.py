@@ -12,6 +12,7 @@ from dearkd.config import TeacherConfig, TrainConfig
 from dearkd.models import cost
 from dearkd.run_folder import processes
 from dearkd.run_folder.provenance import commit, versions
+from dearkd.said import counted
 from dearkd.training.build import Parts
 from dearkd.training.loop import Trainer
 
@@ -23,7 +24,7 @@ def title_line(config: TrainConfig) -> str:
     teacher = f" from {config.teacher.name}" if config.teacher.name else ""
     return (
         f"{config.method}: {config.student}{teacher} on {config.data.train}, "
-        f"{config.epochs} epoch{'s' * (config.epochs != 1)}, {config.precision}"
+        f"{counted(config.epochs, 'epoch')}, {config.precision}"
     )
 
 

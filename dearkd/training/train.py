@@ -23,7 +23,7 @@ from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
-from dearkd.training.arithmetic import laid_out, with_arithmetic
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
@@ -79,7 +79,7 @@ def train(
         describe(parts, state, say)
         return None
     if folder is None:  # made this late, so that a run that is refused leaves none behind
-        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))))
+        folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
             _begin(parts, folder, saved, resume, console, say)
@@ -102,7 +102,7 @@ def _begin(
     say(f"{title_line(parts.config)} -> {folder.path}")
     if reasons:
         say(arithmetic_line(parts.config, reasons))
-    laid_out(parts, state.device)
+    place_models(parts, state.device)
     _run(parts, folder, saved, reasons, console, say)
 
 

@@ -313,6 +313,8 @@ def test_a_truncated_image_is_skipped_or_refused_by_name(policy, tmp_path, caplo
     args += ["--set", "data.batch_size=8", "--on-bad-image", policy]
     if policy == "fail":
         assert str(broken) in refused(*args)
+        assert not (tmp_path / "run").exists()  # nothing was trained
+        assert str(broken) in refused(*args)  # so the place is not taken
     else:
         result = invoke(*args)
         assert result.exit_code == 0, result.output

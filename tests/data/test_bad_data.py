@@ -1,8 +1,11 @@
 """Data that cannot be read: told in one line from any process, and remembered without growing."""
 
 import gc
+import os
+import tarfile
 import traceback
 import tracemalloc
+from types import MappingProxyType
 
 import numpy as np
 import pyarrow as pa
@@ -13,6 +16,7 @@ from PIL import Image
 from dearkd.data.augment import train_augment
 from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
+from dearkd.data.hosted import TimmSource
 from dearkd.data.loaders import eval_loader, train_loader
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import Classes
@@ -162,3 +166,169 @@ def test_a_bug_in_a_source_keeps_its_traceback(workers):
     assert not isinstance(caught.value, UserError)
     assert "in image" in "".join(traceback.format_exception(caught.value))
     loader.close()
+
+
+BAD_PATHS = {
+    "folder": "cats",
+    "parent": "..",
+    "file as folder": "one.png/two.png",
+    "pipe": "pipe.png",
+    "device": "/dev/zero",
+    "loop": "loop.png",
+    "endless": "a" * 5000,
+    "null": "a\0b.png",
+    "gone": "gone.png",
+    "empty": "",
+}
+
+
+@pytest.fixture
+def strange_files(tmp_path):
+    """A folder with one image and much that is none."""
+    Image.new("RGB", (9, 9)).save(tmp_path / "one.png")
+    (tmp_path / "cats").mkdir()
+    os.mkfifo(tmp_path / "pipe.png")
+    (tmp_path / "loop.png").symlink_to(tmp_path / "loop.png")
+    return tmp_path
+
+
+@pytest.mark.parametrize("path", BAD_PATHS.values(), ids=BAD_PATHS)
+def test_a_row_whose_path_leads_to_no_file_is_a_bad_image(strange_files, path):
+    file = strange_files / "train.parquet"
+    cells = [{"bytes": None, "path": name} for name in (path, "one.png")]
+    pq.write_table(pa.table({"image": cells, "label": [0, 0]}), file)
+    source, _ = open_data(str(file))
+    order = EpochOrder(images=2, batch_size=2, seed=0)
+    loader = train_loader(source, AUGMENT, order)
+    assert [batch["index"].tolist() for batch in loader.epoch(0)] == [[1, 1]]
+    assert list(loader.bad_images.found) == [f"row 0 of {file}"]
+    failing = train_loader(source, AUGMENT, order, on_bad_image="fail")
+    with pytest.raises(UserError, match=r"^cannot decode row 0 of .*; repair .* skip$"):
+        list(failing.epoch(0))
+
+
+def test_a_row_may_name_a_file_outside_of_the_parquet_files_folder(tmp_path):
+    (tmp_path / "tables").mkdir()
+    Image.new("RGB", (7, 9)).save(tmp_path / "one.png")
+    file = tmp_path / "tables" / "train.parquet"
+    cells = [{"bytes": None, "path": path} for path in ("../one.png", str(tmp_path / "one.png"))]
+    pq.write_table(pa.table({"image": cells, "label": [0, 0]}), file)
+    source, _ = open_data(str(file))
+    assert [source.image(row).size for row in range(2)] == [(7, 9), (7, 9)]
+
+
+def test_a_path_that_is_no_text_is_a_bad_image(tmp_path):
+    file = tmp_path / "train.parquet"
+    text = pa.Array.from_buffers(
+        pa.string(), 1, [None, pa.py_buffer(np.array([0, 2], np.int32)), pa.py_buffer(b"\xff\xfe")]
+    )
+    cells = pa.StructArray.from_arrays([pa.nulls(1, pa.binary()), text], ["bytes", "path"])
+    pq.write_table(pa.table({"image": cells, "label": [0]}), file)
+    with pytest.raises(BadImageError, match=r"row 0 of .* \(its path is not text\)"):
+        open_data(str(file))[0].image(0)
+
+
+@pytest.mark.parametrize("kind", ["pipe.png", "folder.png"])
+def test_what_is_no_file_in_an_image_folder_is_a_bad_image(tmp_path, kind):
+    """Opening a pipe would wait for ever."""
+    (tmp_path / "cat").mkdir()
+    Image.new("RGB", (9, 9)).save(tmp_path / "cat" / "one.png")
+    if kind == "pipe.png":
+        os.mkfifo(tmp_path / "cat" / kind)
+    else:
+        (tmp_path / "cat" / kind).touch()
+    source, _ = open_data(str(tmp_path))
+    if kind == "folder.png":  # it has come to be one since the folder was listed
+        (tmp_path / "cat" / kind).unlink()
+        (tmp_path / "cat" / kind).mkdir()
+    (row,) = (row for row in range(2) if source.name(row).endswith(kind))
+    with pytest.raises(BadImageError, match=r"\(not a regular file\)"):
+        source.image(row)
+
+
+@pytest.mark.parametrize(
+    ("columns", "words"),
+    [
+        ({"image": ["a.png"], "label": [0]}, "string in column 'image'; write encoded images"),
+        ({"image": [[1, 2]], "label": [0]}, "in column 'image'; write encoded images"),
+        ({"image": [{"bytes": "x"}], "label": [0]}, "in column 'image'; write encoded images"),
+        ({"image": [{"data": b"x"}], "label": [0]}, "in column 'image'; write encoded images"),
+        ({"image": [b"x"], "label": [0.5]}, "double in column 'label'; write labels"),
+        ({"image": [b"x"], "label": [[0]]}, "in column 'label'; write labels"),
+    ],
+)
+def test_columns_of_other_types_are_told_when_they_are_opened(tmp_path, columns, words):
+    file = tmp_path / "train.parquet"
+    pq.write_table(pa.table(columns), file)
+    with pytest.raises(UserError, match=f"^{file} has .*{words}"):
+        open_data(str(file))
+
+
+@pytest.mark.parametrize(
+    "labels",
+    [
+        pa.array(["b", "a"]).dictionary_encode(),
+        pa.array(["b", "a"], pa.large_string()),
+        pa.array([True, False]),
+        pa.array([1, 0], pa.uint8()),
+    ],
+)
+def test_labels_may_be_any_whole_numbers_or_names(tmp_path, labels):
+    pq.write_table(pa.table({"image": [b"x", b"y"], "label": labels}), tmp_path / "a.parquet")
+    source, _ = open_data(str(tmp_path / "a.parquet"))
+    assert source.labels.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"info": []}', '{"info": {"features": null}}'])
+def test_damaged_metadata_is_told_and_that_of_others_passed_over(tmp_path, text):
+    table = pa.table({"image": [b"x"], "label": [0]})
+    file = tmp_path / "a.parquet"
+    pq.write_table(table.replace_schema_metadata({"huggingface": text}), file)
+    if text == "{":
+        with pytest.raises(UserError, match=r"a\.parquet has damaged metadata .*; fetch it again$"):
+            open_data(str(file))
+    else:
+        assert open_data(str(file))[0].classes == Classes(1)
+
+
+def test_data_that_is_neither_file_nor_folder_is_told_in_one_line(tmp_path):
+    os.mkfifo(tmp_path / "pipe.parquet")
+    for place in ("/dev/null", str(tmp_path / "pipe.parquet")):
+        with pytest.raises(UserError, match=r"pass the folder of the images"):
+            open_data(place)
+
+
+@pytest.mark.parametrize("strange", ["label", "shard"])
+def test_folders_in_place_of_a_shard_or_a_label_are_told_in_one_line(tmp_path, strange):
+    shard = tmp_path / "train-0.tar"
+    if strange == "shard":
+        shard.mkdir()
+    else:
+        with tarfile.open(shard, "w") as archive:
+            member = tarfile.TarInfo("a.cls")
+            member.type = tarfile.DIRTYPE
+            archive.addfile(member)
+    with pytest.raises(UserError, match=r"train-0\.tar is no webdataset shard .*; fetch it again"):
+        open_data(f"wds/{tmp_path}")
+
+
+def test_a_hosted_image_whose_path_is_a_folder_is_a_bad_image(tmp_path):
+    class Reader:
+        """What timm gives for Hugging Face's sets: an open file and a label, by index."""
+
+        class_to_idx = MappingProxyType({})
+
+        def __getitem__(self, index):
+            return (tmp_path if index == 0 else tmp_path / "one.png").open("rb"), 0
+
+        def iter_targets(self):
+            return [0, 0]
+
+    class Dataset:
+        reader = Reader()
+
+    Image.new("RGB", (7, 9)).save(tmp_path / "one.png")
+    source = TimmSource("hfds/toy", Dataset())
+    assert source.image(1).size == (7, 9)
+    with pytest.raises(BadImageError, match=r"image 0 of hfds/toy \(Is a directory\)"):
+        source.image(0)

@@ -10,7 +10,7 @@ import pytest
 import torch
 from PIL import Image
 
-from dearkd.data.augment import SMALL_IMAGE, ArrayAugment, TimmAugment, eval_augment, train_augment
+from dearkd.data.augment import ArrayAugment, TimmAugment, eval_augment, train_augment
 from dearkd.data.decode import BadImageError
 from dearkd.data.loaders import eval_loader, train_loader
 from dearkd.data.mixing import Mixing, mix, smooth
@@ -23,6 +23,7 @@ from dearkd.data.order import (
     stratified_rows,
     uniforms,
 )
+from dearkd.data.sizes import SMALL
 from dearkd.data.sources import Classes, FolderSource
 from dearkd.data.views import Views
 
@@ -308,7 +309,7 @@ def test_rotation_and_zoom_move_a_dot_where_geometry_says():
 def test_augment_choices():
     assert augment("digits").flip is False
     assert train_augment("light", 32, flip=False, **LOOK).flip is False
-    assert isinstance(augment("light", SMALL_IMAGE + 1), TimmAugment)
+    assert isinstance(augment("light", SMALL + 1), TimmAugment)
     names = [type(step).__name__ for step in augment("deit", 224).transform.transforms]
     assert names == [
         "RandomResizedCropAndInterpolation",

@@ -13,6 +13,7 @@ from commands import invoke, not_among, refused
 from conftest import opened, quiet_train
 from rich.console import Console
 
+from dearkd.errors import UserError
 from dearkd.export import export as door
 from dearkd.export.difference import difference
 from dearkd.export.export import export_run
@@ -248,6 +249,16 @@ def test_damaged_exports_get_one_line(tmp_path, name):
         path.write_bytes(b"damaged")
     with pytest.raises(ValueError, match=r"damaged|cannot load"):
         opened(path, trust=name.endswith("pt2"), graphs=True)
+
+
+def test_a_damaged_archive_is_named_by_its_checksum(run, tmp_path):
+    file = export_run(run, console=QUIET, to="torch-export", out=tmp_path / "m.pt2")
+    content = bytearray(file.read_bytes())
+    middle = len(content) // 2
+    content[middle] ^= 255
+    file.write_bytes(content)
+    with pytest.raises(UserError, match=r"m\.pt2 is damaged.*; export or fetch it again$"):
+        opened(file, trust=True, graphs=True)
 
 
 def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):

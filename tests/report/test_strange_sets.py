@@ -32,6 +32,13 @@ def reported(made, tmp_path, change):
     return texts
 
 
+def page_on(folder, out):
+    """The page about a set."""
+    result = invoke("report", folder, "--out", out)
+    assert result.exit_code == 0, (result.output, result.exception)
+    return out.read_text(encoding="utf-8")
+
+
 def without_folders(manifest):
     for image in manifest["images"]:
         image["file"] = image["file"].rpartition("/")[2]
@@ -71,3 +78,37 @@ def test_a_set_that_nobody_judged_has_no_shares(made, tmp_path):
     assert "4 synthetic images of 2 classes" in page
     assert "recognises" not in page.partition("<main>")[0]
     assert "| set | 4 | 2 |" in table
+
+
+def test_a_set_shows_how_it_was_made(made, tmp_path):
+    page, _ = reported(made, tmp_path / "default", lambda manifest: None)
+    assert ">inversion</td>" in page and "fp32" in page
+    engine = {"engine": "generator"}
+    page, _ = reported(made, tmp_path / "other", lambda manifest: manifest["config"].update(engine))
+    assert ">generator</td>" in page and ">inversion</td>" not in page
+
+
+def test_an_unfinished_set_shows_how_it_is_being_made(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "set")
+    (folder / "manifest.json").unlink()
+    page = page_on(folder, tmp_path / "page.html")
+    assert "unfinished: 1 group of images done" in page
+    assert ">inversion</td>" in page and f"dearkd synthesize {folder}/synthesize.yaml" in page
+    (folder / "settings.json").write_text("{", encoding="utf-8")
+    page = page_on(folder, tmp_path / "page.html")
+    assert "unfinished: 1 group of images done" in page and ">inversion</td>" not in page
+
+
+def test_a_manifest_that_is_cut_off_is_left_out_with_the_reason(made, tmp_path):
+    folder = shutil.copytree(made, tmp_path / "set")
+    manifest = folder / "manifest.json"
+    manifest.write_text(manifest.read_text(encoding="utf-8")[:100], encoding="utf-8")
+    page = page_on(folder, tmp_path / "page.html")
+    assert "its manifest.json is not one that dearkd synthesize writes (" in page
+    assert "unfinished" not in page
+
+
+def test_images_outside_the_set_are_counted(made, tmp_path):
+    page, _ = reported(made, tmp_path, lambda manifest: manifest["images"][0].update(file="/a/b"))
+    assert "1 of its 4 images name no file of the set" in page
+    assert page.count('class="picture"') == 3

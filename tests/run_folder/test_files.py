@@ -9,11 +9,14 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 import torch
 from safetensors import SafetensorError
+from safetensors.torch import save_file
 from torch import nn
 
+from dearkd.errors import UserError
 from dearkd.run_folder.files import (
     load_checkpoint,
     load_weights,
+    raw_student,
     read_metadata,
     save_checkpoint,
     save_model,
@@ -122,6 +125,20 @@ def test_a_checkpoint_of_another_origin_or_none_is_refused(tmp_path):
         load_checkpoint(tmp_path / "last.pt")
     with pytest.raises(FileNotFoundError, match="no checkpoint at"):
         load_checkpoint(tmp_path / "none.pt")
+
+
+def test_raw_weights_are_read_from_checkpoints_of_runs_alone(tmp_path):
+    save_checkpoint(tmp_path / "last.pt", {"epoch": 3})
+    with pytest.raises(UserError, match=r"last\.pt is not a checkpoint that dearkd wrote; copy"):
+        raw_student(tmp_path / "last.pt")
+
+
+@pytest.mark.parametrize("text", ["{", "[]"])
+def test_damaged_metadata_get_one_line(tmp_path, text):
+    file = tmp_path / "model.safetensors"
+    save_file({"w": torch.zeros(1)}, file, metadata={"dearkd": text})
+    with pytest.raises(UserError, match=r"model\.safetensors has damaged metadata .*again$"):
+        read_metadata(file)
 
 
 def test_model_round_trip_with_metadata_and_equal_bytes(tmp_path):

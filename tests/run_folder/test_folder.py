@@ -8,9 +8,11 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
+from dearkd.errors import UserError
 from dearkd.run_folder.folder import RunFolder, next_folder
 
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
@@ -88,3 +90,82 @@ def test_a_run_that_came_between_is_not_written_over(tmp_path, monkeypatch):
     monkeypatch.setattr(RunFolder, "check_free", look_then_another_comes)
     with pytest.raises(ValueError, match="already holds a run"), folder.locked(resume=False):
         pass
+
+
+def fail_in(folder, error, *, resume=False, saved=None):
+    """A run that writes what runs write, fails, and perhaps has saved something before."""
+    with pytest.raises(error), folder.locked(resume):
+        folder.config_file.write_text("method: ce\n")
+        folder.append_session({"device": "cpu"})
+        folder.truncate_metrics(0)
+        (folder.path / "logs" / "dearkd").mkdir(parents=True)
+        if saved is not None:
+            getattr(folder, saved).write_text('{"epoch": 0}\n')
+        raise error
+
+
+@pytest.mark.parametrize("error", [UserError, RuntimeError, KeyboardInterrupt])
+def test_a_new_run_that_fails_before_it_learned_leaves_no_folder(tmp_path, error):
+    fail_in(RunFolder(tmp_path / "named"), error)
+    fail_in(RunFolder(next_folder("run", tmp_path), is_new=True), error)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_users_own_folder_is_left_as_it_was(tmp_path):
+    (tmp_path / "empty").mkdir()
+    fail_in(RunFolder(tmp_path / "empty"), UserError)
+    assert list((tmp_path / "empty").iterdir()) == []
+    own = tmp_path / "own"
+    for name in ("logs", "checkpoint"):
+        (own / name).mkdir(parents=True)
+        (own / name / "mine.txt").touch()
+    (own / "notes.txt").touch()
+    before = sorted(own.rglob("*"))
+    folder = RunFolder(own)
+    fail_in(folder, UserError)
+    (own / "logs" / "dearkd").rmdir()
+    (own / "checkpoint" / "lock").unlink()
+    assert sorted(own.rglob("*")) == before
+
+
+@pytest.mark.parametrize(
+    "saved", ["last_file", "best_file", "metrics_file", "model_file", "summary_file"]
+)
+def test_a_run_that_has_saved_anything_stays(tmp_path, saved):
+    folder = RunFolder(next_folder("run", tmp_path), is_new=True)
+    fail_in(folder, UserError, saved=saved)
+    assert folder.config_file.exists()
+    assert getattr(folder, saved).exists()
+
+
+def test_a_resumed_run_stays(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    folder.path.mkdir()
+    folder.config_file.write_text("method: ce\n")
+    fail_in(folder, UserError, resume=True)
+    assert folder.config_file.exists()
+
+
+def test_a_run_that_finds_its_folder_in_use_removes_nothing(tmp_path):
+    folder = RunFolder(tmp_path / "run")
+    with folder.locked(resume=False):
+        with pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked(resume=False):
+            pass
+        assert (folder.path / "checkpoint" / "lock").exists()
+
+
+@pytest.mark.parametrize("named", [True, False])
+def test_a_bad_image_that_ends_a_run_leaves_no_folder(tmp_path, monkeypatch, named):
+    monkeypatch.chdir(tmp_path)
+    for number in range(8):
+        file = tmp_path / "data" / "cat" / f"{number}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (16, 16)).save(file)
+    file.write_bytes(b"no image")
+    out = ["--out", "run"] if named else []
+    command = ["train", "--method", "ce", "--data", "data", "--img-size", "16", *out]
+    result = called(*command, "--set", "data.batch_size=4", "--on-bad-image", "fail")
+    assert result.exit_code == 2, result.output
+    assert not any(path.is_file() for path in tmp_path.rglob("*") if "data" not in path.parts)
+    assert not Path("run").exists()
+    assert not list(Path().glob("runs/*"))

@@ -6,7 +6,7 @@ import torch
 from toy_nets import MEAN, STD, classifier, random_net
 
 from synth.groups import Group
-from synth.inversion import first_canvas, invert, learning_rate, tune_bn_weight
+from synth.inversion import first_canvas, invert
 from synth.objective import Objective
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
@@ -28,20 +28,6 @@ def objective(weights=WEIGHTS, dtype=torch.float32):
 def run(groups=GROUPS, dtype=torch.float32, **kwargs):
     settings = config(**kwargs)
     return list(invert(objective(settings.objective, dtype), groups, settings, CPU))
-
-
-def test_learning_rate_values():
-    rates = [learning_rate(i, 1000, 0.2, 100) for i in range(1000)]
-    assert rates[0] == pytest.approx(0.002)
-    assert rates[99] == rates[100] == pytest.approx(0.2)
-    assert rates[550] == pytest.approx(0.1)
-    assert rates[999] == pytest.approx(0.1 * (1 + math.cos(math.pi * 899 / 900)))
-    assert rates[100:] == sorted(rates[100:], reverse=True)
-
-
-def test_a_short_stage_warms_up_for_a_quarter():
-    assert [learning_rate(i, 8, 1.0, 100) for i in range(3)] == [0.5, 1.0, 1.0]
-    assert learning_rate(0, 3, 1.0, 100) == 1.0
 
 
 def test_first_noise_is_each_groups_own():
@@ -139,22 +125,3 @@ def test_what_is_not_finite_stops_the_run():
     broken.classifier.weight.data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"cross_entropy is .* after 2 iterations at 8 px"):
         list(invert(broken, GROUPS, config(), CPU))
-
-
-@pytest.mark.parametrize("start", [1e-4, 50.0])
-def test_auto_weights_bring_the_term_into_range(start):
-    weights = ObjectiveConfig(bn_weight=start, ep_weight=1.0, auto_weights=True, auto_iterations=20)
-    target = objective(weights)
-    settings = config(objective=weights, iterations=(30, 6))
-    weight = tune_bn_weight(target, GROUPS[:1], settings, CPU)
-    assert weight == target.bn_weight and weight != start
-    pilot = dataclasses.replace(settings, resolutions=(8,), iterations=(20,))
-    *_, last = invert(target, GROUPS[:1], pilot, CPU)
-    assert 1 <= weight * last.terms["bn_statistics"][0] <= 10
-
-
-def test_auto_weights_that_cannot_reach_the_range(monkeypatch):
-    monkeypatch.setattr("synth.inversion.PILOTS", 1)
-    weights = ObjectiveConfig(bn_weight=1e-6, auto_weights=True, auto_iterations=2)
-    with pytest.raises(ValueError, match="after 1 pilot runs, wanted 1-10; set bn_weight by hand"):
-        tune_bn_weight(objective(weights), GROUPS, config(objective=weights), CPU)

@@ -2,6 +2,7 @@ import errno
 import io
 import json
 import os
+import stat
 
 import pyarrow.parquet as pq
 import pytest
@@ -79,6 +80,21 @@ def test_a_finished_file_is_not_written_again_and_leftovers_go(tmp_path, pixels)
     writer.write_images(GROUP, pixels)
     assert first.stat().st_ino == inode
     assert torch.equal(read_image(second), pixels[1]) and not leftover.exists()
+
+
+@pytest.mark.parametrize(("umask", "mode"), [(0o077, 0o600), (0o002, 0o664)])
+def test_files_have_the_permissions_that_the_umask_leaves(tmp_path, pixels, umask, mode):
+    before = os.umask(umask)
+    try:
+        writer = Writer(tmp_path / "new", ("a", "b", "c"), "png")
+        writer.agree({"seed": 1})
+        writer.write_images(GROUP, pixels)
+        writer.write_part(GROUP, {"group": 12})
+    finally:
+        os.umask(before)
+    files = [file for file in writer.out.rglob("*") if file.is_file()]
+    assert len(files) == 6
+    assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {mode}
 
 
 def test_settings_are_those_of_whoever_was_first(tmp_path):

@@ -38,9 +38,9 @@ from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.batches import training_batches
 from dearkd.training.build import build
 from synth.groups import batches_of
-from synth.inversion import Step
 from synth.kernels import Kernels
 from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.stage import Step
 from synth.synthesis import Prepared
 
 SYNSETS = tuple(ImageNetInfo().label_names())

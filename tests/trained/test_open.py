@@ -1,6 +1,7 @@
 """Trained networks by name, folder or file, and every way to name one that does not work."""
 
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -11,13 +12,16 @@ import torch
 from conftest import opened
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
+from timm.models._hub import save_config_for_hf
 from torch import nn
 
+from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher, default_stage
 from dearkd.run_folder.files import save_model
 from dearkd.trained import open as opening
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import resolve
+from dearkd.trained.weights import read_state
 
 HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
 SMALL = "dearkd_resnet10t_32"
@@ -167,6 +171,70 @@ def test_files_that_are_no_weights(tmp_path: Path, suffix: str) -> None:
     assert str(file) in refusal(SMALL, weights=file)
     file.write_bytes(b"no weights at all")
     assert str(file) in refusal(SMALL, weights=file)
+
+
+def flipped(content: bytes) -> bytes:
+    """Four other bytes in the middle, where the largest tensor is: the archive's length is kept."""
+    middle = len(content) // 2
+    changed = bytes(255 - byte for byte in content[middle : middle + 4])
+    return content[:middle] + changed + content[middle + 4 :]
+
+
+DAMAGES: dict[str, tuple[Callable[[bytes], bytes], str]] = {
+    "cut": (lambda content: content[:-100], "is cut short: it was not copied or written"),
+    "half": (lambda content: content[: len(content) // 2], "is cut short"),
+    "empty": (lambda content: b"", "is cut short"),
+    "flipped": (flipped, "is damaged: its checksum is wrong"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_damaged_weights_are_told_in_our_own_words(tmp_path: Path, damage: str) -> None:
+    file = tmp_path / "w.pth"
+    torch.save(small().state_dict(), file)
+    change, words = DAMAGES[damage]
+    file.write_bytes(change(file.read_bytes()))
+    message = refusal(SMALL, weights=file)
+    assert message.startswith(f"weights {file}: the file {words}")
+    assert message.endswith("; fetch it again")
+
+
+def test_a_bit_flipped_anywhere_in_an_archive_is_noticed(tmp_path: Path) -> None:
+    """Even in its directory: no place makes another error, and none passes as other weights."""
+    file, state = tmp_path / "w.pth", {"w": torch.arange(40.0)}
+    torch.save(state, file)
+    content = file.read_bytes()
+    for place in range(0, len(content), 7):
+        file.write_bytes(content[:place] + bytes([content[place] ^ 4]) + content[place + 1 :])
+        try:
+            read = read_state(file)
+        except UserError as error:
+            assert str(error).startswith(f"weights {file}")
+        else:
+            assert read.keys() == state.keys()
+            assert torch.equal(read["w"], state["w"])
+
+
+def test_archives_without_checksums_are_read(tmp_path: Path) -> None:
+    before = torch.serialization.get_crc32_options()
+    try:
+        torch.serialization.set_crc32_options(False)
+        torch.save(small(7).state_dict(), tmp_path / "w.pth")
+    finally:
+        torch.serialization.set_crc32_options(before)
+    assert opened(SMALL, weights=tmp_path / "w.pth").num_classes == 7
+
+
+@pytest.mark.parametrize("name", ["pytorch_model.bin", "weights.pth"])
+def test_damaged_weights_in_a_timm_folder_are_noticed(tmp_path: Path, name: str) -> None:
+    model = timm.create_model("test_resnet")
+    save_config_for_hf(model, str(tmp_path / "config.json"))
+    file = tmp_path / name
+    torch.save(model.state_dict(), file)
+    assert opened(tmp_path).num_classes == 1000
+    file.write_bytes(flipped(file.read_bytes()))
+    with pytest.raises(UserError, match=rf"weights {file}: the file is damaged: its checksum"):
+        opened(tmp_path)
 
 
 def test_state_dict_of_no_tensors(tmp_path: Path) -> None:

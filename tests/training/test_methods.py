@@ -1,7 +1,9 @@
 """Methods by name: their settings, one of the user's own, arguments of the student."""
 
 import json
+import re
 import textwrap
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -79,6 +81,59 @@ def test_a_default_that_the_configuration_would_override_is_refused(monkeypatch)
     monkeypatch.setitem(METHODS, "warm", Method("warm", Warm))
     with pytest.raises(UserError, match=r"temperature=4\.0 .* distill\.temperature is 3\.0"):
         check_method("warm", DistillConfig(), {})
+
+
+class Typed(nn.Module):
+    """A method with an argument of every plain type, one that must be given, and others."""
+
+    def __init__(
+        self,
+        student: nn.Module,
+        layers: int,
+        share: float = 0.5,
+        sure: bool = False,
+        name: str = "",
+        mode: Literal["mean", "sum"] = "mean",
+        anything: Any = None,
+        untyped=None,
+    ) -> None:
+        super().__init__()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        ({}, "method typed needs an argument 'layers'; give it by --set method_args.layers=VALUE"),
+        ({"layers": "three"}, "method_args.layers must be a whole number, got 'three'"),
+        ({"layers": 2.5}, "method_args.layers must be a whole number, got 2.5"),
+        ({"layers": True}, "method_args.layers must be a whole number, got True"),
+        ({"layers": None}, "method_args.layers must be a whole number, got None"),
+        ({"layers": 1, "share": "half"}, "method_args.share must be a number, got 'half'"),
+        ({"layers": 1, "share": True}, "method_args.share must be a number, got True"),
+        ({"layers": 1, "sure": 1}, "method_args.sure must be true or false, got 1"),
+        ({"layers": 1, "name": 7}, "method_args.name must be a text, got 7"),
+        ({"layers": 1, "mode": "max"}, "method_args.mode must be mean or sum, got 'max'"),
+    ],
+)
+def test_arguments_of_another_type_are_refused(arguments, words, monkeypatch):
+    monkeypatch.setitem(METHODS, "typed", Method("typed", Typed))
+    with pytest.raises(UserError, match=re.escape(words)):
+        check_method("typed", DistillConfig(), arguments)
+
+
+def test_arguments_that_fit_are_taken(monkeypatch):
+    monkeypatch.setitem(METHODS, "typed", Method("typed", Typed))
+    given = {"layers": 3, "share": 1, "sure": True, "name": "x", "mode": "sum", "untyped": [1]}
+    check_method("typed", DistillConfig(), {**given, "anything": {}})
+
+
+def test_annotations_that_only_a_type_checker_can_read_are_not_checked(monkeypatch):
+    class Lazy(nn.Module):
+        def __init__(self, student, layers: "Unknown" = 1):
+            super().__init__()
+
+    monkeypatch.setitem(METHODS, "lazy", Method("lazy", Lazy))
+    check_method("lazy", DistillConfig(), {"layers": "three"})
 
 
 def test_an_unknown_method_is_told_the_nearest():
