@@ -24,7 +24,8 @@ from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.judging.candidate import Candidate, candidate_of
-from dearkd.models.cost import LAYOUTS, autocast
+from dearkd.models.cost import LAYOUTS
+from dearkd.models.precision import precision_context
 from dearkd.models.readings import head_scores
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
@@ -189,7 +190,7 @@ def _answers(
     parts: dict[str, list[Tensor]] = {}
     for batch in watch(loader):
         images = batch["image"].to(state.device, non_blocking=True)
-        with autocast(state.device, trained.precision):
+        with precision_context(state.device, trained.precision):
             answers = _of_batch(model, teacher, images)
         found = {"labels": batch["label"], "rows": batch["index"], **answers}
         for name, value in found.items():

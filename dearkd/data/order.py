@@ -25,10 +25,13 @@ __all__ = [
     "spread_rows",
     "stratified_rows",
     "uniforms",
+    "validation_rows",
 ]
 
 # One stream per purpose, so that no two kinds of draws are correlated.
-ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM, SHARD_STREAM = range(1, 7)
+ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
+VALIDATION_STREAM = 6
+SHARD_STREAM = 7
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
@@ -85,6 +88,20 @@ def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> ND
         count = max(1, round(fraction * len(rows)))
         kept.append(rows[ranked(len(rows), seed, SUBSET_STREAM, int(label))[:count]])
     return np.sort(np.concatenate(kept))
+
+
+def validation_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The rows of a fixed split of ``count`` images with the classes in their own proportions.
+
+    It is a function of the labels alone, and a smaller split's rows are among a larger one's. Each
+    class is shuffled and laid out evenly over [0, 1); the split is what lies lowest.
+    """
+    height = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        shuffled = rows[ranked(len(rows), VALIDATION_STREAM, int(label))]
+        height[shuffled] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.sort(np.argsort(height, kind="stable")[:count])
 
 
 @dataclass(frozen=True)

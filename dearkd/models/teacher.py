@@ -17,11 +17,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
+from dearkd.models.precision import precision_context
 from dearkd.models.taps import TeacherStage, describe_stages
 
 __all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "mixed"]
 
 
 class TeacherOutput(NamedTuple):
@@ -37,7 +38,7 @@ class Teacher(nn.Module):
 
     ``mean`` and ``std`` default to those of ``model.pretrained_cfg``; pixels are taken from the
     student's normalisation to them by one multiply-add. A model with a fixed input size other than
-    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's autocast, the
+    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's context, the
     others override it. Parameters are frozen, and ``train()`` leaves everything in eval mode, for
     BatchNorm statistics would drift silently.
 
@@ -95,7 +96,7 @@ class Teacher(nn.Module):
     ) -> TeacherOutput:
         """Logits and the maps of ``stages``, in that order, of images as the student gets them."""
         model: Any = self.model
-        with self._autocast(images.device):
+        with self._precision(images.device):
             pixels = self.pixels(images)
             if not stages:
                 return TeacherOutput(_at_least_float32(model(pixels)), ())
@@ -145,10 +146,10 @@ class Teacher(nn.Module):
             )
         return self.stages[index]
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         if self.precision == "auto":
             return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return precision_context(device, self.precision)
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:

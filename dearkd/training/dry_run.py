@@ -17,6 +17,7 @@ from torch import nn
 
 from dearkd.config import to_yaml
 from dearkd.models import cost
+from dearkd.models.precision import precision_context
 from dearkd.objectives import CrossEntropy
 from dearkd.said import counted, seconds_text
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -118,7 +119,7 @@ def _measured(parts: Parts, state: PartialState) -> _Costs:
         started = time.perf_counter()
         batch = next(iter(loader))["image"].to(device)
         parts.student.eval()
-        with torch.inference_mode(), cost.autocast(device, config.precision):
+        with torch.inference_mode(), precision_context(device, config.precision):
             parts.student(batch)
         judging = (time.perf_counter() - started) / len(batch)
         loader.close()
@@ -132,7 +133,7 @@ def _step_seconds(stage: Stage, parts: Parts, images: torch.Tensor, targets: tor
     optimizer = build_optimizer(objective, parts.config.optim)
 
     def step() -> None:
-        with cost.autocast(device, parts.config.precision):
+        with precision_context(device, parts.config.precision):
             loss = objective(images, targets)["loss"]
         loss.backward()
         optimizer.step()
@@ -152,7 +153,7 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
     extra = 0.0
     if missing:
         two: Any = torch.zeros(2, 3, size, size, device=state.device)
-        with cost.autocast(state.device, config.precision):
+        with precision_context(state.device, config.precision):
             extra = missing * cost.activation_bytes_per_image(student.train(), two)
     copies = bool(config.optim.ema_decay) + (state.num_processes > 1)  # DDP's gradient buckets
     return costs.resident + extra + NUMBER_BYTES * copies * cost.parameter_count(student)
@@ -161,7 +162,9 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
 def _disk(parts: Parts) -> int:
     """Bytes of the run folder: final and best weights, and a checkpoint while the next is written.
 
-    A checkpoint has the weights, AdamW's two moments, and the averaged weights if there are any.
+    A checkpoint has the weights, AdamW's two moments or the one of the others, and the averaged
+    weights if there are any.
     """
-    checkpoint = 3 + bool(parts.config.optim.ema_decay)
+    optim = parts.config.optim
+    checkpoint = 1 + (2 if optim.name == "adamw" else 1) + bool(optim.ema_decay)
     return NUMBER_BYTES * cost.parameter_count(parts.student) * (2 + 2 * checkpoint)

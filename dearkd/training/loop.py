@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
-from dearkd.models.cost import autocast
+from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
@@ -119,7 +119,7 @@ class Trainer:
     def _prepare(
         self, stage: Stage, saved: dict[str, Any]
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Objective and optimizer of a stage; AdamW's moments of the student live on.
+        """Objective and optimizer of a stage; the optimizer's moments of the student live on.
 
         Empties ``saved``, so that nothing is held twice while the stage runs.
         """
@@ -192,7 +192,7 @@ class Trainer:
             last = part == self.accumulate - 1
             sync = nullcontext() if last else self.accelerator.no_sync(objective)
             with sync:
-                with autocast(self.accelerator.device, self.config.precision):
+                with precision_context(self.accelerator.device, self.config.precision):
                     terms = objective(images, targets)
                 self.accelerator.backward(terms["loss"] / self.accumulate)
             for name, value in terms.items():

@@ -42,6 +42,8 @@ OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrai
 """Arguments of a student that other settings decide."""
 MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}
+"""The default momentum of the optimizers that have one."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -69,8 +71,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
         raise UserError(
             f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
         )
-    if config.data.keep_steps and config.data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+    _check_data(config.data)
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(
@@ -208,6 +209,8 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     optim = dataclasses.replace(
         optim,
         lr=_default(optim.lr, 5e-4 * batch / 512 if large else 1e-3),
+        weight_decay=_default(optim.weight_decay, 5e-4 if optim.name == "sgd" else 0.05),
+        momentum=_default(optim.momentum, MOMENTUM.get(optim.name)),
         warmup_epochs=_default(optim.warmup_epochs, default_warmup),
         drop_path=_default(optim.drop_path, 0.1 if large and transformer else 0.0),
     )
@@ -227,6 +230,17 @@ def _flip(data: DataConfig, augment: str) -> bool:
         return data.flip
     found = read_set(data.train)  # no mirrored views of images that never were in the making
     return found is None or found.mirrored is not False
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.validation is not None and data.evaluation is not None:
+        raise UserError(
+            f"--eval-data {data.evaluation} has no effect beside data.validation="
+            f"{data.validation:g}, which cuts the evaluation images from the training data; "
+            "leave one of them out"
+        )
+    if data.keep_steps and data.fraction == 1:
+        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
 
 
 def _shuffle(data: DataConfig, source: ImageSource) -> tuple[Shuffle, list[str]]:

@@ -54,6 +54,7 @@ def summary(
         "student": config.student,
         "teacher": config.teacher.name,
         "data": config.data.train,
+        "validation": config.data.validation,
         "train_images": len(parts.train),
         "eval_images": heads["images"]["count"] if heads else None,
         "epochs": config.epochs,
