@@ -108,7 +108,7 @@ def _scanned(shard: Path) -> list[tuple[int, int, str, int | str]]:
                 elif suffix in ("cls", "json") and key not in labels:
                     file.seek(start)
                     labels[key] = _label(file.read(size), suffix)
-    except (KeyError, TypeError, ValueError) as error:
+    except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
         ) from error
