@@ -1,31 +1,28 @@
-"""Training views a second: ours and timm's loader on the same pictures, in turns in one process.
+r"""Training views: ours and timm's loader on the same pictures, in turns in one process.
 
-    python scripts/bench_data.py --workers 0,1 --json scripts/results/bench_data_cpu.json
+    python scripts/bench_data.py --json scripts/results/bench_data_cpu.json
+    python scripts/bench_data.py --device cuda --workers 8 \
+        --json scripts/results/bench_data_cuda.json
 
 Both decode the same JPEGs from memory (500 x 375 for 224 px, 32 x 32 for 32 px) and draw the same
 recipe at the same batch size: ``light`` is pad, crop and flip at 32 px, ``deit`` is timm's own
 transform with RandAugment and erasing. Ours keeps small decoded pictures, as it does in training.
-``device`` also has the device's half of a view (`data.views=device`), ``crops`` the loaders' half
-alone, which is all that the loaders have to do beside a GPU. timm's loader has its prefetcher on
-CUDA. Rates are medians over the rounds, with the lowest and the highest; a ratio is the median of
-the rounds' own ratios.
+"device half too" has the whole of `data.views=device`, "loaders' half" what loaders have to do
+beside it. timm's loader has its prefetcher on CUDA. A call is so many batches, taken from loaders
+that run all the time; with workers it takes ten times as many as these hold ready.
 """
 
 import argparse
 import io
 import itertools
-import json
-import platform
-import statistics
-import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import timm
 import torch
 from PIL import Image
+from side_by_side import in_turns, machine, print_rows, write
 from timm.data.loader import create_loader
 from torchvision import transforms
 
@@ -36,17 +33,10 @@ from dearkd.data.loaders import train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
 from dearkd.data.sources import Classes
-from dearkd.run_folder.provenance import commit
 
 LOOK: dict[str, Any] = {"mean": (0.485, 0.456, 0.406), "std": (0.229, 0.224, 0.225)}
 BATCH = 64
-CASES = (
-    ("light", 32, "cpu"),
-    ("deit", 32, "cpu"),
-    ("deit", 224, "cpu"),
-    ("deit", 224, "device"),
-    ("deit", 224, "crops"),
-)
+CASES = (("light", 32), ("deit", 32), ("deit", 224))
 
 
 class Pictures(torch.utils.data.Dataset):
@@ -86,32 +76,23 @@ def pictures(size: int) -> Pictures:
 
 
 def ours(
-    name: str, size: int, place: str, workers: int, device: torch.device
-) -> tuple[Iterator[Any], Callable[[], object]]:
-    """Batches without end, and what stops the loader."""
+    name: str, size: int, half: str | None, workers: int, device: torch.device
+) -> Iterator[Any]:
+    """Our batches, without end; ``half``: the last one to do, where views are made in two."""
     source = pictures(size)
     augment: Any = train_augment(name, size, **LOOK)
-    augment = augment if place == "cpu" else DeviceAugment(augment)
+    augment = DeviceAugment(augment) if half else augment
     order = EpochOrder(images=len(source), batch_size=BATCH, seed=0)
     pin = device.type == "cuda"
     loader = train_loader(source, augment, order, mixing=Mixing(), workers=workers, pin_memory=pin)
-
-    def batches() -> Iterator[Any]:
-        for epoch in itertools.count():
-            for batch in loader.epoch(epoch):
-                if place == "crops":
-                    yield batch["image"]
-                    continue
-                images = batch["image"].to(device, non_blocking=True)
-                yield augment.finished(images, batch["drawn"]) if place == "device" else images
-
-    return batches(), loader.close
+    for epoch in itertools.count():
+        for batch in loader.epoch(epoch):
+            images = batch["image"].to(device, non_blocking=True)
+            yield augment.finished(images, batch["drawn"]) if half == "device" else images
 
 
-def peer(
-    name: str, size: int, place: str, workers: int, device: torch.device
-) -> tuple[Iterator[Any], Callable[[], object]]:
-    """The same from timm, which makes whole views in its loaders."""
+def peer(name: str, size: int, workers: int, device: torch.device) -> Iterator[Any]:
+    """Timm's batches, without end."""
     data = pictures(size)
     recipe = {"auto_augment": "rand-m9-mstd0.5-inc1", "re_prob": 0.25, "re_mode": "pixel"}
     loader = create_loader(
@@ -133,72 +114,46 @@ def peer(
         *_, tensor, normalise = data.transform.transforms  # type: ignore[attr-defined]
         flip = transforms.RandomHorizontalFlip()
         data.transform = transforms.Compose([crop, flip, tensor, normalise])
-    batches = (images for _ in itertools.count() for images, _ in loader)
-    return batches, lambda: None
+    for _ in itertools.count():
+        for images, _ in loader:
+            yield images
 
 
-def rate(made: tuple[Iterator[Any], Callable[[], object]], workers: int, count: int) -> float:
-    """Views a second over ``count`` batches, once workers are up and their queues were emptied."""
-    batches, stop = made
-    for _ in range(1 + 2 * workers):
-        next(batches)
-    start = time.perf_counter()
-    for _ in range(count):
-        images = next(batches)
-    if images.device.type == "cuda":
-        torch.cuda.synchronize()
-    seconds = time.perf_counter() - start
-    stop()
-    return count * BATCH / seconds
+def taking(batches: Iterator[Any], count: int) -> Callable[[], None]:
+    def take() -> None:
+        for _ in range(count):
+            next(batches)
+
+    return take
 
 
-def spread(rates: list[float]) -> dict[str, float]:
-    return {
-        "median": round(statistics.median(rates), 1),
-        "lowest": round(min(rates), 1),
-        "highest": round(max(rates), 1),
-    }
-
-
-def compared(case: tuple[str, int, str], workers: int, rounds: int, device: Any) -> dict[str, Any]:
-    name, size, place = case
-    count = 60 if size <= 64 else 6
-    rates: dict[str, list[float]] = {"ours": [], "timm": []}
-    for _ in range(rounds):
-        for side, make in (("ours", ours), ("timm", peer)):
-            rates[side].append(rate(make(name, size, place, workers, device), workers, count))
-    ratios = [a / b for a, b in zip(*rates.values(), strict=True)]
-    row = {"augment": name, "img_size": size, "views": place, "workers": workers}
-    sides = {side: spread(values) for side, values in rates.items()}
-    return row | sides | {"ratio": round(statistics.median(ratios), 3)}
+def compared(name: str, size: int, args: argparse.Namespace) -> dict[str, Any]:
+    """A row: seconds of each path for the same number of batches."""
+    device, workers = torch.device(args.device), args.workers
+    count = max(20 * workers, 20 if size <= 64 else 2)
+    paths = {"ours": ours(name, size, None, workers, device)}
+    if size > 64:
+        paths["ours, device half too"] = ours(name, size, "device", workers, device)
+        paths["ours, loaders' half"] = ours(name, size, "loaders", workers, device)
+    paths["timm"] = peer(name, size, workers, device)
+    calls = {path: taking(batches, count) for path, batches in paths.items()}
+    seconds = in_turns(calls, args.rounds, args.device)
+    rates = {path: count * BATCH / times["median"] for path, times in seconds.items()}
+    work = f"{name} {size} px, {count * BATCH} views, {workers} workers"
+    return {"work": work, "seconds": seconds, "images_per_second": rates}
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--workers", default="0")
+    parser.add_argument("--workers", type=int, default=0)
     parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
-    options = parser.parse_args()
+    args = parser.parse_args()
     torch.set_num_threads(1)
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    rows = []
-    print(f"{'views':20} {'workers':>7} {'ours/s':>9} {'timm/s':>9} {'ratio':>7}")
-    for workers in map(int, options.workers.split(",")):
-        for case in CASES:
-            row = compared(case, workers, options.rounds, device)
-            title = f"{case[0]} {case[1]} px, {case[2]}"
-            both = f"{row['ours']['median']:9.0f} {row['timm']['median']:9.0f}"
-            print(f"{title:20} {workers:7} {both} {row['ratio']:7.2f}", flush=True)
-            rows.append(row)
-    if options.json:
-        about = {
-            "machine": platform.processor() or platform.machine(),
-            "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
-            **{"threads": 1, "batch": BATCH, "rounds": options.rounds, "commit": commit()},
-            **{"torch": torch.__version__, "timm": timm.__version__},
-        }
-        text = json.dumps(about | {"rows": rows}, indent=1) + "\n"
-        options.json.write_text(text, encoding="utf-8")
+    rows = [compared(name, size, args) for name, size in CASES]
+    print_rows(rows)
+    write(args.json, {"machine": machine(args.device), "settings": vars(args), "rows": rows})
 
 
 if __name__ == "__main__":

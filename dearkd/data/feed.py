@@ -7,18 +7,21 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from dearkd.config import DataConfig
+from dearkd.config import DataConfig, Shuffle
 from dearkd.data.augment import crops_at_random, view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
+from dearkd.data.sources import shards_of
+from dearkd.errors import UserError
 from dearkd.run_folder.processes import local_processes, usable_cores
 
 __all__ = [
     "EVALUATION_BATCH",
     "DeviceBatches",
+    "chosen_shuffle",
     "evaluation_loader",
     "faster_data",
     "worker_count",
@@ -132,3 +135,23 @@ def faster_data(data: DataConfig, device: torch.device, processes: int = 1) -> s
         f"all {workers} cores of this process load it already: fewer or smaller images, a faster "
         "disk or more cores"
     )
+
+
+def chosen_shuffle(data: DataConfig, source: ImageSource) -> tuple[Shuffle, list[str]]:
+    """In which order images are read, and a note where that is not one shuffle of all of them.
+
+    Raises:
+        UserError: If an order by shards is asked for that would be no other.
+    """
+    shards = shards_of(source)
+    several = shards is not None and len(shards.starts) > shards.together
+    if data.shuffle == "shards" and not several:
+        few = f"more than {shards.together}" if shards else "many"
+        raise UserError(
+            f"data.shuffle=shards has no effect on {data.train}, whose images do not lie in {few} "
+            "tar files or parquet row groups; leave it out"
+        )
+    if data.shuffle != "auto" or shards is None or not (shards.needed and several):
+        return ("images" if data.shuffle == "auto" else data.shuffle), []
+    note = f"shuffled within {shards.together} of {len(shards.starts)} row groups at a time"
+    return "shards", [f"{note} (--set data.shuffle=images reads a row group for every image)"]

@@ -14,10 +14,11 @@ from typing import Any
 
 import torch
 
-from dearkd.config import DataConfig, Shuffle, TeacherConfig, TrainConfig
+from dearkd.config import DataConfig, TeacherConfig, TrainConfig
 from dearkd.data.augment import crops_at_random
 from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
+from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
 from dearkd.data.sizes import (
     DIGITS_SIZE,
@@ -26,7 +27,6 @@ from dearkd.data.sizes import (
     is_small,
     patch_size,
 )
-from dearkd.data.sources import shards_of
 from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
@@ -123,7 +123,7 @@ def filled_in(
     """
     config, notes = _with_models(config, source, teacher_size, init)
     config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
-    shuffle, why = _shuffle(config.data, source)
+    shuffle, why = chosen_shuffle(config.data, source)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=shuffle))
     return config, notes + more + why
 
@@ -241,21 +241,6 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.keep_steps and data.fraction == 1:
         raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
-
-
-def _shuffle(data: DataConfig, source: ImageSource) -> tuple[Shuffle, list[str]]:
-    """In which order images are read, and a note where that is not one shuffle of all of them."""
-    shards = shards_of(source)
-    if data.shuffle == "shards" and (shards is None or len(shards.starts) <= shards.together):
-        few = f"more than {shards.together}" if shards else "many"
-        raise UserError(
-            f"data.shuffle=shards has no effect on {data.train}, whose images do not lie in {few} "
-            "tar files or parquet row groups; leave it out"
-        )
-    if data.shuffle != "auto" or shards is None or not shards.needed:
-        return ("images" if data.shuffle == "auto" else data.shuffle), []
-    note = f"shuffled within {shards.together} of {len(shards.starts)} row groups at a time"
-    return "shards", [f"{note} (--set data.shuffle=images reads a row group for every image)"]
 
 
 def _check_compiler(config: TrainConfig) -> None:
