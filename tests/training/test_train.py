@@ -83,7 +83,7 @@ def test_a_run_is_judged_in_its_own_precision(toy_teacher, tmp_path, precision, 
     run.model_file.write_bytes((toy_teacher / "model.safetensors").read_bytes())
     text = (toy_teacher / "config.yaml").read_text()
     run.config_file.write_text(text.replace("precision: fp32", f"precision: {precision}"))
-    monkeypatch.setattr(evaluating, "autocast", spy)
+    monkeypatch.setattr(evaluating, "precision_context", spy)
     judged(tmp_path)
     assert set(asked) == {precision}
 
