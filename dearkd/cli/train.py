@@ -84,6 +84,13 @@ def train(
     ] = None,
     seed: Seed = None,
     on_bad_image: OnBadImage = None,
+    cache_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep the teacher's answers in: later runs of the same data, seed and "
+            "teacher read them, whatever student, method or batch size."
+        ),
+    ] = None,
     out: Out = None,
     resume: Resume = False,
     dry_run: DryRun = False,
@@ -106,6 +113,7 @@ def train(
         "stage2": stage2,
         "init": init,
         "seed": seed,
+        "cache_labels": text(cache_labels),
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),

@@ -4,11 +4,12 @@ A source decodes one image at a time to upright 8-bit RGB and can be pickled for
 workers.
 """
 
+import hashlib
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,7 +17,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from dearkd.data.decode import open_image
-from dearkd.data.order import stratified_rows
+from dearkd.data.order import Shards, spread_rows, stratified_rows
 from dearkd.data.synthetic_set import ClassTable, read_set
 from dearkd.errors import UserError
 
@@ -26,7 +27,10 @@ __all__ = [
     "FolderSource",
     "ImageSource",
     "SubsetSource",
+    "digest",
+    "encoded_labels",
     "natural_order",
+    "shards_of",
 ]
 
 T = TypeVar("T", str, Path)
@@ -34,6 +38,8 @@ T = TypeVar("T", str, Path)
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+SIZED = 256
+"""Files of a folder whose sizes are part of its fingerprint: a million would take a minute."""
 SHOWN = 5
 """Most class folders that a message names."""
 
@@ -52,7 +58,10 @@ class Classes:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Labelled images with random access."""
+    """Labelled images with random access.
+
+    A source whose images lie in few large files may have ``shards`` too, as ``shards_of`` says.
+    """
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -76,6 +85,10 @@ class ImageSource(Protocol):
 
     def name(self, index: int) -> str:
         """The name under which a user finds the image: a file, or a row of a file."""
+        ...
+
+    def fingerprint(self) -> str:
+        """Tells the images and their order from others; the same wherever they lie. Quick."""
         ...
 
 
@@ -109,6 +122,10 @@ class DigitsSource:
     def name(self, index: int) -> str:
         """The row in scikit-learn's table."""
         return f"digit {self._rows[index]}"
+
+    def fingerprint(self) -> str:
+        """Of the pixels."""
+        return digest([self._pixels.tobytes()])
 
 
 class FolderSource:
@@ -154,6 +171,12 @@ class FolderSource:
         """The file's path."""
         return str(self.root / self._files[index])
 
+    def fingerprint(self) -> str:
+        """Of all paths within the folder, and of some files' sizes."""
+        some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
+        sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
+        return digest([*self._files, *sizes])
+
 
 class SubsetSource:
     """Some images of another source, with all its classes, or with its labels renumbered."""
@@ -184,6 +207,53 @@ class SubsetSource:
     def name(self, index: int) -> str:
         """Its name in the whole source."""
         return self.source.name(int(self.rows[index]))
+
+    def fingerprint(self) -> str:
+        """Of the whole source and the rows."""
+        return digest([self.source.fingerprint(), self.rows.astype("<i8").tobytes()])
+
+
+def digest(parts: Iterable[str | int | bytes]) -> str:
+    """SHA-256 of the parts and where they end, the first 16 of its hexadecimal digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else str(part).encode(errors="surrogateescape")
+        state.update(b"%d:" % len(content) + content)
+    return state.hexdigest()[:16]
+
+
+def shards_of(source: ImageSource) -> Shards | None:
+    """The files, or parts of files, that the images lie in; None: each has its own."""
+    if isinstance(source, SubsetSource):
+        whole = shards_of(source.source)
+        return None if whole is None else whole.of_rows(source.rows)
+    return getattr(source, "shards", None)
+
+
+def encoded_labels(
+    place: Path, labels: NDArray[Any], names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], Classes]:
+    """Labels as numbers, and what they stand for; class names are numbered in natural order.
+
+    Raises:
+        UserError: If one is no class; ``place`` is where it was found.
+    """
+    if labels.dtype.kind in "OUS":
+        names = names or tuple(natural_order(set(labels.tolist())))
+        index = {name: number for number, name in enumerate(names)}
+        numbers = np.asarray([index.get(name, -1) for name in labels.tolist()])
+        unknown = labels[numbers < 0]
+    else:
+        numbers = labels
+        count = len(names) if names else int(labels.max()) + 1
+        unknown = labels[(labels < 0) | (labels >= count)]
+    count = len(names) if names else int(numbers.max()) + 1
+    if len(unknown):
+        raise UserError(
+            f"{place} has label {unknown[0]}, outside 0..{count - 1} (a split without labels?); "
+            "choose a split with labels"
+        )
+    return numbers.astype(np.int64), Classes(count, names)
 
 
 def natural_order(items: Iterable[T]) -> list[T]:

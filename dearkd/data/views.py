@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dearkd.data.augment import Augment
 from dearkd.data.decode import BadImageError
+from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
 from dearkd.data.sources import ImageSource
@@ -37,7 +37,7 @@ class Views(Dataset[dict[str, Any]]):
     def __init__(
         self,
         source: ImageSource,
-        augment: Augment,
+        augment: Augment | DeviceAugment,
         *,
         seed: int = 0,
         mixing: Mixing | None = None,
@@ -78,27 +78,42 @@ class Views(Dataset[dict[str, Any]]):
         kept = [(key, *found) for key, found in zip(keys, picked, strict=True) if found is not None]
         return {"failure": None, "errors": errors, **self._batch(kept)}
 
-    def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Tensor]:
+    def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Any]:
         """The batch of (key, row, prepared image): where an image was replaced, key and row differ.
 
         Random draws belong to the key, pixels and label to the row that is shown.
         """
         size = self.augment.img_size
-        epoch, index, repeat = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 3).T
+        named = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 4)
+        epoch, index, repeat, number = named.T
         found = np.asarray([index for _, index, _ in views], dtype=np.int64)
         seeds = hash64(self.seed, VIEW_STREAM, epoch, index, repeat)
         prepared = [pixels for *_, pixels in views]
-        images = self.augment(prepared, seeds) if views else torch.zeros(0, 3, size, size)
-        batch = {
-            "image": images,
+        batch: dict[str, Any] = {
             "label": torch.from_numpy(self.labels[found]),
             "index": torch.from_numpy(found),
+            "view": torch.from_numpy(self._numbers(number, index == found)),
         }
+        if isinstance(self.augment, DeviceAugment):
+            batch["image"], batch["drawn"] = self.augment.crops(prepared, seeds)
+        else:
+            empty = torch.zeros(0, 3, size, size)
+            batch["image"] = self.augment(prepared, seeds) if views else empty
         if self.mixing is not None:
             seeds = hash64(self.seed, MIX_STREAM, epoch, index, repeat)
             weight, box = self.mixing.draw(seeds, size, size)
             batch |= {"weight": torch.from_numpy(weight), "box": torch.from_numpy(box)}
         return batch
+
+    def _numbers(self, number: NDArray[np.int64], own: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The number of each view, -1 where another image is shown, or mixed in from the partner.
+
+        A substitute depends on which images are bad today: what is remembered of it may be wrong
+        tomorrow.
+        """
+        if self.mixing is not None and self.mixing.mixes and not own.all():
+            own = np.repeat(own.reshape(-1, 2).all(axis=1), 2)
+        return np.where(own, number, -1)
 
     def _pick(self, key: ViewKey, errors: list[BadImageError]) -> tuple[int, Any] | None:
         """The view's image or its substitute, as (index, prepared image); None if all are bad."""
@@ -111,7 +126,8 @@ class Views(Dataset[dict[str, Any]]):
             if not self.substitute:
                 break
             rows = self._substitutes(key.index, attempt)
-            draw = hash64(self.seed, SUBSTITUTE_STREAM, *key, attempt)[0]
+            name = (key.epoch, key.index, key.repeat)
+            draw = hash64(self.seed, SUBSTITUTE_STREAM, *name, attempt)[0]
             index = int(rows[int(draw) % len(rows)])
         return None
 

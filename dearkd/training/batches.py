@@ -1,53 +1,71 @@
 """The batches of a run: training views in the run's order, evaluation images once each."""
 
-from typing import Any, TypeAlias
+import dataclasses
+from typing import TypeAlias
 
 from accelerate import Accelerator, PartialState
 
-from dearkd.data.augment import train_augment
+from dearkd.data.augment import Augment, TimmAugment, train_augment
+from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
+from dearkd.data.sources import shards_of
+from dearkd.data.views import CACHE_BYTES
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
 from dearkd.training.build import Parts
 
-__all__ = ["epoch_order", "evaluation_images", "training_batches"]
+__all__ = ["epoch_order", "evaluation_images", "sample_batches", "training_batches"]
 
 Processes: TypeAlias = Accelerator | PartialState
 
 
 def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches, int]:
-    """Batches of one process's forward passes, and how many of them make a step."""
+    """Batches of one process's forward passes, and how many of them make a step.
+
+    They are numbered where the teacher has a memory.
+    """
     data = parts.config.data
     assert data.img_size is not None
-    look: Any = parts.student.pretrained_cfg
-    assert data.augment != "auto"
     order, accumulate = epoch_order(parts, processes.process_index, processes.num_processes)
-    augment = train_augment(
-        data.augment,
-        data.img_size,
-        mean=look["mean"],
-        std=look["std"],
-        flip=bool(data.flip),
-        interpolation=look["interpolation"],
-    )
+    workers = worker_count(data.workers, data.img_size, processes.device, processes.num_processes)
+    return _batches(parts, processes, order, workers, CACHE_BYTES), accumulate
+
+
+def sample_batches(parts: Parts, processes: Processes, size: int) -> DeviceBatches:
+    """The run's views in its order, numbered, in batches of ``size``: for a look at a few."""
+    order = dataclasses.replace(epoch_order(parts, 0, 1)[0], batch_size=size)
+    return _batches(parts, processes, order, workers=0, cache_bytes=0, numbered=True)
+
+
+def _batches(
+    parts: Parts,
+    processes: Processes,
+    order: EpochOrder,
+    workers: int,
+    cache_bytes: int,
+    numbered: bool | None = None,
+) -> DeviceBatches:
+    data = parts.config.data
+    assert data.img_size is not None
     loader = train_loader(
         parts.train,
-        augment,
+        _augment(parts),
         order,
         mixing=Mixing(mixup=data.mixup or 0.0, cutmix=data.cutmix or 0.0),
         class_map=parts.class_map,
         on_bad_image=data.on_bad_image,
-        workers=worker_count(
-            data.workers, data.img_size, processes.device, processes.num_processes
-        ),
+        workers=workers,
         pin_memory=processes.device.type == "cuda",
+        cache_bytes=cache_bytes,
     )
     layout = LAYOUTS[parts.config.memory_format]
     classes = parts.student.num_classes
-    return DeviceBatches(loader, data, classes, processes.device, layout), accumulate
+    if numbered is None:
+        numbered = parts.teacher is not None and parts.teacher.memory is not None
+    return DeviceBatches(loader, data, classes, processes.device, layout, numbered)
 
 
 def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
@@ -70,6 +88,7 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
         seed=parts.config.seed,
         repeats=data.repeats or 1,
         views=parts.full_size if data.keep_steps else None,
+        shards=shards_of(parts.train) if data.shuffle == "shards" else None,
         rank=rank,
         world=world,
     )
@@ -80,6 +99,25 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
             f"epoch; use at most {order.views_per_epoch // 2 * 2}"
         )
     return order, accumulate
+
+
+def _augment(parts: Parts) -> Augment | DeviceAugment:
+    """How views are made, and where; an older version, whose run goes on, knew the CPU alone."""
+    data, look = parts.config.data, parts.student.pretrained_cfg
+    assert data.img_size is not None
+    assert data.augment != "auto"
+    augment = train_augment(
+        data.augment,
+        data.img_size,
+        mean=look["mean"],
+        std=look["std"],
+        flip=bool(data.flip),
+        interpolation=look["interpolation"],
+    )
+    if data.views != "device":
+        return augment
+    assert isinstance(augment, TimmAugment)
+    return DeviceAugment(augment)
 
 
 def evaluation_images(parts: Parts, processes: Processes) -> Loader | None:

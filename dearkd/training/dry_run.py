@@ -20,7 +20,6 @@ from dearkd.models import cost
 from dearkd.models.precision import precision_context
 from dearkd.objectives import CrossEntropy
 from dearkd.said import counted, seconds_text
-from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
 from dearkd.training.optim import build_optimizer
@@ -50,13 +49,16 @@ class _Costs:
     """Images of a trial step."""
 
 
-def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> None:
-    """Says the configuration, the models' sizes, the steps, and time, memory and disk."""
-    parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
+def describe(
+    parts: Parts, reasons: dict[str, str], state: PartialState, say: Callable[..., None]
+) -> None:
+    """Says the configuration, the models' sizes, the steps, and time, memory and disk.
+
+    The parts are laid out on their device, in the arithmetic that has these ``reasons``.
+    """
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
     assert data.batch_size is not None
-    place_models(parts, state.device)
     say(to_yaml(config), markup=False)
     say(arithmetic_line(config, reasons))
     say(_sizes(parts))
@@ -109,32 +111,30 @@ def _measured(parts: Parts, state: PartialState) -> _Costs:
     started = time.perf_counter()
     few += list(islice(batches(1, 0), 1))
     loading = (time.perf_counter() - started) / len(few[0][0])
-    images, targets = few[0][0][:most], few[0][1][:most]
-    seconds = [
-        _step_seconds(stage, parts, images, targets) / most + loading for stage in parts.stages
-    ]
+    batch = tuple(part[:most] for part in few[0])
+    seconds = [_step_seconds(stage, parts, batch) / most + loading for stage in parts.stages]
     judging = 0.0
     loader = evaluation_images(parts, state)
     if loader is not None:
         started = time.perf_counter()
-        batch = next(iter(loader))["image"].to(device)
+        judged = next(iter(loader))["image"].to(device)
         parts.student.eval()
         with torch.inference_mode(), precision_context(device, config.precision):
-            parts.student(batch)
-        judging = (time.perf_counter() - started) / len(batch)
+            parts.student(judged)
+        judging = (time.perf_counter() - started) / len(judged)
         loader.close()
     return _Costs(seconds, judging, peak_memory(device) or 0, most)
 
 
-def _step_seconds(stage: Stage, parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> float:
+def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -> float:
     """Least seconds of a whole step: forward, backward and optimizer."""
-    device = images.device
+    device = batch[0].device
     objective = (stage.objective or CrossEntropy(parts.student)).to(device).train()
     optimizer = build_optimizer(objective, parts.config.optim)
 
     def step() -> None:
         with precision_context(device, parts.config.precision):
-            loss = objective(images, targets)["loss"]
+            loss = objective(*batch)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()

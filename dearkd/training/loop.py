@@ -1,9 +1,9 @@
 """The training loop: stages in, a trained student and its run folder out. It knows no method.
 
-An objective is an ``nn.Module`` with a ``student``; ``forward(images, targets)`` returns a dict of
-terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything
-random is a function of (seed, position in the run), so a run that was killed and resumed ends with
-bitwise the same weights as one that was not (one CPU process).
+An objective is an ``nn.Module`` with a ``student``; its ``forward`` takes a batch and returns a
+dict of terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data.
+Everything random is a function of (seed, position in the run), so a run that was killed and
+resumed ends with bitwise the same weights as one that was not (one CPU process).
 """
 
 import math
@@ -55,6 +55,7 @@ class Trainer:
         classes: dict[str, Any] | None = None,
         accumulate: int = 1,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
+        save_more: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -63,6 +64,7 @@ class Trainer:
         self.batches = batches
         self.evaluation = evaluation
         self.probe = probe
+        self.save_more = save_more
         self.accelerator = accelerator
         self.progress = progress
         self.metadata = metadata
@@ -142,7 +144,7 @@ class Trainer:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
-        started, done = time.monotonic(), position.epoch_seconds
+        started, done, waited = time.monotonic(), position.epoch_seconds, self.batches.waited
         feed = iter(self.batches(position.epoch, position.step * self.accumulate))
         images, lr = 0, 0.0
         while position.step < self.steps:
@@ -167,6 +169,7 @@ class Trainer:
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
+            "data_wait": (self.batches.waited - waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
         self._refuse_nan(objective)
@@ -181,23 +184,23 @@ class Trainer:
         self,
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
-        batches: Iterator[tuple[Tensor, Tensor]],
+        batches: Iterator[tuple[Tensor, ...]],
     ) -> int:
         """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
         count = 0
-        for part, (images, targets) in enumerate(batches):
+        for part, batch in enumerate(batches):
             # A step's own seed: drop-path draws the same masks after a resume.
             self._seed_step(part)
             last = part == self.accumulate - 1
             sync = nullcontext() if last else self.accelerator.no_sync(objective)
             with sync:
                 with precision_context(self.accelerator.device, self.config.precision):
-                    terms = objective(images, targets)
+                    terms = objective(*batch)
                 self.accelerator.backward(terms["loss"] / self.accumulate)
             for name, value in terms.items():
                 previous = self.position.sums.get(name, 0.0)
                 self.position.sums[name] = previous + value.detach().float() / self.accumulate
-            count += len(images)
+            count += len(batch[0])
         if self.config.optim.clip_grad is not None:
             self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
         optimizer.step()
@@ -232,7 +235,12 @@ class Trainer:
         save_model(path, self.averaged, self.metadata)
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes ``checkpoint/last.pt``: all that the next step depends on."""
+        """Writes ``checkpoint/last.pt``: all that the next step depends on.
+
+        What is saved besides, on every process, goes first: it is not behind the checkpoint.
+        """
+        if self.save_more is not None:
+            self.save_more()
         if self.accelerator.is_main_process:
             average = None if self.ema is None else self.ema.module
             state = run_state(
