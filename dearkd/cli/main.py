@@ -5,6 +5,8 @@ import signal
 import sys
 from types import FrameType
 
+from dearkd.run_folder.threads import settle_threads
+
 __all__ = ["main"]
 
 INTERRUPTED = 130
@@ -16,6 +18,7 @@ def main() -> None:
     # A shell has background jobs ignore Ctrl-C, and so do we.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    settle_threads()
     try:
         from dearkd.cli.app import run
 

@@ -13,7 +13,8 @@ from dearkd.data.datasets import ImageSource
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
-from dearkd.run_folder.processes import local_processes, usable_cores
+from dearkd.run_folder.processes import local_processes
+from dearkd.run_folder.threads import usable_cores
 
 __all__ = ["EVALUATION_BATCH", "DeviceBatches", "evaluation_loader", "worker_count"]
 
