@@ -629,6 +629,7 @@ def test_time_left_is_told_from_pixels():
                 terms={"objective": [2.0, 4.0], "l2": [1.0, 1.0]},
                 grad_norms={},
                 images=torch.empty(0),
+                stopped=(None, None),
             )
             progress.step(step, 20 * batch + 10 * stage + 10)
             done.append(progress._work(step, 20 * batch + 10 * stage + 10) / progress.total)
