@@ -26,7 +26,8 @@ __all__ = [
     "to_yaml",
 ]
 
-Precision = Literal["auto", "fp32", "bf16", "fastest"]
+OptimizerName = Literal["adamw", "sgd", "muon"]
+Precision = Literal["auto", "fp32", "bf16", "mixed", "fastest"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
@@ -40,8 +41,13 @@ class DataConfig:
     """Folder, parquet folder, timm data set name, or ``digits`` (embedded)."""
     evaluation: str | None = None
     """Where to evaluate; None: the training set's own val/test split, if it has one."""
+    validation: float | None = None
+    """Evaluate on images cut from the training set, which no run with this setting trains on: so
+    many, or that share of all if below 1; classes in proportion, the same ones whatever the seed.
+    None: no such split."""
     fraction: float = 1.0
-    """Share of each class that is kept: the same images whatever the seed, for paired runs."""
+    """Share of each class that is kept: the same images whatever the seed, for paired runs. Of a
+    set with a validation split, of what that leaves."""
     keep_steps: bool = False
     """With ``fraction`` < 1: as many steps an epoch as the whole set would give."""
     img_size: int | None = None
@@ -74,6 +80,13 @@ class DataConfig:
     def __post_init__(self) -> None:
         _between("data.fraction", self.fraction, 0, 1, open_low=True)
         _between("data.smoothing", self.smoothing, 0, 0.999)
+        if self.validation is not None:
+            _between("data.validation", self.validation, 0, 1e9, open_low=True)
+            if self.validation >= 1 and self.validation % 1:
+                raise UserError(
+                    "data.validation must be a share below 1 or a whole number of images, got "
+                    f"{self.validation}"
+                )
         for name in ("img_size", "batch_size", "micro_batch", "repeats"):
             if (value := getattr(self, name)) is not None:
                 _between(f"data.{name}", value, 1, 100_000)
@@ -137,16 +150,22 @@ class DistillConfig:
 
 @dataclass(frozen=True, kw_only=True)
 class OptimConfig:
-    """AdamW and one cosine over the whole run."""
+    """The optimizer and one cosine over the whole run."""
 
+    name: OptimizerName = "adamw"
+    """adamw; sgd: Nesterov's, with weight decay in the gradient; muon: timm's, which takes steps
+    of AdamW's size in matrices and convolutions, and NAdamW for the last layer and the rest."""
     lr: float | None = None
     """Peak learning rate. None: 5e-4 * batch_size / 512 for large images, 1e-3 for small
-    ones (Departure)."""
+    ones (Departure); ``sgd`` and ``muon`` must be told."""
     min_lr: float = MIN_LR
     """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None
     """Linear warm-up, shorter than the run. None: 5, or a tenth of a run below 50 epochs."""
-    weight_decay: float = 0.05
+    weight_decay: float | None = None
+    """Of matrices and convolutions. None: 0.05, or 5e-4 with ``sgd``."""
+    momentum: float | None = None
+    """Of ``sgd`` (None: 0.9) and ``muon`` (None: 0.95)."""
     clip_grad: float | None = None
     """Largest gradient norm; None: no clipping."""
     drop_path: float | None = None
@@ -156,12 +175,14 @@ class OptimConfig:
     and saved in place of the last weights. None: no average."""
 
     def __post_init__(self) -> None:
+        self._check_optimizer()
         if self.lr is not None:
             _between("optim.lr", self.lr, 0, 10, open_low=True)
         _between("optim.min_lr", self.min_lr, 0, 10)
         if self.lr is not None and MIN_LR != self.min_lr > self.lr:
             raise UserError(f"optim.min_lr must be at most optim.lr ({self.lr}), got {self.min_lr}")
-        _between("optim.weight_decay", self.weight_decay, 0, 10)
+        if self.weight_decay is not None:
+            _between("optim.weight_decay", self.weight_decay, 0, 10)
         if self.warmup_epochs is not None:
             _between("optim.warmup_epochs", self.warmup_epochs, 0, 100_000)
         if self.clip_grad is not None:
@@ -170,6 +191,21 @@ class OptimConfig:
             _between("optim.drop_path", self.drop_path, 0, 0.99)
         if self.ema_decay is not None:
             _between("optim.ema_decay", self.ema_decay, 0, 0.9999999, open_low=True)
+
+    def _check_optimizer(self) -> None:
+        if self.name != "adamw" and self.lr is None:
+            raise UserError(
+                f"optim.name={self.name} has no default learning rate; set optim.lr, e.g. "
+                f"{0.1 if self.name == 'sgd' else 0.01}"
+            )
+        if self.momentum is None:
+            return
+        if self.name == "adamw":
+            raise UserError(
+                f"optim.momentum={self.momentum} has no effect with optim.name=adamw; leave it "
+                "out, or choose optim.name=sgd or muon"
+            )
+        _between("optim.momentum", self.momentum, 0, 0.9999, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,6 +244,9 @@ class TrainConfig:
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_minutes: float = 10.0
     """A checkpoint inside an epoch after this many minutes, besides the one at its end."""
+    cache_labels: str | None = None
+    """Folder in which the teacher's answers to the views are kept: this run reads those that an
+    earlier one wrote, of the same data, views and teacher, and adds its own. None: off."""
     out: str | None = None
     """Run folder. None: a fresh one under ``runs/``."""
     imports: tuple[str, ...] = ()
@@ -225,6 +264,8 @@ class TrainConfig:
                 f"optim.warmup_epochs must be below the run's epochs, {self.epochs}, got "
                 f"{warmup}; set it, or lengthen the run"
             )
+        if self.cache_labels is not None and not self.cache_labels.strip():
+            raise UserError("cache_labels must name a folder, got nothing; leave it out for none")
         _between("seed", self.seed, 0, 2**63 - 1)
         _between("eval_every", self.eval_every, 1, 1_000_000)
         _between("checkpoint_minutes", self.checkpoint_minutes, 0, 1e6, open_low=True)

@@ -25,7 +25,8 @@ from rich.console import Console
 from dearkd.errors import one_line
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
-from dearkd.models.cost import autocast, seconds_per_call
+from dearkd.models.cost import seconds_per_call
+from dearkd.models.precision import precision_context
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.threads import usable_cores, waiting
 from dearkd.said import counted
@@ -190,7 +191,7 @@ def _speed() -> _Found:
 
         seconds = {}
         for precision in ("fp32", "bf16"):
-            with autocast(device, precision):
+            with precision_context(device, precision):
                 seconds[precision] = seconds_per_call(step, device)
         gains.append(f"a small {kind} is {seconds['fp32'] / seconds['bf16']:.1f}x as fast")
     return f"in bf16 {', '.join(gains)} as in fp32, measured just now"

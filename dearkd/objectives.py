@@ -1,6 +1,7 @@
 """The training objectives, modules that hold the student and what it learns from.
 
-``forward(images, targets)`` returns ``loss``, to backpropagate, and every term without its weight.
+``forward(images, targets, views)`` returns ``loss``, to backpropagate, and every term without its
+weight. ``views`` are the numbers of the images in the run's order, for a teacher with a memory.
 The teacher sees the same mixed and augmented images as the student. ``Teacher`` keeps it in eval
 mode and without gradients, whatever ``train()`` is called with.
 
@@ -10,7 +11,7 @@ Source:
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
@@ -25,7 +26,7 @@ from dearkd.losses import (
 )
 from dearkd.models.aligner import Aligner
 from dearkd.models.pairs import AlignedPair, PairLike, default_pair, model_name, resolved
-from dearkd.models.teacher import Teacher
+from dearkd.models.teacher import Form, Teacher
 
 __all__ = [
     "CrossEntropy",
@@ -34,10 +35,12 @@ __all__ = [
     "SoftDistillation",
     "Targets",
     "Terms",
+    "Views",
 ]
 
 Images = Float[Tensor, "batch channels height width"]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
+Views = Int[Tensor, " batch"] | None
 Terms = dict[str, Tensor]
 
 
@@ -57,7 +60,7 @@ class CrossEntropy(nn.Module):
         if self.distilled:
             _set_distilled_training(student)
 
-    def forward(self, images: Images, targets: Targets) -> Terms:
+    def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
         """The loss, its term ``class`` and a distilled student's ``distillation`` (nats)."""
         if not self.distilled:
             loss = cross_entropy(self.student(images), targets)
@@ -81,6 +84,8 @@ class HardDistillation(nn.Module):
         UserError: If the student lacks the token, or classes differ.
     """
 
+    learns_from: ClassVar[Form] = "labels"
+
     def __init__(
         self,
         student: nn.Module,
@@ -98,11 +103,11 @@ class HardDistillation(nn.Module):
                 "untrained; use token=distillation, or a student without a distillation token"
             )
 
-    def forward(self, images: Images, targets: Targets) -> Terms:
+    def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
         """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
         logits = self.student(images)
         class_logits, dist_logits = logits if self.token == "distillation" else (logits, logits)
-        teacher_logits = self.teacher(images).logits
+        teacher_logits = self.teacher(images, views=views).logits
         class_term = cross_entropy(class_logits, targets)
         dist_term = hard_distillation(dist_logits, teacher_logits)
         return _terms(
@@ -137,10 +142,10 @@ class SoftDistillation(nn.Module):
         _check_classes(student, teacher)
         require_distillation_token(student)
 
-    def forward(self, images: Images, targets: Targets) -> Terms:
+    def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
         """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
         class_logits, dist_logits = self.student(images)
-        teacher_logits = self.teacher(images).logits
+        teacher_logits = self.teacher(images, views=views).logits
         class_term = cross_entropy(class_logits, targets)
         dist_term = soft_distillation(dist_logits, teacher_logits, self.temperature)
         return _terms(
@@ -167,6 +172,8 @@ class DearKD(nn.Module):
             or stage that is not there, or the weight is negative.
     """
 
+    learns_from: ClassVar[Form] = "labels"
+
     def __init__(
         self,
         student: nn.Module,
@@ -192,13 +199,13 @@ class DearKD(nn.Module):
             for pair in self.pairs
         )
 
-    def forward(self, images: Images, targets: Targets) -> Terms:
+    def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
         """The loss, its terms ``class``, ``distillation``, ``hidden``, and ``teacher_agreement``.
 
         Several pairs have a term ``hidden_<i>`` each besides.
         """
         (class_logits, dist_logits), student_maps = self._student_forward(images)
-        teacher = self.teacher(images, self.stages)
+        teacher = self.teacher(images, self.stages, views)
         teacher_maps = dict(zip(self.stages, teacher.features, strict=True))
         class_term = cross_entropy(class_logits, targets)
         dist_term = hard_distillation(dist_logits, teacher.logits)

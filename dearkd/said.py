@@ -58,6 +58,8 @@ def size_text(size: float | None) -> str:
     """A size in bytes as ``3.2 MiB``, or from a tenth of a GiB on ``0.51 GiB``; empty for None."""
     if size is None:
         return ""
+    if size < 2**20:
+        return f"{size / 2**10:.1f} KiB"
     gib = size / 2**30
     return f"{gib:.2f} GiB" if gib >= 0.1 else f"{size / 2**20:.1f} MiB"
 

@@ -1,37 +1,44 @@
-"""Time of attention, forward and backward: folded MHCA, MHCA with a bias tensor, plain.
+"""Attention, forward and backward: MHCA beside ConViT's GPSA, a bias tensor and plain attention.
 
-"layer" is the whole layer, "core" what stands between its two projections.
+    python scripts/bench_attention.py --json scripts/results/bench_attention_cpu.json
+    python scripts/bench_attention.py --device cuda --json scripts/results/bench_attention_cuda.json
 
-The three run in turns in one process, so that a busy machine slows all of them alike; the table
-gives the median of the runs. Command: python scripts/bench_attention.py --threads 1 --out x.json
+"ours" is the layer with its projections as training has it on this device
+(`dearkd.training.arithmetic.set_attention`); "folded" and "products" are its two forms, one of
+which it is. GPSA is timm's, on the patches alone, as it knows no prefix tokens. Outputs of
+"folded", "products" and "bias tensor" are compared before anything is timed. ``--growth`` times
+"ours" and "plain" over 66 to 1,026 tokens instead.
 """
 
 import argparse
-import itertools
-import json
-import statistics
-import time
+import copy
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 import torch.nn.functional as F
+from side_by_side import floors, in_turns, machine, print_rows, write
 from timm.layers.attention import Attention
-from torch import Tensor
+from timm.models.convit import GPSA
+from torch import Tensor, nn
 
-import dearkd.models  # noqa: F401 - registers the students with timm
 from dearkd.models.attention import MultiHeadConvAttention, dense_positions
-from dearkd.models.position import folded_channels, patch_coordinates, position_scores
+from dearkd.models.position import (
+    folded_channels,
+    initial_positions,
+    patch_coordinates,
+    position_scores,
+)
+from dearkd.training.arithmetic import set_attention
 
-# dim, heads, grid: the micro student at 32 px, then DearKD-Ti, -S and -B at 224 px
-SHAPES = {
-    "micro 32px": (108, 9, (8, 8), 64),
-    "tiny 224px": (192, 12, (14, 14), 16),
-    "small 224px": (384, 12, (14, 14), 16),
-    "base 224px": (768, 16, (14, 14), 8),
-}
+Layers = dict[str, nn.Module]
+
+# dim, heads, batch on a CPU
+STUDENTS = {"Ti": (192, 12, 16), "S": (384, 12, 16), "B": (768, 16, 8)}
+GRIDS = {66: 8, 198: 14}
+GROWTH = (8, 14, 20, 26, 32)
+"""Sides of the grids of ``--growth``: 66, 198, 402, 678 and 1,026 tokens."""
 
 
 class BiasAttention(MultiHeadConvAttention):
@@ -42,67 +49,86 @@ class BiasAttention(MultiHeadConvAttention):
         return F.scaled_dot_product_attention(query, key, value, attn_mask=bias)
 
 
-def core(attn: Attention, qkv: Tensor) -> Tensor:
-    query, key, value = qkv.unbind(0)
-    if isinstance(attn, MultiHeadConvAttention):
-        return attn._fused(query, key, value)
-    return F.scaled_dot_product_attention(query, key, value)
+class Alone(nn.Module):
+    """A layer as a network of one, with a grid for ``set_attention``."""
+
+    def __init__(self, layer: nn.Module, side: int) -> None:
+        super().__init__()
+        self.layer = layer
+        self.patch_embed = nn.Identity()
+        self.patch_embed.num_patches = side * side  # type: ignore[assignment]
 
 
-def steps(part: str, shape: str, device: str, dtype: torch.dtype) -> dict[str, Callable[[], None]]:
-    dim, heads, grid, batch = SHAPES[shape]
-    batch *= 8 if device == "cuda" else 1
-    count = grid[0] * grid[1] + 2
-    x = torch.randn(batch, count, dim, device=device, requires_grad=True)
-    # the layout that the projection hands over: (batch, tokens, 3, heads, head_dim), permuted
-    qkv = torch.randn(batch, count, 3, heads, dim // heads, device=device, dtype=dtype)
-    qkv = qkv.requires_grad_()
-
-    def step(attn: Attention) -> Callable[[], None]:
-        attn.to(device)
-        if isinstance(attn, MultiHeadConvAttention):
-            attn.set_grid_size(grid)
-
-        def run() -> None:
-            with torch.autocast(device, dtype, enabled=dtype != torch.float32):
-                out = attn(x) if part == "layer" else core(attn, qkv.permute(2, 0, 3, 1, 4))
-            out.backward(torch.ones_like(out))
-            if device == "cuda":
-                torch.cuda.synchronize()
-
-        return run
-
-    kinds = {"folded": MultiHeadConvAttention, "bias": BiasAttention, "plain": Attention}
-    return {name: step(kind(dim, num_heads=heads, qkv_bias=True)) for name, kind in kinds.items()}
+def layers(dim: int, heads: int, side: int, device: torch.device) -> Layers:
+    """One layer of each kind; those of ours share their weights."""
+    torch.manual_seed(0)
+    folded = MultiHeadConvAttention(dim, num_heads=heads, qkv_bias=True).to(device)
+    folded.set_grid_size((side, side))
+    products, ours = copy.deepcopy(folded), copy.deepcopy(folded)
+    setattr(products, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
+    set_attention(Alone(ours, side), device)
+    bias = BiasAttention(dim, num_heads=heads, qkv_bias=True).to(device)
+    bias.set_grid_size((side, side))
+    bias.load_state_dict(folded.state_dict())
+    return {
+        "ours": ours,
+        "folded": folded,
+        "products": products,
+        "bias tensor": bias,
+        "plain": Attention(dim, num_heads=heads, qkv_bias=True).to(device),
+        "GPSA": GPSA(dim, num_heads=heads, qkv_bias=True).to(device),
+    }
 
 
-def milliseconds(runs: dict[str, Callable[[], None]], repeats: int) -> dict[str, float]:
-    times: dict[str, list[float]] = {name: [] for name in runs}
-    for repeat in range(repeats + 2):
-        for name, run in runs.items():
-            start = time.perf_counter()
-            run()
-            if repeat >= 2:  # the first two warm caches up
-                times[name].append(1e3 * (time.perf_counter() - start))
-    return {name: statistics.median(values) for name, values in times.items()}
+def step(layer: nn.Module, tokens: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+    """Forward and backward pass of a layer."""
+    x = tokens.clone().requires_grad_()
+
+    def run() -> None:
+        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+            out = layer(x)
+        out.backward(torch.ones_like(out))
+
+    return run
 
 
-def images_per_second(name: str, batch: int, repeats: int, device: str) -> float:
-    model: Any = timm.create_model(name, num_classes=10).to(device)
-    images = torch.randn(batch, 3, *model.default_cfg["input_size"][1:], device=device)
+def row(student: str, side: int, args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+    """Seconds of each kind of layer in one of the students, at one grid."""
+    dim, heads, batch = STUDENTS[student]
+    device = torch.device(args.device)
+    batch = batch * (32 if args.device == "cuda" else 1)
+    tokens = torch.randn(batch, side * side + 2, dim, device=device)
+    kinds = layers(dim, heads, side, device)
+    check(kinds, tokens)
+    chosen = ("ours", "plain") if args.growth else tuple(kinds)
+    calls = {}
+    for name in chosen:
+        seen = tokens[:, 2:] if name == "GPSA" else tokens
+        calls[name] = step(kinds[name].train(), seen, dtype)
+    count = side * side + 2
+    # four projections and two products of attention; three times that with the backward pass
+    flops = 3 * 2 * batch * (4 * count * dim**2 + 2 * count**2 * dim)
+    return {
+        "work": f"{student}, {count} tokens, batch {batch}, {str(dtype).removeprefix('torch.')}",
+        "seconds": in_turns(calls, args.rounds, args.device),
+        "floor": floors(flops, 3 * 8 * batch * count * dim, args.device),
+    }
 
-    def step() -> None:
-        model(images).square().mean().backward()
-        if device == "cuda":
-            torch.cuda.synchronize()
 
-    return 1e3 * batch / milliseconds({name: step}, repeats)[name]
+@torch.no_grad()
+def check(kinds: Layers, tokens: Tensor) -> None:
+    """Refuses to time layers that differ."""
+    outputs = {name: kinds[name](tokens) for name in ("folded", "products", "bias tensor")}
+    for name, output in outputs.items():
+        error = (output - outputs["bias tensor"]).abs().max() / output.abs().max()
+        if error > (1e-2 if tokens.is_cuda else 1e-4):  # TF32 on CUDA
+            raise SystemExit(f"{name} differs from the bias tensor by {error:.1e}")
 
 
 def bfloat16_error(head_dim: int = 16) -> dict[str, float]:
     """Worst entry of the attention matrix on 14x14 patches, against float64."""
     torch.manual_seed(0)
-    alpha, centres = torch.rand(12) * 1.5 + 0.05, torch.randn(12, 2) * 1.5
+    alpha, centres = initial_positions(12)
     exact = position_scores(
         alpha.double(), centres.double(), patch_coordinates((14, 14), torch.float64), 2
     )
@@ -115,38 +141,24 @@ def bfloat16_error(head_dim: int = 16) -> dict[str, float]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--growth", action="store_true", help="time against the number of tokens")
+    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--repeats", type=int, default=10)
-    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
-    arguments = parser.parse_args()
-    torch.set_num_threads(arguments.threads)
-    settings = [("cpu", torch.float32)]
-    if torch.cuda.is_available():
-        settings += [("cuda", torch.float32), ("cuda", torch.bfloat16)]
-    rows = []
-    print(f"{'':32}  folded    bias   plain   bias/folded  folded/plain   (ms)")
-    for device, dtype in settings:
-        for shape, part in itertools.product(SHAPES, ("layer", "core")):
-            ms = milliseconds(steps(part, shape, device, dtype), arguments.repeats)
-            name = f"{device} {str(dtype).removeprefix('torch.')} {shape} {part}"
-            ratios = ms["bias"] / ms["folded"], ms["folded"] / ms["plain"]
-            times = "".join(f"{ms[kind]:8.2f}" for kind in ("folded", "bias", "plain"))
-            print(f"{name:32}{times}{ratios[0]:14.2f}{ratios[1]:14.2f}")
-            rows.append(
-                {"device": device, "dtype": str(dtype), "shape": shape, "part": part, "ms": ms}
-            )
-    students = {}
-    for name in ("dearkd_micro_patch4_32", "dearkd_micro_mhsa_patch4_32"):
-        students[name] = images_per_second(name, 128, 5, settings[-1][0])
-        print(f"{name}: {students[name]:.0f} images/s, forward and backward, batch 128, float32")
-    error = bfloat16_error()
-    print(f"bfloat16 error of the weights: folded {error['folded']:.1e}, bias {error['bias']:.1e}")
-    if arguments.out:
-        versions = {"torch": torch.__version__, "timm": timm.__version__}
-        result = {"threads": arguments.threads, **versions, "layers": rows}
-        result |= {"images_per_second": students, "bfloat16_error": error}
-        arguments.out.write_text(json.dumps(result, indent=2) + "\n", encoding="utf-8")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    dtypes = (torch.float32, torch.bfloat16) if args.device == "cuda" else (torch.float32,)
+    cases = (
+        [("Ti", side) for side in GROWTH]
+        if args.growth
+        else [(student, side) for side in GRIDS.values() for student in STUDENTS]
+    )
+    rows = [row(student, side, args, dtype) for dtype in dtypes for student, side in cases]
+    print_rows(rows)
+    result = {"machine": machine(args.device), "settings": vars(args), "rows": rows}
+    write(args.json, result | {"bfloat16_error": bfloat16_error()})
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """LPIPS through the embedding against ``lpips.LPIPS`` pair by pair: largest difference, speed.
 
-    python scripts/bench_lpips.py --data imagenet/val --alex FILE --vgg FILE --out results.json
+    python scripts/bench_lpips.py --data imagenet/val --alex FILE --vgg FILE --json results.json
 
 Weights: scripts/convert_lpips_backbone.py. SqueezeNet's are not among them: its backbone is random,
 from seed 0. Where ``--pairs`` is below the number of pairs, the slow side's time is extrapolated
@@ -9,7 +9,6 @@ from that many. Seconds are of this process's CPU time, which other work disturb
 
 import argparse
 import itertools
-import json
 import random
 import time
 import warnings
@@ -18,6 +17,7 @@ from typing import Any
 
 import lpips
 import torch
+from side_by_side import machine, write
 from torch import Tensor
 
 from dearkd.data.loaders import BadImages
@@ -26,7 +26,6 @@ from dearkd.measures.diversity import pair_mean, squared_distance_sums
 from dearkd.measures.image_set import ImageSet, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_shapes
 from dearkd.measures.lpips_weights import load_lpips
-from dearkd.run_folder.provenance import commit
 
 
 def random_backbone(net: LpipsNet) -> dict[str, Tensor]:
@@ -84,7 +83,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=100)
     parser.add_argument("--img-size", type=int, default=64)
     parser.add_argument("--pairs", type=int, help="pairs run one by one; default: all")
-    parser.add_argument("--out", type=Path, help="where to write the numbers as JSON")
+    parser.add_argument("--json", type=Path, help="where to write the numbers as JSON")
     args = parser.parse_args()
     torch.set_num_threads(1)
     source = open_set(args.data, None, 0)
@@ -101,10 +100,8 @@ def main() -> None:
             f"{row['seconds_pair_by_pair']:.1f} s: {row['ratio']:.0f} times as fast"
         )
         rows.append(row)
-    if args.out:
-        about = {"images": len(pixels), "img_size": args.img_size, "threads": 1}
-        about |= {"torch": torch.__version__, "commit": commit()}
-        args.out.write_text(json.dumps(about | {"nets": rows}, indent=2) + "\n", encoding="utf-8")
+    settings = {"images": len(pixels), "img_size": args.img_size}
+    write(args.json, {"machine": machine(), "settings": settings, "nets": rows})
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ The reference stands in ``deepinversion_reference.py``. First both objectives an
 compared on the same images (float32), then the two take turns, so that a busy machine slows both.
 
     python scripts/bench_synth.py --teacher resnet50 --classes 0 1 2 3 4 --per-class 2 \
-        --out bench.json
+        --json bench.json
 
 With ``--teacher-weights W.safetensors`` (timm's keys) the teacher is a real one; a step costs the
 same without. With ``--verifier`` both loops also make images, start to end, once for each of
@@ -14,7 +14,7 @@ same without. With ``--verifier`` both loops also make images, start to end, onc
         --verifier tf_efficientnet_lite2 --verifier-weights LITE2 --resolutions 112 224 \
         --iterations 80 80 --seeds 0 1 2 --lr 0.1 --objective bn_relative=true bn_weight=0.2 \
         tv_weight=0.02 ep_weight=0.5 triplet_weight=1 \
-        --classes 0 217 482 491 497 566 569 571 574 701 --out bench.json
+        --classes 0 217 482 491 497 566 569 571 574 701 --json bench.json
 """
 
 import argparse
@@ -32,6 +32,7 @@ import torch
 import torch.nn.functional as F
 from deepinversion_reference import ReferenceLoop
 from omegaconf import OmegaConf
+from side_by_side import machine, write
 from torch import Tensor
 
 from synth.classifier import Classifier, to_pixels
@@ -74,7 +75,7 @@ def main() -> None:
     group = Group(id=0, targets=tuple(c for c in args.classes for _ in range(args.per_class)))
     config = _config(args)
     canvas = torch.randn(len(group.targets), 3, config.resolutions[-1], config.resolutions[-1])
-    result: dict[str, Any] = vars(args) | {"torch": torch.__version__, "images": len(canvas)}
+    result: dict[str, Any] = {"machine": machine(), "settings": vars(args), "images": len(canvas)}
     result["check"] = _check(teacher, config, group, canvas)
     kernels = choose_kernels(config, teacher, ((group,),), torch.device("cpu"))
     result["kernels"] = dataclasses.asdict(kernels)
@@ -85,10 +86,8 @@ def main() -> None:
             _whole(teacher, verifier, replace(config, seed=seed), group, kernels, each == "image")
             for seed in args.seeds
         ]
-    text = json.dumps(result, indent=1, default=str)
-    print(text)
-    if args.out:
-        args.out.write_text(text + "\n", encoding="utf-8")
+    print(json.dumps(result, indent=1, default=str))
+    write(args.json, result)
 
 
 def _whole(
@@ -242,7 +241,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--reference-views", choices=("batch", "image"), default="batch")
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each loop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--json", type=Path)
     return parser.parse_args()
 
 

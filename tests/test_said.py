@@ -33,7 +33,14 @@ def test_durations(seconds, text):
 
 @pytest.mark.parametrize(
     ("size", "text"),
-    [(None, ""), (0, "0.0 MiB"), (3 * 2**20, "3.0 MiB"), (2**29, "0.50 GiB"), (2**34, "16.00 GiB")],
+    [
+        (None, ""),
+        (0, "0.0 KiB"),
+        (1536, "1.5 KiB"),
+        (3 * 2**20, "3.0 MiB"),
+        (2**29, "0.50 GiB"),
+        (2**34, "16.00 GiB"),
+    ],
 )
 def test_sizes(size, text):
     assert size_text(size) == text

@@ -24,7 +24,8 @@ from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.judging.candidate import Candidate, candidate_of
-from dearkd.models.cost import LAYOUTS, autocast
+from dearkd.models.cost import LAYOUTS
+from dearkd.models.precision import precision_context
 from dearkd.models.readings import head_scores
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
@@ -32,6 +33,7 @@ from dearkd.run_folder.processes import process_state
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, resolve
 from dearkd.trained.trained import Trained
+from dearkd.trained.weights import hash_of_weights
 
 __all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
 
@@ -111,7 +113,7 @@ def answers_of(
         file = None
     keys = {"student": _key(candidate, source)}
     if guide is not None:
-        keys["teacher"] = _hash_of_weights(guide)
+        keys["teacher"] = hash_of_weights(guide)
     tensors = None if file is None else _kept(file, keys)
     if tensors is None:
         tensors = _answers(candidate, source, class_map, guide, batch_size, watch)
@@ -189,7 +191,7 @@ def _answers(
     parts: dict[str, list[Tensor]] = {}
     for batch in watch(loader):
         images = batch["image"].to(state.device, non_blocking=True)
-        with autocast(state.device, trained.precision):
+        with precision_context(state.device, trained.precision):
             answers = _of_batch(model, teacher, images)
         found = {"labels": batch["label"], "rows": batch["index"], **answers}
         for name, value in found.items():
@@ -212,7 +214,7 @@ def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict
 def _key(candidate: Candidate, source: ImageSource) -> str:
     """A hash of weights, precision, names and labels of the images, and the pixels of a few."""
     trained = candidate.trained
-    digest = hashlib.sha256(_hash_of_weights(trained.network).encode())
+    digest = hashlib.sha256(hash_of_weights(trained.network).encode())
     digest.update(repr((trained.metadata, trained.precision, source.classes)).encode())
     digest.update(np.ascontiguousarray(source.labels).tobytes())
     digest.update("\n".join(source.name(row) for row in range(len(source))).encode())
@@ -221,14 +223,6 @@ def _key(candidate: Candidate, source: ImageSource) -> str:
             digest.update(source.image(row).tobytes())
         except BadImageError as error:
             digest.update(str(error).encode())
-    return digest.hexdigest()
-
-
-def _hash_of_weights(model: nn.Module) -> str:
-    digest = hashlib.sha256()
-    for name, value in model.state_dict().items():
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
 
 

@@ -84,6 +84,13 @@ def train(
     ] = None,
     seed: Seed = None,
     on_bad_image: OnBadImage = None,
+    cache_labels: Annotated[
+        Path | None,
+        typer.Option(
+            help="Folder to keep the teacher's answers in: later runs of the same data, seed and "
+            "teacher read them, whatever student, method or batch size."
+        ),
+    ] = None,
     out: Out = None,
     resume: Resume = False,
     dry_run: DryRun = False,
@@ -106,6 +113,7 @@ def train(
         "stage2": stage2,
         "init": init,
         "seed": seed,
+        "cache_labels": text(cache_labels),
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),
@@ -121,6 +129,9 @@ def teacher(
     ] = None,
     data: Data = None,
     eval_data: EvalData = None,
+    config: Annotated[
+        Path | None, typer.Option(help="YAML file of the run; configs/train/ has one for CIFAR-10.")
+    ] = None,
     epochs: Annotated[int | None, typer.Option(help="Length of the run; default 20.")] = None,
     init: Annotated[
         str | None, typer.Option(help="Fine-tune: a run folder, or a timm name (pretrained).")
@@ -142,18 +153,19 @@ def teacher(
 
     then `dearkd train --data photos/ --teacher runs/my-teacher`
     """
+    bare = config is None and not resume
     options = {
         "method": "ce",
-        "student": "cnn" if model is None and init is None and not resume else model,
-        "stage1": 20 if epochs is None and not resume else epochs,
-        "stage2": 0 if not resume else None,
+        "student": "cnn" if bare and model is None and init is None else model,
+        "stage1": 20 if bare and epochs is None else epochs,
+        "stage2": 0 if bare or epochs is not None else None,
         "init": init,
         "seed": seed,
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
-        "optim.drop_path": None if resume else 0.0,
+        "optim.drop_path": 0.0 if bare else None,
     }
     how = How(out=out, resume=resume, dry_run=dry_run, trust=trust)
-    _train("teacher", None, options, settings, imports, how)
+    _train("teacher", config, options, settings, imports, how)
 
 
 def _data_options(

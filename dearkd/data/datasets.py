@@ -7,7 +7,7 @@ import numpy as np
 
 from dearkd.data.class_matching import match_classes, match_names
 from dearkd.data.hosted import PREFIXES, open_hosted
-from dearkd.data.order import stratified_rows
+from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.sources import (
     IMAGE_SUFFIXES,
@@ -24,7 +24,11 @@ __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluat
 
 
 def open_data(
-    train: str, evaluation: str | None = None, *, root: str | Path = "data"
+    train: str,
+    evaluation: str | None = None,
+    *,
+    validation: float | None = None,
+    root: str | Path = "data",
 ) -> tuple[ImageSource, ImageSource | None]:
     """The training images and the evaluation images, or None where there are none.
 
@@ -32,17 +36,21 @@ def open_data(
     folders), a parquet file or a folder of them, or a timm name (``torch/cifar10``, ``hfds/NAME``,
     ``hfids/NAME``, ``wds/FOLDER``). ``evaluation`` takes the same and replaces what ``train``
     brings. Evaluation labels are numbered as the training labels are; of training data with some
-    of its teacher's classes only these are kept. Downloads go to ``root``.
+    of its teacher's classes only these are kept. Downloads go to ``root``. With ``validation`` the
+    evaluation images are cut from the training images instead: so many, or that share below 1.
 
     Raises:
         MissingFileError: If a path does not exist.
-        UserError: If the data is empty, unknown, or evaluates on classes it does not train.
+        UserError: If the data is empty, unknown, evaluates on classes it does not train, or is too
+            small for the split.
     """
     source, own_evaluation = _open(train, Path(root))
     if source is None:
         raise UserError(
             f"{train} has an evaluation split but no train split; pass the latter's folder"
         )
+    if validation is not None:
+        return _cut(source, validation)
     other = own_evaluation if evaluation is None else open_evaluation(evaluation, root=root)
     return source, None if other is None else _renumbered(other, source.classes)
 
@@ -74,6 +82,20 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
     if fraction == 1:
         return source
     return SubsetSource(source, stratified_rows(source.labels, fraction, seed))
+
+
+def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
+    """The images without the validation split, and the split: the same ones in every run."""
+    total = len(source)
+    count = round(amount * total) if amount < 1 else int(amount)
+    rows = validation_rows(source.labels, min(count, total))
+    left = np.setdiff1d(np.arange(total), rows)
+    if count < 1 or len(np.unique(source.labels[left])) < len(np.unique(source.labels)):
+        raise UserError(
+            f"data.validation={amount:g} of {total} images must take at least 1 and leave one of "
+            "each class to train on; choose another number"
+        )
+    return SubsetSource(source, left), SubsetSource(source, rows)
 
 
 def _open(

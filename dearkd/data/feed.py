@@ -34,6 +34,7 @@ class DeviceBatches:
         num_classes: int,
         device: torch.device,
         memory_format: torch.memory_format = torch.contiguous_format,
+        numbered: bool = False,
     ) -> None:
         self.steps = len(loader)
         self._loader = loader
@@ -42,11 +43,13 @@ class DeviceBatches:
         self._num_classes = num_classes
         self._device = device
         self._memory_format = memory_format
+        self._numbered = numbered
 
-    def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, Tensor]]:
+    def __call__(self, epoch: int, start: int) -> Iterator[tuple[Tensor, ...]]:
         """(images, soft targets) of an epoch from forward pass ``start`` on.
 
         They are float tensors on the device, (batch, 3, height, width) and (batch, classes).
+        ``numbered`` batches have the number of each view besides, (batch,) on the CPU.
         """
         for batch in self._loader.epoch(epoch, start):
             images = batch["image"].to(
@@ -56,9 +59,10 @@ class DeviceBatches:
             if self._mixes:
                 weight = batch["weight"].to(self._device, non_blocking=True)
                 box = batch["box"].to(self._device, non_blocking=True)
-                yield mix(images, labels, weight, box, self._num_classes, self._smoothing)
+                made = mix(images, labels, weight, box, self._num_classes, self._smoothing)
             else:
-                yield images, smooth(labels, self._num_classes, self._smoothing)
+                made = images, smooth(labels, self._num_classes, self._smoothing)
+            yield (*made, batch["view"]) if self._numbered else made
 
 
 def evaluation_loader(

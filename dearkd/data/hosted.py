@@ -18,7 +18,7 @@ from PIL import Image
 from timm.data.dataset_factory import create_dataset
 
 from dearkd.data.decode import open_image
-from dearkd.data.sources import Classes, ImageSource, natural_order
+from dearkd.data.sources import Classes, ImageSource, digest, natural_order
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
 from dearkd.errors import UserError, one_line
 
@@ -53,6 +53,10 @@ class TimmSource:
     def name(self, index: int) -> str:
         """The image's number in the data set."""
         return f"image {index} of {self._name}"
+
+    def fingerprint(self) -> str:
+        """Of the name: what stands under one does not change."""
+        return digest([self._name])
 
     def _opened(self, index: int) -> Image.Image:
         if self._reader is None:
@@ -103,6 +107,10 @@ class TarSource:
         """The names of the member and of its shard."""
         shard, _, _, name = self._samples[index]
         return f"{name} in {self.shards[shard]}"
+
+    def fingerprint(self) -> str:
+        """Of every member's place, size and name, and of the shards' names."""
+        return digest([*(shard.name for shard in self.shards), *map(str, self._samples)])
 
 
 def open_hosted(

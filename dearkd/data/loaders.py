@@ -37,6 +37,8 @@ class Batch(TypedDict):
     """(B,)."""
     index: Tensor
     """(B,), the row of each image in the source."""
+    view: Tensor
+    """(B,), the number of each view in the run's order (`ViewKey.number`); -1: it has none."""
     weight: Tensor
     """(B,), how much of each view's own image is left after mixing."""
     box: Tensor

@@ -51,6 +51,11 @@ class Mixing:
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"{name} must be between 0 and 1, got {getattr(self, name)}")
 
+    @property
+    def mixes(self) -> bool:
+        """Whether any view may hold a part of its partner."""
+        return bool(self.mixup or self.cutmix) and self.prob > 0
+
     def draw(
         self, seeds: NDArray[np.uint64], height: int, width: int
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:

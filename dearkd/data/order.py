@@ -2,7 +2,7 @@
 
 A view is one augmented copy of one image. Its draws depend on (seed, epoch, index, repeat) alone,
 and the order of an epoch on (seed, epoch) alone: not on workers, processes, batch size or
-interruptions.
+interruptions. So its number in this order names a view, its mixing partner included.
 """
 
 import math
@@ -24,10 +24,12 @@ __all__ = [
     "spread_rows",
     "stratified_rows",
     "uniforms",
+    "validation_rows",
 ]
 
 # One stream per purpose, so that no two kinds of draws are correlated.
 ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
+VALIDATION_STREAM = 6
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
@@ -40,6 +42,8 @@ class ViewKey(NamedTuple):
     epoch: int
     index: int  # type: ignore[assignment]
     repeat: int
+    number: int = -1
+    """Its place in the run's order: epoch * views an epoch + position; -1 where there is none."""
 
 
 def hash64(*parts: ArrayLike) -> NDArray[np.uint64]:
@@ -84,6 +88,20 @@ def stratified_rows(labels: NDArray[np.int64], fraction: float, seed: int) -> ND
         count = max(1, round(fraction * len(rows)))
         kept.append(rows[ranked(len(rows), seed, SUBSET_STREAM, int(label))[:count]])
     return np.sort(np.concatenate(kept))
+
+
+def validation_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
+    """The rows of a fixed split of ``count`` images with the classes in their own proportions.
+
+    It is a function of the labels alone, and a smaller split's rows are among a larger one's. Each
+    class is shuffled and laid out evenly over [0, 1); the split is what lies lowest.
+    """
+    height = np.empty(len(labels))
+    for label in np.unique(labels):
+        rows = np.flatnonzero(labels == label)
+        shuffled = rows[ranked(len(rows), VALIDATION_STREAM, int(label))]
+        height[shuffled] = (np.arange(len(rows)) + 0.5) / len(rows)
+    return np.sort(np.argsort(height, kind="stable")[:count])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -148,8 +166,12 @@ class EpochOrder:
         return self.views_per_epoch // self.batch_size if self.images > 1 else 0
 
     def sequence(self, epoch: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-        """Image index and repeat of every view of the epoch over all processes, shape (views,)."""
-        total = self.steps_per_epoch * self.batch_size
+        """Image index and repeat of the epoch's views, over all processes, shape (views,).
+
+        It is made for all ``views_per_epoch`` but an odd last one. Batches are cut from its
+        beginning, so that whatever their size, a position holds the same view.
+        """
+        total = self.views_per_epoch // 2 * 2
         needed = math.ceil(total / self.repeats)
         needed += needed % 2
         usable = self.images - self.images % 2
@@ -166,12 +188,13 @@ class EpochOrder:
     def batches(self, epoch: int, start_step: int = 0) -> Iterator[list[ViewKey]]:
         """This process's views of each step of the epoch, from ``start_step`` on."""
         index, repeat = self.sequence(epoch)
+        number = epoch * self.views_per_epoch + np.arange(len(index))
         share = self.batch_size // self.world
         for step in range(start_step, self.steps_per_epoch):
             start = step * self.batch_size + self.rank * share
             part = slice(start, start + share)
-            pairs = zip(index[part].tolist(), repeat[part].tolist(), strict=True)
-            yield [ViewKey(epoch, i, r) for i, r in pairs]
+            views = zip(*(row[part].tolist() for row in (index, repeat, number)), strict=True)
+            yield [ViewKey(epoch, *view) for view in views]
 
 
 def left_out(order: EpochOrder, accumulate: int = 1) -> str | None:

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dearkd.data.decode import BadImageError, open_image
-from dearkd.data.sources import Classes, natural_order
+from dearkd.data.sources import Classes, digest, natural_order
 from dearkd.errors import UserError, one_line
 
 __all__ = ["ParquetSource"]
@@ -100,6 +100,11 @@ class ParquetSource:
         file = self._groups[self._locate(index)[0]][0]
         first = self._starts[[number for number, _ in self._groups].index(file)]
         return f"row {index - first} of {self.files[file]}"
+
+    def fingerprint(self) -> str:
+        """Of the files' names and sizes, and of the row groups."""
+        files = [part for file in self.files for part in (file.name, file.stat().st_size)]
+        return digest([*files, *self._starts, self.image_column])
 
     def __getstate__(self) -> dict[str, Any]:
         # A spawned worker reads for itself; sending the tables would copy them once a worker.

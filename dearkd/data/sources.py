@@ -4,6 +4,7 @@ A source decodes one image at a time to upright 8-bit RGB and can be pickled for
 workers.
 """
 
+import hashlib
 import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -17,7 +18,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from dearkd.data.decode import open_image
-from dearkd.data.order import stratified_rows
+from dearkd.data.order import spread_rows, stratified_rows
 from dearkd.data.synthetic_set import ClassTable, read_set
 from dearkd.errors import UserError
 
@@ -27,6 +28,7 @@ __all__ = [
     "FolderSource",
     "ImageSource",
     "SubsetSource",
+    "digest",
     "natural_order",
 ]
 
@@ -35,6 +37,8 @@ T = TypeVar("T", str, Path)
 IMAGE_SUFFIXES = frozenset(
     {".bmp", ".gif", ".jpeg", ".jpg", ".jpe", ".pgm", ".png", ".ppm", ".tif", ".tiff", ".webp"}
 )
+SIZED = 256
+"""Files of a folder whose sizes are part of its fingerprint: a million would take a minute."""
 SHOWN = 5
 """Most class folders that a message names."""
 
@@ -79,6 +83,10 @@ class ImageSource(Protocol):
         """The name under which a user finds the image: a file, or a row of a file."""
         ...
 
+    def fingerprint(self) -> str:
+        """Tells the images and their order from others; the same wherever they lie. Quick."""
+        ...
+
 
 class DigitsSource:
     """scikit-learn's 1,797 handwritten digits (8x8, 10 classes), split 80/20 class by class.
@@ -108,6 +116,10 @@ class DigitsSource:
     def name(self, index: int) -> str:
         """The row in scikit-learn's table."""
         return f"digit {self._rows[index]}"
+
+    def fingerprint(self) -> str:
+        """Of the pixels."""
+        return digest([self._pixels.tobytes()])
 
 
 class FolderSource:
@@ -153,6 +165,12 @@ class FolderSource:
         """The file's path."""
         return str(self.root / self._files[index])
 
+    def fingerprint(self) -> str:
+        """Of all paths within the folder, and of some files' sizes."""
+        some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
+        sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
+        return digest([*self._files, *sizes])
+
 
 class SubsetSource:
     """Some images of another source, with all its classes, or with its labels renumbered."""
@@ -183,6 +201,19 @@ class SubsetSource:
     def name(self, index: int) -> str:
         """Its name in the whole source."""
         return self.source.name(int(self.rows[index]))
+
+    def fingerprint(self) -> str:
+        """Of the whole source and the rows."""
+        return digest([self.source.fingerprint(), self.rows.astype("<i8").tobytes()])
+
+
+def digest(parts: Iterable[str | int | bytes]) -> str:
+    """SHA-256 of the parts and where they end, the first 16 of its hexadecimal digits."""
+    state = hashlib.sha256()
+    for part in parts:
+        content = part if isinstance(part, bytes) else str(part).encode(errors="surrogateescape")
+        state.update(b"%d:" % len(content) + content)
+    return state.hexdigest()[:16]
 
 
 def natural_order(items: Iterable[T]) -> list[T]:

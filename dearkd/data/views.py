@@ -84,7 +84,8 @@ class Views(Dataset[dict[str, Any]]):
         Random draws belong to the key, pixels and label to the row that is shown.
         """
         size = self.augment.img_size
-        epoch, index, repeat = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 3).T
+        named = np.asarray([key for key, *_ in views], np.int64).reshape(-1, 4)
+        epoch, index, repeat, number = named.T
         found = np.asarray([index for _, index, _ in views], dtype=np.int64)
         seeds = hash64(self.seed, VIEW_STREAM, epoch, index, repeat)
         prepared = [pixels for *_, pixels in views]
@@ -93,12 +94,23 @@ class Views(Dataset[dict[str, Any]]):
             "image": images,
             "label": torch.from_numpy(self.labels[found]),
             "index": torch.from_numpy(found),
+            "view": torch.from_numpy(self._numbers(number, index == found)),
         }
         if self.mixing is not None:
             seeds = hash64(self.seed, MIX_STREAM, epoch, index, repeat)
             weight, box = self.mixing.draw(seeds, size, size)
             batch |= {"weight": torch.from_numpy(weight), "box": torch.from_numpy(box)}
         return batch
+
+    def _numbers(self, number: NDArray[np.int64], own: NDArray[np.bool_]) -> NDArray[np.int64]:
+        """The number of each view, -1 where another image is shown, or mixed in from the partner.
+
+        A substitute depends on which images are bad today: what is remembered of it may be wrong
+        tomorrow.
+        """
+        if self.mixing is not None and self.mixing.mixes and not own.all():
+            own = np.repeat(own.reshape(-1, 2).all(axis=1), 2)
+        return np.where(own, number, -1)
 
     def _pick(self, key: ViewKey, errors: list[BadImageError]) -> tuple[int, Any] | None:
         """The view's image or its substitute, as (index, prepared image); None if all are bad."""
@@ -111,7 +123,8 @@ class Views(Dataset[dict[str, Any]]):
             if not self.substitute:
                 break
             rows = self._substitutes(key.index, attempt)
-            draw = hash64(self.seed, SUBSTITUTE_STREAM, *key, attempt)[0]
+            name = (key.epoch, key.index, key.repeat)
+            draw = hash64(self.seed, SUBSTITUTE_STREAM, *name, attempt)[0]
             index = int(rows[int(draw) % len(rows)])
         return None
 

@@ -75,7 +75,8 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
 def _measured(weights: Weights, summary: dict[str, Any]) -> str:
     if summary.get("top1") is None:
         return "Nothing: the run has left no numbers."
-    images = f"{summary['eval_images']:,} test images"
+    kind = "test" if summary.get("validation") is None else "validation"
+    images = f"{summary['eval_images']:,} {kind} images"
     if weights.which == "best":
         lines = [
             f"Top-1 {summary['best_top1']:.2f} % on {images}, after epoch {summary['best_epoch']}, "

@@ -46,7 +46,9 @@ def _own_images(found: Resolved, settings: dict[str, Any]) -> ImageSource:
     if not settings:
         reason = f"{found.text} has no data of its own"
     else:
-        source = open_data(settings["train"], settings.get("evaluation"))[1]
+        source = open_data(
+            settings["train"], settings.get("evaluation"), validation=settings.get("validation")
+        )[1]
         if source is not None:
             return source
         reason = f"{found.text} was trained without evaluation data"

@@ -10,7 +10,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
-from dearkd.models.cost import autocast
+from dearkd.models.precision import precision_context
 from dearkd.models.readings import Head, head_scores, readings
 
 __all__ = ["evaluate"]
@@ -43,7 +43,7 @@ def evaluate(
     for batch in batches:
         images = batch["image"].to(accelerator.device, non_blocking=True)
         labels = batch["label"].to(accelerator.device, non_blocking=True)
-        with autocast(accelerator.device, precision):
+        with precision_context(accelerator.device, precision):
             scores = head_scores(model, images)
         for head in names:
             counts[head] += _correct(scores[head], labels)

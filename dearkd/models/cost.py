@@ -3,7 +3,6 @@
 import functools
 import time
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,11 +10,12 @@ from jaxtyping import Float
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from dearkd.models.precision import precision_context
+
 __all__ = [
     "LAYOUTS",
     "activation_bytes",
     "activation_bytes_per_image",
-    "autocast",
     "faster_arithmetic",
     "multiply_adds",
     "parameter_count",
@@ -44,11 +44,6 @@ def multiply_adds(model: nn.Module, img_size: int) -> int:
     return counter.get_total_flops() // 2
 
 
-def autocast(device: torch.device, precision: str) -> AbstractContextManager[Any]:
-    """A context with mixed precision; ``fp32`` switches an outer autocast off."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=precision == "bf16")
-
-
 def faster_arithmetic(
     call: Callable[[], Any],
     set_layout: Callable[[torch.memory_format], Any],
@@ -63,7 +58,7 @@ def faster_arithmetic(
     given nothing is run. Another choice than float32 and contiguous is made only where it saves at
     least 5 %.
     """
-    precisions = ("fp32", "bf16") if precision == FASTEST else (precision,)
+    precisions = ("fp32", "mixed", "bf16") if precision == FASTEST else (precision,)
     layouts = ("contiguous", "channels_last") if memory_format == FASTEST else (memory_format,)
     if len(precisions) == len(layouts) == 1:
         return [precision, memory_format]
@@ -71,7 +66,7 @@ def faster_arithmetic(
     for layout in layouts:
         set_layout(LAYOUTS[layout])
         for kind in precisions:
-            with autocast(device, kind):
+            with precision_context(device, kind):
                 seconds[kind, layout] = seconds_per_call(call, device, repeats)
     plain, fastest = next(iter(seconds)), min(seconds, key=lambda choice: seconds[choice])
     return list(fastest if seconds[fastest] < MARGIN * seconds[plain] else plain)

@@ -96,6 +96,7 @@ class _NamedTaps(nn.Module):
             nodes = get_graph_node_names(model.eval())[1]
             self.taps, self.output, self.num_classes = taps, nodes[-1], num_classes
             self.extractor = create_feature_extractor(model, [*taps, self.output])
+            self.early = create_feature_extractor(model, list(taps))  # without the layers behind
         except Exception as error:  # tracing runs the user's code
             reason = one_line(error)
             raise UserError(
@@ -108,11 +109,16 @@ class _NamedTaps(nn.Module):
         return self.extractor(images)[self.output]
 
     def forward_intermediates(
-        self, images: Tensor, indices: Sequence[int] | None = None
-    ) -> tuple[Tensor, list[Tensor]]:
-        nodes = self.extractor(images)
+        self,
+        images: Tensor,
+        indices: Sequence[int] | None = None,
+        stop_early: bool = False,
+        intermediates_only: bool = False,
+    ) -> Any:
+        nodes = (self.early if stop_early and intermediates_only else self.extractor)(images)
         wanted = range(len(self.taps)) if indices is None else indices
-        return nodes[self.output], [nodes[self.taps[index]] for index in wanted]
+        maps = [nodes[self.taps[index]] for index in wanted]
+        return maps if intermediates_only else (nodes[self.output], maps)
 
     def forward_head(self, final: Tensor) -> Tensor:
         return final

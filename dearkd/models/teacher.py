@@ -4,24 +4,44 @@ Every classifier can give logits. One with timm's ``forward_intermediates`` and 
 stages too, and ``with_named_taps`` gives both functions to any module that torch.fx can trace.
 """
 
+import inspect
 import math
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from fractions import Fraction
 from functools import cached_property
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, Protocol
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
+from dearkd.models.precision import precision_context
 from dearkd.models.taps import TeacherStage, describe_stages
 
-__all__ = ["Precision", "Teacher", "TeacherOutput", "default_stage"]
+__all__ = ["Form", "Memory", "Precision", "Teacher", "TeacherOutput", "default_stage"]
 
-Precision = Literal["auto", "fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16", "mixed"]
+Form = Literal["labels", "logits"]
+"""How much of an answer counts: the argmax of the logits, or all of them."""
+EARLY = {"stop_early", "intermediates_only"}
+"""Arguments of a ``forward_intermediates`` that may end at the deepest stage asked for."""
+
+
+class Memory(Protocol):
+    """What a teacher answered to views before, by their number in the run's order."""
+
+    def recall(
+        self, views: Int[Tensor, " batch"], device: torch.device
+    ) -> Float[Tensor, "batch classes"] | None:
+        """The logits of these views on the device; None where one of them is not known."""
+
+    def record(
+        self, views: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"]
+    ) -> Float[Tensor, "batch classes"]:
+        """Keeps the logits of views that have a number, and returns all as it will recall them."""
 
 
 class TeacherOutput(NamedTuple):
@@ -37,9 +57,10 @@ class Teacher(nn.Module):
 
     ``mean`` and ``std`` default to those of ``model.pretrained_cfg``; pixels are taken from the
     student's normalisation to them by one multiply-add. A model with a fixed input size other than
-    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's autocast, the
+    ``img_size`` has its input resized. ``precision``: "auto" follows the caller's context, the
     others override it. Parameters are frozen, and ``train()`` leaves everything in eval mode, for
-    BatchNorm statistics would drift silently.
+    BatchNorm statistics would drift silently. Where ``memory`` is set, numbered views are asked of
+    it first.
 
     Raises:
         UserError: If mean and std or the number of classes are neither given nor in the model.
@@ -76,9 +97,14 @@ class Teacher(nn.Module):
         self.class_names = tuple(class_names) if class_names is not None else None
         self.precision: Precision = precision
         self.memory_format = torch.contiguous_format
+        self.memory: Memory | None = None
+        taken = inspect.signature(getattr(model, "forward_intermediates", model.forward)).parameters
+        self.stops_early = taken.keys() >= EARLY
+        """Whether its later layers can be left out where features alone are wanted."""
         size = int(cfg["input_size"][-1]) if "input_size" in cfg else None
         self.img_size = img_size or size
         self.resize = size if cfg.get("fixed_input_size") and size != self.img_size else None
+        self.mean, self.std = tuple(own_mean), tuple(own_std)
         scale, shift = _renormalisation(student_mean, student_std, own_mean, own_std)
         self.same_pixels = bool((scale == 1).all() and (shift == 0).all())
         self.register_buffer("scale", scale, persistent=False)
@@ -91,19 +117,28 @@ class Teacher(nn.Module):
 
     @torch.no_grad()
     def forward(
-        self, images: Float[Tensor, "batch channels height width"], stages: Sequence[int] = ()
+        self,
+        images: Float[Tensor, "batch channels height width"],
+        stages: Sequence[int] = (),
+        views: Int[Tensor, " batch"] | None = None,
     ) -> TeacherOutput:
-        """Logits and the maps of ``stages``, in that order, of images as the student gets them."""
-        model: Any = self.model
-        with self._autocast(images.device):
-            pixels = self.pixels(images)
-            if not stages:
-                return TeacherOutput(_at_least_float32(model(pixels)), ())
-            wanted = sorted(set(stages))
-            final, maps = model.forward_intermediates(pixels, indices=wanted)
-            logits = model.forward_head(final)
+        """Logits and the maps of ``stages``, in that order, of images as the student gets them.
+
+        ``views`` are their numbers. Where the memory knows the logits of all of them, only what
+        the maps need is computed, and nothing where no map is asked for.
+        """
+        memory = self.memory
+        known = None
+        if memory is not None and views is not None:
+            known = memory.recall(views, images.device)
+        wanted = sorted(set(stages))
+        with self._precision(images.device):
+            logits, maps = self._computed(images, wanted, known)
+        logits = _at_least_float32(logits)
+        if memory is not None and views is not None and known is None:
+            logits = memory.record(views, logits)
         features = tuple(_at_least_float32(maps[wanted.index(stage)]) for stage in stages)
-        return TeacherOutput(_at_least_float32(logits), features)
+        return TeacherOutput(logits, features)
 
     def pixels(
         self, images: Float[Tensor, "batch channels height width"]
@@ -145,10 +180,25 @@ class Teacher(nn.Module):
             )
         return self.stages[index]
 
-    def _autocast(self, device: torch.device) -> AbstractContextManager[Any]:
+    def _computed(
+        self, images: Tensor, wanted: list[int], known: Tensor | None
+    ) -> tuple[Tensor, Sequence[Tensor]]:
+        """The logits, computed unless they are ``known``, and the maps of the wanted stages."""
+        model: Any = self.model
+        if not wanted:
+            return (model(self.pixels(images)) if known is None else known), ()
+        pixels = self.pixels(images)
+        if known is not None and self.stops_early:
+            return known, model.forward_intermediates(
+                pixels, indices=wanted, stop_early=True, intermediates_only=True
+            )
+        final, maps = model.forward_intermediates(pixels, indices=wanted)
+        return (model.forward_head(final) if known is None else known), maps
+
+    def _precision(self, device: torch.device) -> AbstractContextManager[Any]:
         if self.precision == "auto":
             return nullcontext()
-        return torch.autocast(device.type, torch.bfloat16, enabled=self.precision == "bf16")
+        return precision_context(device, self.precision)
 
 
 def default_stage(teacher: Teacher, token_grid: tuple[int, int]) -> TeacherStage:

@@ -14,7 +14,10 @@ from dearkd.said import number
 
 __all__ = ["Configuration", "configurations", "over_seeds", "seed_cells", "seed_titles"]
 
-WITHOUT_EFFECT = ("seed", "out", "trackers", "checkpoint_minutes", "data.workers")
+WITHOUT_EFFECT = (
+    *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),
+    "cache_labels",  # it changes none with labels, and less than rounding does with logits
+)
 """The seed, and settings that have no effect on the trained weights."""
 SEED_ENDING = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")
 

@@ -12,10 +12,12 @@ from dearkd.pages.plots import stage_switches
 from dearkd.said import counted
 from dearkd.training.method_names import label_of
 
-__all__ = ["ARITHMETIC", "Group", "Report", "Run", "SyntheticSet"]
+__all__ = ["ARITHMETIC", "VALIDATION", "Group", "Report", "Run", "SyntheticSet"]
 
 ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
 """Settings that the machine chooses where the user leaves them open."""
+VALIDATION = " (validation split)"
+"""What follows the data's name where a run was judged on a part of its own training set."""
 
 
 @dataclass(frozen=True)
@@ -98,9 +100,9 @@ class Run:
         """The evaluation data: an absolute path where it is on disk, else its name."""
         name = self.setting("data.evaluation") or self.setting("data.train")
         name = name or self.summary.get("data")
-        if name is None or not os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
-            return name
-        return str(Path(name).resolve())
+        if name is not None and os.path.exists(str(name)):  # noqa: PTH110 - may hold no path at all
+            name = str(Path(name).resolve())
+        return f"{name}{VALIDATION}" if self.setting("data.validation") else name
 
     @property
     def images_per_second(self) -> float | None:

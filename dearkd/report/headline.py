@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 from dearkd.report.configurations import Configuration, configurations
-from dearkd.report.contents import Group, Report, SyntheticSet
+from dearkd.report.contents import VALIDATION, Group, Report, SyntheticSet
 from dearkd.report.rows import set_row
 from dearkd.said import counted, data_name, listed
 
@@ -27,7 +27,10 @@ def headline(report: Report) -> list[str]:
 def group_name(group: Group) -> str:
     """The name of the evaluation data and, where it is known, the number of its images."""
     name = data_name(group.evaluation)
-    return name if group.images is None else f"{name}, {counted(group.images, 'test image')}"
+    if group.images is None:
+        return name
+    what = "image" if name.endswith(VALIDATION) else "test image"
+    return f"{name}, {counted(group.images, what)}"
 
 
 def _group_sentence(group: Group) -> str:

@@ -1,5 +1,6 @@
 """Reads weights from a file without running code, and loads them into a network they must fit."""
 
+import hashlib
 import warnings
 from pathlib import Path
 from pickle import UnpicklingError
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from dearkd.errors import UserError, one_line
 from dearkd.run_folder.files import archive_flaw
 
-__all__ = ["State", "filled", "read_state"]
+__all__ = ["State", "filled", "hash_of_weights", "read_state"]
 
 State = dict[str, Tensor]
 
@@ -45,6 +46,15 @@ def read_state(file: Path) -> State:
             "model.state_dict(), best as safetensors"
         )
     return state
+
+
+def hash_of_weights(network: nn.Module) -> str:
+    """SHA-256 of every tensor with its name, whatever device or memory format it is in."""
+    digest = hashlib.sha256()
+    for name, value in network.state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()
 
 
 def filled(network: nn.Module, name: str, state: State, file: Path) -> nn.Module:

@@ -6,8 +6,12 @@ idle. ``fastest`` measures, for those who ask: two runs may then differ.
 The rule, and what it rests on:
 
 - bf16 wherever a CUDA device has units for it (capability 8.0 and later), and for convolutional
-  networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). Small transformers on a CPU
-  keep float32: under autocast they are slower (head dims of 12 to 16, norms).
+  networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). A transformer on such a CPU
+  is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else is slower under autocast
+  (micro student, batch 64, two cores: 122 images/s, against 92 in float32 and 50 to 72 in bf16).
+- Attention is written out as plain products on a CPU with AVX-512 for sequences of up to
+  `PRODUCT_TOKENS`, in training: there they bring the same step to 153 images/s. Elsewhere it is
+  the fused kernel, which is as fast or faster (`scripts/bench_attention.py`).
 - channels_last for convolutional networks on CUDA or in bf16, but not where convolutions are
   grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
   alone. In float32 on a CPU it gains little, and with oneDNN 3.12 strided 1x1 convolutions of
@@ -23,18 +27,30 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from dearkd.config import MemoryFormat, Precision, TrainConfig
 from dearkd.models import cost
 from dearkd.training.build import Parts
 
-__all__ = ["Arithmetic", "device_rule", "place_models", "noise", "student_step", "with_arithmetic"]
+__all__ = [
+    "Arithmetic",
+    "layout_rule",
+    "noise",
+    "place_models",
+    "precision_rule",
+    "set_attention",
+    "student_step",
+    "with_arithmetic",
+]
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
 BF16_CAPABILITY = (8, 0)
 """CUDA capability from which there are units for bf16."""
+PRODUCT_TOKENS = 128
+"""Patches up to which attention on a CPU with AVX-512 is written out: 66 tokens are faster so."""
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 """Instruction sets of a CPU, as torch names them."""
 
@@ -48,8 +64,8 @@ class Arithmetic:
     reason: str
 
 
-def device_rule(device: torch.device, convolutional: bool) -> tuple[Precision, str]:
-    """(precision, reason) for a kind of network: by a fact of the machine, not by a timing."""
+def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
+    """(precision, reason) for a network: by facts of it and of the machine, not by a timing."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
         name = f"CUDA capability {capability[0]}.{capability[1]}"
@@ -60,8 +76,8 @@ def device_rule(device: torch.device, convolutional: bool) -> tuple[Precision, s
     units = next((name for name in BF16_UNITS if able.get(name)), None)
     if units is None:
         return "fp32", "a CPU without bf16 units"
-    if not convolutional:
-        return "fp32", "autocast slows small transformers on a CPU"
+    if not is_convolutional(network):
+        return "mixed", f"linear layers in bf16, on a CPU with {units}"
     return "bf16", f"a CPU with {units}"
 
 
@@ -106,12 +122,24 @@ def place_models(parts: Parts, device: torch.device) -> None:
     """Moves student and teacher to the device, in the memory layout and precision of the config."""
     config = parts.config
     parts.student.to(device, memory_format=cost.LAYOUTS[config.memory_format])
+    set_attention(parts.student, device)
     teacher = parts.teacher
     if teacher is not None:
         teacher.to(device)
         assert config.teacher.precision != "fastest"
         teacher.precision = config.teacher.precision
         teacher.set_memory_format(cost.LAYOUTS[config.teacher.memory_format])
+
+
+def set_attention(network: nn.Module, device: torch.device) -> None:
+    """Puts timm's attention layers on plain products or on the fused kernel, by the rule."""
+    wide = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_f"))
+    embed: Any = getattr(network, "patch_embed", None)
+    if not wide or getattr(embed, "num_patches", PRODUCT_TOKENS) > PRODUCT_TOKENS:
+        return
+    for layer in network.modules():
+        if isinstance(layer, Attention):
+            setattr(layer, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
 
 
 def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:
@@ -149,13 +177,13 @@ def _chosen(
     precision: Precision
     memory_format: MemoryFormat
     precision, memory_format = asked
-    convolutional, reasons = is_convolutional(network), []
+    reasons = []
     if precision == "auto":
-        ruled = device_rule(device, convolutional)
+        ruled = precision_rule(network, device)
         precision = ruled[0]
         reasons.append(f"{precision}: {ruled[1]}")
     if memory_format == "auto":
-        layout = _layout_rule(network, device, precision, convolutional)
+        layout = layout_rule(network, device, precision)
         memory_format = layout[0]
         reasons.append(f"{memory_format}: {layout[1]}")
     if "fastest" in (precision, memory_format):
@@ -175,10 +203,11 @@ def is_convolutional(network: nn.Module) -> bool:
     return not cfg.get("fixed_input_size")
 
 
-def _layout_rule(
-    network: nn.Module, device: torch.device, precision: str, convolutional: bool
+def layout_rule(
+    network: nn.Module, device: torch.device, precision: str
 ) -> tuple[MemoryFormat, str]:
-    if not convolutional:
+    """(memory format, reason) for a network in that precision."""
+    if not is_convolutional(network):
         return "contiguous", "a transformer"
     if device.type != "cuda" and precision != "bf16":
         return "contiguous", f"float32 on {device.type}"

@@ -1,5 +1,6 @@
 """The batches of a run: training views in the run's order, evaluation images once each."""
 
+import dataclasses
 from typing import Any, TypeAlias
 
 from accelerate import Accelerator, PartialState
@@ -9,22 +10,46 @@ from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
+from dearkd.data.views import CACHE_BYTES
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
 from dearkd.training.build import Parts
 
-__all__ = ["epoch_order", "evaluation_images", "training_batches"]
+__all__ = ["epoch_order", "evaluation_images", "sample_batches", "training_batches"]
 
 Processes: TypeAlias = Accelerator | PartialState
 
 
 def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches, int]:
-    """Batches of one process's forward passes, and how many of them make a step."""
+    """Batches of one process's forward passes, and how many of them make a step.
+
+    They are numbered where the teacher has a memory.
+    """
+    data = parts.config.data
+    assert data.img_size is not None
+    order, accumulate = epoch_order(parts, processes.process_index, processes.num_processes)
+    workers = worker_count(data.workers, data.img_size, processes.device, processes.num_processes)
+    return _batches(parts, processes, order, workers, CACHE_BYTES), accumulate
+
+
+def sample_batches(parts: Parts, processes: Processes, size: int) -> DeviceBatches:
+    """The run's views in its order, numbered, in batches of ``size``: for a look at a few."""
+    order = dataclasses.replace(epoch_order(parts, 0, 1)[0], batch_size=size)
+    return _batches(parts, processes, order, workers=0, cache_bytes=0, numbered=True)
+
+
+def _batches(
+    parts: Parts,
+    processes: Processes,
+    order: EpochOrder,
+    workers: int,
+    cache_bytes: int,
+    numbered: bool | None = None,
+) -> DeviceBatches:
     data = parts.config.data
     assert data.img_size is not None
     look: Any = parts.student.pretrained_cfg
     assert data.augment != "auto"
-    order, accumulate = epoch_order(parts, processes.process_index, processes.num_processes)
     augment = train_augment(
         data.augment,
         data.img_size,
@@ -40,14 +65,15 @@ def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches,
         mixing=Mixing(mixup=data.mixup or 0.0, cutmix=data.cutmix or 0.0),
         class_map=parts.class_map,
         on_bad_image=data.on_bad_image,
-        workers=worker_count(
-            data.workers, data.img_size, processes.device, processes.num_processes
-        ),
+        workers=workers,
         pin_memory=processes.device.type == "cuda",
+        cache_bytes=cache_bytes,
     )
     layout = LAYOUTS[parts.config.memory_format]
     classes = parts.student.num_classes
-    return DeviceBatches(loader, data, classes, processes.device, layout), accumulate
+    if numbered is None:
+        numbered = parts.teacher is not None and parts.teacher.memory is not None
+    return DeviceBatches(loader, data, classes, processes.device, layout, numbered)
 
 
 def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:

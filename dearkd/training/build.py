@@ -60,7 +60,7 @@ class Parts:
     train: ImageSource
     evaluation: ImageSource | None
     full_size: int
-    """Images of the training set before ``fraction``."""
+    """Images of the training set before ``fraction``, the validation split left out."""
     class_map: tuple[int, ...]
     """The student's class of each label of the data."""
     class_names: tuple[str, ...] | None
@@ -117,7 +117,9 @@ def build(
     import_files(config.imports)
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
-    source, evaluation = open_data(config.data.train, config.data.evaluation)
+    source, evaluation = open_data(
+        config.data.train, config.data.evaluation, validation=config.data.validation
+    )
     config, notes = addressed(config, method, given=teacher is not None)
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None
@@ -148,7 +150,7 @@ def build(
             config.method_args,
             (config.stage1, config.stage2),
         ),
-        choices=(*notes, *more, *_evaluation_notes(evaluation)),
+        choices=(*notes, *more, *_evaluation_notes(config, evaluation)),
         remarks=tuple(class_notes(source, evaluation)),
     )
 
@@ -194,9 +196,11 @@ def _student_classes(
     return tuple(range(classes.count)), classes.names, classes.count
 
 
-def _evaluation_notes(evaluation: ImageSource | None) -> list[str]:
+def _evaluation_notes(config: TrainConfig, evaluation: ImageSource | None) -> list[str]:
     if evaluation is None:
         return [NO_EVALUATION]
+    if config.data.validation is not None:
+        return [f"evaluation on {len(evaluation)} images cut from the training set"]
     if isinstance(evaluation, SubsetSource) and len(evaluation) < len(evaluation.source):
         return [
             f"evaluation on the {len(evaluation)} of {len(evaluation.source)} images whose class "

@@ -17,9 +17,9 @@ from torch import nn
 
 from dearkd.config import to_yaml
 from dearkd.models import cost
+from dearkd.models.precision import precision_context
 from dearkd.objectives import CrossEntropy
 from dearkd.said import counted, seconds_text
-from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
 from dearkd.training.optim import build_optimizer
@@ -49,13 +49,16 @@ class _Costs:
     """Images of a trial step."""
 
 
-def describe(parts: Parts, state: PartialState, say: Callable[..., None]) -> None:
-    """Says the configuration, the models' sizes, the steps, and time, memory and disk."""
-    parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
+def describe(
+    parts: Parts, reasons: dict[str, str], state: PartialState, say: Callable[..., None]
+) -> None:
+    """Says the configuration, the models' sizes, the steps, and time, memory and disk.
+
+    The parts are laid out on their device, in the arithmetic that has these ``reasons``.
+    """
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
     assert data.batch_size is not None
-    place_models(parts, state.device)
     say(to_yaml(config), markup=False)
     say(arithmetic_line(config, reasons))
     say(_sizes(parts))
@@ -108,32 +111,30 @@ def _measured(parts: Parts, state: PartialState) -> _Costs:
     started = time.perf_counter()
     few += list(islice(batches(1, 0), 1))
     loading = (time.perf_counter() - started) / len(few[0][0])
-    images, targets = few[0][0][:most], few[0][1][:most]
-    seconds = [
-        _step_seconds(stage, parts, images, targets) / most + loading for stage in parts.stages
-    ]
+    batch = tuple(part[:most] for part in few[0])
+    seconds = [_step_seconds(stage, parts, batch) / most + loading for stage in parts.stages]
     judging = 0.0
     loader = evaluation_images(parts, state)
     if loader is not None:
         started = time.perf_counter()
-        batch = next(iter(loader))["image"].to(device)
+        judged = next(iter(loader))["image"].to(device)
         parts.student.eval()
-        with torch.inference_mode(), cost.autocast(device, config.precision):
-            parts.student(batch)
-        judging = (time.perf_counter() - started) / len(batch)
+        with torch.inference_mode(), precision_context(device, config.precision):
+            parts.student(judged)
+        judging = (time.perf_counter() - started) / len(judged)
         loader.close()
     return _Costs(seconds, judging, peak_memory(device) or 0, most)
 
 
-def _step_seconds(stage: Stage, parts: Parts, images: torch.Tensor, targets: torch.Tensor) -> float:
+def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -> float:
     """Least seconds of a whole step: forward, backward and optimizer."""
-    device = images.device
+    device = batch[0].device
     objective = (stage.objective or CrossEntropy(parts.student)).to(device).train()
     optimizer = build_optimizer(objective, parts.config.optim)
 
     def step() -> None:
-        with cost.autocast(device, parts.config.precision):
-            loss = objective(images, targets)["loss"]
+        with precision_context(device, parts.config.precision):
+            loss = objective(*batch)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -152,7 +153,7 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
     extra = 0.0
     if missing:
         two: Any = torch.zeros(2, 3, size, size, device=state.device)
-        with cost.autocast(state.device, config.precision):
+        with precision_context(state.device, config.precision):
             extra = missing * cost.activation_bytes_per_image(student.train(), two)
     copies = bool(config.optim.ema_decay) + (state.num_processes > 1)  # DDP's gradient buckets
     return costs.resident + extra + NUMBER_BYTES * copies * cost.parameter_count(student)
@@ -161,7 +162,9 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
 def _disk(parts: Parts) -> int:
     """Bytes of the run folder: final and best weights, and a checkpoint while the next is written.
 
-    A checkpoint has the weights, AdamW's two moments, and the averaged weights if there are any.
+    A checkpoint has the weights, AdamW's two moments or the one of the others, and the averaged
+    weights if there are any.
     """
-    checkpoint = 3 + bool(parts.config.optim.ema_decay)
+    optim = parts.config.optim
+    checkpoint = 1 + (2 if optim.name == "adamw" else 1) + bool(optim.ema_decay)
     return NUMBER_BYTES * cost.parameter_count(parts.student) * (2 + 2 * checkpoint)

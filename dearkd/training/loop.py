@@ -1,9 +1,9 @@
 """The training loop: stages in, a trained student and its run folder out. It knows no method.
 
-An objective is an ``nn.Module`` with a ``student``; ``forward(images, targets)`` returns a dict of
-terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data. Everything
-random is a function of (seed, position in the run), so a run that was killed and resumed ends with
-bitwise the same weights as one that was not (one CPU process).
+An objective is an ``nn.Module`` with a ``student``; its ``forward`` takes a batch and returns a
+dict of terms; the loop backpropagates ``terms["loss"]`` and logs all of them. A stage is data.
+Everything random is a function of (seed, position in the run), so a run that was killed and
+resumed ends with bitwise the same weights as one that was not (one CPU process).
 """
 
 import math
@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
-from dearkd.models.cost import autocast
+from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
@@ -55,6 +55,7 @@ class Trainer:
         classes: dict[str, Any] | None = None,
         accumulate: int = 1,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
+        save_more: Callable[[], None] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -63,6 +64,7 @@ class Trainer:
         self.batches = batches
         self.evaluation = evaluation
         self.probe = probe
+        self.save_more = save_more
         self.accelerator = accelerator
         self.progress = progress
         self.metadata = metadata
@@ -119,7 +121,7 @@ class Trainer:
     def _prepare(
         self, stage: Stage, saved: dict[str, Any]
     ) -> tuple[nn.Module, torch.optim.Optimizer]:
-        """Objective and optimizer of a stage; AdamW's moments of the student live on.
+        """Objective and optimizer of a stage; the optimizer's moments of the student live on.
 
         Empties ``saved``, so that nothing is held twice while the stage runs.
         """
@@ -181,23 +183,23 @@ class Trainer:
         self,
         objective: nn.Module,
         optimizer: torch.optim.Optimizer,
-        batches: Iterator[tuple[Tensor, Tensor]],
+        batches: Iterator[tuple[Tensor, ...]],
     ) -> int:
         """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
         count = 0
-        for part, (images, targets) in enumerate(batches):
+        for part, batch in enumerate(batches):
             # A step's own seed: drop-path draws the same masks after a resume.
             self._seed_step(part)
             last = part == self.accumulate - 1
             sync = nullcontext() if last else self.accelerator.no_sync(objective)
             with sync:
-                with autocast(self.accelerator.device, self.config.precision):
-                    terms = objective(images, targets)
+                with precision_context(self.accelerator.device, self.config.precision):
+                    terms = objective(*batch)
                 self.accelerator.backward(terms["loss"] / self.accumulate)
             for name, value in terms.items():
                 previous = self.position.sums.get(name, 0.0)
                 self.position.sums[name] = previous + value.detach().float() / self.accumulate
-            count += len(images)
+            count += len(batch[0])
         if self.config.optim.clip_grad is not None:
             self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
         optimizer.step()
@@ -232,7 +234,12 @@ class Trainer:
         save_model(path, self.averaged, self.metadata)
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
-        """Writes ``checkpoint/last.pt``: all that the next step depends on."""
+        """Writes ``checkpoint/last.pt``: all that the next step depends on.
+
+        What is saved besides, on every process, goes first: it is not behind the checkpoint.
+        """
+        if self.save_more is not None:
+            self.save_more()
         if self.accelerator.is_main_process:
             average = None if self.ema is None else self.ema.module
             state = run_state(

@@ -8,7 +8,9 @@ which has the names that the command line and the report show. A file passed by 
 add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
-gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
+gets its state dict back. For ``--cache-labels`` its ``forward`` takes ``views`` and hands them on
+to the teacher; ``learns_from = "labels"`` says that it looks at the argmax alone. A mistake of the
+user's is a :class:`dearkd.errors.UserError`.
 """
 
 import dataclasses
@@ -21,14 +23,14 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dearkd.config import DistillConfig
+from dearkd.config import DistillConfig, TrainConfig
 from dearkd.errors import UserError
-from dearkd.models.teacher import Teacher
+from dearkd.models.teacher import Form, Teacher
 from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
 from dearkd.training.method_names import label_of
 from dearkd.training.stages import Stage
 
-__all__ = ["METHODS", "Method", "check_method", "stages_of"]
+__all__ = ["METHODS", "Method", "check_cache", "check_method", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,17 @@ class Method:
     def has_teacher(self) -> bool:
         """Whether a teacher takes part."""
         return "teacher" in self.parameters
+
+    @property
+    def learns_from(self) -> Form:
+        """The teacher's labels alone, or, unless its objective says so, all its logits."""
+        return getattr(self.objective, "learns_from", "logits")
+
+    @property
+    def numbers_views(self) -> bool:
+        """Whether its objectives take the numbers of the views."""
+        objectives = [found for found in (self.objective, self.then) if found is not None]
+        return all("views" in inspect.signature(found.forward).parameters for found in objectives)
 
     @property
     def settings(self) -> tuple[str, ...]:
@@ -99,6 +112,29 @@ def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -
             raise UserError(f"method {name} has no argument {key!r} (method_args); it has: {known}")
     _check_arguments(name, method, own, arguments)
     return method
+
+
+def check_cache(config: TrainConfig, method: Method) -> None:
+    """Refuses to keep labels where no teacher takes part, or its views have no numbers.
+
+    Raises:
+        UserError: Naming the setting and what it has no effect with.
+    """
+    if config.cache_labels is None:
+        return
+    setting = f"cache_labels={config.cache_labels} has no effect with"
+    if not method.has_teacher:
+        raise UserError(
+            f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
+            "dearkd, deit-hard or deit-soft"
+        )
+    if method.then is not None and config.stage1 == 0:
+        raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
+    if not method.numbers_views:
+        raise UserError(
+            f"{setting} {config.method}, whose forward takes no views; let it take them and hand "
+            "them on to the teacher, or leave the setting out"
+        )
 
 
 def stages_of(

@@ -1,10 +1,14 @@
-"""AdamW, its schedule and its state by parameter name."""
+"""The optimizers, their schedule and their state by parameter name."""
 
+import functools
 import math
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
+from timm.optim import muon
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
@@ -37,19 +41,38 @@ def learning_rate(
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
 
 
-def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.AdamW:
-    """AdamW over everything in the objective that trains: the student and, in stage 1, aligners.
+def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+    """The optimizer of all in the objective that trains: the student and, in stage 1, aligners.
 
-    Biases, norms, tokens and position parameters are not decayed, as in DeiT.
+    Biases, norms, tokens and position parameters are not decayed, as in DeiT. Muon leaves to
+    NAdamW, at the same learning rate, what it is not made for: the classifier, all that is not
+    decayed, and by timm's rule depth-wise convolutions and other thin matrices.
+
+    Source:
+        SGD: Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html. Muon: Jordan
+        et al. 2024, https://kellerjordan.github.io/posts/muon/; its step size: Liu et al. 2025,
+        https://arxiv.org/abs/2502.16982, section 2.2.
     """
-    student = objective.get_submodule("student")
+    student: Any = objective.get_submodule("student")
     undecayed = {f"student.{name}" for name in getattr(student, "no_weight_decay", set)()}
+    left = undecayed | {f"student.{name}.*" for name in _classifiers(student)}
     groups = param_groups_weight_decay(
-        objective, config.weight_decay, no_weight_decay_list=undecayed
+        objective,
+        config.weight_decay,
+        no_weight_decay_list=undecayed,
+        fallback_list=left if config.name == "muon" else (),
     )
     assert config.lr is not None
-    # The fused kernel is one launch on a GPU; on a CPU it is the same arithmetic in one pass.
-    return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+    match config.name:
+        case "adamw":
+            # The fused kernel is one launch on a GPU; on a CPU the same arithmetic in one pass.
+            return torch.optim.AdamW(groups, lr=config.lr, fused=True)
+        case "sgd":
+            assert config.momentum is not None
+            return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+        case "muon":
+            assert config.momentum is not None
+            return _Float32Muon(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
 
 
 def short_average(config: OptimConfig, steps: int) -> str | None:
@@ -86,9 +109,38 @@ def load_optimizer_state(
         if name in parameters:
             parameter = parameters[name]
             optimizer.state[parameter] = {
-                key: _moved(value, parameter) if key != "step" else value
+                key: _moved(value, parameter) if torch.is_tensor(value) and key != "step" else value
                 for key, value in saved.items()
             }
+
+
+class _Float32Muon(muon.Muon):
+    """timm's Muon with its Newton-Schulz iteration in float32.
+
+    timm iterates in bfloat16 and has no setting for it; a CPU without units for bfloat16 takes ten
+    times as long so.
+    """
+
+    @torch.no_grad()
+    def step(self, closure: Any = None) -> Any:
+        with _iterating_in_float32():
+            return super().step(closure)  # type: ignore[no-untyped-call]
+
+
+@contextmanager
+def _iterating_in_float32() -> Iterator[None]:
+    usual = muon.zeropower_via_newtonschulz
+    muon.zeropower_via_newtonschulz = functools.partial(usual, dtype=torch.float32)
+    try:
+        yield
+    finally:
+        muon.zeropower_via_newtonschulz = usual
+
+
+def _classifiers(student: Any) -> tuple[str, ...]:
+    """Names of the last layers, as timm knows them."""
+    names = (getattr(student, "pretrained_cfg", None) or {}).get("classifier") or ()
+    return (names,) if isinstance(names, str) else tuple(names)
 
 
 def _moved(value: Float[Tensor, "..."], parameter: nn.Parameter) -> Float[Tensor, "..."]:

@@ -29,7 +29,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method
+from dearkd.training.methods import Method, check_cache
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 
@@ -39,6 +39,8 @@ OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrai
 """Arguments of a student that other settings decide."""
 MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
+MOMENTUM = {"sgd": 0.9, "muon": 0.95}
+"""The default momentum of the optimizers that have one."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -66,8 +68,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
         raise UserError(
             f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
         )
-    if config.data.keep_steps and config.data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+    _check_data(config.data)
     for tracker in config.trackers:
         if importlib.util.find_spec(tracker) is None:
             raise UserError(
@@ -75,6 +76,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
                 "or leave it out of trackers"
             )
     _check_compiler(config)
+    check_cache(config, method)
 
 
 def addressed(
@@ -136,6 +138,7 @@ def _anchored(config: TrainConfig) -> TrainConfig:
             weights=_absolute(config.teacher.weights),
         ),
         init=_absolute(config.init),
+        cache_labels=None if config.cache_labels is None else _rooted(config.cache_labels),
         imports=tuple(map(_absolute, config.imports)),
     )
 
@@ -197,6 +200,8 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     optim = dataclasses.replace(
         optim,
         lr=_default(optim.lr, 5e-4 * batch / 512 if large else 1e-3),
+        weight_decay=_default(optim.weight_decay, 5e-4 if optim.name == "sgd" else 0.05),
+        momentum=_default(optim.momentum, MOMENTUM.get(optim.name)),
         warmup_epochs=_default(optim.warmup_epochs, default_warmup),
         drop_path=_default(optim.drop_path, 0.1 if large and transformer else 0.0),
     )
@@ -216,6 +221,17 @@ def _flip(data: DataConfig, augment: str) -> bool:
         return data.flip
     found = read_set(data.train)  # no mirrored views of images that never were in the making
     return found is None or found.mirrored is not False
+
+
+def _check_data(data: DataConfig) -> None:
+    if data.validation is not None and data.evaluation is not None:
+        raise UserError(
+            f"--eval-data {data.evaluation} has no effect beside data.validation="
+            f"{data.validation:g}, which cuts the evaluation images from the training data; "
+            "leave one of them out"
+        )
+    if data.keep_steps and data.fraction == 1:
+        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
 
 
 def _check_compiler(config: TrainConfig) -> None:
@@ -270,7 +286,12 @@ def _absolute(text: Any) -> Any:
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    return os.path.abspath(path) if os.path.exists(path) else text  # noqa: PTH100, PTH110
+    return _rooted(text) if os.path.exists(path) else text  # noqa: PTH110
+
+
+def _rooted(path: str) -> str:
+    """A path from the root, whether it exists or not."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _default(value: Any, otherwise: Any) -> Any:

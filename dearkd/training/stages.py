@@ -25,8 +25,11 @@ class Batches(Protocol):
     steps: int
     """Forward passes an epoch on this process."""
 
-    def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, Tensor]]:
-        """(images, targets) on the training device, in the epoch's own order."""
+    def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, ...]]:
+        """What an objective takes: (images, targets) on the training device, in the epoch's order.
+
+        For a teacher with a memory the numbers of the views follow.
+        """
 
 
 class Progress(Protocol):

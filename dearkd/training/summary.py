@@ -14,6 +14,7 @@ from dearkd.run_folder import processes
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.said import counted
 from dearkd.training.build import Parts
+from dearkd.training.label_cache import LabelCache
 from dearkd.training.loop import Trainer
 
 __all__ = ["arithmetic_line", "closing_line", "peak_memory", "session", "summary", "title_line"]
@@ -41,11 +42,13 @@ def summary(
     heads: dict[str, dict[str, float]],
     accelerator: Accelerator,
     sessions: Sequence[dict[str, Any]],
+    labels: dict[str, Any] | None = None,
 ) -> dict[str, Any]:
     """Result, cost and origin of a finished run; ``heads`` as :func:`evaluate` returns them.
 
     ``sessions`` has an entry for the start and for every resume: commit, versions and device are
-    those that the run began with.
+    those that the run began with. ``labels``: the folder of the teacher's labels, and how many the
+    last session read there and how many it computed.
     """
     config, position, first = parts.config, trainer.position, sessions[0]
     final = heads.get("logits", {"top1": None, "top5": None})
@@ -54,6 +57,7 @@ def summary(
         "student": config.student,
         "teacher": config.teacher.name,
         "data": config.data.train,
+        "validation": config.data.validation,
         "train_images": len(parts.train),
         "eval_images": heads["images"]["count"] if heads else None,
         "epochs": config.epochs,
@@ -71,6 +75,7 @@ def summary(
         "precision": config.precision,
         "memory_format": config.memory_format,
         **_of_teacher(config),
+        **({} if labels is None else {"teacher_labels": labels}),
         "arithmetic": first["arithmetic"],
         "seed": config.seed,
         "versions": first["versions"],
@@ -85,6 +90,7 @@ def session(
     config: TrainConfig,
     reasons: dict[str, str],
     saved: dict[str, Any],
+    labels: LabelCache | None = None,
 ) -> dict[str, Any]:
     """Where and by what a run is begun, or gone on with."""
     return {
@@ -96,6 +102,7 @@ def session(
         "versions": versions(),
         "python": sys.version.split()[0],
         "commit": commit(),
+        **({} if labels is None else {"teacher_labels_known": labels.known}),
     }
 
 

@@ -26,6 +26,7 @@ from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
+from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
 from dearkd.training.optim import short_average
 from dearkd.training.progress import RunProgress
@@ -74,14 +75,18 @@ def train(
     steps = order.steps_per_epoch // accumulate * parts.config.epochs
     oddities = [left_out(order, accumulate), short_average(parts.config.optim, steps)]
     _announce(parts, oddities, resume, say)
+    parts, reasons = _with_arithmetic(parts, chosen=resume and not dry_run)
+    labels = opened_labels(parts, state, say, dry_run)
     if dry_run:
-        describe(parts, state, say)
+        describe(parts, reasons, state, say)
         return None
     if folder is None:  # made this late, so that a run that is refused leaves none behind
         folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
-            _begin(parts, folder, saved, resume, console, say)
+            if state.is_main_process and not resume:
+                folder.write_config(parts.config)
+            _run(parts, folder, saved, reasons, labels, console, say)
         except Interrupted:
             command = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
             say(f"stopped and saved; go on with: {command}")
@@ -89,20 +94,13 @@ def train(
     return folder
 
 
-def _begin(
-    parts: Parts, folder: RunFolder, saved: dict[str, Any], resume: bool, console: Console, say: Say
-) -> None:
-    """Chooses the arithmetic, once a run, writes the configuration and runs it."""
+def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]:
+    """The networks on their device, in an arithmetic that is chosen once a run, and the reasons."""
     state, reasons = process_state(), dict[str, str]()
-    if not resume:
+    if not chosen:
         parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
-        if state.is_main_process:
-            folder.write_config(parts.config)
-    say(f"{title_line(parts.config)} -> {folder.path}")
-    if reasons:
-        say(arithmetic_line(parts.config, reasons))
     place_models(parts, state.device)
-    _run(parts, folder, saved, reasons, console, say)
+    return parts, reasons
 
 
 def _saved(folder: RunFolder | None) -> dict[str, Any]:
@@ -127,25 +125,34 @@ def _run(
     folder: RunFolder,
     saved: dict[str, Any],
     reasons: dict[str, str],
+    labels: LabelCache | None,
     console: Console,
     say: Say,
 ) -> None:
     config = parts.config
+    say(f"{title_line(config)} -> {folder.path}")
+    if reasons:
+        say(arithmetic_line(config, reasons))
     accelerator = process_accelerator(
         log_with=list(config.trackers) or None, project_dir=str(folder.path / "logs")
     )
     if accelerator.is_main_process:
-        folder.append_session(session(accelerator, config, reasons, saved))
+        folder.append_session(session(accelerator, config, reasons, saved, labels))
     accelerator.init_trackers(
         "dearkd",
         config=_flat(config),
         init_kwargs={"wandb": {"name": folder.path.name}} if "wandb" in config.trackers else {},
     )
     try:
-        trainer, heads = _fitted(parts, folder, saved, console, accelerator)
+        trainer, heads = _fitted(parts, folder, saved, labels, console, accelerator)
+        used = None if labels is None else labels.used(accelerator)
         if accelerator.is_main_process:
             trainer.save_weights(folder.model_file)
-            folder.write_summary(summary(parts, trainer, heads, accelerator, folder.sessions()))
+            folder.write_summary(
+                summary(parts, trainer, heads, accelerator, folder.sessions(), used)
+            )
+            if used is not None:
+                say(f"teacher's labels: {used['read']:,} read, {used['computed']:,} computed")
             say(closing_line(folder.path, heads))
     finally:
         accelerator.end_training()
@@ -164,6 +171,7 @@ def _fitted(
     parts: Parts,
     folder: RunFolder,
     saved: dict[str, Any],
+    labels: LabelCache | None,
     console: Console,
     accelerator: Accelerator,
 ) -> tuple[Trainer, dict[str, dict[str, float]]]:
@@ -201,6 +209,7 @@ def _fitted(
                 accelerator.device,
                 len(parts.train),
             ),
+            save_more=None if labels is None else labels.memory.save,
         )
         trainer.fit(saved)
     if images is None:

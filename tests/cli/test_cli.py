@@ -70,6 +70,18 @@ def test_teacher_verb_makes_a_teacher(tmp_path):
     assert result.exit_code == 0, result.output
 
 
+def test_teacher_verb_takes_a_file_and_options_go_before_it(tmp_path):
+    file = tmp_path / "teacher.yaml"
+    file.write_text("method: ce\nstudent: toy_cnn\nstage1: 2\nstage2: 1\ndata:\n  train: digits\n")
+    for name, extra, epochs in (("file", (), [2, 1]), ("typed", ("--epochs", "1"), [1, 0])):
+        out = tmp_path / name
+        result = invoke("teacher", "--config", file, *extra, "--out", out, *SET)
+        assert result.exit_code == 0, result.output
+        config = RunFolder(out).read_config()
+        assert [config.stage1, config.stage2] == epochs
+        assert config.student == "toy_cnn"
+
+
 def test_dry_run_trains_nothing(tmp_path):
     out = tmp_path / "run"
     result = invoke("train", "--dry-run", "--student", "toy_student", "--out", out)

@@ -18,6 +18,7 @@ from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.hosted import TimmSource
 from dearkd.data.loaders import eval_loader, train_loader
+from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import Classes
 from dearkd.data.views import Views
@@ -332,3 +333,16 @@ def test_a_hosted_image_whose_path_is_a_folder_is_a_bad_image(tmp_path):
     assert source.image(1).size == (7, 9)
     with pytest.raises(BadImageError, match=r"image 0 of hfds/toy \(Is a directory\)"):
         source.image(0)
+
+
+@pytest.mark.parametrize("mixup", [0.0, 0.8])
+def test_a_view_that_shows_another_image_has_no_number(mixup):
+    """Its answer is not kept: the image may be there again tomorrow. Nor is its partner's."""
+    order = EpochOrder(images=8, batch_size=8, seed=0)
+    loader = train_loader(OneBad(), AUGMENT, order, mixing=Mixing(mixup=mixup, cutmix=0.0))
+    for epoch in range(3):
+        (batch,) = loader.epoch(epoch)
+        place = order.sequence(epoch)[0].tolist().index(0)
+        nameless = {place, place ^ 1} if mixup else {place}
+        expected = [-1 if p in nameless else 8 * epoch + p for p in range(8)]
+        assert batch["view"].tolist() == expected

@@ -1,5 +1,6 @@
 """Sources: what is accepted, what each image becomes, and what bad data is told."""
 
+import errno
 import io
 import json
 import pickle
@@ -345,8 +346,15 @@ def test_damaged_files_are_bad_images(tmp_path):
         open_image(b"", "x")
     with pytest.raises(BadImageError, match=r"No such file"):
         open_image(tmp_path / "gone.png", "x")
-    with pytest.raises(IsADirectoryError):
+    with pytest.raises(BadImageError, match=r"not a regular file"):
         open_image(tmp_path, "x")
+
+    def full():
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    with pytest.raises(OSError, match="Too many open files") as caught:
+        open_image(full, "x")
+    assert not isinstance(caught.value, BadImageError)  # the machine's error is not the image's
 
 
 def test_one_pixel_image_is_fine():

@@ -124,6 +124,23 @@ def test_batch_size_world_and_start_do_not_change_the_sequence(repeats):
     assert [key for step in steps for part in step for key in part] == flat
 
 
+@pytest.mark.parametrize(("images", "views", "repeats"), [(50, None, 3), (21, 47, 1), (33, 99, 3)])
+def test_a_position_holds_the_same_view_whatever_the_batch(images, views, repeats):
+    """Also where batches of one size leave out more of the epoch than those of another."""
+    sequences, named = [], {}
+    for size, world in [(2, 1), (4, 1), (12, 2), (20, 2)]:
+        shared = {"images": images, "batch_size": size, "seed": 3, "views": views}
+        parts = [EpochOrder(**shared, repeats=repeats, rank=r, world=world) for r in range(world)]
+        sequences.append(np.stack(parts[0].sequence(4)).tolist())
+        keys = [key for part in parts for batch in part.batches(4) for key in batch]
+        assert len({key.number for key in keys}) == len(keys)
+        for key in keys:
+            assert named.setdefault(key.number, key) == key
+    assert all(sequence == sequences[0] for sequence in sequences)
+    first = 4 * (views or images)
+    assert sorted(named) == list(range(first, first + (views or images) // 2 * 2))
+
+
 @pytest.mark.parametrize("images", [20, 33, 48, 100])
 def test_repeated_augmentation_counts_and_neighbours(images):
     order = EpochOrder(images=images, batch_size=4, seed=0, repeats=3)
@@ -172,7 +189,8 @@ def test_images_that_sit_out_of_an_epoch_are_told_of():
         "each epoch leaves out 109 of the 493 images (22 %), drawn anew every time, as it has "
         "3 x 128; data.batch_size=82 would leave out 1"
     )
-    indices = [set(order.sequence(epoch)[0].tolist()) for epoch in range(2)]
+    epochs = [[key for batch in order.batches(epoch) for key in batch] for epoch in range(2)]
+    indices = [{key.index for key in keys} for keys in epochs]
     assert [len(index) for index in indices] == [384, 384]
     assert indices[0] != indices[1]
     assert set(range(493)) - indices[0] - indices[1]  # two epochs need not show them all

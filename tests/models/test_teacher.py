@@ -179,3 +179,117 @@ def test_memory_format_changes_the_layout_alone() -> None:
     teacher.set_memory_format(torch.channels_last)
     assert teacher.pixels(images).is_contiguous(memory_format=torch.channels_last)
     torch.testing.assert_close(teacher(images).logits, before, rtol=1e-4, atol=1e-4)
+
+
+class Remembered:
+    """A memory that knows the views below 100."""
+
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+        self.recorded: list[Tensor] = []
+
+    def recall(self, views: Tensor, device: torch.device) -> Tensor | None:
+        return self.logits.to(device) if int(views.max()) < 100 else None
+
+    def record(self, views: Tensor, logits: Tensor) -> Tensor:
+        self.recorded.append(logits)
+        return logits.round()
+
+
+def calls_of(model: nn.Module) -> list[str]:
+    """The names of submodules without children, as they are called from now on."""
+    seen: list[str] = []
+    for name, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(lambda *_, name=name: seen.append(name))  # type: ignore[misc]
+    return seen
+
+
+FAMILIES = [
+    "resnet18",
+    "regnety_002",
+    "efficientnet_lite0",
+    "convnext_atto",
+    "mobilenetv3_small_050",
+]
+
+
+@pytest.mark.parametrize("name", [*FAMILIES, "vit_tiny_patch16_224"])
+def test_only_what_the_tap_needs_is_run_where_the_logits_are_known(name: str) -> None:
+    torch.manual_seed(0)
+    size = {"img_size": 32} if name.startswith("vit") else {}
+    teacher = Teacher(timm.create_model(name, num_classes=7, **size), **HALF)
+    images, views = torch.randn(2, 3, 32, 32), torch.arange(2)
+    whole = teacher(images, [2, 1])
+    memory = teacher.memory = Remembered(torch.randn(2, 7))
+    seen = calls_of(teacher.model)
+    every = len([m for m in teacher.model.modules() if not list(m.children())])
+    early = teacher(images, [2, 1], views)
+    assert torch.equal(early.logits, memory.logits)
+    for ours, theirs in zip(early.features, whole.features, strict=True):
+        assert torch.equal(ours, theirs)
+    assert 0 < len(seen) < 0.8 * every
+    seen.clear()
+    assert torch.equal(teacher(images, views=views).logits, memory.logits)
+    assert not seen
+    assert not memory.recorded
+
+
+def test_unknown_views_are_answered_and_kept_as_the_memory_gives_them_back() -> None:
+    teacher = Teacher(small(), **HALF)
+    images = torch.randn(2, 3, 32, 32)
+    plain = teacher(images, [1])
+    memory = teacher.memory = Remembered(torch.zeros(2, 10))
+    asked = teacher(images, [1], torch.tensor([3, 100]))
+    assert torch.equal(memory.recorded[0], plain.logits)
+    assert torch.equal(asked.logits, plain.logits.round())
+    assert torch.equal(asked.features[0], plain.features[0])
+    assert torch.equal(teacher(images).logits, plain.logits)  # without numbers it is not asked
+
+
+def test_named_taps_stop_early_too_and_a_plain_network_spares_its_head() -> None:
+    images, views = torch.randn(2, 3, 32, 32), torch.arange(2)
+    named = with_named_taps(small(), ["layer1", "layer2"], 10)
+    teacher = Teacher(named, **HALF, mean=(0.5,) * 3, std=(0.5,) * 3)
+    whole = teacher(images, [0])
+    teacher.memory = Remembered(torch.randn(2, 10))
+    early: Any = named.early
+    seen = calls_of(early)
+    assert torch.equal(teacher(images, [0], views).features[0], whole.features[0])
+    assert any(call.startswith("layer2") for call in seen)
+    assert not any(call.startswith(("layer3", "fc")) for call in seen)
+
+    plain = Plain()
+    teacher = Teacher(plain, **HALF, mean=(0.5,) * 3, std=(0.5,) * 3)
+    assert not teacher.stops_early
+    whole = teacher(images, [0])
+    memory = teacher.memory = Remembered(torch.randn(2, 10))
+    seen = calls_of(plain)
+    known = teacher(images, [0], views)
+    assert torch.equal(known.features[0], whole.features[0])
+    assert torch.equal(known.logits, memory.logits)
+    assert seen == ["first", "second"]
+
+
+class Plain(nn.Module):
+    """Two convolutions and a head; ``forward_intermediates`` always runs to the end."""
+
+    num_classes = 10
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Conv2d(3, 4, 3), nn.Conv2d(4, 4, 3)
+        self.fc = nn.Linear(4, 10)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.forward_head(self.forward_intermediates(images)[0])
+
+    def forward_intermediates(
+        self, images: Tensor, indices: Any = None
+    ) -> tuple[Tensor, list[Tensor]]:
+        maps = [self.first(images)]
+        maps.append(self.second(maps[0]))
+        return maps[1], [maps[index] for index in (range(2) if indices is None else indices)]
+
+    def forward_head(self, final: Tensor) -> Tensor:
+        return self.fc(final.mean(dim=(2, 3)))

@@ -242,6 +242,14 @@ def test_runs_on_different_data_are_not_compared_and_that_is_said(runs, tmp_path
     assert all(row["delta_top1"] == "" for row in csv.DictReader(io.StringIO(as_csv(report))))
 
 
+def test_runs_on_a_validation_split_are_not_compared_with_those_on_test_images(runs, tmp_path):
+    split = write_run(tmp_path / "split", 91.0, ["data.validation=359"], method="ce")
+    report = collect([runs / "ce", split])
+    names = [group.evaluation for group in report.groups]
+    assert names == ["digits", "digits (validation split)"]
+    assert "1 run on digits (validation split), 359 images." in headline(report)[1]
+
+
 def test_the_same_name_with_another_number_of_test_images_is_other_data(runs, tmp_path):
     other = copied(runs, "ce", tmp_path)
     summary = json.loads((other / "summary.json").read_text())

@@ -27,7 +27,8 @@ from dearkd.run_folder.output import make_room, write_text
 
 def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
     file = tmp_path / "state.pt"
-    save_checkpoint(file, {"epoch": 1})
+    state = {"objective": {}, "optimizer": {}, "ema": {}, "position": {"epoch": 1}}
+    save_checkpoint(file, state)
 
     def fail(target):
         target.write_bytes(b"half")
@@ -35,7 +36,7 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
 
     with pytest.raises(OSError, match="No space left"):
         write_atomically(file, fail)
-    assert load_checkpoint(file) == {"epoch": 1}
+    assert load_checkpoint(file) == state
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
 
 

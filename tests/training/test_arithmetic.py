@@ -9,8 +9,11 @@ from conftest import quiet_train
 from safetensors.torch import load_file
 
 from dearkd.models import cost
-from dearkd.training.arithmetic import _layout_rule, device_rule
+from dearkd.run_folder.folder import RunFolder
+from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
 
+with torch.device("meta"):
+    CNN, VIT = timm.create_model("resnet18"), timm.create_model("deit_tiny_patch16_224")
 CPU, CUDA = torch.device("cpu"), torch.device("cuda")
 OPTIONS = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.3}
 AUTO = [
@@ -28,16 +31,52 @@ def units(monkeypatch, *names):
 
 def test_a_cpu_computes_cnns_in_bf16_where_it_has_units(monkeypatch):
     units(monkeypatch, "avx2")
-    assert device_rule(CPU, convolutional=True) == ("fp32", "a CPU without bf16 units")
+    assert precision_rule(CNN, CPU) == ("fp32", "a CPU without bf16 units")
     units(monkeypatch, "avx2", "avx512_bf16")
-    assert device_rule(CPU, convolutional=True) == ("bf16", "a CPU with avx512_bf16")
-    assert device_rule(CPU, convolutional=False)[0] == "fp32"
+    assert precision_rule(CNN, CPU) == ("bf16", "a CPU with avx512_bf16")
+    assert precision_rule(VIT, CPU)[0] == "mixed"
+    units(monkeypatch, "avx2")
+    assert precision_rule(VIT, CPU)[0] == "fp32"
+
+
+@pytest.mark.parametrize(
+    ("student", "able", "fused"),
+    [
+        ("dearkd_micro_patch4_32", "avx512_f", False),
+        ("deit_micro_distilled_patch4_32", "avx512_f", False),
+        ("dearkd_micro_patch4_32", "avx2", True),
+        ("dearkd_tiny_patch16_224", "avx512_f", True),  # 198 tokens
+    ],
+)
+def test_short_sequences_are_plain_products_where_vectors_are_wide(
+    student, able, fused, monkeypatch
+):
+    units(monkeypatch, able)
+    torch.manual_seed(0)
+    network = timm.create_model(student, depth=2, mhca_depth=1).eval()
+    images = torch.randn(2, 3, *network.default_cfg["input_size"][1:])
+    before = network(images)
+    set_attention(network, CPU)
+    assert {block.attn.fused_attn for block in network.blocks} == {fused}
+    torch.testing.assert_close(network(images), before)
+
+
+def test_mixed_follows_the_curve_of_float32(tmp_path):
+    curves = {}
+    for precision in ("fp32", "mixed"):
+        out = tmp_path / precision
+        options = {**OPTIONS, "method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 3}
+        settings = [f"precision={precision}", "data.batch_size=32", "student_args.depth=3"]
+        quiet_train({**options, "out": str(out)}, [*settings, "student_args.mhca_depth=2"])
+        curves[precision] = [line["loss"] for line in RunFolder(out).read_metrics()]
+    assert curves["mixed"] == pytest.approx(curves["fp32"], rel=2e-3)
+    assert curves["mixed"] != curves["fp32"]
 
 
 @pytest.mark.parametrize(("capability", "precision"), [((7, 5), "fp32"), ((8, 0), "bf16")])
 def test_a_gpu_goes_by_its_capability(capability, precision, monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: capability)
-    assert device_rule(CUDA, convolutional=False)[0] == precision
+    assert precision_rule(VIT, CUDA)[0] == precision
 
 
 @pytest.mark.parametrize(
@@ -53,8 +92,7 @@ def test_a_gpu_goes_by_its_capability(capability, precision, monkeypatch):
 def test_the_layout_follows_from_the_kind_of_network(name, precision, layout):
     with torch.device("meta"):
         network = timm.create_model(name)
-    convolutional = not name.startswith("vit")
-    assert _layout_rule(network, CPU, precision, convolutional)[0] == layout
+    assert layout_rule(network, CPU, precision)[0] == layout
 
 
 def test_nothing_is_timed_unless_asked_for_and_equal_commands_are_equal_runs(
@@ -70,7 +108,7 @@ def test_nothing_is_timed_unless_asked_for_and_equal_commands_are_equal_runs(
     files = [(tmp_path / name / "model.safetensors").read_bytes() for name in ("one", "two")]
     assert files[0] == files[1]
     summary = json.loads((tmp_path / "one" / "summary.json").read_text())
-    assert summary["precision"] == "fp32"
+    assert summary["precision"] in ("fp32", "mixed")
     assert summary["memory_format"] == "contiguous"
     assert summary["teacher_precision"] in ("fp32", "bf16")
     assert summary["teacher_memory_format"] in ("contiguous", "channels_last")

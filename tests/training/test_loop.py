@@ -76,6 +76,24 @@ def test_a_killed_run_ends_with_the_same_bits(
     assert strip == [{k: v for k, v in line.items() if k not in timings} for line in theirs]
 
 
+@pytest.mark.parametrize(
+    "optimizer",
+    [["optim.name=sgd", "optim.lr=0.05"], ["optim.name=muon", "optim.lr=0.01"]],
+    ids=["sgd", "muon"],
+)
+def test_a_killed_run_of_any_optimizer_ends_with_the_same_bits(optimizer, monkeypatch, tmp_path):
+    options = {"method": "ce", "student": "toy_cnn", "stage1": 2, "stage2": 0}
+    settings = [*optimizer, "checkpoint_minutes=1e-9"]
+    quiet_train({**options, "out": str(tmp_path / "whole")}, settings)
+    kill_at(monkeypatch, STEPS + 2)
+    with pytest.raises(Killed):
+        quiet_train({**options, "out": str(tmp_path / "run")}, settings)
+    monkeypatch.undo()
+    run = RunFolder(tmp_path / "run")
+    launch.train(run.read_config(), console=_console(), folder=run, resume=True)
+    assert checksum(tmp_path / "run") == checksum(tmp_path / "whole")
+
+
 def test_same_seed_same_bits_and_another_seed_others(tmp_path, toy_teacher, uninterrupted):
     for name, seed in (("same", 0), ("other", 1)):
         out = tmp_path / name

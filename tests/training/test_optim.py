@@ -1,5 +1,6 @@
 """Schedule and optimizer: the cosine by hand, what is not decayed, moments handed on by name."""
 
+import copy
 import math
 
 import pytest
@@ -50,6 +51,84 @@ def test_biases_norms_tokens_and_positions_are_not_decayed():
     assert "blocks.0.attn.position_centres" in undecayed
 
 
+OTHERS = {
+    "sgd": OptimConfig(name="sgd", lr=0.1, weight_decay=0.01, momentum=0.8),
+    "muon": OptimConfig(name="muon", lr=0.02, weight_decay=0.1, momentum=0.9),
+}
+
+
+def test_nesterov_steps_by_hand_in_float64():
+    objective = nn.ModuleDict({"student": nn.Linear(3, 2).double()})
+    weight = objective["student"].weight
+    optimizer = build_optimizer(objective, OTHERS["sgd"])
+    expected, momentum = weight.detach().clone(), torch.zeros_like(weight)
+    for step in range(4):
+        weight.grad = torch.full_like(weight, step + 1.0)
+        gradient = weight.grad + 0.01 * expected
+        momentum = gradient if step == 0 else 0.8 * momentum + gradient
+        expected = expected - 0.1 * (gradient + 0.8 * momentum)
+        optimizer.step()
+        torch.testing.assert_close(weight.detach(), expected)
+
+
+def test_muon_turns_a_gradient_into_a_near_rotation_and_leaves_the_classifier_to_nadamw():
+    objective = CrossEntropy(timm.create_model("dearkd_cnn8_32", channels=(8, 16, 16)))
+    optimizer = build_optimizer(objective, OTHERS["muon"])
+    before = {name: value.detach().clone() for name, value in objective.named_parameters()}
+    generator = torch.Generator().manual_seed(0)
+    for parameter in objective.parameters():
+        parameter.grad = torch.randn(parameter.shape, generator=generator)
+    optimizer.step()
+    state = optimizer_state(optimizer, objective)
+    vectors = {name for name, value in before.items() if value.ndim < 2}
+    by_adam = {name for name, kept in state.items() if not kept["use_muon"]}
+    assert by_adam == vectors | {"student.head.fc.weight"}
+    name = "student.stages.1.conv2.weight"
+    after = dict(objective.named_parameters())[name].detach()
+    step = (before[name] * (1 - 0.02 * 0.1) - after).flatten(1).double()
+    # Singular values near 0.2 * sqrt(larger side), times the learning rate.
+    values = torch.linalg.svdvals(step) / (0.02 * 0.2 * math.sqrt(16 * 9))
+    assert 0.6 < values.min() < values.max() < 1.3
+
+
+def test_muon_iterates_in_float32_and_leaves_timm_as_it_was(monkeypatch):
+    from timm.optim import muon
+
+    seen, usual = [], muon.zeropower_via_newtonschulz
+
+    def watched(gradient, *args, **options):
+        seen.append(options["dtype"])
+        return usual(gradient, *args, **options)
+
+    monkeypatch.setattr(muon, "zeropower_via_newtonschulz", watched)
+    objective = nn.ModuleDict({"student": nn.Linear(8, 8)})
+    optimizer = build_optimizer(objective, OTHERS["muon"])
+    objective["student"].weight.grad = torch.randn(8, 8)
+    optimizer.step()
+    assert seen == [torch.float32]
+    assert muon.zeropower_via_newtonschulz is watched
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_the_state_of_every_optimizer_lives_on_by_name(name):
+    def trained(steps, state=None):
+        torch.manual_seed(0)
+        objective = CrossEntropy(timm.create_model("toy_cnn", num_classes=3))
+        optimizer = build_optimizer(objective, OTHERS[name])
+        if state is not None:
+            objective.load_state_dict(state[0])
+            load_optimizer_state(optimizer, objective, state[1])
+        for step in steps:
+            for parameter in objective.parameters():
+                generator = torch.Generator().manual_seed(step)
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.step()
+        return copy.deepcopy((objective.state_dict(), optimizer_state(optimizer, objective)))
+
+    whole, resumed = trained(range(6))[0], trained(range(3, 6), trained(range(3)))[0]
+    assert all(torch.equal(whole[key], resumed[key]) for key in whole)
+
+
 def test_moments_follow_their_parameters_to_another_objective():
     class Objective(nn.Module):
         def __init__(self, student, aligned):
@@ -63,7 +142,7 @@ def test_moments_follow_their_parameters_to_another_objective():
             return self.aligners(y).sum() if hasattr(self, "aligners") else y.sum()
 
     student = nn.Linear(3, 2)
-    config = OptimConfig(lr=1e-2)
+    config = OptimConfig(lr=1e-2, weight_decay=0.0)
     first = Objective(student, aligned=True)
     optimizer = build_optimizer(first, config)
     for _ in range(3):

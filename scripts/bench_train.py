@@ -1,0 +1,207 @@
+"""Seconds a training step: ours beside timm's tasks, same networks, same images, in one process.
+
+    python scripts/bench_train.py --json scripts/results/bench_train.json
+    python scripts/bench_train.py --student dearkd_tiny_patch16_224 --teacher regnety_160 --batch 8
+    python scripts/bench_train.py --device cuda --student dearkd_tiny_patch16_224 \
+        --teacher regnety_160 --batch 256 --json scripts/results/bench_train_cuda.json
+
+"stage 1" is DearKD's step with label and feature distillation against timm's
+``TokenDistillationTask`` (labels alone), in float32 and under its bf16 autocast. "plain" is
+cross-entropy against ``ClassificationTask``. timm's steps follow its train.py: its AdamW, and the
+loss read every step. Weights are random, which costs a step the same. Before anything is timed,
+the losses of DeiT's hard distillation are compared: ours and timm's must be equal.
+"""
+
+import argparse
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from side_by_side import (
+    floors,
+    in_turns,
+    machine,
+    own_peak_gigabytes,
+    peak_gigabytes,
+    print_rows,
+    write,
+)
+from timm.optim import create_optimizer_v2
+from timm.task import ClassificationTask, TokenDistillationTask
+from torch import Tensor, nn
+
+import dearkd.models  # noqa: F401 - registers the students with timm
+from dearkd.config import OptimConfig
+from dearkd.models.cost import LAYOUTS, multiply_adds, parameter_count
+from dearkd.models.precision import precision_context
+from dearkd.models.teacher import Teacher
+from dearkd.objectives import CrossEntropy, DearKD, HardDistillation
+from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.optim import build_optimizer
+
+Step = Callable[[], None]
+
+
+def our_step(objective: nn.Module, images: Tensor, labels: Tensor) -> Step:
+    """The step of ``dearkd.training.loop``, in the arithmetic that ``auto`` takes here."""
+    device = images.device
+    objective.to(device).train()
+    student: Any = objective.student
+    precision = precision_rule(student, device)[0]
+    student.to(memory_format=LAYOUTS[layout_rule(student, device, precision)[0]])
+    set_attention(student, device)
+    teacher = getattr(objective, "teacher", None)
+    if teacher is not None:
+        teacher.precision = precision_rule(teacher.model, device)[0]
+        layout = layout_rule(teacher.model, device, teacher.precision)[0]
+        teacher.set_memory_format(LAYOUTS[layout])
+    optimizer = build_optimizer(objective, OptimConfig(lr=1e-4))
+
+    def step() -> None:
+        with precision_context(device, precision):
+            loss = objective(images, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def timm_step(task: Any, images: Tensor, labels: Tensor, bf16: bool = False) -> Step:
+    """The step of timm's train.py."""
+    device = images.device.type
+    task.to(images.device).train()
+    optimizer: Any = create_optimizer_v2(task.trainable_module, opt="adamw", lr=1e-4)
+
+    def step() -> None:
+        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+            loss = task(images, labels)["loss"]
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        loss.item()
+
+    return step
+
+
+def distillation_task(student: nn.Module, teacher: nn.Module, device: torch.device) -> Any:
+    """Hard token distillation by timm, weighted as DeiT has it."""
+    return TokenDistillationTask(
+        copy.deepcopy(student),
+        copy.deepcopy(teacher),
+        criterion=nn.CrossEntropyLoss(),
+        distill_type="hard",
+        task_loss_weight=0.5,
+        device=device,
+        verbose=False,
+    )
+
+
+def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[str, float]]:
+    """The steps of each row by path, and what was compared before."""
+    torch.manual_seed(0)
+    device = torch.device(args.device)
+    student: Any = timm.create_model(args.student).to(device)
+    teacher: Any = timm.create_model(args.teacher, num_classes=student.num_classes).to(device)
+    cfg = student.pretrained_cfg
+    images = torch.randn(args.batch, *cfg["input_size"], device=device)
+    labels = torch.randint(0, student.num_classes, (args.batch,), device=device)
+
+    def guide() -> Teacher:
+        return Teacher(
+            copy.deepcopy(teacher),
+            student_mean=cfg["mean"],
+            student_std=cfg["std"],
+            img_size=cfg["input_size"][-1],
+        )
+
+    hard = HardDistillation(copy.deepcopy(student), guide()).to(device).train()
+    with torch.no_grad():
+        ours = hard(images, labels)["loss"].item()
+        theirs = distillation_task(student, teacher, device).train()(images, labels)["loss"].item()
+    if abs(ours - theirs) > 1e-5 * abs(theirs):
+        raise SystemExit(f"the losses differ: ours {ours}, timm's {theirs}")
+
+    def task() -> Any:
+        return distillation_task(student, teacher, device)
+
+    def plain() -> Any:
+        criterion = nn.CrossEntropyLoss()
+        bare = copy.deepcopy(student)
+        bare.set_distilled_training(False)
+        return ClassificationTask(bare, criterion, device=device, verbose=False)
+
+    own = copy.deepcopy
+    rows = {
+        "stage 1": {
+            "ours": our_step(DearKD(own(student), guide()), images, labels),
+            "ours, labels alone": our_step(HardDistillation(own(student), guide()), images, labels),
+            "timm, fp32": timm_step(task(), images, labels),
+            "timm, bf16 autocast": timm_step(task(), images, labels, bf16=True),
+        },
+        "plain": {
+            "ours": our_step(CrossEntropy(own(student)), images, labels),
+            "timm, fp32": timm_step(plain(), images, labels),
+            "timm, bf16 autocast": timm_step(plain(), images, labels, bf16=True),
+        },
+    }
+    return rows, {"loss_ours": ours, "loss_timm": theirs}
+
+
+def least(args: argparse.Namespace, row: str) -> dict[str, float]:
+    """The floors of a step: three passes of the student, one of the teacher; AdamW's numbers."""
+    student = timm.create_model(args.student).to(args.device)
+    size = student.pretrained_cfg["input_size"][-1]
+    operations = 6 * multiply_adds(student, size) * args.batch
+    if row == "stage 1":
+        teacher = timm.create_model(args.teacher).to(args.device)
+        operations += 2 * multiply_adds(teacher, size) * args.batch
+    return floors(operations, 7 * parameter_count(student), args.device)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--student", default="dearkd_micro_patch4_32")
+    parser.add_argument("--teacher", default="dearkd_cnn8_32")
+    parser.add_argument("--batch", type=int, default=64)
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--row", choices=("stage 1", "plain"), help="one row alone")
+    parser.add_argument("--path", help="one path of the row alone, for its memory")
+    parser.add_argument("--only-memory", action="store_true", help="two steps, then the peak in GB")
+    parser.add_argument("--json", type=Path, help="where to write the numbers")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    rows, compared = steps(args)
+    if args.only_memory:
+        for _ in range(2):
+            rows[args.row][args.path]()
+        print(own_peak_gigabytes())
+        return
+    result: dict[str, Any] = {
+        "machine": machine(args.device),
+        "settings": vars(args),
+        "compared": compared,
+        "rows": [],
+    }
+    for name, paths in rows.items():
+        if args.row in (None, name):
+            seconds = in_turns(paths, args.rounds, args.device)
+            result["rows"].append({"work": name, "seconds": seconds, "floor": least(args, name)})
+    if args.device == "cpu":
+        same = ["--student", args.student, "--teacher", args.teacher, "--batch", str(args.batch)]
+        for row in result["rows"]:
+            row["peak_gigabytes"] = {
+                path: peak_gigabytes(__file__, *same, "--row", row["work"], "--path", path)
+                for path in row["seconds"]
+            }
+    print_rows(result["rows"])
+    write(args.json, result)
+
+
+if __name__ == "__main__":
+    main()
