@@ -1,5 +1,6 @@
 """The objective of DF-DearKD for a batch of groups: images in, one value for each group out."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -99,7 +100,8 @@ class Objective:
         (groups * images, channels, height, width).
         """
         if self.cuda_graphs:
-            torch.compiler.cudagraph_mark_step_begin()  # the last step's terms may be overwritten
+            mark: Callable[[], None] = torch.compiler.cudagraph_mark_step_begin
+            mark()  # the last step's terms may be overwritten
         terms: dict[str, Tensor] = self._graph(images, targets)
         weighted = self.weighted(terms, ep_factor)
         return terms | {"objective": torch.stack(list(weighted.values())).sum(dim=0)}

@@ -541,6 +541,7 @@ MISTAKES = [
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
     (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
+    (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
     (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
