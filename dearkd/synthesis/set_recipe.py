@@ -54,7 +54,10 @@ SHORT = 100
 """Stages of fewer iterations get the changes below: a full 2000 still leaves 250, where the
 balanced recipe works as it is."""
 SHORT_LR, SHORT_BN = 4.0, 0.2
-"""Factors of lr and bn_weight there. Tried on the digits CNN at 62 iterations: see scripts/results/LAB.md."""
+"""Factors of lr and bn_weight there: see scripts/results/LAB.md."""
+CPU_PIXELS = 2 * 40 * 16**2
+"""Pixels of a batch up to which a CPU takes several groups: at 16 px two of 40 images cost a quarter
+less than one after the other, at 32 px they cost the same."""
 MOST_GROUPS = 8
 """Groups a batch that are chosen at most, about 320 images."""
 FAR = 4
@@ -212,39 +215,44 @@ def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
 def _batching(
     given: DictConfig, recipe: dict[str, Any], teacher: Classifier, classes: int
 ) -> dict[str, int]:
-    """What is computed together: by ``images_per_batch``, or by a GPU's memory; else the default.
+    """What is computed together: by ``images_per_batch``, or as many groups as pay on the device.
 
-    On a CPU more than a group a batch gains nothing.
+    A group's images are the same in any batch (to the last bit on a CPU, where it was compared).
     """
     own: dict[str, Any] = dataclasses.asdict(SynthesisConfig()) | recipe
     own |= {name: given.get(name) for name in own if given.get(name) is not None}
     if given.get("images_per_batch") is not None:
         return _grouping(given, classes, own["per_class"])
-    if given.get("groups_per_batch") is not None or not torch.cuda.is_available():
+    if given.get("groups_per_batch") is not None:
         return {}
-    size = max(own["resolutions"])
-    pair = torch.zeros(2, len(teacher.mean), size, size, requires_grad=True)
     images = even_shares(own["per_class"], own["images_per_class"])
     counts = even_shares(classes, own["classes_per_group"])
-    groups = groups_that_fit(
-        memory=torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory,
-        image_bytes=activation_bytes_per_image(frozen(teacher.network), pair),
-        images=max(images) * max(counts),
-        groups=len(images) * len(counts),
-    )
+    room = _most_images(teacher, max(own["resolutions"]))
+    groups = groups_that_fit(room, max(images) * max(counts), len(images) * len(counts))
     return {"groups_per_batch": groups} if groups > 1 else {}
 
 
-def groups_that_fit(memory: int, image_bytes: float, images: int, groups: int) -> int:
-    """Groups of ``images`` images that go into a batch on a card with ``memory`` bytes.
+def _most_images(teacher: Classifier, size: int) -> int:
+    """Images of a batch at most: by a GPU's memory, on a CPU by what a step's overhead asks for.
 
-    Their activations take a quarter of it at most, by what autograd keeps of a plain forward; the
-    rest is for gradients and statistics. No more than eight, and of a small run no more than leaves
-    eight batches for as many processes. It goes by the whole memory, not by what is free, so that
-    equal runs have equal batches.
+    On a GPU their activations take a quarter of the memory, by what autograd keeps of a plain
+    forward; the rest is for gradients and statistics. It is the whole memory, not what is free, so
+    that equal runs have equal batches.
     """
-    room = int(memory / 4 / (image_bytes * images))
-    return max(1, min(room, MOST_GROUPS, groups // MOST_GROUPS))
+    if not torch.cuda.is_available():
+        return CPU_PIXELS // size**2
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    pair = torch.zeros(2, len(teacher.mean), size, size, requires_grad=True)
+    return int(memory / 4 / activation_bytes_per_image(frozen(teacher.network), pair))
+
+
+def groups_that_fit(room: int, images: int, groups: int) -> int:
+    """How many groups of ``images`` images make a batch of at most ``room`` images.
+
+    At least one, at most eight, and of a run of few ``groups`` no more than leaves eight batches
+    for as many processes.
+    """
+    return max(1, min(room // images, MOST_GROUPS, groups // MOST_GROUPS))
 
 
 def _choices(given: int | None, most: int, there: int) -> Sequence[int]:

@@ -11,8 +11,6 @@ from dearkd.synthesis.set_recipe import FAST, groups_that_fit, recipe_for
 from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
 
-GIB = 2**30
-
 
 def test_fast_takes_an_eighth_of_the_iterations():
     whole, fast = (prepare(None, [], {"fast": fast}) for fast in (None, True))
@@ -51,29 +49,38 @@ def test_fast_has_weights_of_its_own():
 
 
 @pytest.mark.parametrize(
-    ("memory", "image_bytes", "images", "groups", "fit"),
+    ("room", "images", "groups", "fit"),
     [
-        (80 * GIB, 0.1 * GIB, 40, 1250, 5),
-        (80 * GIB, 0.01 * GIB, 40, 1250, 8),  # at most
-        (80 * GIB, 0.01 * GIB, 40, 24, 3),  # eight batches, for as many processes
-        (80 * GIB, 0.01 * GIB, 40, 3, 1),
-        (8 * GIB, 0.1 * GIB, 40, 1250, 1),  # less than one: --images-per-batch is the remedy
+        (200, 40, 1250, 5),
+        (2000, 40, 1250, 8),  # at most
+        (2000, 40, 24, 3),  # eight batches, for as many processes
+        (2000, 40, 3, 1),
+        (20, 40, 1250, 1),  # less than one: --images-per-batch is the remedy
     ],
 )
-def test_groups_by_the_memory_of_a_card(memory, image_bytes, images, groups, fit):
-    assert groups_that_fit(memory, image_bytes, images, groups) == fit
+def test_groups_by_the_room_of_a_batch(room, images, groups, fit):
+    assert groups_that_fit(room, images, groups) == fit
 
 
-def test_a_card_gets_several_groups_a_batch_and_it_is_said(monkeypatch):
+@pytest.mark.parametrize(("size", "groups"), [(16, 2), (32, 1)])
+def test_a_cpu_gets_several_groups_where_images_are_tiny(size, groups):
+    if torch.cuda.is_available():
+        pytest.skip("a GPU's memory decides")
+    setup = prepare(None, [], {"resolutions": [size], "per_class": 100})
+    assert setup.config.groups_per_batch == groups
+    assert ("groups_per_batch 2" in setup.notes) is (groups == 2)
+
+
+def test_a_card_gets_as_many_groups_as_its_memory_holds(monkeypatch):
     class Card:
-        total_memory = 80 * GIB
+        total_memory = 80 * 2**30
 
-    alone = prepare(None, [])
-    assert alone.config.groups_per_batch == 1
     monkeypatch.setattr(set_recipe.torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "current_device", lambda: 0)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda _: Card())
     setup = prepare(None, [])
-    assert setup.config.groups_per_batch == len(alone.groups) // 8 == 3
+    assert setup.config.groups_per_batch == len(setup.groups) // 8 == 3
     assert "groups_per_batch 3" in setup.notes
     assert prepare(None, ["groups_per_batch=2"]).config.groups_per_batch == 2
+    Card.total_memory = 2**20
+    assert prepare(None, []).config.groups_per_batch == 1
