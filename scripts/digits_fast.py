@@ -20,7 +20,7 @@ WAYS = {
     "full": [],
     "fast": ["--fast"],
     "62 iterations of the full recipe": ["--iters", "62"],
-    "early stop": ["--set", "stop_cross_entropy=0.3"],
+    "early stop": ["--set", "stop_cross_entropy=0.5", "--set", "log_interval=25"],
 }
 
 

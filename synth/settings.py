@@ -12,7 +12,7 @@ ImageFormat = Literal["png", "webp", "parquet"]
 Precision = Literal["fp32", "bf16"]
 
 TRIPLET_MARGIN = 0.3
-STOP_BN_FALL, STOP_WINDOW = 0.02, 100
+STOP_BN_FALL, STOP_WINDOW = 0.1, 100
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 

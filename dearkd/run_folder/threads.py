@@ -21,14 +21,16 @@ CGROUPS = Path("/sys/fs/cgroup")
 def settle_threads(environment: MutableMapping[str, str] = os.environ) -> None:
     """Sets OpenMP's variables for this process and its children, where nobody has set them.
 
-    Waiting threads sleep. There are no more threads than cores, divided among the run's processes
-    on this machine. It has no effect once torch is loaded.
+    Waiting threads sleep. Where a quota or other processes of the run leave this one fewer cores
+    than it may run on, it has that many threads; else torch chooses (the physical cores, where MKL
+    counts). It has no effect once torch is loaded.
     """
     if not any(name in environment for name in WAITING):
         environment["OMP_WAIT_POLICY"] = "PASSIVE"
     if "OMP_NUM_THREADS" not in environment:
-        processes = int(environment.get("LOCAL_WORLD_SIZE", 1))
-        environment["OMP_NUM_THREADS"] = str(max(1, usable_cores() // processes))
+        share = max(1, usable_cores() // int(environment.get("LOCAL_WORLD_SIZE", 1)))
+        if share < _cores_by_affinity():
+            environment["OMP_NUM_THREADS"] = str(share)
 
 
 def usable_cores() -> int:

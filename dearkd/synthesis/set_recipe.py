@@ -56,8 +56,8 @@ balanced recipe works as it is."""
 SHORT_LR, SHORT_BN = 4.0, 0.2
 """Factors of lr and bn_weight there: see scripts/results/LAB.md."""
 CPU_PIXELS = 2 * 40 * 16**2
-"""Pixels of a batch up to which a CPU takes several groups: at 16 px two of 40 images cost a quarter
-less than one after the other, at 32 px they cost the same."""
+"""Pixels of a batch up to which a CPU takes several groups: at 16 px two of 40 images cost a
+quarter less than one after the other, at 32 px they cost the same."""
 MOST_GROUPS = 8
 """Groups a batch that are chosen at most, about 320 images."""
 FAR = 4
