@@ -28,6 +28,8 @@ __all__ = [
 
 OptimizerName = Literal["adamw", "sgd", "muon"]
 Precision = Literal["auto", "fp32", "bf16", "mixed", "fastest"]
+Shuffle = Literal["auto", "images", "shards"]
+Place = Literal["auto", "cpu", "device"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
@@ -38,7 +40,8 @@ class DataConfig:
     """Images to train on and how a view of one is drawn."""
 
     train: str = "digits"
-    """Folder, parquet folder, timm data set name, or ``digits`` (embedded)."""
+    """Image folder, parquet files, WebDataset tars (file, folder, or a pattern such as
+    ``train-{000..146}.tar``), timm data set name, or ``digits`` (embedded)."""
     evaluation: str | None = None
     """Where to evaluate; None: the training set's own val/test split, if it has one."""
     validation: float | None = None
@@ -72,6 +75,13 @@ class DataConfig:
     """Label smoothing in [0, 1); the teacher's labels are not smoothed."""
     repeats: int | None = None
     """Repeated augmentation: views of one image an epoch. None: 3 with ``deit``, else 1."""
+    shuffle: Shuffle = "auto"
+    """Order of an epoch: all images at random, or few tar files or parquet row groups at a time,
+    as suits slow disks and networks. auto: ``shards`` for parquet files of more than 256 MiB,
+    where each image would cost a row group, else ``images``."""
+    views: Place = "auto"
+    """Where views that begin with a random crop are made: by the loader processes, or by these and
+    kornia on the device. auto: on a CUDA device, else on the CPU."""
     workers: int | None = None
     """Loader processes. None: one a core on a GPU machine, 0 for small images on a CPU."""
     on_bad_image: Literal["skip", "fail"] = "skip"

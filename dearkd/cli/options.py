@@ -40,8 +40,8 @@ Config = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits, an image folder (train/, val/), a folder of parquet files, or a timm name "
-        "(torch/cifar10, hfds/..., wds/...)."
+        help="digits, an image folder (train/, val/), parquet files, WebDataset tars, or a timm "
+        "name (torch/cifar10, hfds/...)."
     ),
 ]
 EvalData = Annotated[

@@ -28,7 +28,10 @@ __all__ = [
     "Augment",
     "AugmentName",
     "TimmAugment",
+    "crops_at_random",
     "eval_augment",
+    "own_generators",
+    "seed_generators",
     "train_augment",
     "view_augment",
 ]
@@ -94,6 +97,8 @@ class ArrayAugment:
         self, prepared: Sequence[NDArray[np.uint8]] | NDArray[np.uint8], seeds: NDArray[np.uint64]
     ) -> Float[Tensor, "batch 3 size size"]:
         """One view of each prepared image."""
+        from kornia.enhance import normalize  # not at the top: `import dearkd` needs no kornia
+
         draws = uniforms(seeds, 5)
         pixels = np.asarray(prepared)
         if self.shift:
@@ -103,9 +108,8 @@ class ArrayAugment:
         if self.flip:
             chosen = (draws[:, 2] < 0.5)[:, None, None, None]
             pixels = np.where(chosen, pixels[..., ::-1], pixels)
-        scale = np.asarray([1 / (255 * s) for s in self.std], dtype=np.float32)[:, None, None]
-        bias = np.asarray([-m / s for m, s in zip(self.mean, self.std, strict=True)], np.float32)
-        images = torch.from_numpy(pixels * scale + bias[:, None, None])
+        mean, std = 255 * torch.tensor(self.mean), 255 * torch.tensor(self.std)
+        images = normalize(torch.from_numpy(pixels), mean, std)
         return self._turned(images, draws[:, 3:]) if self.rotate or self.zoom else images
 
     def _turned(self, images: Tensor, draws: NDArray[np.float64]) -> Tensor:
@@ -141,11 +145,9 @@ class TimmAugment:
     ) -> Float[Tensor, "batch 3 size size"]:
         """One view of each image; the callers' generators are left as they were."""
         views = []
-        with _own_generators():
+        with own_generators():
             for image, seed in zip(prepared, seeds.tolist(), strict=True):
-                random.seed(seed)
-                np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002 (what timm draws from)
-                torch.default_generator.manual_seed(seed)
+                seed_generators(seed)
                 views.append(self.transform(image))
         return torch.stack(views)
 
@@ -198,6 +200,11 @@ def train_augment(
         case "none":
             return eval_augment(img_size, **look)
     raise UserError(f"augment must be deit, light, digits or none, got {name!r}")
+
+
+def crops_at_random(name: str, img_size: int) -> bool:
+    """Whether its views begin with a random crop, after which a device may take over."""
+    return name == "deit" or (name == "light" and not is_small(img_size))
 
 
 def eval_augment(
@@ -266,8 +273,15 @@ def _shifted(
     return windows[np.arange(len(pixels)), offset[:, 0], offset[:, 1]]
 
 
+def seed_generators(seed: int) -> None:
+    """Seeds all that timm and torchvision draw from."""
+    random.seed(seed)
+    np.random.seed([seed & 0xFFFFFFFF, seed >> 32])  # noqa: NPY002
+    torch.default_generator.manual_seed(seed)
+
+
 @contextmanager
-def _own_generators() -> Iterator[None]:
+def own_generators() -> Iterator[None]:
     """Gives the global generators their states back afterwards."""
     states = random.getstate(), np.random.get_state(), torch.default_generator.get_state()  # noqa: NPY002
     try:

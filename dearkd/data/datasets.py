@@ -1,6 +1,6 @@
-"""Where images and labels come from: digits, folders, parquet files, timm's data sets."""
+"""Where images and labels come from: digits, folders, parquet and tar files, timm's data sets."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,11 +16,22 @@ from dearkd.data.sources import (
     FolderSource,
     ImageSource,
     SubsetSource,
+    natural_order,
 )
-from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES, split_of
+from dearkd.data.splits import (
+    EVALUATION_NAMES,
+    TRAIN_NAMES,
+    by_split,
+    is_pattern,
+    matching_files,
+)
+from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
+
+SHARDS = "wds/"
+"""What may stand before a folder of tar shards."""
 
 
 def open_data(
@@ -33,11 +44,12 @@ def open_data(
     """The training images and the evaluation images, or None where there are none.
 
     ``train`` is ``digits``, an image folder (``train/`` and ``val/`` or ``test/``, or bare class
-    folders), a parquet file or a folder of them, or a timm name (``torch/cifar10``, ``hfds/NAME``,
-    ``hfids/NAME``, ``wds/FOLDER``). ``evaluation`` takes the same and replaces what ``train``
-    brings. Evaluation labels are numbered as the training labels are; of training data with some
-    of its teacher's classes only these are kept. Downloads go to ``root``. With ``validation`` the
-    evaluation images are cut from the training images instead: so many, or that share below 1.
+    folders), parquet files or WebDataset tars (a file, a folder of them, or a pattern such as
+    ``train-{000..146}.tar``), or a timm name (``torch/cifar10``, ``hfds/NAME``, ``hfids/NAME``).
+    ``evaluation`` takes the same and replaces what ``train`` brings. Evaluation labels are numbered
+    as the training labels are; of training data with some of its teacher's classes only these are
+    kept. Downloads go to ``root``. With ``validation`` the evaluation images are cut from the
+    training images instead: so many, or that share below 1.
 
     Raises:
         MissingFileError: If a path does not exist.
@@ -110,19 +122,32 @@ def _open(
     if data.lower().startswith(PREFIXES):
         return open_hosted(data, root, evaluation_only)
     path = Path(data).expanduser()
+    wds = data.lower().startswith(SHARDS) and not path.exists()
+    if wds:
+        path = Path(data[len(SHARDS) :]).expanduser()
+    if is_pattern(str(path)) and not path.exists():
+        return _open_files(matching_files(str(path)), data), None
     if not path.exists():
         raise MissingFileError(
-            f"data {data!r} does not exist; pass digits, an image folder, parquet files, "
-            f"or a name that starts with {', '.join(PREFIXES)}"
+            f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
+            f"shards, or a name that starts with {', '.join(PREFIXES)}"
         )
     if not path.is_dir():
-        return _open_file(path), None
-    files = _parquet_files(path)
-    return (
-        _open_parquet(files, path, evaluation_only)
-        if files
-        else _open_folder(path, evaluation_only)
-    )
+        return _open_files([path], data), None
+    return _open_below(path, evaluation_only, wds)
+
+
+def _open_below(
+    path: Path, evaluation_only: bool, wds: bool
+) -> tuple[ImageSource | None, ImageSource | None]:
+    """What lies in a folder; ``wds``: the user calls it one of shards."""
+    if files := [] if wds else _parquet_files(path):
+        return _open_splits(ParquetSource, files, path, evaluation_only)
+    if files := _shards(path, wds):
+        return _open_splits(TarSource, files, path, evaluation_only)
+    if wds:
+        raise UserError(f"{path} holds no .tar shards; pass the folder with the shards")
+    return _open_folder(path, evaluation_only)
 
 
 def _parquet_files(root: Path) -> list[Path]:
@@ -130,40 +155,65 @@ def _parquet_files(root: Path) -> list[Path]:
 
     It looks no deeper, so that a set of a million images is not walked through.
     """
-    own = sorted(root.glob("*.parquet"))
-    files = list(own)
+    inside = _inside(root, ".parquet")
+    return sorted([*root.glob("*.parquet"), *(inside or [])])
+
+
+def _shards(root: Path, named: bool) -> list[Path]:
+    """The tar files in ``root`` and in its folders.
+
+    Those beside folders of images or of anything else are left alone, unless the folder is
+    ``named`` as one of shards: image folders often lie beside the file that they came out of.
+    """
+    own, inside = list(root.glob("*.tar")), _inside(root, ".tar")
+    folders = any(entry.is_dir() for entry in root.iterdir())
+    if named or inside or not folders:
+        return natural_order([*own, *(inside or [])])
+    return []
+
+
+def _inside(root: Path, suffix: str) -> list[Path] | None:
+    """The files of a kind in the folders of ``root``; None if these hold images."""
+    files = []
     for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
         for entry in folder.iterdir():
             if entry.suffix.lower() in IMAGE_SUFFIXES:
-                return own
-            if entry.suffix == ".parquet":
+                return None
+            if entry.suffix == suffix:
                 files.append(entry)
-    return sorted(files)
+    return files
 
 
-def _open_file(path: Path) -> ImageSource:
-    if path.suffix != ".parquet" or not path.is_file():
-        raise UserError(
-            f"data {str(path)!r} is a file but no .parquet; pass the folder of the images"
-        )
-    return ParquetSource([path])
-
-
-def _open_parquet(
-    files: list[Path], root: Path, evaluation_only: bool
-) -> tuple[ImageSource | None, ImageSource | None]:
-    train = [file for file in files if split_of(file, root) in TRAIN_NAMES]
-    evaluations = (
-        [file for file in files if split_of(file, root) == name] for name in EVALUATION_NAMES
+def _open_files(files: list[Path], data: str) -> ImageSource:
+    """The source of files that the user named one by one, or by a pattern."""
+    missing = next((file for file in files if not file.exists()), None)
+    if missing is not None or not files:
+        what = f"names {missing}, which is not there" if missing else "matches no file"
+        raise MissingFileError(f"data {data!r} {what}; correct the pattern")
+    suffixes = {file.suffix if file.is_file() else "" for file in files}
+    if suffixes == {".parquet"}:
+        return ParquetSource(files)
+    if suffixes == {".tar"}:
+        return TarSource(files)
+    raise UserError(
+        f"data {data!r} is a file but no .parquet and no .tar; pass the folder of the images"
     )
-    evaluation = next((found for found in evaluations if found), [])
+
+
+def _open_splits(
+    source_of: Callable[[list[Path]], ImageSource],
+    files: list[Path],
+    root: Path,
+    evaluation_only: bool,
+) -> tuple[ImageSource | None, ImageSource | None]:
+    train, evaluation = by_split(files, root)
     if not train and not evaluation:
-        return ParquetSource(files), None
+        return source_of(files), None
     if evaluation_only and not evaluation:
         return None, None
     return (
-        ParquetSource(train) if train else None,
-        ParquetSource(evaluation) if evaluation else None,
+        source_of(train) if train else None,
+        source_of(evaluation) if evaluation else None,
     )
 
 

@@ -2,10 +2,11 @@
 
 import logging
 import signal
+import time
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypedDict
+from typing import Any, Literal, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch.utils.data.dataloader import _MultiProcessingDataLoaderIter
 
 from dearkd.data.augment import Augment
 from dearkd.data.decode import BadImageError
+from dearkd.data.device_augment import DeviceAugment, Drawn
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
@@ -32,7 +34,7 @@ class Batch(TypedDict):
     """Views on the CPU; ``weight`` and ``box`` are in training batches, for ``mixing.mix``."""
 
     image: Tensor
-    """(B, 3, H, W), normalised."""
+    """(B, 3, H, W), normalised; uint8 where ``drawn`` says what the device has still to do."""
     label: Tensor
     """(B,)."""
     index: Tensor
@@ -43,6 +45,8 @@ class Batch(TypedDict):
     """(B,), how much of each view's own image is left after mixing."""
     box: Tensor
     """(B, 4): top, bottom, left and right of the box that the partner fills."""
+    drawn: NotRequired[Drawn]
+    """For `DeviceAugment.finished`."""
 
 
 @dataclass
@@ -94,6 +98,8 @@ class Loader:
     ) -> None:
         self.views = views
         self.bad_images = bad_images
+        self.waited = 0.0
+        """Seconds for which batches have kept their reader waiting, over all epochs."""
         bad_images.note(list(views.bad.values()))
         self._steps = steps
         self._sampler = _Sampler(batches)
@@ -127,17 +133,24 @@ class Loader:
                 cannot be read; whether here or in a worker, it is the same error.
         """
         self._sampler.position = (epoch, start_step)
-        for batch in self._loader:
+        for batch in self._timed():
             self.bad_images.note(batch.pop("errors"))
             failure = batch.pop("failure")
             if failure is not None:
                 raise failure
             yield batch
 
+    def _timed(self) -> Iterator[Any]:
+        started = time.perf_counter()
+        for batch in self._loader:
+            self.waited += time.perf_counter() - started
+            yield batch
+            started = time.perf_counter()
+
 
 def train_loader(
     source: ImageSource,
-    augment: Augment,
+    augment: Augment | DeviceAugment,
     order: EpochOrder,
     *,
     mixing: Mixing | None = None,

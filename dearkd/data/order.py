@@ -17,6 +17,7 @@ from dearkd.errors import UserError
 
 __all__ = [
     "EpochOrder",
+    "Shards",
     "ViewKey",
     "hash64",
     "left_out",
@@ -30,6 +31,7 @@ __all__ = [
 # One stream per purpose, so that no two kinds of draws are correlated.
 ORDER_STREAM, VIEW_STREAM, MIX_STREAM, SUBSET_STREAM, SUBSTITUTE_STREAM = range(1, 6)
 VALIDATION_STREAM = 6
+SHARD_STREAM = 7
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
@@ -104,6 +106,34 @@ def validation_rows(labels: NDArray[np.int64], count: int) -> NDArray[np.int64]:
     return np.sort(np.argsort(height, kind="stable")[:count])
 
 
+@dataclass(frozen=True)
+class Shards:
+    """The consecutive parts, files or pieces of files, that a source's images lie in."""
+
+    starts: NDArray[np.int64]
+    """The first image of each."""
+    together: int
+    """How many of them are read in the same stretch of an epoch."""
+    needed: bool = False
+    """Whether an image costs a whole shard where the reading does not keep to few of them."""
+
+    def ranked(self, count: int, *parts: int) -> NDArray[np.int64]:
+        """A permutation of the images that shows few shards at a time.
+
+        The shards come in an order drawn from ``parts``; the images of every ``together`` of them
+        are shuffled.
+        """
+        images = np.arange(count)
+        place = np.argsort(ranked(len(self.starts), *parts, SHARD_STREAM))
+        shard = np.searchsorted(self.starts, images, side="right") - 1
+        return np.lexsort((hash64(*parts, images), place[shard] // self.together))
+
+    def of_rows(self, rows: NDArray[np.int64]) -> "Shards":
+        """Those of some of the images, in rising order; shards that lose all theirs are gone."""
+        starts = np.searchsorted(rows, self.starts)
+        return Shards(np.unique(starts[starts < len(rows)]), self.together, self.needed)
+
+
 @dataclass(frozen=True, kw_only=True)
 class EpochOrder:
     """The views of each epoch, cut into global batches and these into one slice a process.
@@ -135,6 +165,8 @@ class EpochOrder:
     seed: int
     repeats: int = 1
     views: int | None = None
+    shards: Shards | None = None
+    """Where given, an epoch goes through few of them at a time."""
     rank: int = 0
     world: int = 1
 
@@ -175,8 +207,9 @@ class EpochOrder:
         needed = math.ceil(total / self.repeats)
         needed += needed % 2
         usable = self.images - self.images % 2
+        shuffled = ranked if self.shards is None else self.shards.ranked
         passes = [
-            ranked(self.images, self.seed, ORDER_STREAM, epoch, number)[:usable]
+            shuffled(self.images, self.seed, ORDER_STREAM, epoch, number)[:usable]
             for number in range(math.ceil(needed / usable))
         ]
         index = np.concatenate(passes)[:needed]

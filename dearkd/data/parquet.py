@@ -16,15 +16,16 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from dearkd.data.decode import BadImageError, open_image
-from dearkd.data.sources import Classes, digest, natural_order
+from dearkd.data.order import Shards
+from dearkd.data.sources import digest, encoded_labels
 from dearkd.errors import UserError, one_line
 
 __all__ = ["ParquetSource"]
 
 _IMAGE_COLUMNS = ("image", "img", "jpg", "png", "webp")
 _LABEL_COLUMNS = ("label", "labels", "fine_label", "target", "cls", "class")
-# Encoded bytes kept in Arrow memory.
-_MEMORY_LIMIT = 4 << 30
+_MEMORY_LIMIT = 256 << 20
+"""Encoded bytes that a process keeps."""
 _MAGIC = b"PAR1"
 
 
@@ -34,9 +35,10 @@ class ParquetSource:
     A row with a path and no bytes is read from the file that the path names, seen from the folder
     of the parquet file; it may lie anywhere. Labels are whole numbers from 0, or names.
 
-    Row groups are read when they are first needed and stay in Arrow buffers, which forked workers
-    share. Beyond 4 GiB the oldest are dropped; then a shuffled read costs a row group for every
-    image, and ``hfds/`` or an image folder is faster.
+    A row group is read whole when an image of it is first needed. A process keeps those that it
+    needed last, up to 256 MiB; so larger data is to be read in the order of ``shards``, else every
+    image costs a row group. One larger row group is kept all the same: files with such groups are
+    better written anew, with a hundred or a thousand rows in each.
 
     Raises:
         UserError: If a file is no parquet, has no image or label column, one of them is of another
@@ -60,7 +62,11 @@ class ParquetSource:
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
         names = _class_names(self.files[0], schema, self.label_column)
-        self.labels, self.classes = _encode_labels(self.files[0], np.concatenate(labels), names)
+        self.labels, self.classes = encoded_labels(self.files[0], np.concatenate(labels), names)
+        sizes = [size for file in self.files for size in _group_sizes(file, self.image_column)]
+        together = max(1, _MEMORY_LIMIT // max(sizes))
+        starts = np.unique(np.asarray(self._starts))
+        self.shards = Shards(starts, together, needed=sum(sizes) > _MEMORY_LIMIT)
         self._tables: OrderedDict[int, pa.Table] = OrderedDict()
         self._bytes = 0
 
@@ -123,7 +129,19 @@ class ParquetSource:
             self._bytes += table.nbytes
             while self._bytes > _MEMORY_LIMIT and len(self._tables) > 1:
                 self._bytes -= self._tables.popitem(last=False)[1].nbytes
+        self._tables.move_to_end(group)
         return self._tables[group]
+
+
+def _group_sizes(file: Path, column: str) -> list[int]:
+    """Bytes of a column in each row group, as they are in memory."""
+    found = _reader(file).metadata
+    groups = [found.row_group(number) for number in range(found.num_row_groups)]
+    parts = [[group.column(n) for n in range(group.num_columns)] for group in groups]
+    return [
+        sum(c.total_uncompressed_size for c in own if c.path_in_schema.split(".")[0] == column)
+        for own in parts
+    ]
 
 
 def _rows(reader: pq.ParquetFile, file: Path, group: int, column: str) -> pa.Table:
@@ -216,20 +234,3 @@ def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] 
     except (KeyError, TypeError):  # labels without names
         return None
     return tuple(map(str, names)) if names else None
-
-
-def _encode_labels(
-    file: Path, labels: NDArray[Any], names: tuple[str, ...] | None
-) -> tuple[NDArray[np.int64], Classes]:
-    if labels.dtype.kind in "OUS":
-        names = names or tuple(natural_order(set(labels.tolist())))
-        index = {name: number for number, name in enumerate(names)}
-        labels = np.asarray([index.get(name, -1) for name in labels.tolist()])
-    count = len(names) if names else int(labels.max()) + 1
-    wrong = labels[(labels < 0) | (labels >= count)]
-    if len(wrong):
-        raise UserError(
-            f"{file} has label {wrong[0]}, outside 0..{count - 1} (a split without labels?); "
-            "choose a split with labels"
-        )
-    return labels.astype(np.int64), Classes(count, names)

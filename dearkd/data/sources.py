@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar, runtime_checkable
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,7 +18,7 @@ from PIL import Image
 from timm.utils.misc import natural_key
 
 from dearkd.data.decode import open_image
-from dearkd.data.order import spread_rows, stratified_rows
+from dearkd.data.order import Shards, spread_rows, stratified_rows
 from dearkd.data.synthetic_set import ClassTable, read_set
 from dearkd.errors import UserError
 
@@ -29,7 +29,9 @@ __all__ = [
     "ImageSource",
     "SubsetSource",
     "digest",
+    "encoded_labels",
     "natural_order",
+    "shards_of",
 ]
 
 T = TypeVar("T", str, Path)
@@ -57,7 +59,10 @@ class Classes:
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Labelled images with random access."""
+    """Labelled images with random access.
+
+    A source whose images lie in few large files may have ``shards`` too, as ``shards_of`` says.
+    """
 
     @property
     def labels(self) -> NDArray[np.int64]:
@@ -214,6 +219,40 @@ def digest(parts: Iterable[str | int | bytes]) -> str:
         content = part if isinstance(part, bytes) else str(part).encode(errors="surrogateescape")
         state.update(b"%d:" % len(content) + content)
     return state.hexdigest()[:16]
+
+
+def shards_of(source: ImageSource) -> Shards | None:
+    """The files, or parts of files, that the images lie in; None: each has its own."""
+    if isinstance(source, SubsetSource):
+        whole = shards_of(source.source)
+        return None if whole is None else whole.of_rows(source.rows)
+    return getattr(source, "shards", None)
+
+
+def encoded_labels(
+    place: Path, labels: NDArray[Any], names: tuple[str, ...] | None
+) -> tuple[NDArray[np.int64], Classes]:
+    """Labels as numbers, and what they stand for; class names are numbered in natural order.
+
+    Raises:
+        UserError: If one is no class; ``place`` is where it was found.
+    """
+    if labels.dtype.kind in "OUS":
+        names = names or tuple(natural_order(set(labels.tolist())))
+        index = {name: number for number, name in enumerate(names)}
+        numbers = np.asarray([index.get(name, -1) for name in labels.tolist()])
+        unknown = labels[numbers < 0]
+    else:
+        numbers = labels
+        count = len(names) if names else int(labels.max()) + 1
+        unknown = labels[(labels < 0) | (labels >= count)]
+    count = len(names) if names else int(numbers.max()) + 1
+    if len(unknown):
+        raise UserError(
+            f"{place} has label {unknown[0]}, outside 0..{count - 1} (a split without labels?); "
+            "choose a split with labels"
+        )
+    return numbers.astype(np.int64), Classes(count, names)
 
 
 def natural_order(items: Iterable[T]) -> list[T]:

@@ -1,13 +1,24 @@
 """The names by which folders and files are known as training or evaluation data."""
 
-from collections.abc import Iterable
+import glob
+import re
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-__all__ = ["EVALUATION_NAMES", "TRAIN_NAMES", "split_of"]
+__all__ = [
+    "EVALUATION_NAMES",
+    "TRAIN_NAMES",
+    "by_split",
+    "is_pattern",
+    "matching_files",
+    "split_of",
+]
 
 TRAIN_NAMES = ("train", "training")
 # In order of preference: a test split may come without labels, or be kept for the end.
 EVALUATION_NAMES = ("val", "validation", "valid", "eval", "test")
+_RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
+_WILDCARDS = "*?["
 
 
 def split_of(file: Path, root: Path) -> str | None:
@@ -15,3 +26,31 @@ def split_of(file: Path, root: Path) -> str | None:
     parts: Iterable[str] = (file.stem, *reversed(file.relative_to(root).parts[:-1]))
     words = "-".join(parts).lower().replace("_", "-").replace(".", "-").split("-")
     return next((word for word in words if word in TRAIN_NAMES + EVALUATION_NAMES), None)
+
+
+def by_split(files: Sequence[Path], root: Path) -> tuple[list[Path], list[Path]]:
+    """The files for training, and those of the first split that is there to evaluate on."""
+    splits = {file: split_of(file, root) for file in files}
+    train = [file for file in files if splits[file] in TRAIN_NAMES]
+    evaluations = ([file for file in files if splits[file] == name] for name in EVALUATION_NAMES)
+    return train, next((found for found in evaluations if found), [])
+
+
+def is_pattern(text: str) -> bool:
+    """Whether a text names several files at once, as ``matching_files`` reads it."""
+    return bool(_RANGE.search(text)) or any(letter in text for letter in _WILDCARDS)
+
+
+def matching_files(pattern: str) -> list[Path]:
+    """The files of a pattern: ``{000..146}`` counts; ``*``, ``?`` and ``[]`` as in a shell.
+
+    What is counted is not looked for: it may name a file that is missing.
+    """
+    found = _RANGE.search(pattern)
+    if found is None:
+        some = any(letter in pattern for letter in _WILDCARDS)
+        return [Path(name) for name in sorted(glob.glob(pattern))] if some else [Path(pattern)]  # noqa: PTH207
+    first, last = found.groups()
+    numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
+    before, after = pattern[: found.start()], pattern[found.end() :]
+    return [file for number in numbers for file in matching_files(before + number + after)]

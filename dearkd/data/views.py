@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Dataset
 
 from dearkd.data.augment import Augment
 from dearkd.data.decode import BadImageError
+from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKey, hash64
 from dearkd.data.sources import ImageSource
@@ -37,7 +37,7 @@ class Views(Dataset[dict[str, Any]]):
     def __init__(
         self,
         source: ImageSource,
-        augment: Augment,
+        augment: Augment | DeviceAugment,
         *,
         seed: int = 0,
         mixing: Mixing | None = None,
@@ -78,7 +78,7 @@ class Views(Dataset[dict[str, Any]]):
         kept = [(key, *found) for key, found in zip(keys, picked, strict=True) if found is not None]
         return {"failure": None, "errors": errors, **self._batch(kept)}
 
-    def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Tensor]:
+    def _batch(self, views: Sequence[tuple[ViewKey, int, Any]]) -> dict[str, Any]:
         """The batch of (key, row, prepared image): where an image was replaced, key and row differ.
 
         Random draws belong to the key, pixels and label to the row that is shown.
@@ -89,13 +89,16 @@ class Views(Dataset[dict[str, Any]]):
         found = np.asarray([index for _, index, _ in views], dtype=np.int64)
         seeds = hash64(self.seed, VIEW_STREAM, epoch, index, repeat)
         prepared = [pixels for *_, pixels in views]
-        images = self.augment(prepared, seeds) if views else torch.zeros(0, 3, size, size)
-        batch = {
-            "image": images,
+        batch: dict[str, Any] = {
             "label": torch.from_numpy(self.labels[found]),
             "index": torch.from_numpy(found),
             "view": torch.from_numpy(self._numbers(number, index == found)),
         }
+        if isinstance(self.augment, DeviceAugment):
+            batch["image"], batch["drawn"] = self.augment.crops(prepared, seeds)
+        else:
+            empty = torch.zeros(0, 3, size, size)
+            batch["image"] = self.augment(prepared, seeds) if views else empty
         if self.mixing is not None:
             seeds = hash64(self.seed, MIX_STREAM, epoch, index, repeat)
             weight, box = self.mixing.draw(seeds, size, size)

@@ -46,6 +46,8 @@ def identity(
         "data.img_size": data.img_size,
         "data.augment": data.augment,
         "data.flip": bool(data.flip),
+        "data.shuffle": data.shuffle,
+        "data.views": data.views,
         "data.mixup": data.mixup,
         "data.cutmix": data.cutmix,
         "interpolation": look["interpolation"],

@@ -111,6 +111,12 @@ class Run:
         return float(np.median(rates)) if rates else None
 
     @property
+    def data_wait(self) -> float | None:
+        """Share of an epoch spent waiting for data: the median over epochs."""
+        shares = [line["data_wait"] for line in self.metrics if "data_wait" in line]
+        return float(np.median(shares)) if shares else None
+
+    @property
     def switches(self) -> dict[float, str]:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
         return stage_switches(self.metrics)

@@ -20,7 +20,7 @@ TERMS = {
     "lr": "Learning rate",
 }
 """Titles of the numbers of ``metrics.jsonl``, in the order of the page; other terms follow."""
-NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "top5"}
+NO_CURVES = {"epoch", "stage", "seconds", "images_per_second", "data_wait", "top5"}
 """Numbers of ``metrics.jsonl`` that other chapters show."""
 
 

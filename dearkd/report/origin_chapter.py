@@ -13,7 +13,9 @@ from dearkd.said import command, number, seconds_text, size_text
 
 __all__ = ["origin_section", "settings_section"]
 
-COST_TITLES = ("run", "time", "images/s", "peak memory", "parameters", "device", "threads")
+COST_TITLES = (
+    *("run", "time", "images/s", "data wait", "peak memory", "parameters", "device", "threads"),
+)
 
 
 def settings_section(report: Report) -> Section:
@@ -41,7 +43,7 @@ def origin_section(report: Report) -> Section:
     cost = Table(
         [*COST_TITLES, "student's arithmetic", "teacher's"],
         [[_named(report, run), *_cost_cells(run, row)] for run, row in rows],
-        left=(5, 7, 8),
+        left=(6, 8, 9),
     )
     origin = Table(
         ["run", "seed", "commit", "dearkd", "torch", "timm", "python", "repeat with"],
@@ -78,6 +80,7 @@ def _cost_cells(run: Run, row: dict[str, Any]) -> list[str]:
     return [
         seconds_text(row["seconds"]),
         number(row["images_per_second"], ",.0f"),
+        number(row["data_wait"], ".0%"),
         size_text(row["peak_memory_bytes"]) or "not recorded",
         number(row["parameters"], ","),
         row["device"] or "",

@@ -41,6 +41,7 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
         "parameters": summary.get("parameters"),
         "seconds": summary.get("seconds", last.get("seconds")),
         "images_per_second": run.images_per_second,
+        "data_wait": run.data_wait,
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         **{key.replace(".", "_"): run.arithmetic.get(key) for key in ARITHMETIC},
         "arithmetic_reason": summary.get("arithmetic_reason"),

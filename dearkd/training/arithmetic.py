@@ -30,7 +30,8 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 
-from dearkd.config import MemoryFormat, Precision, TrainConfig
+from dearkd.config import DataConfig, MemoryFormat, Place, Precision, TrainConfig
+from dearkd.data.augment import crops_at_random
 from dearkd.models import cost
 from dearkd.training.build import Parts
 
@@ -84,7 +85,7 @@ def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision,
 def with_arithmetic(
     parts: Parts, device: torch.device, world: int = 1
 ) -> tuple[Parts, dict[str, str]]:
-    """The parts with every precision and layout chosen, and the reason of each network's choice.
+    """The parts with every precision, layout and place of views chosen, and each choice's reason.
 
     The choice is stored with the run: a resumed run must not choose otherwise.
     """
@@ -114,7 +115,15 @@ def with_arithmetic(
                 config.teacher, precision=its.precision, memory_format=its.memory_format
             ),
         )
-    config = dataclasses.replace(config, precision=own.precision, memory_format=own.memory_format)
+    views, reason = _views_rule(config.data, device)
+    if reason:
+        reasons["views"] = reason
+    config = dataclasses.replace(
+        config,
+        data=dataclasses.replace(config.data, views=views),
+        precision=own.precision,
+        memory_format=own.memory_format,
+    )
     return dataclasses.replace(parts, config=config), reasons
 
 
@@ -201,6 +210,16 @@ def is_convolutional(network: nn.Module) -> bool:
     """Whether a network takes images of any size, as a CNN does."""
     cfg: Any = getattr(network, "pretrained_cfg", None) or {}
     return not cfg.get("fixed_input_size")
+
+
+def _views_rule(data: DataConfig, device: torch.device) -> tuple[Place, str | None]:
+    """Where views are made, and why there, if there is a choice."""
+    assert data.img_size is not None
+    if not crops_at_random(data.augment, data.img_size):
+        return "cpu", None
+    if data.views != "auto":
+        return data.views, "as configured"
+    return ("device" if device.type == "cuda" else "cpu"), f"a {device.type} device"
 
 
 def layout_rule(

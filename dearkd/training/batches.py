@@ -1,15 +1,17 @@
 """The batches of a run: training views in the run's order, evaluation images once each."""
 
 import dataclasses
-from typing import Any, TypeAlias
+from typing import TypeAlias
 
 from accelerate import Accelerator, PartialState
 
-from dearkd.data.augment import train_augment
+from dearkd.data.augment import Augment, TimmAugment, train_augment
+from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.feed import DeviceBatches, evaluation_loader, worker_count
 from dearkd.data.loaders import Loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
+from dearkd.data.sources import shards_of
 from dearkd.data.views import CACHE_BYTES
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
@@ -48,19 +50,9 @@ def _batches(
 ) -> DeviceBatches:
     data = parts.config.data
     assert data.img_size is not None
-    look: Any = parts.student.pretrained_cfg
-    assert data.augment != "auto"
-    augment = train_augment(
-        data.augment,
-        data.img_size,
-        mean=look["mean"],
-        std=look["std"],
-        flip=bool(data.flip),
-        interpolation=look["interpolation"],
-    )
     loader = train_loader(
         parts.train,
-        augment,
+        _augment(parts),
         order,
         mixing=Mixing(mixup=data.mixup or 0.0, cutmix=data.cutmix or 0.0),
         class_map=parts.class_map,
@@ -96,6 +88,7 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
         seed=parts.config.seed,
         repeats=data.repeats or 1,
         views=parts.full_size if data.keep_steps else None,
+        shards=shards_of(parts.train) if data.shuffle == "shards" else None,
         rank=rank,
         world=world,
     )
@@ -106,6 +99,25 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
             f"epoch; use at most {order.views_per_epoch // 2 * 2}"
         )
     return order, accumulate
+
+
+def _augment(parts: Parts) -> Augment | DeviceAugment:
+    """How views are made, and where; an older version, whose run goes on, knew the CPU alone."""
+    data, look = parts.config.data, parts.student.pretrained_cfg
+    assert data.img_size is not None
+    assert data.augment != "auto"
+    augment = train_augment(
+        data.augment,
+        data.img_size,
+        mean=look["mean"],
+        std=look["std"],
+        flip=bool(data.flip),
+        interpolation=look["interpolation"],
+    )
+    if data.views != "device":
+        return augment
+    assert isinstance(augment, TimmAugment)
+    return DeviceAugment(augment)
 
 
 def evaluation_images(parts: Parts, processes: Processes) -> Loader | None:

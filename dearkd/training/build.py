@@ -4,7 +4,7 @@ Everything a user can get wrong is met here, before the first step.
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from dearkd.config import TrainConfig
@@ -115,6 +115,8 @@ def build(
         MissingFileError: A path does not exist.
     """
     import_files(config.imports)
+    if begun is not None and config.data.shuffle == "auto":  # begun by a version without shards
+        config = replace(config, data=replace(config.data, shuffle="images"))
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
     source, evaluation = open_data(

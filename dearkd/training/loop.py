@@ -144,7 +144,7 @@ class Trainer:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
-        started, done = time.monotonic(), position.epoch_seconds
+        started, done, waited = time.monotonic(), position.epoch_seconds, self.batches.waited
         feed = iter(self.batches(position.epoch, position.step * self.accumulate))
         images, lr = 0, 0.0
         while position.step < self.steps:
@@ -169,6 +169,7 @@ class Trainer:
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
+            "data_wait": (self.batches.waited - waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
         self._refuse_nan(objective)

@@ -19,14 +19,18 @@ __all__ = ["RunProgress"]
 
 PLAIN_SECONDS = 20.0
 """Without a terminal: least time between two lines inside an epoch."""
+WORTH_SAYING, WORTH_MENDING = 0.05, 1 / 3
+"""Shares of an epoch spent waiting for data from which the epoch's line, and a hint, say so."""
 
 
 class RunProgress:
     """Draws the steps of the whole run, so that the time left is the run's, not the epoch's."""
 
-    def __init__(self, console: Console, visible: bool = True) -> None:
+    def __init__(self, console: Console, visible: bool = True, faster_data: str = "") -> None:
         self.console = console
         self.visible = visible
+        self.faster_data = faster_data
+        """What to change where data is waited for; empty once it was said."""
         self.bar: Progress | None = None
         self.task: TaskID | None = None
         self.steps = self.epochs = self.epoch = self.seen = 0
@@ -82,12 +86,18 @@ class RunProgress:
             return
         self.last_line = time.monotonic()
         top1 = "" if line["top1"] is None else f"  top1 {line['top1']:.2f} %"
-        left = self._left(line)
+        left, wait = self._left(line), line["data_wait"]
+        waiting = f"  waiting for data {100 * wait:.0f} %" if wait > WORTH_SAYING else ""
         self.console.print(
             f"{line['stage']} epoch {line['epoch'] + 1}/{self.epochs}  loss {line['loss']:.4f}"
-            f"{top1}  {line['images_per_second']:.0f} images/s  lr {line['lr']:.2e}  left {left}",
+            f"{top1}  {line['images_per_second']:.0f} images/s{waiting}  lr {line['lr']:.2e}"
+            f"  left {left}",
             highlight=False,
         )
+        if wait > WORTH_MENDING and self.faster_data:
+            share = f"{100 * wait:.0f} % of the epoch was spent waiting for data"
+            self.console.print(f"note: {share}; {self.faster_data}", highlight=False)
+            self.faster_data = ""
 
     def _note(self, terms: dict[str, float]) -> str:
         rate = self.seen / max(1e-9, time.monotonic() - self.started)

@@ -15,8 +15,10 @@ from typing import Any
 import torch
 
 from dearkd.config import DataConfig, TeacherConfig, TrainConfig
-from dearkd.data.datasets import ImageSource
+from dearkd.data.augment import crops_at_random
+from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
+from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
 from dearkd.data.sizes import (
     DIGITS_SIZE,
@@ -25,6 +27,7 @@ from dearkd.data.sizes import (
     is_small,
     patch_size,
 )
+from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
@@ -116,11 +119,14 @@ def filled_in(
     the teacher was trained at, where that is known. ``init``: what the student starts from.
 
     Raises:
-        UserError: If views are to be mirrored by an augmentation that never does.
+        UserError: If views are to be mirrored by an augmentation that never does, or made on the
+            device by one that has nothing to do there.
     """
     config, notes = _with_models(config, source, teacher_size, init)
     config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
-    return config, notes + more
+    shuffle, why = chosen_shuffle(config.data, source)
+    config = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=shuffle))
+    return config, notes + more + why
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -179,6 +185,11 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     deit = augment == "deit"
     batch, notes = data.batch_size, []
     flip = _flip(data, augment)
+    if data.views == "device" and not crops_at_random(augment, data.img_size):
+        raise UserError(
+            f"data.views=device has no effect with data.augment={augment} at {data.img_size} px, "
+            "whose views are made on the CPU at once; leave it out or choose data.augment=deit"
+        )
     if augment in MIRRORING and not flip and data.flip is None:
         notes.append("no mirrored views, as none were made (--set data.flip=true has them)")
     if batch is None:
@@ -286,7 +297,11 @@ def _absolute(text: Any) -> Any:
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    return _rooted(text) if os.path.exists(path) else text  # noqa: PTH110
+    if os.path.exists(path) or is_pattern(path):  # noqa: PTH110
+        return _rooted(text)
+    if text.lower().startswith(SHARDS):
+        return text[: len(SHARDS)] + _absolute(text[len(SHARDS) :])
+    return text
 
 
 def _rooted(path: str) -> str:

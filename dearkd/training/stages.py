@@ -25,6 +25,10 @@ class Batches(Protocol):
     steps: int
     """Forward passes an epoch on this process."""
 
+    @property
+    def waited(self) -> float:
+        """Seconds for which loading has kept the loop waiting, over all epochs."""
+
     def __call__(self, epoch: int, start: int) -> Iterable[tuple[Tensor, ...]]:
         """What an objective takes: (images, targets) on the training device, in the epoch's order.
 

@@ -107,12 +107,11 @@ def session(
 
 
 def arithmetic_line(config: TrainConfig, reasons: dict[str, str]) -> str:
-    """Precision and layout of student and teacher, and why so."""
+    """Precision and layout of student and teacher, where views are made, and why so."""
     of: dict[str, TrainConfig | TeacherConfig] = {"student": config, "teacher": config.teacher}
-    parts = [
-        f"{role} {of[role].precision}, {of[role].memory_format} ({reason})"
-        for role, reason in reasons.items()
-    ]
+    chosen = {role: f"{own.precision}, {own.memory_format}" for role, own in of.items()}
+    chosen["views"] = f"on the {config.data.views}"
+    parts = [f"{role} {chosen[role]} ({reason})" for role, reason in reasons.items()]
     return f"arithmetic: {'; '.join(parts)}"
 
 

@@ -14,6 +14,7 @@ from torch import nn
 from dearkd.analysis.probe import attention_probe
 from dearkd.config import TrainConfig
 from dearkd.config_file import flattened
+from dearkd.data.feed import faster_data
 from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images
 from dearkd.judging.evaluate import evaluate
@@ -185,7 +186,8 @@ def _fitted(
         heads = evaluate(model, images, accelerator, config.precision, heads=("logits",))
         return heads["logits"]
 
-    with RunProgress(console, visible=accelerator.is_main_process) as progress:
+    remedy = faster_data(config.data, accelerator.device, accelerator.num_processes)
+    with RunProgress(console, accelerator.is_main_process, remedy) as progress:
         trainer = Trainer(
             config=config,
             folder=folder,

@@ -11,6 +11,7 @@ from torch import nn
 from dearkd.config import load_config
 from dearkd.data.feed import worker_count
 from dearkd.models import cost
+from dearkd.models.precision import precision_context
 from dearkd.training.arithmetic import noise, with_arithmetic
 from dearkd.training.build import build
 
@@ -27,7 +28,7 @@ def test_parameters_and_multiply_adds_by_hand():
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_activations_an_image_by_hand(precision):
     model = nn.Sequential(nn.Flatten(), nn.Linear(48, 1000), nn.ReLU(), nn.Linear(1000, 5))
-    with cost.autocast(CPU, precision):
+    with precision_context(CPU, precision):
         measured = cost.activation_bytes_per_image(model, torch.rand(8, 3, 4, 4))
     # Each layer's input: the ReLU's output is the second one's. The weights are a thousand images'.
     assert measured == (48 + 1000) * (4 if precision == "fp32" else 2)

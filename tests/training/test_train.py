@@ -22,7 +22,7 @@ from dearkd.judging import eval as judge
 from dearkd.judging import evaluate as evaluating
 from dearkd.judging.eval import evaluate_target
 from dearkd.models import cost
-from dearkd.models.cost import autocast
+from dearkd.models.precision import precision_context
 from dearkd.run_folder.folder import RunFolder
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training import train as launch
@@ -77,13 +77,13 @@ def test_a_run_is_judged_in_its_own_precision(toy_teacher, tmp_path, precision, 
 
     def spy(device, chosen):
         asked.append(chosen)
-        return autocast(device, chosen)
+        return precision_context(device, chosen)
 
     run = RunFolder(tmp_path)
     run.model_file.write_bytes((toy_teacher / "model.safetensors").read_bytes())
     text = (toy_teacher / "config.yaml").read_text()
     run.config_file.write_text(text.replace("precision: fp32", f"precision: {precision}"))
-    monkeypatch.setattr(evaluating, "autocast", spy)
+    monkeypatch.setattr(evaluating, "precision_context", spy)
     judged(tmp_path)
     assert set(asked) == {precision}
 
