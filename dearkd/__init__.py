@@ -13,6 +13,8 @@ from importlib.machinery import ModuleSpec
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
+from dearkd.loading import without_collection
+
 if TYPE_CHECKING:
     from dearkd.api import Run, SyntheticImages, evaluate, synthesize, train
 
@@ -47,8 +49,9 @@ class _AfterTimm(importlib.abc.MetaPathFinder):
             loader, load = spec.loader, spec.loader.exec_module
 
             def exec_module(module: ModuleType) -> None:
-                load(module)
-                import dearkd.models  # noqa: F401
+                with without_collection():
+                    load(module)
+                    import dearkd.models  # noqa: F401
 
             loader.exec_module = exec_module  # type: ignore[method-assign]
         return spec

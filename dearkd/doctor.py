@@ -27,8 +27,8 @@ from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import seconds_per_call
 from dearkd.models.precision import precision_context
-from dearkd.run_folder.processes import usable_cores
 from dearkd.run_folder.provenance import commit, versions
+from dearkd.run_folder.threads import usable_cores, waiting
 from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
@@ -148,26 +148,37 @@ def _threads() -> _Found:
             f"{found}: they slow each other down",
             f"export OMP_NUM_THREADS={cores}",
         )
-    return found
+    return f"{found} (OMP_NUM_THREADS sets it); waiting threads: {waiting() or 'as OpenMP likes'}"
 
 
 def _bf16() -> _Found:
     """Which of this machine's units compute in bfloat16, which decides the default precision."""
     if torch.cuda.is_available():
         major, minor = torch.cuda.get_device_capability()
-        able = torch.cuda.is_bf16_supported(including_emulation=False)
-        found = f"the GPU has {'' if able else 'no '}bf16 units (CUDA capability {major}.{minor})"
+        able = "" if _has_bf16_units() else "no "
+        found = f"the GPU has {able}bf16 units (CUDA capability {major}.{minor})"
     else:
-        capabilities = torch.cpu.get_capabilities()
-        units = [name for name in BF16_UNITS if capabilities.get(name)]
-        found = f"the CPU has {', '.join(units)}"
-        if not units:
+        found = f"the CPU has {', '.join(_cpu_units())}"
+        if not _has_bf16_units():
             found = f"the CPU has no bf16 units (none of {', '.join(BF16_UNITS)})"
     return f"{found}; precision=auto goes by the machine's units, precision=fastest measures"
 
 
+def _has_bf16_units() -> bool:
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return bool(_cpu_units())
+
+
+def _cpu_units() -> list[str]:
+    capabilities = torch.cpu.get_capabilities()
+    return [name for name in BF16_UNITS if capabilities.get(name)]
+
+
 def _speed() -> _Found:
     """Forward and backward pass of a small CNN and a small transformer in both precisions."""
+    if not _has_bf16_units():
+        return "not measured: without units for it bf16 is several times slower than fp32"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gains = []
     for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_micro_patch4_32")):

@@ -42,6 +42,7 @@ class Kernels:
     precision: Precision
     channels_last: bool
     compile: bool = False
+    cuda_graphs: bool = False  # of the compiled step
     reason: str = ""  # why, for what the configuration left open; empty if it set everything
 
 
@@ -59,6 +60,19 @@ def choose_kernels(
     """
     if config.compile == "always" and not has_compiler(device):
         raise SynthError("compile=always needs a C++ compiler (CXX, or g++); install one")
+    chosen = _chosen(config, teacher, batches, device, student)
+    replays = config.cuda_graphs and chosen.compile and device.type == "cuda"
+    return dataclasses.replace(chosen, cuda_graphs=replays)
+
+
+def _chosen(
+    config: SynthesisConfig,
+    teacher: Classifier,
+    batches: tuple[tuple[Group, ...], ...],
+    device: torch.device,
+    student: Classifier | None,
+) -> Kernels:
+    """The kernels by settings, facts and, where it is asked for, the stopwatch."""
     kernels = _by_facts(config, teacher, batches, device, student)
     timed = [
         name for name in ("precision", "layout", "compile") if _is_set_to(config, name, "fastest")
@@ -79,7 +93,7 @@ def build_objective(
     """The objective of a run, computed as ``kernels`` says."""
     if kernels.compile:
         torch.compiler.reset()  # graphs of earlier objectives count against torch's limit
-    return Objective(
+    objective = Objective(
         teacher,
         config.objective,
         dtype=DTYPES[kernels.precision],
@@ -87,7 +101,13 @@ def build_objective(
         allow_no_bn=config.allow_no_bn,
         student=student,
         compile=kernels.compile,
+        cuda_graphs=kernels.cuda_graphs,
     )
+    if config.stop_cross_entropy and objective.recorder is None:
+        raise SynthError(
+            f"stop_cross_entropy needs R_BN, and {teacher.name} has no BatchNorm2d; leave it out"
+        )
+    return objective
 
 
 def _is_set_to(config: SynthesisConfig, name: str, value: str) -> bool:

@@ -151,7 +151,7 @@ def _quality(images: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 
 def _curve(steps: Sequence[Step], row: int) -> list[dict[str, Any]]:
-    """The loss curve of the group in that row of the batch: an entry for each step."""
+    """The loss curve of the group in that row of the batch: an entry for each step it took."""
     return [
         {
             "stage": step.stage,
@@ -161,4 +161,5 @@ def _curve(steps: Sequence[Step], row: int) -> list[dict[str, Any]]:
             "grad_norms": step.grad_norms,
         }
         for step in steps
+        if (stopped := step.stopped[row]) is None or step.iteration <= stopped
     ]

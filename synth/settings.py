@@ -12,6 +12,7 @@ ImageFormat = Literal["png", "webp", "parquet"]
 Precision = Literal["fp32", "bf16"]
 
 TRIPLET_MARGIN = 0.3
+STOP_BN_FALL, STOP_WINDOW = 0.1, 100
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
@@ -96,6 +97,12 @@ class SynthesisConfig:
     smallest_crop: float = 1.0  # views are squares of this share of the side up to 1; 1: no crop
     keep: Literal["final", "best"] = "final"  # best: at each group's lowest objective, last stage
 
+    # Ours, off (synth.early_stop): a group whose cross-entropy is below stop_cross_entropy (0:
+    # never) stops once R_BN falls by less than a share stop_bn_fall in stop_window iterations.
+    stop_cross_entropy: float = 0.0
+    stop_bn_fall: float = STOP_BN_FALL
+    stop_window: int = STOP_WINDOW
+
     classes: tuple[int, ...] | None = None  # teacher indices; None: all of them
     per_class: int = 50  # images
     images_per_class: int = 4  # k: images of one class in a group (ours)
@@ -110,7 +117,8 @@ class SynthesisConfig:
     layout: Literal["auto", "contiguous", "channels_last", "fastest"] = "auto"
     compile: Literal["auto", "always", "never", "fastest"] = "auto"
     image_format: ImageFormat = "png"  # all lossless; parquet: one file of PNGs for each group
-    log_interval: int = 50  # iterations between progress events, and device syncs
+    cuda_graphs: bool = True  # a compiled step is replayed as CUDA graphs where there is CUDA
+    log_interval: int = 50  # iterations between progress events, device syncs, looks at the stop
     grad_norm_interval: int = 0  # iterations between gradient norms of each term; 0: never
 
     def __post_init__(self) -> None:
@@ -122,6 +130,7 @@ class SynthesisConfig:
         self._check_stages()
         self._check_counts()
         self._check_ranges()
+        self._check_early_stop()
         if self.classes is not None:
             _check_classes(self.classes)
 
@@ -177,6 +186,20 @@ class SynthesisConfig:
             raise SynthError("grad_norm_interval needs an uncompiled step; set compile=never")
         for name in ("warmup_iterations", "grad_norm_interval", "seed"):
             _at_least(name, getattr(self, name), 0)
+
+    def _check_early_stop(self) -> None:
+        _at_least("stop_cross_entropy", self.stop_cross_entropy, 0.0)
+        _at_least("stop_window", self.stop_window, 1)
+        if not 0 <= self.stop_bn_fall < 1:
+            raise SynthError(f"stop_bn_fall must be in [0, 1), got {self.stop_bn_fall}")
+        if not self.stop_cross_entropy:
+            for name, value in (("stop_bn_fall", STOP_BN_FALL), ("stop_window", STOP_WINDOW)):
+                if getattr(self, name) != value:
+                    raise SynthError(f"{name} has no effect without stop_cross_entropy; set both")
+        elif not self.objective.bn_weight:
+            raise SynthError("stop_cross_entropy needs R_BN, and bn_weight is 0; set one of them")
+        elif self.keep == "best":
+            raise SynthError("stop_cross_entropy and keep=best exclude each other; leave one out")
 
 
 def _check_classes(classes: tuple[int, ...]) -> None:

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from synth.early_stop import EarlyStop
 from synth.groups import Group, generator_for
 from synth.jitter import draw_boxes, draw_views, jitter_flip, zoom_in
 from synth.objective import Objective, Targets
@@ -47,6 +48,7 @@ class Step:
     terms: dict[str, list[float]]  # unweighted terms and the objective, one value a group
     grad_norms: dict[str, float]  # of the weighted terms over the batch; empty unless asked for
     images: Tensor  # a copy of the batch's images, normalised for the teacher
+    stopped: tuple[int | None, ...]  # the iteration after which each group stopped early, or None
 
 
 MakeImages = Callable[[Objective, tuple[Group, ...], SynthesisConfig, torch.device], Iterator[Step]]
@@ -99,7 +101,8 @@ def run_stage(
     The objective sees random views of the images, average-pooled to the stage's resolution where
     they are larger. The learning rates that ``optimizer`` comes with are the peaks of the schedule.
     With ``keep="best"`` the last step of the last stage carries each group's images at its lowest
-    objective.
+    objective. The stage ends when all groups have stopped (:mod:`synth.early_stop`); the images of
+    one that stopped before the others stay what they were.
 
     Raises:
         NotFiniteError: If the objective is no longer finite (checked with every step that is sent).
@@ -109,6 +112,7 @@ def run_stage(
     peaks = [part["lr"] for part in optimizer.param_groups]
     keeps_best = config.keep == "best" and stage == len(config.stages) - 1
     best = _Best(len(groups)) if keeps_best else None
+    stop = EarlyStop(len(groups), config)
     for iteration in range(iterations):
         for part, peak in zip(optimizer.param_groups, peaks, strict=True):
             part["lr"] = learning_rate(iteration, iterations, peak, config.warmup_iterations)
@@ -126,7 +130,18 @@ def run_stage(
         done = iteration + 1
         if done % config.log_interval == 0 or done == iterations or norms:
             chosen = best.images if best is not None and done == iterations else _now(drawing)
-            yield _step(stage, done, resolution, terms, norms, chosen.clone())
+            read = read_terms(terms, f"after {done} iterations at {resolution} px")
+            yield Step(
+                stage=stage,
+                iteration=done,
+                resolution=resolution,
+                terms=read,
+                grad_norms={name: float(norm) for name, norm in norms.items()},
+                images=stop.look(done, read, chosen.clone()),
+                stopped=tuple(stop.at),
+            )
+        if stop.is_over:
+            return
 
 
 def draw_stage_views(
@@ -219,24 +234,6 @@ class _Best:
 @torch.no_grad()
 def _now(drawing: Drawing) -> Tensor:
     return drawing.images().detach()
-
-
-def _step(
-    stage: int,
-    done: int,
-    resolution: int,
-    terms: dict[str, Tensor],
-    norms: dict[str, Tensor],
-    images: Tensor,
-) -> Step:
-    return Step(
-        stage=stage,
-        iteration=done,
-        resolution=resolution,
-        terms=read_terms(terms, f"after {done} iterations at {resolution} px"),
-        grad_norms={name: float(norm) for name, norm in norms.items()},
-        images=images,
-    )
 
 
 def _grad_norms(

@@ -79,6 +79,17 @@ def test_too_many_threads_are_a_warning(monkeypatch):
     assert "OMP_NUM_THREADS" in rows["threads"]["remedy"]
 
 
+def test_how_threads_wait_is_said(monkeypatch):
+    monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
+    assert "waiting threads: OMP_WAIT_POLICY=PASSIVE" in examined()[1]["threads"]["found"]
+
+
+def test_bf16_is_timed_only_where_there_are_units_for_it(monkeypatch):
+    monkeypatch.setattr(doctor, "_has_bf16_units", lambda: False)
+    monkeypatch.setattr(doctor, "seconds_per_call", lambda *_: pytest.fail("it was timed"))
+    assert "not measured" in doctor._speed()
+
+
 def test_a_check_that_fails_is_a_finding(monkeypatch):
     def fails():
         raise RuntimeError("operator torchvision::nms does not exist")

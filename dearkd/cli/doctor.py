@@ -6,6 +6,7 @@ import typer
 
 from dearkd.cli.options import AsJson, console
 from dearkd.errors import one_line
+from dearkd.loading import without_collection
 
 __all__ = ["doctor"]
 
@@ -24,7 +25,8 @@ def doctor(
     **Example:** `dearkd doctor`
     """
     try:
-        from dearkd import doctor as door
+        with without_collection():
+            from dearkd import doctor as door
     except Exception as error:  # libraries that don't fit each other raise anything
         reason = one_line(error)
         console.print(f"broken   libraries: {type(error).__name__}: {reason}")

@@ -12,6 +12,7 @@ import typer
 
 from dearkd.cli.options import error_console
 from dearkd.errors import UserError, one_line
+from dearkd.loading import without_collection
 from dearkd.run_folder.stop import Interrupted
 
 __all__ = ["guarded"]
@@ -44,7 +45,8 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
 
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
-        from torch import OutOfMemoryError
+        with without_collection():
+            from torch import OutOfMemoryError
 
         from synth.refusal import SynthError
 

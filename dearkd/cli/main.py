@@ -1,9 +1,12 @@
 """Entry point of the installed command, which handles Ctrl-C before slow imports begin."""
 
+import gc
 import os
 import signal
 import sys
 from types import FrameType
+
+from dearkd.run_folder.threads import settle_threads
 
 __all__ = ["main"]
 
@@ -16,12 +19,15 @@ def main() -> None:
     # A shell has background jobs ignore Ctrl-C, and so do we.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    settle_threads()
     try:
         from dearkd.cli.app import run
 
         run()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
+    finally:
+        gc.freeze()  # Python's last look for garbage, at a million objects, takes a second
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

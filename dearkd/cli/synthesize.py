@@ -67,6 +67,12 @@ def synthesize(
             help="Weights: the paper's (default), or ours, made for any teacher; see README."
         ),
     ] = None,
+    fast: Annotated[
+        bool,
+        typer.Option(
+            "--fast", help="An eighth of the iterations, weights to match; images are less sure."
+        ),
+    ] = False,
     auto_weights: Annotated[
         bool, typer.Option("--auto-weights", help="Tune bn_weight for this teacher in pilot runs.")
     ] = False,
@@ -114,6 +120,7 @@ def synthesize(
         "select": classes,
         "images_per_batch": images_per_batch,
         "recipe": recipe,
+        "fast": fast or None,
         "objective.auto_weights": auto_weights or None,
         "allow_no_bn": allow_no_bn or None,
         "image_format": image_format,

@@ -16,7 +16,8 @@ from dearkd.data.mixing import mix, smooth
 from dearkd.data.sizes import is_small
 from dearkd.data.sources import shards_of
 from dearkd.errors import UserError
-from dearkd.run_folder.processes import local_processes, usable_cores
+from dearkd.run_folder.processes import local_processes
+from dearkd.run_folder.threads import usable_cores
 
 __all__ = [
     "EVALUATION_BATCH",

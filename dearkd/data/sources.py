@@ -5,6 +5,7 @@ workers.
 """
 
 import hashlib
+import importlib.metadata
 import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -101,15 +102,13 @@ class DigitsSource:
     """
 
     def __init__(self, split: str) -> None:
-        from sklearn.datasets import load_digits
-
-        digits = load_digits()
-        train = stratified_rows(digits.target, 0.8, seed=0)
-        test = np.setdiff1d(np.arange(len(digits.target)), train)
+        images, labels = _digits()
+        train = stratified_rows(labels, 0.8, seed=0)
+        test = np.setdiff1d(np.arange(len(labels)), train)
         self._rows: NDArray[np.int64] = train if split == "train" else test
         # 17 grey levels, 0..16, to the full 8-bit range.
-        self._pixels = np.round(digits.images[self._rows] * (255 / 16)).astype(np.uint8)
-        self.labels: NDArray[np.int64] = digits.target[self._rows].astype(np.int64)
+        self._pixels = np.round(images[self._rows] * (255 / 16)).astype(np.uint8)
+        self.labels: NDArray[np.int64] = labels[self._rows]
         self.classes = Classes(10, tuple(str(digit) for digit in range(10)))
 
     def __len__(self) -> int:
@@ -307,3 +306,14 @@ def _classes_of(table: ClassTable, folders: Sequence[str]) -> Classes:
     indices = tuple(table.indices[folder] for folder in folders)
     names = folders if table.names is None else [table.names[index] for index in indices]
     return Classes(len(folders), tuple(names), indices, table.total)
+
+
+def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:
+    """Images (0 to 16) and labels as in ``sklearn.datasets.load_digits``.
+
+    The file is read without importing scikit-learn, which takes seconds.
+    """
+    package = importlib.metadata.distribution("scikit-learn")
+    file = Path(str(package.locate_file("sklearn/datasets/data/digits.csv.gz")))
+    table = np.loadtxt(file, delimiter=",")
+    return table[:, :-1].reshape(-1, 8, 8), table[:, -1].astype(np.int64)

@@ -1,4 +1,4 @@
-"""The processes of one run: their ranks and devices, the order in which they act, their cores."""
+"""The processes of one run: their ranks and devices, the order in which they act."""
 
 import os
 import sys
@@ -16,7 +16,6 @@ __all__ = [
     "peak_memory",
     "process_accelerator",
     "process_state",
-    "usable_cores",
 ]
 
 Result = TypeVar("Result")
@@ -73,15 +72,6 @@ def from_main(state: PartialState, call: Callable[[], Result]) -> Result:
 def local_processes(processes: int) -> int:
     """How many of the run's processes share this machine."""
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on; ``taskset`` or a batch system may keep it from some."""
-    if sys.version_info >= (3, 13):
-        return os.process_cpu_count() or 1
-    if hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def peak_memory() -> int | None:

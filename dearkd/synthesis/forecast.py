@@ -89,7 +89,7 @@ def describe(setup: Setup, device: torch.device, console: Console, processes: in
 def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch.device) -> _Trial:
     """Runs a few iterations at each size, then judges and writes a group in a temporary folder."""
     config, teacher = setup.synthesis, setup.teacher
-    plain = dataclasses.replace(kernels, compile=False)  # a graph takes minutes
+    plain = dataclasses.replace(kernels, compile=False, cuda_graphs=False)  # a graph takes minutes
     objective = build_objective(config, teacher, plain, setup.student)
     seconds = {}
     for size in config.resolutions:

@@ -4,6 +4,7 @@ A teacher gets its own input size, the paper's iterations, and the paper's weigh
 (``balanced``); the embedded digits teacher gets a small run.
 """
 
+import dataclasses
 import itertools
 from collections.abc import Sequence
 from typing import Any
@@ -13,12 +14,14 @@ from omegaconf import DictConfig, OmegaConf
 
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
+from dearkd.models.cost import activation_bytes_per_image
 from dearkd.trained.resolve import EMBEDDED
+from synth.bn_statistics import frozen
 from synth.classifier import Classifier
 from synth.groups import even_shares
 from synth.settings import SynthesisConfig
 
-__all__ = ["recipe_for"]
+__all__ = ["groups_that_fit", "recipe_for"]
 
 PAPER_ITERATIONS = 2000
 COMPETE_WEIGHT = 0.2
@@ -45,6 +48,18 @@ BALANCED_CROP = 0.5
 """For teachers of large images, which learned from crops; those of small ones saw whole images."""
 BALANCED_LR = 0.05
 """Divided by the teacher's std: it makes 0.22 in ImageNet's normalisation, 0.1 where std is 0.5."""
+FAST = 8
+"""``fast`` makes images in this part of the iterations."""
+SHORT = 100
+"""Stages of fewer iterations get the changes below: a full 2000 still leaves 250, where the
+balanced recipe works as it is."""
+SHORT_LR, SHORT_BN = 4.0, 0.2
+"""Factors of lr and bn_weight there: see scripts/results/LAB.md."""
+CPU_PIXELS = 2 * 40 * 16**2
+"""Pixels of a batch up to which a CPU takes several groups: at 16 px two of 40 images cost a
+quarter less than one after the other, at 32 px they cost the same."""
+MOST_GROUPS = 8
+"""Groups a batch that are chosen at most, about 320 images."""
 FAR = 4
 """Larger or smaller by more than this factor than the teacher's own, a size gets a warning."""
 DIGITS_ITERATIONS = 500
@@ -78,15 +93,11 @@ def recipe_for(
         recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
-    if given.get("recipe") == "balanced" or (
-        given.get("recipe") is None and teacher.name == EMBEDDED
-    ):
-        recipe |= _balanced(teacher, resolutions)
+    recipe |= _balanced(teacher, resolutions) if _is_balanced(given, teacher) else {}
+    recipe |= _shortened(given, recipe) if given.get("fast") else {}
     if OmegaConf.select(given, "student.name") is not None:
         recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
-    if given.get("images_per_batch") is not None:
-        default = recipe.get("per_class", SynthesisConfig().per_class)
-        recipe |= _grouping(given, classes, given.get("per_class") or default)
+    recipe |= _batching(given, recipe, teacher, classes)
     notes = [
         f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
         for key, value in recipe.items()
@@ -168,6 +179,80 @@ def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]
         "classes_per_group": fits[0][1],
         "groups_per_batch": room // sizes[fits[0]],
     }
+
+
+def _is_balanced(given: DictConfig, teacher: Classifier) -> bool:
+    """Whether the weights are ``balanced``: where asked for, for the digits, and with ``fast``."""
+    if given.get("recipe") is not None:
+        return bool(given.recipe == "balanced")
+    return teacher.name == EMBEDDED or bool(given.get("fast"))
+
+
+def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
+    """What ``fast`` changes in the balanced recipe: iterations, and weights for very few of them.
+
+    So few steps of the usual size leave noise in the images, and R_BN leaves the classes no time.
+    There the steps are larger, and R_BN weighs less.
+
+    Raises:
+        UserError: If iterations or the paper's weights are given too.
+    """
+    if given.get("iterations") is not None:
+        raise UserError("--fast sets the iterations; leave --iters out, or --fast")
+    if given.get("recipe") == "paper":
+        raise UserError("--fast has weights of its own; leave --recipe paper out, or --fast")
+    iterations = [max(1, iterations // FAST) for iterations in recipe["iterations"]]
+    if max(iterations) >= SHORT:
+        return {"iterations": iterations}
+    weights = recipe["objective"]
+    return {
+        "iterations": iterations,
+        "lr": round(recipe["lr"] * SHORT_LR, 3),
+        "objective": weights | {"bn_weight": round(weights["bn_weight"] * SHORT_BN, 3)},
+    }
+
+
+def _batching(
+    given: DictConfig, recipe: dict[str, Any], teacher: Classifier, classes: int
+) -> dict[str, int]:
+    """What is computed together: by ``images_per_batch``, or as many groups as pay on the device.
+
+    A group's images are the same in any batch (to the last bit on a CPU, where it was compared).
+    """
+    own: dict[str, Any] = dataclasses.asdict(SynthesisConfig()) | recipe
+    own |= {name: given.get(name) for name in own if given.get(name) is not None}
+    if given.get("images_per_batch") is not None:
+        return _grouping(given, classes, own["per_class"])
+    if given.get("groups_per_batch") is not None:
+        return {}
+    images = even_shares(own["per_class"], own["images_per_class"])
+    counts = even_shares(classes, own["classes_per_group"])
+    room = _most_images(teacher, max(own["resolutions"]))
+    groups = groups_that_fit(room, max(images) * max(counts), len(images) * len(counts))
+    return {"groups_per_batch": groups} if groups > 1 else {}
+
+
+def _most_images(teacher: Classifier, size: int) -> int:
+    """Images of a batch at most: by a GPU's memory, on a CPU by what a step's overhead asks for.
+
+    On a GPU their activations take a quarter of the memory, by what autograd keeps of a plain
+    forward; the rest is for gradients and statistics. It is the whole memory, not what is free, so
+    that equal runs have equal batches.
+    """
+    if not torch.cuda.is_available():
+        return CPU_PIXELS // size**2
+    memory = torch.cuda.get_device_properties(torch.cuda.current_device()).total_memory
+    pair = torch.zeros(2, len(teacher.mean), size, size, requires_grad=True)
+    return int(memory / 4 / activation_bytes_per_image(frozen(teacher.network), pair))
+
+
+def groups_that_fit(room: int, images: int, groups: int) -> int:
+    """How many groups of ``images`` images make a batch of at most ``room`` images.
+
+    At least one, at most eight, and of a run of few ``groups`` no more than leaves eight batches
+    for as many processes.
+    """
+    return max(1, min(room // images, MOST_GROUPS, groups // MOST_GROUPS))
 
 
 def _choices(given: int | None, most: int, there: int) -> Sequence[int]:

@@ -64,6 +64,8 @@ class SynthesizeConfig(SynthesisConfig):
     """Weights of the objective, and lr, where none are given. ``paper``: DF-DearKD's, for ImageNet.
     ``balanced`` (ours): R_BN in units of each layer's stored statistics, the other terms to match.
     None: the paper's, but balanced for the embedded digits."""
+    fast: bool = False
+    """An eighth of the iterations, with ``balanced`` weights that suit so few: for a first look."""
     select: str = "all"
     """Classes as text: ``all``, ``0-99``, ``3,5-7``, or a file with a class name a line."""
     images_per_batch: int | None = None

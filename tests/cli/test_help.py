@@ -55,6 +55,18 @@ assert not heavy, heavy
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
+def test_digits_are_read_without_loading_scikit_learn():
+    """It takes as long to load as torch."""
+    code = """
+import gc, sys
+from dearkd.data.datasets import open_data
+open_data("digits")
+assert "timm" in sys.modules and gc.isenabled()
+assert not {"sklearn", "scipy", "pandas"} & set(sys.modules)
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
 def test_the_story_has_every_verb_in_the_order_of_the_list():
     told = [line.split()[0] for line in spans(STORY)]
     assert [verb for verb in dict.fromkeys(told) if verb in VERBS] == VERBS

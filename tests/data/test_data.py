@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
+from sklearn.datasets import load_digits
 
 from dearkd.data.datasets import Classes, match_classes, open_data, open_evaluation, subset
 from dearkd.data.decode import BadImageError, open_image, to_rgb
@@ -46,6 +47,15 @@ def write_parquet(file, labels, names=None, column="image", as_struct=True):
         )
     file.parent.mkdir(parents=True, exist_ok=True)
     pq.write_table(table, file, row_group_size=3)
+
+
+def test_digits_are_those_of_scikit_learn():
+    digits, source = load_digits(), open_data("digits")[0]
+    for index in (0, 700, 1437):
+        row = int(source.name(index).split()[1])
+        pixels = np.asarray(source.image(index))[..., 0]
+        assert (pixels == np.round(digits.images[row] * (255 / 16))).all()
+        assert source.labels[index] == digits.target[row]
 
 
 def test_digits_split_is_stratified_disjoint_and_real():

@@ -37,7 +37,8 @@ for package in (dearkd, synth):
 from dearkd.cli.app import app
 from dearkd.config import TrainConfig
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.processes import peak_memory, usable_cores
+from dearkd.run_folder.processes import peak_memory
+from dearkd.run_folder.threads import usable_cores
 
 found["help"] = CliRunner().invoke(app, ["--help"]).exit_code
 found["doctor"] = json.loads(CliRunner().invoke(app, ["doctor", "--quick", "--json"]).stdout)

@@ -59,6 +59,13 @@ def test_pixels_stay_in_the_valid_range():
         assert low == pytest.approx(-mean / std) and high == pytest.approx((1 - mean) / std)
 
 
+def test_a_whole_run_is_the_same_alone_and_in_a_batch():
+    kwargs = {"iterations": (20, 20), "dtype": torch.float64}
+    together = run(**kwargs)[-1].images.chunk(2)
+    for group, images in zip(GROUPS, together, strict=True):
+        torch.testing.assert_close(run((group,), **kwargs)[-1].images, images, rtol=0, atol=1e-9)
+
+
 @pytest.mark.parametrize("smallest_crop", [1.0, 0.5])
 def test_one_step_is_the_same_alone_and_in_a_batch(smallest_crop):
     kwargs = {

@@ -306,15 +306,59 @@ def test_batches_of_many_sizes_are_compiled(teacher, tmp_path, monkeypatch):
     eager = functools.partial(torch.compile, backend="eager")  # the graphs, without their minutes
     monkeypatch.setattr(torch, "compile", eager)
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks make no graph
-    monkeypatch.setattr(torch._dynamo.config, "recompile_limit", 2)
     settings = {"per_class": 7, "images_per_class": 3, "classes_per_group": 3}
     sizes = {len(group.targets) for group in plan_groups(config(**settings), 4)}
     assert 2 * len(sizes) > 2  # stages times sizes: more graphs than torch allows by itself
-    for name in ("always", "never"):
-        list(synthesize(config(**settings, compile=name), teacher, tmp_path / name))
+    with torch._dynamo.config.patch(recompile_limit=2):
+        for name in ("always", "never"):
+            list(synthesize(config(**settings, compile=name), teacher, tmp_path / name))
     ours, plain = (
         json.loads((tmp_path / name / "manifest.json").read_text())["groups"]
         for name in ("always", "never")
+    )
+    for left, right in zip(ours, plain, strict=True):
+        assert left["terms"] == pytest.approx(right["terms"], rel=1e-3)
+
+
+@pytest.mark.filterwarnings("ignore:The .grad attribute")  # torch looks at the canvas's views
+def test_the_step_is_compiled_once_a_resolution(teacher, tmp_path, monkeypatch):
+    eager = functools.partial(torch.compile, backend="eager")  # the graphs, without their minutes
+    monkeypatch.setattr(torch, "compile", eager)
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks make no graph
+    counters = torch._dynamo.utils.counters
+    counters.clear()
+    weights = ObjectiveConfig(ep_weight=1.0, bn_weight=0.1, ep_warmup_iterations=2)
+    settings = config(iterations=(6, 7), compile="always", smallest_crop=0.5, objective=weights)
+    assert len(plan_groups(settings, 4)) == 3
+    list(synthesize(settings, teacher, tmp_path / "run"))
+    assert counters["stats"]["unique_graphs"] == 2
+    assert not counters["graph_break"] and not counters["recompile_limit"]
+
+
+@pytest.mark.parametrize(
+    ("device", "settings", "replays"),
+    [
+        ("cuda", {"compile": "always"}, True),
+        ("cuda", {"compile": "always", "cuda_graphs": False}, False),
+        ("cuda", {"compile": "never"}, False),
+        ("cpu", {"compile": "always"}, False),
+    ],
+)
+def test_compiled_steps_are_replayed_where_there_is_cuda(teacher, device, settings, replays):
+    chosen = choose_kernels(config(**settings), teacher, (BATCH,), torch.device(device))
+    assert chosen.cuda_graphs is replays
+
+
+@pytest.mark.gpu
+@pytest.mark.filterwarnings("ignore:The .grad attribute")
+def test_replayed_steps_make_the_images_of_launched_ones(teacher, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    for name, graphs in (("replayed", True), ("launched", False)):
+        settings = config(compile="always", cuda_graphs=graphs, iterations=(12, 12))
+        list(synthesize(settings, teacher, tmp_path / name, device="cuda"))
+    ours, plain = (
+        json.loads((tmp_path / name / "manifest.json").read_text())["groups"]
+        for name in ("replayed", "launched")
     )
     for left, right in zip(ours, plain, strict=True):
         assert left["terms"] == pytest.approx(right["terms"], rel=1e-3)

@@ -541,6 +541,7 @@ MISTAKES = [
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
     (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
+    (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
     (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
@@ -629,6 +630,7 @@ def test_time_left_is_told_from_pixels():
                 terms={"objective": [2.0, 4.0], "l2": [1.0, 1.0]},
                 grad_norms={},
                 images=torch.empty(0),
+                stopped=(None, None),
             )
             progress.step(step, 20 * batch + 10 * stage + 10)
             done.append(progress._work(step, 20 * batch + 10 * stage + 10) / progress.total)
