@@ -20,6 +20,7 @@ import os
 import re
 import secrets
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal
@@ -78,13 +79,8 @@ class Writer:
         """Write the settings unless another process has; return those that are on disk."""
         path = self.out / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = _temporary(path, _json(settings))
-        try:
+        with _temporary(path, _json(settings)) as temporary, suppress(FileExistsError):
             os.link(temporary, path)  # unlike a rename this fails if another was first
-        except FileExistsError:
-            pass
-        finally:
-            temporary.unlink()
         standing = self.settings()
         assert standing is not None
         return standing
@@ -281,13 +277,16 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def _write(path: Path, content: bytes) -> None:
-    _temporary(path, content).replace(path)
+    with _temporary(path, content) as temporary:
+        temporary.replace(path)
 
 
-def _temporary(path: Path, content: bytes) -> Path:
+@contextmanager
+def _temporary(path: Path, content: bytes) -> Iterator[Path]:
     """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
 
-    Readers of image folders pass over it because of its suffix.
+    It is gone afterwards, after an error and a signal too: half a file takes room. Readers of image
+    folders pass over it because of its suffix.
     """
     temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
@@ -295,7 +294,6 @@ def _temporary(path: Path, content: bytes) -> Path:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-    except OSError:  # a full disk; half a file takes room too
+        yield temporary
+    finally:
         temporary.unlink(missing_ok=True)
-        raise
-    return temporary

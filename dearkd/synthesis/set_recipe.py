@@ -225,6 +225,9 @@ def _batching(
         return _grouping(given, classes, own["per_class"])
     if given.get("groups_per_batch") is not None:
         return {}
+    numbers = (own["per_class"], own["images_per_class"], own["classes_per_group"])
+    if min(*numbers, *own["resolutions"]) < 1:
+        return {}  # refused, with its bound, when the settings are made
     images = even_shares(own["per_class"], own["images_per_class"])
     counts = even_shares(classes, own["classes_per_group"])
     room = _most_images(teacher, max(own["resolutions"]))
