@@ -21,7 +21,16 @@ import torch
 
 from dearkd.run_folder.provenance import commit
 
-__all__ = ["floors", "in_turns", "machine", "peak_gigabytes", "print_rows", "wait", "write"]
+__all__ = [
+    "floors",
+    "in_turns",
+    "machine",
+    "own_peak_gigabytes",
+    "peak_gigabytes",
+    "print_rows",
+    "wait",
+    "write",
+]
 
 WARM_UP = 2
 """Rounds that are not counted."""
@@ -88,7 +97,14 @@ def peak_gigabytes(script: str, *arguments: str) -> float:
 
 
 def own_peak_gigabytes() -> float:
-    """Peak resident memory of this process so far."""
+    """Peak resident memory of this process so far.
+
+    Linux counts a parent's pages in ``ru_maxrss`` of a child it started, and not in VmHWM.
+    """
+    status = Path("/proc/self/status")
+    if status.exists():
+        lines = status.read_text(encoding="utf-8").splitlines()
+        return int(next(line for line in lines if line.startswith("VmHWM")).split()[1]) / 2**20
     kilobytes = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return kilobytes / 2 ** (30 if sys.platform == "darwin" else 20)
 
