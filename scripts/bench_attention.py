@@ -35,8 +35,7 @@ from dearkd.training.arithmetic import set_attention
 Layers = dict[str, nn.Module]
 
 # dim, heads, batch on a CPU
-STUDENTS = {"Ti": (192, 12, 16), "S": (384, 12, 16), "B": (768, 16, 8)}
-GRIDS = {66: 8, 198: 14}
+STUDENTS = {"micro": (108, 9, 64), "Ti": (192, 12, 16), "S": (384, 12, 16), "B": (768, 16, 8)}
 GROWTH = (8, 14, 20, 26, 32)
 """Sides of the grids of ``--growth``: 66, 198, 402, 678 and 1,026 tokens."""
 
@@ -153,7 +152,7 @@ def main() -> None:
     cases = (
         [("Ti", side) for side in GROWTH]
         if args.growth
-        else [(student, side) for side in GRIDS.values() for student in STUDENTS]
+        else [(name, 8) for name in STUDENTS] + [(name, 14) for name in ("Ti", "S", "B")]
     )
     rows = [row(student, side, args, dtype) for dtype in dtypes for student, side in cases]
     print_rows(rows)

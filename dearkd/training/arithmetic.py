@@ -9,9 +9,10 @@ The rule, and what it rests on:
   networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). A transformer on such a CPU
   is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else is slower under autocast
   (micro student, batch 64, two cores: 122 images/s, against 92 in float32 and 50 to 72 in bf16).
-- Attention is written out as plain products on a CPU with AVX-512 for sequences of up to
-  `PRODUCT_TOKENS`, in training: there they bring the same step to 153 images/s. Elsewhere it is
-  the fused kernel, which is as fast or faster (`scripts/bench_attention.py`).
+- Attention is written out as plain products on a CPU for up to `PRODUCT_PATCHES` patches, in
+  training: at 66 tokens these layers take 0.78 to 1.0 of the fused kernel's time (AVX2), and bring
+  the mixed step above to 153 images/s. At 198 tokens the fused kernel is faster
+  (`scripts/bench_attention.py`).
 - channels_last for convolutional networks on CUDA or in bf16, but not where convolutions are
   grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
   alone. In float32 on a CPU it gains little, and with oneDNN 3.12 strided 1x1 convolutions of
@@ -50,8 +51,8 @@ CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
 BF16_CAPABILITY = (8, 0)
 """CUDA capability from which there are units for bf16."""
-PRODUCT_TOKENS = 128
-"""Patches up to which attention on a CPU with AVX-512 is written out: 66 tokens are faster so."""
+PRODUCT_PATCHES = 128
+"""Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 """Instruction sets of a CPU, as torch names them."""
 
@@ -142,9 +143,9 @@ def place_models(parts: Parts, device: torch.device) -> None:
 
 def set_attention(network: nn.Module, device: torch.device) -> None:
     """Puts timm's attention layers on plain products or on the fused kernel, by the rule."""
-    wide = device.type == "cpu" and bool(torch.cpu.get_capabilities().get("avx512_f"))
     embed: Any = getattr(network, "patch_embed", None)
-    if not wide or getattr(embed, "num_patches", PRODUCT_TOKENS) > PRODUCT_TOKENS:
+    patches = getattr(embed, "num_patches", None)
+    if device.type != "cpu" or patches is None or patches > PRODUCT_PATCHES:
         return
     for layer in network.modules():
         if isinstance(layer, Attention):
