@@ -6,21 +6,30 @@
         --teacher regnety_160 --batch 256 --json scripts/results/bench_train_cuda.json
 
 "stage 1" is DearKD's step with label and feature distillation against timm's
-``TokenDistillationTask`` (labels alone), in float32 and under its bf16 autocast. "plain" is
-cross-entropy against ``ClassificationTask``. timm's steps follow its train.py: its AdamW, and the
-loss read every step. Weights are random, which costs a step the same. Before anything is timed,
-the losses of DeiT's hard distillation are compared: ours and timm's must be equal.
+``TokenDistillationTask`` (labels alone), in float32 and under its bf16 autocast; "cached" has the
+teacher's labels from a folder, as ``--cache-labels`` keeps them. "plain" is cross-entropy against
+``ClassificationTask``. "epoch" is so many stage-1 steps end to end, loader included, on pictures
+of the student's size; its "waiting" is the share of the time that our loader keeps the loop. timm's
+steps follow its train.py: its AdamW, and the loss read every step. Weights are random, which costs
+a step the same. Before anything is timed, the losses of DeiT's hard distillation are compared:
+ours and timm's must be equal.
 """
 
 import argparse
 import copy
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import timm
 import torch
+from bench_data import BATCH
+from bench_data import ours as our_batches
+from bench_data import peer as timm_batches
 from side_by_side import (
+    WARM_UP,
     floors,
     in_turns,
     machine,
@@ -35,6 +44,9 @@ from torch import Tensor, nn
 
 import dearkd.models  # noqa: F401 - registers the students with timm
 from dearkd.config import OptimConfig
+from dearkd.labels.answers import Answers
+from dearkd.labels.folder import LabelFolder
+from dearkd.labels.memory import LabelMemory
 from dearkd.models.cost import LAYOUTS, multiply_adds, parameter_count
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
@@ -43,11 +55,17 @@ from dearkd.training.arithmetic import layout_rule, precision_rule, set_attentio
 from dearkd.training.optim import build_optimizer
 
 Step = Callable[[], None]
+Batch = Callable[[], tuple[Tensor, Tensor]]
+"""What a step takes: always the same images, or the next ones of a loader."""
+
+EPOCH_STEPS = 10
+"""Steps of a call of the row "epoch"."""
 
 
-def our_step(objective: nn.Module, images: Tensor, labels: Tensor) -> Step:
+def our_step(
+    objective: nn.Module, batch: Batch, device: torch.device, cached: bool = False
+) -> Step:
     """The step of ``dearkd.training.loop``, in the arithmetic that ``auto`` takes here."""
-    device = images.device
     objective.to(device).train()
     student: Any = objective.student
     precision = precision_rule(student, device)[0]
@@ -59,10 +77,20 @@ def our_step(objective: nn.Module, images: Tensor, labels: Tensor) -> Step:
         layout = layout_rule(teacher.model, device, teacher.precision)[0]
         teacher.set_memory_format(LAYOUTS[layout])
     optimizer = build_optimizer(objective, OptimConfig(lr=1e-4))
+    views = None
+    if cached and teacher is not None:
+        views = torch.arange(len(batch()[0]))
+        folder = Path(tempfile.mkdtemp())
+        answers = Answers("labels", student.num_classes)
+        teacher.memory = LabelMemory(LabelFolder(folder, answers, len(views), "bench"))
+        teacher.memory.recall(views, device)
+        teacher(batch()[0], views=views)
+        teacher.memory.save()
 
     def step() -> None:
+        images, labels = batch()
         with precision_context(device, precision):
-            loss = objective(images, labels)["loss"]
+            loss = objective(images, labels, views)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
@@ -70,14 +98,14 @@ def our_step(objective: nn.Module, images: Tensor, labels: Tensor) -> Step:
     return step
 
 
-def timm_step(task: Any, images: Tensor, labels: Tensor, bf16: bool = False) -> Step:
+def timm_step(task: Any, batch: Batch, device: torch.device, bf16: bool = False) -> Step:
     """The step of timm's train.py."""
-    device = images.device.type
-    task.to(images.device).train()
+    task.to(device).train()
     optimizer: Any = create_optimizer_v2(task.trainable_module, opt="adamw", lr=1e-4)
 
     def step() -> None:
-        with torch.autocast(device, torch.bfloat16, enabled=bf16):
+        images, labels = batch()
+        with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
             loss = task(images, labels)["loss"]
         loss.backward()
         optimizer.step()
@@ -135,20 +163,66 @@ def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[st
         return ClassificationTask(bare, criterion, device=device, verbose=False)
 
     own = copy.deepcopy
+    fixed: Batch = lambda: (images, labels)  # noqa: E731
     rows = {
         "stage 1": {
-            "ours": our_step(DearKD(own(student), guide()), images, labels),
-            "ours, labels alone": our_step(HardDistillation(own(student), guide()), images, labels),
-            "timm, fp32": timm_step(task(), images, labels),
-            "timm, bf16 autocast": timm_step(task(), images, labels, bf16=True),
+            "ours": our_step(DearKD(own(student), guide()), fixed, device),
+            "ours, cached": our_step(DearKD(own(student), guide()), fixed, device, cached=True),
+            "ours, labels alone": our_step(HardDistillation(own(student), guide()), fixed, device),
+            "ours, labels alone, cached": our_step(
+                HardDistillation(own(student), guide()), fixed, device, cached=True
+            ),
+            "timm, fp32": timm_step(task(), fixed, device),
+            "timm, bf16 autocast": timm_step(task(), fixed, device, bf16=True),
         },
         "plain": {
-            "ours": our_step(CrossEntropy(own(student)), images, labels),
-            "timm, fp32": timm_step(plain(), images, labels),
-            "timm, bf16 autocast": timm_step(plain(), images, labels, bf16=True),
+            "ours": our_step(CrossEntropy(own(student)), fixed, device),
+            "timm, fp32": timm_step(plain(), fixed, device),
+            "timm, bf16 autocast": timm_step(plain(), fixed, device, bf16=True),
         },
     }
+    if cfg["input_size"][-1] <= 64 and args.batch == BATCH:
+        rows["epoch"] = epoch_paths(args, lambda: DearKD(own(student), guide()), task, device)
     return rows, {"loss_ours": ours, "loss_timm": theirs}
+
+
+def epoch_paths(
+    args: argparse.Namespace,
+    objective: Callable[[], nn.Module],
+    task: Callable[[], Any],
+    device: Any,
+) -> dict[str, Step]:
+    """Steps with their loaders: pad, crop and mirror."""
+    size = timm.get_pretrained_cfg(args.student).input_size[-1]
+    waited = args.waited = {"ours": 0.0, "timm": 0.0}
+
+    def drawn(batches: Iterator[Any], name: str) -> Batch:
+        labels = torch.randint(0, 10, (args.batch,), device=device)
+
+        def batch() -> tuple[Tensor, Tensor]:
+            started = time.perf_counter()
+            images = next(batches)
+            waited[name] += time.perf_counter() - started
+            return images.to(device), labels
+
+        return batch
+
+    def often(step: Step) -> Step:
+        def steps() -> None:
+            for _ in range(EPOCH_STEPS):
+                step()
+
+        return steps
+
+    theirs = timm_batches("light", size, 0, device)
+    return {
+        "ours": often(
+            our_step(
+                objective(), drawn(our_batches("light", size, None, 0, device), "ours"), device
+            )
+        ),
+        "timm, fp32": often(timm_step(task(), drawn(theirs, "timm"), device)),
+    }
 
 
 def least(args: argparse.Namespace, row: str) -> dict[str, float]:
@@ -170,7 +244,7 @@ def main() -> None:
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
-    parser.add_argument("--row", choices=("stage 1", "plain"), help="one row alone")
+    parser.add_argument("--row", choices=("stage 1", "plain", "epoch"), help="one row alone")
     parser.add_argument("--path", help="one path of the row alone, for its memory")
     parser.add_argument("--only-memory", action="store_true", help="two steps, then the peak in GB")
     parser.add_argument("--json", type=Path, help="where to write the numbers")
@@ -191,7 +265,16 @@ def main() -> None:
     for name, paths in rows.items():
         if args.row in (None, name):
             seconds = in_turns(paths, args.rounds, args.device)
-            result["rows"].append({"work": name, "seconds": seconds, "floor": least(args, name)})
+            row = {"work": name, "seconds": seconds}
+            if name == "epoch":
+                calls = args.rounds + WARM_UP
+                row["waiting"] = {
+                    path: args.waited[path.split(",")[0]] / (calls * times["median"])
+                    for path, times in seconds.items()
+                }
+            else:
+                row["floor"] = least(args, name)
+            result["rows"].append(row)
     if args.device == "cpu":
         same = ["--student", args.student, "--teacher", args.teacher, "--batch", str(args.batch)]
         for row in result["rows"]:
