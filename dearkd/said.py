@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 __all__ = [
+    "PLAIN_SECONDS",
     "command",
     "counted",
     "data_name",
@@ -14,6 +15,9 @@ __all__ = [
     "seconds_text",
     "size_text",
 ]
+
+PLAIN_SECONDS = 20.0
+"""Without a terminal: least time between two lines of progress."""
 
 
 def counted(count: int, noun: str, plural: str | None = None) -> str:

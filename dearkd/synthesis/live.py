@@ -7,7 +7,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
-from dearkd.training.progress import PLAIN_SECONDS
+from dearkd.said import PLAIN_SECONDS
 from synth.stage import Step
 from synth.synthesis import Prepared
 

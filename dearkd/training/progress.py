@@ -13,12 +13,11 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from dearkd.said import PLAIN_SECONDS
 from dearkd.training.stages import Position
 
 __all__ = ["RunProgress"]
 
-PLAIN_SECONDS = 20.0
-"""Without a terminal: least time between two lines inside an epoch."""
 WORTH_SAYING, WORTH_MENDING = 0.05, 1 / 3
 """Shares of an epoch spent waiting for data from which the epoch's line, and a hint, say so."""
 
