@@ -12,6 +12,7 @@ import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -25,7 +26,7 @@ from rich.console import Console
 from dearkd.errors import one_line
 from dearkd.measures.lpips_embedding import LpipsNet
 from dearkd.measures.lpips_weights import backbone_file
-from dearkd.models.cost import seconds_per_call
+from dearkd.models.cost import LAYOUTS, seconds_per_call
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.threads import usable_cores, waiting
@@ -33,6 +34,7 @@ from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
+from dearkd.training.arithmetic import layout_rule, precision_rule, student_step
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 
@@ -176,25 +178,25 @@ def _cpu_units() -> list[str]:
 
 
 def _speed() -> _Found:
-    """Forward and backward pass of a small CNN and a small transformer in both precisions."""
+    """A training step of a small CNN and of a small transformer, by the rule and in float32."""
     if not _has_bf16_units():
         return "not measured: without units for it bf16 is several times slower than fp32"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gains = []
     for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_micro_patch4_32")):
         model = timm.create_model(name).to(device)
+        precision = precision_rule(model, device)[0]
+        layout = LAYOUTS[layout_rule(model, device, precision)[0]]
         images = torch.rand(IMAGES, 3, 32, 32, device=device)
-
-        def step(model: torch.nn.Module = model, images: torch.Tensor = images) -> None:
-            out = model(images)
-            (out[0] if isinstance(out, tuple) else out).float().sum().backward()
-
-        seconds = {}
-        for precision in ("fp32", "bf16"):
-            with precision_context(device, precision):
-                seconds[precision] = seconds_per_call(step, device)
-        gains.append(f"a small {kind} is {seconds['fp32'] / seconds['bf16']:.1f}x as fast")
-    return f"in bf16 {', '.join(gains)} as in fp32, measured just now"
+        seconds = []
+        for taken, form in (("fp32", torch.contiguous_format), (precision, layout)):
+            laid_out = images.contiguous(memory_format=form)
+            model.to(memory_format=form)
+            with precision_context(device, taken):
+                step = partial(student_step, model, laid_out)
+                seconds.append(seconds_per_call(step, device))
+        gains.append(f"a small {kind} is {seconds[0] / seconds[1]:.1f}x as fast in {precision}")
+    return f"{', '.join(gains)} as in fp32, measured just now"
 
 
 def _compile() -> _Found:
