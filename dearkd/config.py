@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from omegaconf import DictConfig
+
 from dearkd.config_file import complete, user_tree
 from dearkd.errors import UserError
 
@@ -22,7 +24,9 @@ __all__ = [
     "Pair",
     "TeacherConfig",
     "TrainConfig",
+    "WITHOUT_EFFECT",
     "load_config",
+    "train_config",
 ]
 
 OptimizerName = Literal["adamw", "sgd", "muon"]
@@ -32,6 +36,11 @@ Place = Literal["auto", "cpu", "device"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
 
 MIN_LR = 1e-5
+WITHOUT_EFFECT = (
+    *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),
+    "cache_labels",  # it changes none with labels, and less than rounding does with logits
+)
+"""The seed, and settings that have no effect on the trained weights."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -296,7 +305,16 @@ def load_config(
         UserError: Unknown key (with the nearest known one), wrong type or value out of range.
         FileNotFoundError: If ``path`` does not exist.
     """
-    return _tupled(complete(TrainConfig, user_tree(TrainConfig, path, settings, options)))
+    return train_config(user_tree(TrainConfig, path, settings, options))
+
+
+def train_config(*layers: DictConfig) -> TrainConfig:
+    """The run that has the layers' fields, later layers over earlier ones.
+
+    Raises:
+        UserError: Unknown key (with the nearest known one), wrong type or value out of range.
+    """
+    return _tupled(complete(TrainConfig, *layers))
 
 
 def _between(name: str, value: float, low: float, high: float, *, open_low: bool = False) -> None:

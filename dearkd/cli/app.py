@@ -13,6 +13,7 @@ from dearkd.cli.export import export
 from dearkd.cli.options import console
 from dearkd.cli.predict import predict
 from dearkd.cli.report import report
+from dearkd.cli.sweep import sweep
 from dearkd.cli.synthesize import synthesize
 from dearkd.cli.train import teacher, train
 
@@ -34,6 +35,8 @@ The verbs, each with an example, in the order of a story:
 - How good is it? `dearkd eval runs/vit`
 
 - What did its attention learn? `dearkd analyze runs/vit`
+
+- Is one way better than another? `dearkd sweep configs/studies/digits_seeds.yaml`
 
 - Everything on one page, to look at and to send: `dearkd report runs/cnn runs/vit`
 
@@ -58,6 +61,7 @@ app.command()(train)
 app.command()(synthesize)
 app.command(name="eval")(evaluate)
 app.command()(analyze)
+app.command()(sweep)
 app.command()(report)
 app.command()(predict)
 app.command()(export)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
+from dearkd.config import WITHOUT_EFFECT
 from dearkd.config_file import flattened
 from dearkd.report.contents import ARITHMETIC, Group, Run
 from dearkd.report.seeds import Difference, Spread, paired_difference, spread
@@ -14,11 +15,6 @@ from dearkd.said import number
 
 __all__ = ["Configuration", "configurations", "over_seeds", "seed_cells", "seed_titles"]
 
-WITHOUT_EFFECT = (
-    *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),
-    "cache_labels",  # it changes none with labels, and less than rounding does with logits
-)
-"""The seed, and settings that have no effect on the trained weights."""
 SEED_ENDING = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")
 
 

@@ -8,7 +8,7 @@ from dearkd.pages.plots import Line, curves
 from dearkd.report.contents import Group, Report, Run
 from dearkd.said import data_name
 
-__all__ = ["curve_section", "run_plot", "switch_marks"]
+__all__ = ["NO_CURVES", "TERMS", "curve_section", "run_plot", "switch_marks"]
 
 TERMS = {
     "top1": "Accuracy on the test images, %",

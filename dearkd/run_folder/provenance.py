@@ -1,10 +1,14 @@
-"""The commit of the source and the versions of the packages that a run's numbers depend on."""
+"""What a run's numbers depend on: the commit of the source, versions of packages, the machine."""
 
 import importlib.metadata
+import platform
 import subprocess
 from pathlib import Path
+from typing import Any
 
-__all__ = ["commit", "versions"]
+from dearkd.run_folder.threads import usable_cores
+
+__all__ = ["commit", "machine", "versions"]
 
 PACKAGES = ("dearkd", "torch", "timm", "accelerate", "torchvision", "pillow", "numpy")
 
@@ -25,6 +29,17 @@ def commit() -> str | None:
     except OSError:  # no git on this machine
         return None
     return named.stdout.strip() if named.returncode == 0 else None
+
+
+def machine() -> dict[str, Any]:
+    """The processor's name and how many cores of it this process may use."""
+    name = platform.processor() or platform.machine()
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:  # no Linux
+        lines = []
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return {"cpu": next(names, name), "cores": usable_cores()}
 
 
 def _git(folder: Path, *words: str) -> subprocess.CompletedProcess[str]:

@@ -26,7 +26,7 @@ from dearkd.training.optim import build_optimizer
 from dearkd.training.stages import Stage
 from dearkd.training.summary import arithmetic_line, peak_memory
 
-__all__ = ["describe"]
+__all__ = ["Estimate", "describe", "estimate"]
 
 NUMBER_BYTES = 4
 STEPS = 3
@@ -49,6 +49,20 @@ class _Costs:
     """Images of a trial step."""
 
 
+@dataclass(frozen=True)
+class Estimate:
+    """What a run takes, on each of its processes."""
+
+    seconds: float
+    """Training and evaluation."""
+    memory: float
+    """Bytes."""
+    rates: dict[str, float]
+    """Images a second of each stage, over all processes."""
+    images: int
+    """Images of the steps that were measured."""
+
+
 def describe(
     parts: Parts, reasons: dict[str, str], state: PartialState, say: Callable[..., None]
 ) -> None:
@@ -69,23 +83,37 @@ def describe(
         f"{data.batch_size} an epoch, {counted(steps * config.epochs, 'step')} in "
         f"{counted(config.epochs, 'epoch')}"
     )
-    costs = _measured(parts, state)
-    views = steps * data.batch_size / state.num_processes
+    found = estimate(parts, state)
+    each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
+    rates = ", ".join(f"{rate:.0f} images/s in {stage}" for stage, rate in found.rates.items())
+    memory, disk = found.memory / 2**30, _disk(parts) / 1e6
+    say(
+        f"about {seconds_text(found.seconds)} and {memory:.1f} GiB of memory on "
+        f"{state.device}{each}, and {disk:.0f} MB of disk ({rates}; evaluation included, measured "
+        f"on {counted(STEPS, 'step')} of {counted(found.images, 'image')})"
+    )
+
+
+def estimate(parts: Parts, state: PartialState) -> Estimate:
+    """What the run takes, from a few steps that are really made on weights that nobody keeps.
+
+    The parts are laid out on their device.
+    """
+    config, costs = parts.config, _measured(parts, state)
+    assert config.data.batch_size is not None
+    order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+    steps = order.steps_per_epoch // accumulate
+    views = steps * config.data.batch_size / state.num_processes
     epochs = [stage.epochs for stage in parts.stages]
     training = sum(n * views * each for n, each in zip(epochs, costs.seconds, strict=True))
     judged = 0 if parts.evaluation is None else len(parts.evaluation) / state.num_processes
     evaluations = -(-config.epochs // config.eval_every) + 1
-    total = training + evaluations * judged * costs.judging
-    each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
-    rates = ", ".join(
-        f"{state.num_processes / seconds:.0f} images/s in {stage.name}"
-        for stage, seconds in zip(parts.stages, costs.seconds, strict=True)
-    )
-    memory, disk = _memory(parts, costs, state) / 2**30, _disk(parts) / 1e6
-    say(
-        f"about {seconds_text(total)} and {memory:.1f} GiB of memory on {state.device}{each}, and "
-        f"{disk:.0f} MB of disk ({rates}; evaluation included, measured on "
-        f"{counted(STEPS, 'step')} of {counted(costs.images, 'image')})"
+    rates = [state.num_processes / seconds for seconds in costs.seconds]
+    return Estimate(
+        seconds=training + evaluations * judged * costs.judging,
+        memory=_memory(parts, costs, state),
+        rates=dict(zip((stage.name for stage in parts.stages), rates, strict=True)),
+        images=costs.images,
     )
 
 

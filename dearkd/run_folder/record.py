@@ -1,0 +1,160 @@
+"""The record of a study: a JSON file with the results of its runs, which outlives their folders.
+
+Each run has a line: its settings (paths replaced by what lies there), summary, curve, machine. The
+study's arms and comparisons are in it too, so that a table needs no other file.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from math import floor, isfinite, log10
+from pathlib import Path
+from typing import Any
+
+from dearkd.errors import UserError, WriteError
+from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.provenance import machine
+
+__all__ = ["Entry", "Record", "Study", "entry_of", "read_record"]
+
+Entry = dict[str, Any]
+"""A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
+DIGITS = 6
+"""Significant digits of the numbers of a curve."""
+NOT_OF_A_RUN = ("sessions", "teacher_labels")
+"""Parts of a summary that a record leaves out: they name folders, or repeat what it has."""
+KEYS = {"study", "runs"}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What a record says of its study."""
+
+    name: str
+    arms: tuple[str, ...]
+    seeds: tuple[int, ...]
+    fractions: tuple[float | None, ...]
+    """Shares of the training images; None stands for the base's own."""
+    compare: dict[str, tuple[str, ...]]
+    """For an arm, those that it is held against."""
+
+
+@dataclass
+class Record:
+    """The results of a study, in the order of its fractions, arms and seeds."""
+
+    path: Path
+    study: Study
+    entries: list[Entry] = field(default_factory=list)
+
+    def find(self, arm: str, fraction: float | None, seed: int) -> Entry | None:
+        """The entry of a run; None where it is not finished."""
+        wanted = (arm, fraction, seed)
+        return next((entry for entry in self.entries if _key(entry) == wanted), None)
+
+    def of_study(self) -> list[Entry]:
+        """The entries of arms, fractions and seeds that the study has (now)."""
+        study = self.study
+        return [
+            entry
+            for fraction in study.fractions
+            for arm in study.arms
+            for seed in study.seeds
+            if (entry := self.find(arm, fraction, seed)) is not None
+        ]
+
+    def add(self, entry: Entry) -> None:
+        """Puts a run's entry in the place of an earlier one of it, and writes the file."""
+        self.entries = [other for other in self.entries if _key(other) != _key(entry)] + [entry]
+        self.write()
+
+    def write(self, path: Path | None = None) -> None:
+        """Writes the file as a whole: one line a run, those of the study first and in its order.
+
+        Raises:
+            WriteError: If it cannot be written.
+        """
+        own = self.of_study()
+        lines = [*own, *(entry for entry in self.entries if entry not in own)]
+        runs = ",\n".join(json.dumps(entry) for entry in lines)
+        text = f'{{"study": {json.dumps(vars(self.study))},\n"runs": [\n{runs}\n]}}\n'
+        target = path or self.path
+        try:
+            target.parent.mkdir(parents=True, exist_ok=True)
+            write_atomically(target, lambda file: _write_text(file, text))
+        except OSError as error:
+            raise WriteError(
+                f"cannot write the record {target} ({error.strerror or error}); "
+                "choose another --record"
+            ) from error
+
+
+def read_record(path: Path) -> Record:
+    """The record in a file.
+
+    Raises:
+        UserError: If it is damaged or no record.
+        FileNotFoundError: If there is none.
+    """
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(f"record {path} is no JSON ({error}); restore it or remove it") from error
+    if not isinstance(content, dict) or not content.keys() >= KEYS:
+        raise UserError(f"{path} is no record of dearkd sweep; name another file by --record")
+    stored = content["study"]
+    study = Study(
+        name=stored["name"],
+        arms=tuple(stored["arms"]),
+        seeds=tuple(stored["seeds"]),
+        fractions=tuple(stored["fractions"]),
+        compare={arm: tuple(others) for arm, others in stored["compare"].items()},
+    )
+    return Record(path, study, content["runs"])
+
+
+def entry_of(folder: RunFolder, key: tuple[str, float | None, int], settings: Entry) -> Entry:
+    """The entry of a finished run; ``key`` is its arm, fraction and seed."""
+    summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+    arm, fraction, seed = key
+    return {
+        "arm": arm,
+        "fraction": fraction,
+        "seed": seed,
+        "hash": hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16],
+        "settings": settings,
+        "summary": {name: _named(v) for name, v in summary.items() if name not in NOT_OF_A_RUN},
+        "machine": machine(),
+        "curve": _columns(folder.read_metrics()),
+    }
+
+
+def _key(entry: Mapping[str, Any]) -> tuple[str, float | None, int]:
+    return entry["arm"], entry["fraction"], entry["seed"]
+
+
+def _named(value: Any) -> Any:
+    """A path from the root by its last name: where it lay says nothing elsewhere."""
+    return Path(value).name if isinstance(value, str) and Path(value).is_absolute() else value
+
+
+def _columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
+    """Each logged number over the epochs, None in an epoch without it."""
+    rows = list(lines)
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return {key: [_short(row.get(key)) for row in rows] for key in keys}
+
+
+def _short(value: Any) -> Any:
+    """A number to ``DIGITS`` significant digits, within lists too."""
+    if isinstance(value, list):
+        return [_short(part) for part in value]
+    if not isinstance(value, float) or value == 0 or not isfinite(value):
+        return value
+    return round(value, DIGITS - 1 - floor(log10(abs(value))))
+
+
+def _write_text(file: Path, text: str) -> None:
+    file.write_text(text, encoding="utf-8")

@@ -1,0 +1,1 @@
+"""``dearkd sweep``: arms x seeds x fractions over one base, each run in a child process."""

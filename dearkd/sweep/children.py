@@ -1,0 +1,92 @@
+"""Commands in child processes, some side by side; Ctrl-C and SIGTERM are passed on to them."""
+
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.run_folder.threads import usable_cores
+
+__all__ = ["Child", "run_all", "threads_each"]
+
+POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Child:
+    """A command of ``dearkd`` and the file that it writes its lines to."""
+
+    name: str
+    words: tuple[str, ...]
+    log: Path
+
+    def start(self, threads: int) -> "subprocess.Popen[bytes]":
+        """Starts the command, in a session of its own: Ctrl-C reaches it through us alone."""
+        self.log.parent.mkdir(parents=True, exist_ok=True)
+        with self.log.open("wb") as log:
+            return subprocess.Popen(
+                [sys.executable, "-m", "dearkd", *self.words],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                start_new_session=True,
+            )
+
+    def last_words(self) -> str:
+        """The error that its log ends with, else its last line."""
+        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        told = [line for line in lines if line.startswith("error: ")] or lines or [""]
+        return told[-1].removeprefix("error: ")
+
+
+def threads_each(jobs: int) -> int:
+    """Threads of each of so many processes side by side: an equal share of the cores, or fewer.
+
+    ``OMP_NUM_THREADS`` in the environment is the most that a user wants.
+    """
+    share = max(1, usable_cores() // jobs)
+    return min(share, int(os.environ.get("OMP_NUM_THREADS") or share))
+
+
+def run_all(
+    children: Sequence[Child],
+    jobs: int,
+    begun: Callable[[Child], None],
+    ended: Callable[[Child, int], None],
+) -> None:
+    """Runs the commands in their order, ``jobs`` at a time; what ends is told with its exit code.
+
+    Raises:
+        Interrupted: After Ctrl-C or SIGTERM, once the children have saved and ended.
+    """
+    waiting, running = list(children), dict[Child, subprocess.Popen[bytes]]()
+    threads, stop, told = threads_each(jobs), StopRequest(), False
+    with stop.listening():
+        try:
+            while running or (waiting and not stop.made):
+                while waiting and len(running) < jobs and not stop.made:
+                    child = waiting.pop(0)
+                    running[child] = child.start(threads)
+                    begun(child)
+                for child in [c for c, process in running.items() if process.poll() is not None]:
+                    ended(child, running.pop(child).returncode)
+                if stop.made and not told:
+                    told = True
+                    _end(running.values())
+                time.sleep(POLL_SECONDS)
+        finally:
+            _end(running.values())
+            for process in running.values():
+                process.wait()
+    if stop.made:
+        raise Interrupted
+
+
+def _end(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
+    for process in processes:
+        process.terminate()

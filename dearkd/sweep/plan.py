@@ -1,0 +1,216 @@
+"""What a study is going to run, resolved before anything is trained, and whether it is fair.
+
+Each arm is built once a fraction, as `dearkd train` would build it: what is left open is decided by
+the same rules, and every mistake is met here. Runs are then held against each other: they may
+differ in what is compared, and in nothing else.
+"""
+
+import dataclasses
+import json
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+from dearkd.config import WITHOUT_EFFECT, TrainConfig
+from dearkd.config_file import flattened
+from dearkd.errors import UserError
+from dearkd.run_folder.processes import process_state
+from dearkd.sweep.study import StudyFile, folder_name
+from dearkd.trained.weights import hash_of_weights
+from dearkd.training.arithmetic import place_models, with_arithmetic
+from dearkd.training.batches import epoch_order
+from dearkd.training.build import Parts, build
+from dearkd.training.dry_run import estimate
+from dearkd.training.methods import METHODS
+
+__all__ = ["PlannedRun", "difference", "plan", "settings_of"]
+
+COMPARED = ("method", "method_args", "student", "student_args", "distill", "stage1", "stage2")
+"""What arms of a study may differ in; a group's name stands for its fields."""
+PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
+"""Settings that name a place: what lies there counts, not where."""
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One run of a study."""
+
+    arm: str
+    fraction: float | None
+    seed: int
+    config: TrainConfig
+    """As the study says; what it leaves open is left open."""
+    resolved: TrainConfig
+    """As the run's folder will have it."""
+    settings: dict[str, Any]
+    """What its numbers depend on, the seed aside, by name: settings and facts."""
+    seconds: float | None
+    """What it would take; None where nobody asked."""
+
+    @property
+    def name(self) -> str:
+        """Its folder's name; `dearkd report` takes the seed off its end."""
+        share = "" if self.fraction is None else f"-{self.fraction:g}"
+        return f"{folder_name(self.arm)}{share}-seed{self.seed}"
+
+    @property
+    def key(self) -> tuple[str, float | None, int]:
+        """Its arm, fraction and seed."""
+        return self.arm, self.fraction, self.seed
+
+
+def plan(study: StudyFile, *, trust: bool = False, costs: bool = False) -> list[PlannedRun]:
+    """All runs of a study: seed after seed, so that every arm has one before any has two.
+
+    ``costs``: a few steps of each arm are really made, to know what it takes.
+
+    Raises:
+        UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
+            that differ in what should be equal.
+    """
+    seeds = study.config.seeds
+    built: list[PlannedRun] = []
+    for fraction in study.described().fractions:
+        alike = [_built(study, arm, fraction, trust, costs) for arm in study.config.arms]
+        for first, second in combinations(alike, 2):
+            _check_pair(first, second, study.config.differs)
+        built += alike
+    _check_differs(study.config.differs, built)
+    return [_with_seed(study, run, seed) for seed in seeds for run in built]
+
+
+def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any] | None:
+    """The first setting with another value, and both; what is not stored had its default."""
+    defaults = flattened(_plain(TrainConfig()))
+    arguments = {key: None for key in stored if key.startswith(("student_args.", "method_args."))}
+    for key, value in (arguments | wanted).items():
+        old = stored.get(key, defaults.get(key))
+        if old != value:
+            return key, old, value
+    return None
+
+
+def settings_of(config: TrainConfig) -> dict[str, Any]:
+    """The settings of a resolved configuration that its numbers depend on, the seed aside."""
+    flat = flattened(_plain(config))
+    return {key: value for key, value in flat.items() if key not in WITHOUT_EFFECT}
+
+
+def _plain(config: TrainConfig) -> dict[str, Any]:
+    """The configuration as JSON holds it."""
+    plain: dict[str, Any] = json.loads(json.dumps(dataclasses.asdict(config)))
+    return plain
+
+
+def _built(
+    study: StudyFile, arm: str, fraction: float | None, trust: bool, costs: bool
+) -> PlannedRun:
+    """An arm on a fraction, with the study's first seed."""
+    seed = study.config.seeds[0]
+    config = study.of_arm(arm, fraction, seed)
+    try:
+        parts = build(config, trust=trust and _opens_networks(config))
+        _check_arithmetic(config)
+        state = process_state()
+        parts, _ = with_arithmetic(parts, state.device, state.num_processes)
+        order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+    except UserError as error:
+        raise UserError(f"arm {arm!r}: {error}") from error
+    if parts.evaluation is None:
+        raise UserError(
+            f"a study compares top-1, and {config.data.train} has no evaluation images; "
+            "name some by --eval-data, or cut them off by data.validation"
+        )
+    settings = settings_of(parts.config) | _facts(parts, order.steps_per_epoch // accumulate)
+    seconds = None
+    if costs:
+        place_models(parts, state.device)
+        seconds = estimate(parts, state).seconds
+    return PlannedRun(arm, fraction, seed, config, parts.config, settings, seconds)
+
+
+def _with_seed(study: StudyFile, run: PlannedRun, seed: int) -> PlannedRun:
+    return dataclasses.replace(
+        run,
+        seed=seed,
+        config=study.of_arm(run.arm, run.fraction, seed),
+        resolved=dataclasses.replace(run.resolved, seed=seed),
+    )
+
+
+def _facts(parts: Parts, steps: int) -> dict[str, Any]:
+    """What else the numbers depend on; places give way to what lies there."""
+    assert parts.evaluation is not None
+    view, teacher = parts.student.pretrained_cfg, parts.teacher
+    return {
+        "data.train": parts.train.fingerprint(),
+        "data.evaluation": parts.evaluation.fingerprint(),
+        "teacher.name": None if teacher is None else hash_of_weights(teacher.model)[:16],
+        "teacher.weights": None,
+        "init": parts.config.init and Path(parts.config.init).name,
+        "imports": [Path(file).name for file in parts.config.imports],
+        "epochs": parts.config.epochs,
+        "steps": steps,
+        "train_images": len(parts.train),
+        "eval_images": len(parts.evaluation),
+        "interpolation": view["interpolation"],
+        "crop_pct": view["crop_pct"],
+    }
+
+
+def _opens_networks(config: TrainConfig) -> bool:
+    """Whether a network is opened that may bring code along: a teacher, or what it starts from."""
+    method = METHODS.get(config.method)
+    return config.init is not None or (method is not None and method.has_teacher)
+
+
+def _check_arithmetic(config: TrainConfig) -> None:
+    """Refuses arithmetic that is measured, as each run might choose another one."""
+    settings = flattened(_plain(config))
+    for key, value in settings.items():
+        if value == "fastest":
+            raise UserError(
+                f"{key}=fastest may choose otherwise in each run of a study; leave it out, or "
+                "name what it should be"
+            )
+
+
+def _check_pair(first: PlannedRun, second: PlannedRun, differs: Sequence[str]) -> None:
+    """Refuses two arms that are the same, or differ in what should be equal."""
+    pair = f"arms {first.arm!r} and {second.arm!r}"
+    unlike = list(_unlike(first, second))
+    if not unlike:
+        raise UserError(f"{pair} are the same; leave one out, or let them differ in a setting")
+    for key in unlike:
+        if not any(_covers(name, key) for name in (*COMPARED, *differs)):
+            values = f"{first.settings.get(key)} and {second.settings.get(key)}"
+            raise UserError(
+                f"{pair} differ in {key} ({values}), which a comparison wants equal; set it for "
+                "both, or name it in the study's differs"
+            )
+
+
+def _unlike(first: PlannedRun, second: PlannedRun) -> Iterator[str]:
+    """What two arms differ in; a teacher's name and arithmetic count where both have one."""
+    alone = None in (first.settings["teacher.name"], second.settings["teacher.name"])
+    for key, value in first.settings.items():
+        if second.settings.get(key) != value and not (alone and key.startswith("teacher.")):
+            yield key
+    yield from second.settings.keys() - first.settings.keys()
+
+
+def _covers(name: str, key: str) -> bool:
+    return key == name or key.startswith(f"{name}.")
+
+
+def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
+    """Refuses a name in ``differs`` that no two arms need."""
+    pairs = [pair for pair in combinations(runs, 2) if pair[0].fraction == pair[1].fraction]
+    for name in differs:
+        if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
+            raise UserError(
+                f"differs names {name}, in which no arms differ; leave it out (known: settings, "
+                "epochs, steps, train_images, eval_images, interpolation, crop_pct)"
+            )
