@@ -11,6 +11,7 @@ __all__ = [
     "data_name",
     "delta_text",
     "listed",
+    "markdown_table",
     "number",
     "seconds_text",
     "size_text",
@@ -32,6 +33,14 @@ def counted(count: int, noun: str, plural: str | None = None) -> str:
 def listed(names: Sequence[str]) -> str:
     """The names in a sentence: ``a``, ``a and b``, ``a, b and c``; empty without names."""
     return " and ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))
+
+
+def markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A table in Markdown, without an end of line."""
+    lines = [titles, ["---"] * len(titles), *rows]
+    return "\n".join(
+        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
 
 
 def command(*words: object) -> str:

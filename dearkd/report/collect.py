@@ -8,6 +8,7 @@ from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
+from dearkd.run_folder.record import COPY, Record, read_record
 
 __all__ = ["collect"]
 
@@ -18,7 +19,7 @@ SET_FILES = (MANIFEST_FILE, CONFIG_FILE)
 
 
 def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
-    """Reads run folders, synthetic sets, and folders of both.
+    """Reads run folders, synthetic sets, folders of both, and studies: their folder or record.
 
     The synthetic sets that the runs were trained on are added. ``baseline`` is a run's name or
     folder; by default it is, in each group, the first finished run that taught no other.
@@ -28,7 +29,13 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
         UserError: If a target is neither run nor set nor a folder of them, or the baseline is none
             of the runs.
     """
-    folders = _distinct(folder for target in targets for folder in _expanded(Path(target)))
+    records = [_record_file(Path(target)) for target in targets]
+    studies = [None if file is None else read_record(file) for file in records]
+    folders = _distinct(
+        folder
+        for target, study in zip(targets, studies, strict=True)
+        for folder in _expanded(Path(target), study)
+    )
     run_folders = [folder for folder in folders if _is_run(folder)]
     names = _short_names(folders)
     runs = tuple(read_run(folder, names[folder]) for folder in run_folders)
@@ -39,15 +46,28 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
         runs=runs,
         sets=tuple(read_set(folder, set_names[folder]) for folder in sets),
         groups=_groups(runs, _wanted(runs, baseline)),
+        studies=tuple(study for study in studies if study is not None),
     )
 
 
-def _expanded(target: Path) -> list[Path]:
-    """The run or set that a target is, or all runs and sets that lie in it."""
+def _record_file(target: Path) -> Path | None:
+    """The record that a target is, or that lies in it as in a study's folder."""
+    if target.is_file() and target.suffix == ".json":
+        return target
+    return target / COPY if (target / COPY).is_file() else None
+
+
+def _expanded(target: Path, study: Record | None) -> list[Path]:
+    """The run or set that a target is, or all runs and sets that lie in it.
+
+    The runs of a study may be gone, or never have been here.
+    """
     if not target.exists():
         raise MissingFileError(
             f"{target} does not exist; pass a run folder, a synthetic set or a folder of them"
         )
+    if study is not None and target.is_file():
+        return []
     if not target.is_dir():
         raise UserError(f"{target} is a file; pass the run folder it lies in")
     if _is_run(target) or _is_set(target):
@@ -55,7 +75,7 @@ def _expanded(target: Path) -> list[Path]:
     inside = natural_order(
         [entry for entry in target.iterdir() if _is_run(entry) or _is_set(entry)]
     )
-    if not inside:
+    if not inside and study is None:
         raise UserError(
             f"{target} holds no run ({', '.join(RUN_FILES)}) and no synthetic set "
             f"({SET_FILES[0]}); pass the folder of one, or a folder of such folders"

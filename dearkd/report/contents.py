@@ -9,6 +9,7 @@ import numpy as np
 
 from dearkd.data import synthetic_set
 from dearkd.pages.plots import stage_switches
+from dearkd.run_folder.record import Record
 from dearkd.said import counted
 from dearkd.training.method_names import label_of
 
@@ -230,6 +231,8 @@ class Report:
     runs: tuple[Run, ...]
     sets: tuple[SyntheticSet, ...]
     groups: tuple[Group, ...]
+    studies: tuple[Record, ...] = ()
+    """Records of `dearkd sweep`."""
 
     @property
     def items(self) -> tuple[Run | SyntheticSet, ...]:
@@ -242,6 +245,7 @@ class Report:
         data = dict.fromkeys(Path(group.evaluation or "unknown data").name for group in self.groups)
         parts = [f"{counted(len(self.runs), 'run')} on {', '.join(data)}"] if self.runs else []
         parts += [counted(len(self.sets), "synthetic set")] if self.sets else []
+        parts += [f"study {record.study.name}" for record in self.studies]
         return " and ".join(parts)
 
     def style_of(self, run: Run) -> int:

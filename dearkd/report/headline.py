@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from dearkd.report.configurations import Configuration, configurations
 from dearkd.report.contents import VALIDATION, Group, Report, SyntheticSet
 from dearkd.report.rows import set_row
+from dearkd.report.study_tables import study_sentence
 from dearkd.said import counted, data_name, listed
 
 __all__ = ["group_name", "headline"]
@@ -14,8 +15,9 @@ SHOWN = 3
 
 
 def headline(report: Report) -> list[str]:
-    """A sentence for each group of runs and each synthetic set."""
-    lines = [_group_sentence(group) for group in report.groups]
+    """A sentence for each study, each group of runs and each synthetic set."""
+    lines = [study_sentence(record) for record in report.studies]
+    lines += [_group_sentence(group) for group in report.groups]
     lines += [_set_sentence(synthetic) for synthetic in report.sets]
     if len(report.groups) > 1:
         lines.append(

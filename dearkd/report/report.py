@@ -23,6 +23,7 @@ from dearkd.report.mistakes_chapter import mistake_section
 from dearkd.report.origin_chapter import origin_section, settings_section
 from dearkd.report.results_chapter import result_section
 from dearkd.report.set_chapter import synthetic_section
+from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.said import size_text
@@ -77,7 +78,7 @@ def write_report(
 
 def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     """The whole page as HTML; without a console for progress, no run predicts its images."""
-    sections: list[Section] = []
+    sections: list[Section] = [study_section(record) for record in report.studies]
     if report.runs:
         sections += [result_section(report), curve_section(report)]
     if has_attention(report):

@@ -1,16 +1,31 @@
 """The tables of a study, from its record alone: means over seeds, and paired differences."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
 from typing import Any
 
 from dearkd.report.seeds import Difference, Spread, paired_difference, spread
-from dearkd.run_folder.record import Entry, Record
-from dearkd.said import counted, listed, number
+from dearkd.run_folder.record import Entry, Record, read_record
+from dearkd.said import counted, listed, markdown_table, number
 
-__all__ = ["StudyTable", "by_seed", "measures", "study_markdown", "study_tables", "verdict"]
+__all__ = [
+    "StudyTable",
+    "by_seed",
+    "filled_blocks",
+    "notes",
+    "study_markdown",
+    "study_rows",
+    "study_sentence",
+    "study_tables",
+    "verdict",
+]
 
 TEST = "test"
+BLOCK = re.compile("(<!-- sweep (\\S+) -->\n).*?(<!-- end -->)", re.DOTALL)
+"""A table in a Markdown file, with the record that it comes from."""
 
 
 @dataclass(frozen=True)
@@ -56,8 +71,45 @@ def study_tables(record: Record) -> list[StudyTable]:
 
 def study_markdown(record: Record) -> str:
     """The tables and what they mean, as RESULTS.md has them."""
-    parts = [_markdown(table) for table in study_tables(record)]
+    parts = [markdown_table(table.titles, table.rows) for table in study_tables(record)]
     return "\n\n".join([*parts, *notes(record)]) + "\n"
+
+
+def filled_blocks(text: str, root: Path) -> str:
+    """Markdown with the tables between its marks made anew from the records that these name.
+
+    A table stands between ``<!-- sweep FILE -->`` and ``<!-- end -->``; FILE is seen from ``root``.
+
+    Raises:
+        FileNotFoundError: If a record does not exist.
+    """
+
+    def table(found: re.Match[str]) -> str:
+        return found[1] + study_markdown(read_record(root / found[2])) + found[3]
+
+    return BLOCK.sub(table, text)
+
+
+def study_rows(record: Record) -> list[dict[str, Any]]:
+    """A flat row of numbers and words for each finished run of a study."""
+    return [
+        {
+            "study": record.study.name,
+            **{key: entry[key] for key in ("arm", "fraction", "seed", "hash")},
+            **{key: value for key, value in entry["summary"].items() if not _is_nested(value)},
+            "test_top1": (entry.get(TEST) or {}).get("top1"),
+        }
+        for entry in record.of_study()
+    ]
+
+
+def study_sentence(record: Record) -> str:
+    """How many runs of a study are finished, and which of its differences are decided."""
+    study, entries = record.study, record.of_study()
+    count = f"Study {study.name}: {len(entries)} of {len(entries) + missing(record)} runs finished"
+    rows = _differences(record, measures(record)[-1]).rows
+    decided = [f"{row[0]} ({row[1]} points)" for row in rows if row[-1] == "decided"]
+    return f"{count}; decided: {listed(decided)}." if decided else f"{count}; nothing decided yet."
 
 
 def notes(record: Record) -> list[str]:
@@ -95,16 +147,19 @@ def _value(entry: Entry, measure: str) -> float | None:
 def _arms(record: Record) -> StudyTable:
     study, kinds = record.study, measures(record)
     titles = ["arm", "training images", *(_title(record, kind) for kind in kinds), "seeds"]
+    titles.append("views/s")
     rows = []
     for fraction in study.fractions:
         for arm in study.arms:
             spreads = [_spread(by_seed(record, arm, fraction, kind)) for kind in kinds]
             first = spreads[0]
             if first is None:
-                rows.append([arm, "", *("" for _ in kinds), "0"])
+                rows.append([arm, "", *("" for _ in kinds), "0", ""])
                 continue
-            images = _of_arm(record, arm, fraction)[0]["summary"]["train_images"]
-            rows.append([arm, f"{images:,}", *map(_mean_text, spreads), str(first.seeds)])
+            entries = _of_arm(record, arm, fraction)
+            images = f"{entries[0]['summary']['train_images']:,}"
+            speed = f"{median(_speeds(entries)):.0f}"
+            rows.append([arm, images, *map(_mean_text, spreads), str(first.seeds), speed])
     return StudyTable(titles, rows)
 
 
@@ -155,6 +210,15 @@ def _of_arm(record: Record, arm: str, fraction: float | None) -> list[Entry]:
     return [entry for entry in found if entry is not None]
 
 
+def _speeds(entries: Sequence[Entry]) -> list[float]:
+    """Views a second in training, of every epoch."""
+    return [rate for entry in entries for rate in entry["curve"]["images_per_second"]]
+
+
+def _is_nested(value: Any) -> bool:
+    return isinstance(value, dict | list)
+
+
 def _origin(entries: Sequence[Entry]) -> str:
     """Length, batch, arithmetic, commits and machines of the runs."""
     settings = [entry["settings"] for entry in entries]
@@ -177,10 +241,3 @@ def _device(entry: Entry) -> str:
 
 def _all_of(words: Any) -> str:
     return listed(list(dict.fromkeys(words)))
-
-
-def _markdown(table: StudyTable) -> str:
-    lines = [table.titles, ["---"] * len(table.titles), *table.rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
-    )

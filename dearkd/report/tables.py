@@ -3,14 +3,14 @@
 import csv
 import io
 import json
-from collections.abc import Sequence
 from typing import Any
 
 from dearkd.report.configurations import configurations, over_seeds, seed_cells, seed_titles
 from dearkd.report.contents import Group, Report, Run, SyntheticSet
 from dearkd.report.headline import group_name, headline
 from dearkd.report.rows import config_difference, result_row, set_row
-from dearkd.said import data_name, delta_text, number, seconds_text
+from dearkd.report.study_tables import study_markdown, study_rows
+from dearkd.said import data_name, delta_text, markdown_table, number, seconds_text
 
 __all__ = ["as_csv", "as_json", "as_markdown"]
 
@@ -46,29 +46,32 @@ SET_COLUMNS = {
 def as_markdown(report: Report) -> str:
     """Headline, result tables and settings that differ, as Markdown for a paper or a README."""
     parts = [*headline(report)]
+    for record in report.studies:
+        parts += [f"**Study {record.study.name}**", study_markdown(record).rstrip()]
     for group in report.groups:
         rows = [_markdown_cells(run, group) for run in group.runs]
-        parts += [f"**On {group_name(group)}**", _markdown_table(list(COLUMNS.values()), rows)]
+        parts += [f"**On {group_name(group)}**", markdown_table(list(COLUMNS.values()), rows)]
         if seeds := over_seeds(group):
-            table = _markdown_table(seed_titles(seeds), list(map(seed_cells, seeds)))
+            table = markdown_table(seed_titles(seeds), list(map(seed_cells, seeds)))
             parts += ["**Over seeds**", table]
         parts += [one.note for one in configurations(group) if one.note]
     difference = config_difference(report.runs)
     if difference:
         names = [run.name for run in report.runs if run.config]
         rows = [[key, *map(_code, values)] for key, values in difference.items()]
-        parts += ["**Settings that differ**", _markdown_table(["setting", *names], rows)]
+        parts += ["**Settings that differ**", markdown_table(["setting", *names], rows)]
     if report.sets:
         rows = [_set_cells(synthetic) for synthetic in report.sets]
-        parts += ["**Synthetic sets**", _markdown_table(list(SET_COLUMNS.values()), rows)]
+        parts += ["**Synthetic sets**", markdown_table(list(SET_COLUMNS.values()), rows)]
     notes = [f"- {item.name}: {note}" for item in report.items for note in item.notes]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
 
 def as_csv(report: Report) -> str:
-    """CSV with a line for each run or, if there are no runs, for each synthetic set."""
+    """CSV with a line for each run; without runs, for each synthetic set, or run of a record."""
     rows = [result_row(run, report.group_of(run)) for run in report.runs]
     rows = rows or [set_row(synthetic) for synthetic in report.sets]
+    rows = rows or [row for record in report.studies for row in study_rows(record)]
     columns = list(dict.fromkeys(key for row in rows for key in row))
     text = io.StringIO()
     writer = csv.DictWriter(text, columns, lineterminator="\n")
@@ -110,6 +113,7 @@ def as_json(report: Report) -> str:
         },
         "over_seeds": [row for group in report.groups for row in over_seeds(group)],
         "sets": sets,
+        "studies": [{"name": r.study.name, "runs": r.of_study()} for r in report.studies],
     }
     return json.dumps(content, indent=1) + "\n"
 
@@ -133,13 +137,6 @@ def _set_cells(synthetic: SyntheticSet) -> list[str]:
     for key in ("verifier_diversity", "lpips_within_class"):
         row[key] = number(row[key], ".4f")
     return [_plain(row[key]) for key in SET_COLUMNS]
-
-
-def _markdown_table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    lines = [titles, ["---"] * len(titles), *rows]
-    return "\n".join(
-        "| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in lines
-    )
 
 
 def _plain(value: Any) -> str:

@@ -17,7 +17,7 @@ from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
 
-__all__ = ["Entry", "Record", "Study", "entry_of", "read_record"]
+__all__ = ["COPY", "Entry", "Record", "Study", "entry_of", "read_record"]
 
 Entry = dict[str, Any]
 """A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
@@ -26,6 +26,8 @@ DIGITS = 6
 NOT_OF_A_RUN = ("sessions", "teacher_labels")
 """Parts of a summary that a record leaves out: they name folders, or repeat what it has."""
 KEYS = {"study", "runs"}
+COPY = "record.json"
+"""Name of the copy that lies among the runs, for `dearkd report`."""
 
 
 @dataclass(frozen=True)

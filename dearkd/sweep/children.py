@@ -4,16 +4,20 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 from dearkd.run_folder.stop import Interrupted, StopRequest
 from dearkd.run_folder.threads import usable_cores
 
 __all__ = ["Child", "run_all", "threads_each"]
 
-POLL_SECONDS = 0.1
+Process: TypeAlias = "subprocess.Popen[bytes]"
+POLL_SECONDS, WATCH_SECONDS = 0.1, 5.0
+"""How often it is looked whether a child has ended, and how far those are that go on."""
 
 
 @dataclass(frozen=True)
@@ -24,7 +28,7 @@ class Child:
     words: tuple[str, ...]
     log: Path
 
-    def start(self, threads: int) -> "subprocess.Popen[bytes]":
+    def start(self, threads: int) -> Process:
         """Starts the command, in a session of its own: Ctrl-C reaches it through us alone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
@@ -58,35 +62,47 @@ def run_all(
     jobs: int,
     begun: Callable[[Child], None],
     ended: Callable[[Child, int], None],
+    watch: Callable[[Sequence[Child]], None] = lambda running: None,
 ) -> None:
     """Runs the commands in their order, ``jobs`` at a time; what ends is told with its exit code.
+
+    ``watch`` is called with those that go on.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM, once the children have saved and ended.
     """
-    waiting, running = list(children), dict[Child, subprocess.Popen[bytes]]()
-    threads, stop, told = threads_each(jobs), StopRequest(), False
-    with stop.listening():
-        try:
-            while running or (waiting and not stop.made):
-                while waiting and len(running) < jobs and not stop.made:
-                    child = waiting.pop(0)
-                    running[child] = child.start(threads)
-                    begun(child)
-                for child in [c for c, process in running.items() if process.poll() is not None]:
-                    ended(child, running.pop(child).returncode)
-                if stop.made and not told:
-                    told = True
-                    _end(running.values())
-                time.sleep(POLL_SECONDS)
-        finally:
-            _end(running.values())
-            for process in running.values():
-                process.wait()
+    waiting, running = list(children), dict[Child, Process]()
+    threads, stop, told, seen = threads_each(jobs), StopRequest(), False, time.monotonic()
+    with stop.listening(), _ended_with_us(running):
+        while running or (waiting and not stop.made):
+            while waiting and len(running) < jobs and not stop.made:
+                child = waiting.pop(0)
+                running[child] = child.start(threads)
+                begun(child)
+            if stop.made and not told:
+                told = True
+                _terminate(running.values())
+            time.sleep(POLL_SECONDS)
+            for child in [c for c, process in running.items() if process.poll() is not None]:
+                ended(child, running.pop(child).returncode)
+            if time.monotonic() - seen > WATCH_SECONDS:
+                seen = time.monotonic()
+                watch(list(running))
     if stop.made:
         raise Interrupted
 
 
-def _end(processes: Iterable["subprocess.Popen[bytes]"]) -> None:
+@contextmanager
+def _ended_with_us(running: dict[Child, Process]) -> Iterator[None]:
+    """Whatever ends the loop over them, no child goes on without us."""
+    try:
+        yield
+    finally:
+        _terminate(running.values())
+        for process in running.values():
+            process.wait()
+
+
+def _terminate(processes: Iterable[Process]) -> None:
     for process in processes:
         process.terminate()

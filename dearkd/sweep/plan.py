@@ -56,6 +56,11 @@ class PlannedRun:
         return f"{folder_name(self.arm)}{share}-seed{self.seed}"
 
     @property
+    def opens_networks(self) -> bool:
+        """Whether a teacher takes part, or it starts from other weights."""
+        return _opens_networks(self.config)
+
+    @property
     def key(self) -> tuple[str, float | None, int]:
         """Its arm, fraction and seed."""
         return self.arm, self.fraction, self.seed

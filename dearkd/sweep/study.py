@@ -49,7 +49,8 @@ class StudyConfig:
     """Of every arm, over the base."""
     seeds: list[int] = field(default_factory=lambda: [0, 1, 2])
     fractions: list[float] = field(default_factory=list)
-    """Shares of each class to train on. Empty: the base's own."""
+    """Shares of each class to train on. Empty: the base's own. With ``data.keep_steps`` all have
+    the steps of the whole set."""
     arms: dict[str, dict[str, Any]] = field(default_factory=dict)
     """Settings of each arm, by the name that tables show."""
     compare: dict[str, list[str]] = field(default_factory=dict)
@@ -138,6 +139,8 @@ class StudyFile:
             if method in METHODS and not METHODS[method].has_teacher:
                 for key in FOR_TAUGHT:
                     shared.pop(key, None)
+            if fraction == 1 and "data" in shared:
+                shared.data.pop("keep_steps", None)
             return train_config(shared, own, OmegaConf.create(place))
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error

@@ -1,0 +1,201 @@
+"""The runs of a study as child processes of `dearkd train` and `dearkd eval`, into its record."""
+
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from dearkd.config_file import to_yaml
+from dearkd.errors import UserError
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.output import write_text
+from dearkd.run_folder.record import Entry, Record, entry_of
+from dearkd.said import counted, seconds_text
+from dearkd.sweep.children import Child, run_all
+from dearkd.sweep.plan import PlannedRun, difference, settings_of
+
+__all__ = ["Runs"]
+
+TENTHS = 10
+"""How often the top-1 so far of a run is said."""
+
+
+@dataclass(frozen=True)
+class Runs:
+    """The planned runs, what is known of them, and where they go."""
+
+    planned: Sequence[PlannedRun]
+    record: Record
+    root: Path
+    """The folder that the runs' folders are in."""
+    only: Sequence[str] = ()
+    """Arms to train now; none named: all."""
+    jobs: int = 1
+    trust: bool = False
+
+    def check(self) -> None:
+        """Refuses a record or a folder of a run that has other settings than the study says.
+
+        Raises:
+            UserError: Naming the arm, the setting and both values.
+        """
+        for run in self.planned:
+            self._check(run)
+
+    @property
+    def left(self) -> list[PlannedRun]:
+        """Those to train now."""
+        return [run for run in self.planned if self.is_wanted(run) and not self.is_finished(run)]
+
+    def is_wanted(self, run: PlannedRun) -> bool:
+        """Whether it is of an arm to train now."""
+        return not self.only or run.arm in self.only
+
+    def is_finished(self, run: PlannedRun) -> bool:
+        """Whether it needs no training: by the record, or by its folder."""
+        known = self.record.find(*run.key) is not None
+        return known or self.folder(run).summary_file.is_file()
+
+    def folder(self, run: PlannedRun) -> RunFolder:
+        """Its own folder, whether it is there or not."""
+        return RunFolder(self.root / run.name)
+
+    def gather(self) -> None:
+        """Puts runs into the record that are finished and not in it."""
+        for run in self.planned:
+            if self.record.find(*run.key) is None and self.is_finished(run):
+                self._take(run)
+
+    def train(self, console: Console) -> list[str]:
+        """Trains those that are left; returns a line for each that fails.
+
+        Raises:
+            Interrupted: After Ctrl-C or SIGTERM, with every run's state saved.
+        """
+        by_child = {self._training(run): run for run in self.left}
+        failed: list[str] = []
+
+        def begun(child: Child) -> None:
+            console.print(f"  {child.name} begins; its lines go to {child.log}")
+
+        def ended(child: Child, code: int) -> None:
+            if code:
+                console.print(f"  {child.name} ended with exit code {code}")
+                failed.append(f"{child.name}: {child.last_words()} (exit code {code}, {child.log})")
+                return
+            summary = self._take(by_child[child])["summary"]
+            took = seconds_text(summary["seconds"])
+            console.print(f"  {child.name}: top-1 {summary['top1']:.2f} %, {took}")
+
+        run_all(list(by_child), self.jobs, begun, ended, self._watch(by_child, console))
+        return failed
+
+    def read_test(self, data: str) -> list[str]:
+        """Reads test images once with each finished run; returns a line for each that can't.
+
+        Raises:
+            Interrupted: After Ctrl-C or SIGTERM.
+        """
+        failed, by_child = list[str](), dict[Child, PlannedRun]()
+        for run in self.planned:
+            entry, folder = self.record.find(*run.key), self.folder(run)
+            if entry is None or entry.get("test"):
+                continue
+            if not folder.model_file.is_file():
+                failed.append(f"{run.name}: its weights are gone, so it can't read {data}")
+                continue
+            words = ("eval", str(folder.path), "--data", data, "--json", *self._trust(run))
+            by_child[Child(run.name, words, self._log(f"{run.name}-test"))] = run
+
+        def ended(child: Child, code: int) -> None:
+            if code:
+                failed.append(f"{child.name} on {data}: {child.last_words()} (exit code {code})")
+                return
+            entry = self.record.find(*by_child[child].key)
+            assert entry is not None
+            self.record.add(entry | {"test": _result(child.log)})
+
+        run_all(list(by_child), self.jobs, lambda child: None, ended)
+        return failed
+
+    def _check(self, run: PlannedRun) -> None:
+        entry, folder = self.record.find(*run.key), self.folder(run)
+        if entry is not None:
+            found, where = difference(entry["settings"], run.settings), f"record {self.record.path}"
+            remedy = "take the study's change back, or name another --record"
+        elif folder.config_file.is_file():
+            stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
+            found, where = difference(stored, wanted), f"{folder.path}"
+            remedy = "take the study's change back, remove that folder, or choose another --out"
+        else:
+            return
+        if found is not None:
+            key, old, new = found
+            raise UserError(
+                f"arm {run.arm!r}, seed {run.seed}: {where} has {key}={old}, and the study says "
+                f"{new}; {remedy}"
+            )
+
+    def _take(self, run: PlannedRun) -> Entry:
+        """Puts a finished run into the record, if it is what was planned."""
+        self._check(run)
+        entry = entry_of(self.folder(run), run.key, run.settings)
+        self.record.add(entry)
+        return entry
+
+    def _training(self, run: PlannedRun) -> Child:
+        """The command that trains a run, or goes on with it."""
+        folder = self.folder(run)
+        words = ["train", "--out", str(folder.path), *self._trust(run)]
+        if folder.config_file.is_file():
+            words.append("--resume")
+        else:
+            file = self.root / "configs" / f"{run.name}.yaml"
+            file.parent.mkdir(parents=True, exist_ok=True)
+            write_text(file, to_yaml(run.config))
+            words.append(str(file))
+        return Child(run.name, tuple(words), self._log(run.name))
+
+    def _trust(self, run: PlannedRun) -> tuple[str, ...]:
+        """``--trust`` for a run that opens a network, which may bring code along."""
+        return ("--trust",) if self.trust and run.opens_networks else ()
+
+    def _log(self, name: str) -> Path:
+        return self.root / "logs" / f"{name}.log"
+
+    def _watch(self, by_child: dict[Child, PlannedRun], console: Console) -> Callable[..., None]:
+        """Says where the runs are that go on, at each tenth of their epochs."""
+        told: dict[Child, int] = {}
+
+        def watch(running: Sequence[Child]) -> None:
+            for child in running:
+                run = by_child[child]
+                total: int = run.settings["epochs"]
+                lines = self.folder(run).read_metrics()
+                tenth = len(lines) * TENTHS // total
+                if lines and told.get(child, 0) < tenth < TENTHS:
+                    told[child] = tenth
+                    console.print(f"  {child.name}: {_so_far(lines, total)}")
+
+        return watch
+
+
+def _so_far(lines: Sequence[dict[str, Any]], total: int) -> str:
+    """Epochs done, the last top-1 and the time left."""
+    done, last = len(lines), lines[-1]
+    left = seconds_text(last["seconds"] / done * (total - done))
+    read = [line["top1"] for line in lines if line.get("top1") is not None]
+    top1 = f", top-1 {read[-1]:.2f} %" if read else ""
+    return f"{counted(done, 'epoch')} of {total}{top1}, {left} left"
+
+
+def _result(log: Path) -> dict[str, Any]:
+    """Top-1 of each head and the number of images, as `dearkd eval --json` printed them."""
+    text = log.read_text(encoding="utf-8")
+    result = json.loads(text[text.index("{") : text.rindex("}") + 1])
+    images = int(result.pop("images")["count"])
+    heads = {head: values["top1"] for head, values in result.items()}
+    return {"top1": heads["logits"], "heads": heads, "images": images}
