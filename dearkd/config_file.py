@@ -103,6 +103,10 @@ def _read(path: Path) -> DictConfig:
         tree = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
         reason = one_line(error)
+        if found := re.search("found duplicate key (.+?) in ", reason):
+            raise UserError(
+                f"config {path} has the key {found[1]!r} twice; leave one out or rename it"
+            ) from error
         raise UserError(f"config {path} is not YAML ({reason[:160]})") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")

@@ -16,6 +16,7 @@ from dearkd.run_folder.threads import usable_cores
 __all__ = ["Child", "run_all", "threads_each"]
 
 Process: TypeAlias = "subprocess.Popen[bytes]"
+COMMAND = (sys.executable, "-m", "dearkd")
 POLL_SECONDS, WATCH_SECONDS = 0.1, 5.0
 """How often it is looked whether a child has ended, and how far those are that go on."""
 
@@ -33,7 +34,7 @@ class Child:
         self.log.parent.mkdir(parents=True, exist_ok=True)
         with self.log.open("wb") as log:
             return subprocess.Popen(
-                [sys.executable, "-m", "dearkd", *self.words],
+                [*COMMAND, *self.words],
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,

@@ -128,7 +128,8 @@ def _built(
             f"a study compares top-1, and {config.data.train} has no evaluation images; "
             "name some by --eval-data, or cut them off by data.validation"
         )
-    settings = settings_of(parts.config) | _facts(parts, order.steps_per_epoch // accumulate)
+    settings = {"epochs": parts.config.epochs} | settings_of(parts.config)
+    settings |= _facts(parts, order.steps_per_epoch // accumulate)
     seconds = None
     if costs:
         place_models(parts, state.device)
@@ -156,7 +157,6 @@ def _facts(parts: Parts, steps: int) -> dict[str, Any]:
         "teacher.weights": None,
         "init": parts.config.init and Path(parts.config.init).name,
         "imports": [Path(file).name for file in parts.config.imports],
-        "epochs": parts.config.epochs,
         "steps": steps,
         "train_images": len(parts.train),
         "eval_images": len(parts.evaluation),

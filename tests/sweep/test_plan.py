@@ -1,0 +1,144 @@
+"""A study's runs are fair: they differ in what is compared, and are refused where in more."""
+
+import dataclasses
+from functools import partial
+
+import pytest
+from commands import refused
+from conftest import FAST_TEACHER
+from toy_studies import written_study
+
+from dearkd.config import TrainConfig
+from dearkd.sweep.plan import difference, plan, settings_of
+from dearkd.sweep.study import read_study
+
+LABELS = {"method": "ce"}
+
+
+@pytest.fixture
+def write_study(tmp_path):
+    return partial(written_study, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("other", "message"),
+    [
+        ({"method": "ce"}, "arms 'a' and 'b' are the same; leave one out"),
+        ({"method": "ce", "data.batch_size": 100}, "differ in data.batch_size (200 and 100)"),
+        ({"method": "ce", "data.mixup": 0.5}, "differ in data.mixup (0.0 and 0.5)"),
+        ({"method": "ce", "precision": "bf16"}, "differ in precision (fp32 and bf16)"),
+        ({"method": "ce", "stage2": 3}, "differ in epochs (2 and 4)"),
+        ({"method": "ce", "data.evaluation": "digits", "optim.lr": 0.1}, "differ in optim.lr"),
+        ({"method": "ce", "data.validation": 100}, "differ in data.train ("),
+        ({"method": "ce", "precision": "fastest"}, "arm 'b': precision=fastest may choose"),
+        ({"method": "dearkd", "student": "toy_cnn"}, "arm 'b': student toy_cnn has no dist"),
+        ({"method": "cee"}, "arm 'b': unknown method 'cee'; did you mean 'ce'?"),
+        ({"method": "ce", "teacher.name": "digits"}, "arm 'b': teacher.name=digits has no effect"),
+    ],
+)
+def test_arms_that_a_comparison_can_not_have_are_refused(write_study, other, message):
+    study = write_study(arms={"a": LABELS, "b": other})
+    assert message in refused("sweep", study)
+    assert not study.with_suffix(".json").exists()
+
+
+def planned(file, **options):
+    return plan(read_study(file, (), options))
+
+
+def test_what_is_named_may_differ_and_must(write_study):
+    other = LABELS | {"data.batch_size": 100}
+    study = write_study(arms={"a": LABELS, "b": other}, differs=["data.batch_size", "steps"])
+    assert [run.settings["steps"] for run in planned(study)] == [2, 4, 2, 4]
+    study = write_study(arms={"a": LABELS, "b": other}, differs=["data", "steps", "epochs"])
+    assert "differs names epochs, in which no arms differ" in refused("sweep", study)
+
+
+def test_stages_and_student_are_what_is_compared(write_study):
+    arms = {
+        "labels": LABELS,
+        "two stages": {},
+        "one stage": {"stage1": 2, "stage2": 0},
+        "a cnn": LABELS | {"student": "toy_cnn"},
+    }
+    settings = {"teacher": dict(pair.split(".")[1].split("=") for pair in FAST_TEACHER)}
+    runs = planned(write_study(arms=arms, settings=settings))
+    assert [run.name for run in runs] == [
+        f"{arm}-seed{seed}"
+        for seed in (0, 1)
+        for arm in ("labels", "two-stages", "one-stage", "a-cnn")
+    ]
+    assert {run.settings["epochs"] for run in runs} == {2}
+    assert [run.resolved.seed for run in runs] == [run.config.seed for run in runs]
+
+
+def test_two_teachers_are_two_comparisons(write_study, toy_teacher):
+    arms = {
+        "labels": LABELS,
+        "embedded": {"method": "deit-hard"},
+        "toy": {"method": "deit-hard", "teacher.name": str(toy_teacher)},
+    }
+    line = refused("sweep", write_study(arms=arms))
+    assert "arms 'embedded' and 'toy' differ in teacher.name" in line
+    runs = planned(write_study(arms=arms, differs=["teacher"]))
+    assert len({run.settings["teacher.name"] for run in runs}) == 3
+
+
+def test_an_arm_has_the_same_images_at_every_fraction(write_study):
+    study = write_study(
+        arms={"a": LABELS, "b": LABELS | {"stage1": 2, "stage2": 0, "student_args.mlp_ratio": 2.0}},
+        fractions=[0.3, 0.6],
+        seeds=[4],
+        settings={"data": {"train": "digits", "batch_size": 200}},
+    )
+    runs = planned(study)
+    assert [run.name for run in runs] == [
+        "a-0.3-seed4",
+        "b-0.3-seed4",
+        "a-0.6-seed4",
+        "b-0.6-seed4",
+    ]
+    images = [(run.settings["data.train"], run.settings["train_images"]) for run in runs]
+    assert images[0] == images[1] != images[2] == images[3]
+
+
+def test_a_study_without_evaluation_images_compares_nothing(write_study, tmp_path):
+    from dearkd.data.datasets import open_data
+
+    source = open_data("digits")[0]
+    for index in range(40):
+        place = tmp_path / "photos" / str(source.labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        source.image(index).save(place / f"{index}.png")
+    study = write_study(
+        settings={"data": {"train": "photos", "batch_size": 20, "img_size": 16}}, arms={"a": LABELS}
+    )
+    line = refused("sweep", study, "--data", tmp_path / "photos")
+    assert "photos has no evaluation images; name some by --eval-data" in line
+
+
+def test_settings_say_what_lies_there_and_not_where(write_study, toy_teacher):
+    (run, *_) = planned(
+        write_study(arms={"a": {"method": "deit-hard"}}), **{"teacher.name": str(toy_teacher)}
+    )
+    assert str(toy_teacher.parent) not in str(run.settings)
+    assert run.settings["teacher.weights"] is None
+    assert len(run.settings["teacher.name"]) == 16
+    assert not {"seed", "out", "trackers", "data.workers"} & run.settings.keys()
+
+
+def test_a_setting_that_a_record_does_not_know_had_its_default():
+    wanted = settings_of(TrainConfig())
+    older = {key: value for key, value in wanted.items() if key != "optim.clip_grad"}
+    assert difference(older, wanted) is None
+    changed = settings_of(
+        dataclasses.replace(
+            TrainConfig(), optim=dataclasses.replace(TrainConfig().optim, clip_grad=1.0)
+        )
+    )
+    assert difference(older, changed) == ("optim.clip_grad", None, 1.0)
+    assert difference({**wanted, "student_args.depth": 3}, wanted) == (
+        "student_args.depth",
+        3,
+        None,
+    )

@@ -1,0 +1,131 @@
+"""A study's file: what it may say, and what is refused by name before anything is opened."""
+
+import re
+
+import pytest
+from commands import refused
+from omegaconf import OmegaConf
+
+from dearkd.errors import UserError
+from dearkd.sweep.study import folder_name, read_study
+
+TEXT = """
+settings: {{data.train: digits, data: {{batch_size: 64}}}}
+seeds: [0, 1]
+arms:
+  labels: {{method: ce}}
+  taught: {{method: deit-hard}}
+{more}
+"""
+
+
+def written(tmp_path, more="", text=TEXT):
+    file = tmp_path / "study.yaml"
+    file.write_text(text.format(more=more))
+    return file
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        ("sedes: [1]", "unknown config key 'sedes'; did you mean 'seeds'?"),
+        ("  labels: {}", "the key 'labels' twice"),
+        ("  LABELS: {}", "arms 'labels' and 'LABELS' would have one folder, labels; rename"),
+        ("  '+': {}", "arm '+' has neither letter nor digit"),
+        ("  third: {optim.lrr: 1}", "arm 'third': unknown config key 'optim.lrr'; did you mean"),
+        ("  third: {optim.lr: abc}", "arm 'third': optim.lr must be a number, got 'abc'"),
+        ("  third: {optim.lr: -1}", "arm 'third': optim.lr must be above 0"),
+        ("  third: {seed: 3}", "arm 'third' sets seed: seeds has the study's; leave it out"),
+        ("  third: {data.fraction: 0.1}", "arm 'third' sets data.fraction: fractions has"),
+        ("  third: {data.flip: true, data: {flip: false}}", "arm 'third' has data.flip twice"),
+        ("compare: {tauhgt: [labels]}", "compare names 'tauhgt'; did you mean 'taught'?"),
+        ("compare: {taught: [taught]}", "compare holds 'taught' against itself"),
+        ("fractions: [0.5, 1.5]", "fractions must be above 0 and at most 1, got 1.5"),
+        ("fractions: [0.5, 0.5]", "fractions has one twice"),
+        ("base: nowhere.yaml", "nowhere.yaml does not exist"),
+        ("differs: [optim.lr]", "differs names optim.lr, in which no arms differ"),
+    ],
+)
+def test_what_is_wrong_with_a_study_is_said_in_one_line(tmp_path, more, message):
+    assert message in refused("sweep", written(tmp_path, more))
+    assert not (tmp_path / "study.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("settings: {stage1: 1}", "a study needs arms"),
+        ("arms: {a: {}}\nseeds: []", "seeds must be different whole numbers"),
+        ("arms: {a: {}}\nseeds: [1, 1]", "seeds must be different whole numbers"),
+        ("arms: {a: {}}\nsettings: {out: runs/x}", "the study sets out: each run has a folder"),
+        (
+            "arms: {a: {}}\nfractions: [0.1]\nsettings: {data.fraction: 0.5}",
+            "the study sets data.fraction: fractions has the study's",
+        ),
+    ],
+)
+def test_a_study_that_can_not_be_is_refused(tmp_path, text, message):
+    with pytest.raises(UserError, match=re.escape(message)):
+        read_study(written(tmp_path, text=text.replace("{", "{{").replace("}", "}}")))
+
+
+def test_settings_go_over_the_base_and_what_is_typed_over_both(tmp_path):
+    (tmp_path / "base.yaml").write_text("stage1: 5\nstage2: 4\ndata: {fraction: 0.5, flip: true}\n")
+    study = read_study(
+        written(tmp_path, "base: base.yaml\nfractions: [0.1, 1]"),
+        ["stage2=7"],
+        {"data.train": "elsewhere", "data.evaluation": None},
+    )
+    config = study.of_arm("taught", 0.1, 3)
+    assert (config.stage1, config.stage2, config.seed, config.method) == (5, 7, 3, "deit-hard")
+    assert (config.data.train, config.data.flip, config.data.fraction) == ("elsewhere", True, 0.1)
+    assert config.data.batch_size == 64
+    assert study.of_arm("labels", 1.0, 0).data.fraction == 1
+
+
+def test_a_teacher_for_all_goes_to_the_arms_that_have_one(tmp_path):
+    study = read_study(written(tmp_path), [], {"teacher.name": "cnn", "cache_labels": "kept"})
+    taught, alone = study.of_arm("taught", None, 0), study.of_arm("labels", None, 0)
+    assert (taught.teacher.name, taught.cache_labels) == ("cnn", "kept")
+    assert (alone.teacher.name, alone.cache_labels) == (None, None)
+    assert OmegaConf.select(study.shared, "teacher.name") == "cnn"  # nothing was taken from it
+
+
+def test_all_images_keep_their_steps_by_themselves(tmp_path):
+    study = read_study(written(tmp_path, "fractions: [0.1, 1]"), ["data.keep_steps=true"])
+    assert study.of_arm("labels", 0.1, 0).data.keep_steps
+    assert not study.of_arm("labels", 1.0, 0).data.keep_steps
+
+
+def test_by_default_every_arm_is_held_against_the_first(tmp_path):
+    described = read_study(written(tmp_path, "  third: {}")).described()
+    assert described.compare == {"taught": ("labels",), "third": ("labels",)}
+    assert (described.name, described.fractions) == ("study", (None,))
+
+
+def test_folder_names_are_plain():
+    assert folder_name("DearKD, 12 + 3 epochs") == "dearkd-12-3-epochs"
+    assert folder_name("alpha 0.1 (MHCA)") == "alpha-0.1-mhca"
+
+
+def test_only_names_arms(tmp_path):
+    line = refused("sweep", written(tmp_path), "--only", "tauht")
+    assert "--only 'tauht' is no arm" in line
+    assert "did you mean 'taught'?" in line
+
+
+def test_the_published_studies_load_and_say_what_they_are():
+    from test_results import ROOT
+
+    files = sorted((ROOT / "configs" / "studies").glob("*.yaml"))
+    assert len(files) >= 4
+    for file in files:
+        lines = file.read_text().splitlines()
+        assert len(lines) <= 40, file
+        for word in ("Command   dearkd sweep", "Hardware", "Time", "Expected"):
+            assert any(line.startswith(f"# {word}") for line in lines), (file, word)
+        assert f"configs/studies/{file.name}" in lines[1]
+        study = read_study(file)
+        for fraction in study.described().fractions:
+            for arm in study.config.arms:
+                study.of_arm(arm, fraction, 0)

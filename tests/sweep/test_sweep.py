@@ -1,0 +1,288 @@
+"""`dearkd sweep` from its file to its record: trained, skipped, gone on with, refused."""
+
+import json
+import shutil
+from contextlib import contextmanager
+from functools import partial
+
+import pytest
+import yaml
+from commands import invoke, refused
+from toy_studies import written_study
+
+from dearkd.report.study_tables import study_markdown
+from dearkd.run_folder.record import read_record
+from dearkd.sweep import children
+from dearkd.training.loop import Trainer
+
+ALL = ["labels-seed0", "wide-labels-seed0", "labels-seed1", "wide-labels-seed1"]
+CHANCE = ("seconds", "peak_memory_bytes", "commit", "machine", "images_per_second", "data_wait")
+"""What a second run of the same command has otherwise."""
+
+
+class Done:
+    """A child that has ended before anyone asks."""
+
+    def __init__(self, code):
+        self.returncode = code
+
+    def poll(self):
+        return self.returncode
+
+    def wait(self):
+        return self.returncode
+
+    def terminate(self):
+        pass
+
+
+@contextmanager
+def trained_here():
+    """Runs each child's command here, where the toy networks are known; lists what was run."""
+    run = []
+
+    def start(child, threads):
+        run.append((child.name, *child.words[:1]))
+        result = invoke(*child.words)
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        child.log.parent.mkdir(parents=True, exist_ok=True)
+        child.log.write_text(result.output)
+        return Done(result.exit_code)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(children.Child, "start", start)
+        patch.setattr(children, "POLL_SECONDS", 0)
+        yield run
+
+
+@pytest.fixture
+def in_process():
+    with trained_here() as run:
+        yield run
+
+
+@pytest.fixture
+def write_study(tmp_path):
+    return partial(written_study, tmp_path)
+
+
+class KilledError(Exception):
+    pass
+
+
+def swept(study, *options):
+    result = invoke("sweep", study, "--out", study.parent / "runs", *options)
+    assert result.exit_code == 0, result.output
+    return result.stdout
+
+
+def record_of(study):
+    return read_record(study.parent / "runs.json")
+
+
+def numbers(record):
+    """The record without what chance decides."""
+    text = json.dumps(record.of_study())
+    return json.loads(text, object_hook=lambda d: {k: v for k, v in d.items() if k not in CHANCE})
+
+
+@pytest.fixture(scope="module")
+def first(tmp_path_factory):
+    """A finished study, what was run for it, and what was said."""
+    study = written_study(tmp_path_factory.mktemp("study"))
+    with trained_here() as run:
+        text = swept(study)
+    return study, run, text
+
+
+@pytest.fixture
+def finished(first, tmp_path):
+    """A finished study to change."""
+    shutil.copytree(first[0].parent, tmp_path, dirs_exist_ok=True)
+    return tmp_path / first[0].name
+
+
+def test_every_run_is_trained_and_recorded(first):
+    study, run, text = first
+    assert run == [(name, "train") for name in ALL]
+    record = record_of(study)
+    entries = record.of_study()
+    assert [(e["arm"], e["seed"]) for e in entries] == [
+        ("labels", 0),
+        ("labels", 1),
+        ("wide, labels", 0),
+        ("wide, labels", 1),
+    ]
+    for entry in entries:
+        folder = study.parent / "runs" / f"{entry['arm'].replace(', ', '-')}-seed{entry['seed']}"
+        summary = json.loads((folder / "summary.json").read_text())
+        assert entry["summary"]["top1"] == summary["top1"]
+        assert len(entry["curve"]["loss"]) == 2
+        assert len(entry["hash"]) == 16
+    assert len({entry["hash"] for entry in entries}) == 2
+    assert str(study.parent) not in (study.parent / "runs.json").read_text()
+    assert "wide, labels over labels" in " ".join(text.split())
+    assert (study.parent / "runs" / "table.md").read_text() == study_markdown(record)
+    assert "Accuracy on the test images" in (study.parent / "runs" / "curves.html").read_text()
+
+
+def test_finished_runs_are_skipped_whether_their_folders_are_there_or_not(finished, in_process):
+    swept(finished)
+    assert in_process == []
+    shutil.rmtree(finished.parent / "runs")
+    assert "4 runs, 4 finished, 0 to train" in swept(finished)
+    assert in_process == []
+
+
+def test_without_its_record_a_finished_folder_counts_too(finished, in_process):
+    before = numbers(record_of(finished))
+    (finished.parent / "runs.json").unlink()
+    swept(finished)
+    assert in_process == []
+    assert numbers(record_of(finished)) == before
+
+
+def test_killed_in_the_middle_it_goes_on_to_the_same_record(
+    first, in_process, write_study, monkeypatch
+):
+    study = write_study(seeds=[0])
+    save, saved = Trainer._save, []
+
+    def killed(self, *rest):
+        save(self, *rest)
+        saved.append(self)
+        if len(saved) == 3:  # two epochs of the first run, one of the second
+            raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        result = invoke("sweep", study, "--out", study.parent / "runs")
+    assert isinstance(result.exception, KilledError)
+    assert len(record_of(study).of_study()) == 1
+    in_process.clear()
+    swept(study)
+    assert in_process == [(ALL[1], "train")]
+    whole = [entry for entry in numbers(record_of(first[0])) if entry["seed"] == 0]
+    assert numbers(record_of(study)) == whole
+
+
+def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):
+    study = yaml.safe_load(finished.read_text())
+    study["settings"]["optim"]["lr"] = 0.02
+    finished.write_text(yaml.safe_dump(study, sort_keys=False))
+    line = refused("sweep", finished, "--out", finished.parent / "runs")
+    assert "arm 'labels', seed 0: record" in line
+    assert "has optim.lr=0.01, and the study says 0.02" in line
+    (finished.parent / "runs.json").unlink()
+    line = refused("sweep", finished, "--out", finished.parent / "runs")
+    assert "runs/labels-seed0 has optim.lr=0.01, and the study says 0.02" in line
+    assert in_process == []
+
+
+def test_a_run_that_fails_stops_no_other_and_is_named(write_study, in_process, monkeypatch):
+    study = write_study(seeds=[0])
+    save = Trainer._save
+
+    def failing(self, *rest):
+        if self.config.method == "ce" and not self.config.student_args:
+            from dearkd.errors import UserError
+
+            raise UserError("the loss is lost")
+        save(self, *rest)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", failing)
+        result = invoke("sweep", study, "--out", study.parent / "runs")
+    assert result.exit_code == 1
+    assert "failed: labels-seed0: the loss is lost (exit code 2" in result.stdout
+    assert [entry["arm"] for entry in record_of(study).of_study()] == ["wide, labels"]
+    swept(study)
+    assert len(record_of(study).of_study()) == 2
+
+
+def test_one_arm_alone_can_be_trained(write_study, in_process):
+    study = write_study(seeds=[0])
+    text = swept(study, "--only", "labels", "--jobs", 2)
+    assert [name for name, _ in in_process] == ["labels-seed0"]
+    assert "1 of 2 runs" in text
+
+
+def test_a_new_arm_or_seed_is_all_that_is_trained(finished, in_process):
+    study = yaml.safe_load(finished.read_text())
+    study["seeds"] = [0, 1, 2]
+    study["arms"]["shallow"] = {"method": "ce", "student_args.depth": 2}
+    finished.write_text(yaml.safe_dump(study, sort_keys=False))
+    swept(finished, "--only", "labels")
+    assert [name for name, _ in in_process] == ["labels-seed2"]
+    assert record_of(finished).study.arms == ("labels", "wide, labels", "shallow")
+
+
+def test_the_test_images_are_read_once_and_shown_when_all_have(write_study, in_process):
+    study = write_study(arms={"labels": {"method": "ce"}}, seeds=[0])
+    swept(study)
+    in_process.clear()
+    swept(study, "--test", "digits")
+    assert in_process == [("labels-seed0", "eval")]
+    table = (study.parent / "runs" / "table.md").read_text()
+    assert "| top-1 % on 359 test images | seeds |" in table
+    entries = record_of(study).of_study()
+    assert [e["test"]["top1"] for e in entries] == [e["summary"]["top1"] for e in entries]
+    in_process.clear()
+    swept(study, "--test", "digits")
+    assert in_process == []
+
+
+def test_weights_that_are_gone_can_not_read_the_test_images(finished, in_process):
+    shutil.rmtree(finished.parent / "runs" / "labels-seed0")
+    result = invoke("sweep", finished, "--out", finished.parent / "runs", "--test", "digits")
+    assert result.exit_code == 1
+    assert "failed: labels-seed0: its weights are gone, so it can't read digits" in result.stdout
+    assert len(in_process) == 3
+
+
+def test_the_table_comes_from_the_record_alone(finished, in_process):
+    shutil.rmtree(finished.parent / "runs")
+    text = swept(finished, "--table", "--data", "nowhere")
+    assert text == study_markdown(record_of(finished))
+    (finished.parent / "runs.json").unlink()
+    line = refused("sweep", finished, "--out", finished.parent / "runs", "--table")
+    assert "runs.json; run the study, or name its file by --record" in line
+
+
+def test_a_dry_run_says_what_is_left_and_writes_nothing(finished, in_process):
+    shutil.rmtree(finished.parent / "runs" / "labels-seed0")
+    before = sorted(finished.parent.rglob("*"))
+    study = yaml.safe_load(finished.read_text())
+    study["arms"]["shallow"] = {"method": "ce", "student_args.depth": 2}
+    finished.write_text(yaml.safe_dump(study, sort_keys=False))
+    text = swept(finished, "--dry-run")
+    assert text.count("finished") == 4
+    assert text.count("to train") == 2
+    assert "about " in text
+    assert sorted(finished.parent.rglob("*")) == before
+    assert in_process == []
+
+
+def test_another_study_or_file_is_no_record(finished, write_study):
+    other = write_study("others")
+    line = refused("sweep", other, "--record", finished.parent / "runs.json")
+    assert "is of study toys, not others; name another file by --record" in line
+    (finished.parent / "runs.json").write_text("{")
+    assert "is no JSON" in refused("sweep", finished, "--out", finished.parent / "runs")
+    (finished.parent / "runs.json").write_text("{}")
+    assert "is no record" in refused("sweep", finished, "--out", finished.parent / "runs")
+
+
+def test_the_report_shows_the_study_with_its_runs_and_without(finished):
+    root = finished.parent / "runs"
+    table = study_markdown(record_of(finished)).split("\n\n")[0]
+    for target in (root, finished.parent / "runs.json"):
+        assert table in invoke("report", target, "--format", "md").stdout
+    out = finished.parent / "page.html"
+    assert invoke("report", root, "--no-predictions", "--out", out).exit_code == 0
+    assert "Study toys" in out.read_text()
+    lines = invoke("report", finished.parent / "runs.json", "--format", "csv").stdout.splitlines()
+    assert len(lines) == 5
+    content = json.loads(invoke("report", root, "--format", "json").stdout)
+    assert [len(study["runs"]) for study in content["studies"]] == [4]
