@@ -1,6 +1,7 @@
 """Collects the runs and synthetic sets that a report is about, and groups the runs."""
 
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from dearkd.data.sources import natural_order
@@ -29,8 +30,7 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
         UserError: If a target is neither run nor set nor a folder of them, or the baseline is none
             of the runs.
     """
-    records = [_record_file(Path(target)) for target in targets]
-    studies = [None if file is None else read_record(file) for file in records]
+    studies = [_study_of(Path(target)) for target in targets]
     folders = _distinct(
         folder
         for target, study in zip(targets, studies, strict=True)
@@ -50,11 +50,18 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     )
 
 
-def _record_file(target: Path) -> Path | None:
-    """The record that a target is, or that lies in it as in a study's folder."""
+def _study_of(target: Path) -> Record | None:
+    """The record that a target is, or that lies in it as in a study's folder; None: it is no study.
+
+    Raises:
+        UserError: If the one that lies in it is damaged.
+    """
+    if (target / COPY).is_file():
+        return read_record(target / COPY)
     if target.is_file() and target.suffix == ".json":
-        return target
-    return target / COPY if (target / COPY).is_file() else None
+        with suppress(UserError):  # any other file of JSON
+            return read_record(target)
+    return None
 
 
 def _expanded(target: Path, study: Record | None) -> list[Path]:
@@ -69,7 +76,9 @@ def _expanded(target: Path, study: Record | None) -> list[Path]:
     if study is not None and target.is_file():
         return []
     if not target.is_dir():
-        raise UserError(f"{target} is a file; pass the run folder it lies in")
+        raise UserError(
+            f"{target} is a file; pass the run folder it lies in, or a record of dearkd sweep"
+        )
     if _is_run(target) or _is_set(target):
         return [target]
     inside = natural_order(
