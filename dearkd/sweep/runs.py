@@ -19,6 +19,8 @@ from dearkd.sweep.plan import PlannedRun, difference, settings_of
 
 __all__ = ["Runs"]
 
+BY_RULE = ("precision", "memory_format", "views")
+"""Settings that a rule chooses by the machine, where they are left open."""
 TENTHS = 10
 """How often the top-1 so far of a run is said."""
 
@@ -134,6 +136,8 @@ class Runs:
             return
         if found is not None:
             key, old, new = found
+            if key.rpartition(".")[2] in BY_RULE:
+                remedy = f"where this machine's rule chose that, --set {key}={old}; else {remedy}"
             raise UserError(
                 f"arm {run.arm!r}, seed {run.seed}: {where} has {key}={old}, and the study says "
                 f"{new}; {remedy}"

@@ -1,7 +1,11 @@
 """`dearkd sweep` from its file to its record: trained, skipped, gone on with, refused."""
 
 import json
+import shlex
 import shutil
+import subprocess
+import sys
+import time
 from contextlib import contextmanager
 from functools import partial
 
@@ -180,6 +184,12 @@ def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_pr
     assert in_process == []
 
 
+def test_another_machine_is_told_how_to_go_on(finished):
+    line = refused("sweep", finished, "--out", finished.parent / "runs", "--set", "precision=bf16")
+    assert "record" in line
+    assert "where this machine's rule chose that, --set precision=fp32; else take" in line
+
+
 def test_a_run_that_fails_stops_no_other_and_is_named(write_study, in_process, monkeypatch):
     study = write_study(seeds=[0])
     save = Trainer._save
@@ -286,3 +296,29 @@ def test_the_report_shows_the_study_with_its_runs_and_without(finished):
     assert len(lines) == 5
     content = json.loads(invoke("report", root, "--format", "json").stdout)
     assert [len(study["runs"]) for study in content["studies"]] == [4]
+
+
+@pytest.mark.slow
+def test_real_children_are_stopped_by_sigterm_and_gone_on_with(tmp_path):
+    study = tmp_path / "digits.yaml"
+    data = {"train": "digits", "fraction": 0.2, "batch_size": 32}
+    arms = {"labels": {"method": "ce"}, "taught": {"method": "deit-hard"}}
+    settings = {"stage1": 3, "stage2": 1, "data": data}
+    study.write_text(yaml.safe_dump({"settings": settings, "seeds": [0], "arms": arms}))
+    line = ["dearkd", "sweep", str(study), "--out", str(tmp_path / "runs"), "--jobs", "2"]
+    begun = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
+    while not list((tmp_path / "runs").glob("*/metrics.jsonl")):
+        assert begun.poll() is None
+        time.sleep(0.1)
+    begun.terminate()
+    said, _ = begun.communicate()
+    assert begun.returncode == 130
+    assert not (tmp_path / "runs" / "labels-seed0" / "summary.json").exists()
+    again = shlex.split(said.split("go on with: ")[1])
+    assert again == line
+    done = subprocess.run([sys.executable, "-m", *again], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert [e["summary"]["epochs"] for e in read_record(tmp_path / "runs.json").of_study()] == [
+        4,
+        4,
+    ]
