@@ -1,6 +1,6 @@
 """The chapter on a study: its tables, and curves with bands over the seeds."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from itertools import pairwise
 from statistics import fmean, stdev
@@ -14,6 +14,11 @@ from dearkd.run_folder.record import Entry, Record
 
 __all__ = ["study_page", "study_section"]
 
+BLOCKS: dict[str, tuple[str, Callable[[Sequence[float]], float]]] = {
+    "attention_distance": ("Attention distance, mean of all blocks, in patches", fmean),
+    "token_cosine": ("Cosine of the two tokens after the last block", lambda values: values[-1]),
+}
+"""Titles of what is logged for every block, and the number that a curve has of it."""
 BANDS = "A curve is the mean over the seeds; its band is one standard deviation to each side."
 
 
@@ -52,10 +57,10 @@ def _terms(record: Record) -> list[str]:
         key
         for entry in record.entries
         for key, values in entry["curve"].items()
-        if any(_is_number(value) for value in values)
+        if any(_number(key, value) is not None for value in values)
     }
-    known = [key for key in TERMS if key in logged]
-    return known + sorted(logged - TERMS.keys() - NO_CURVES)
+    known = [key for key in (*TERMS, *BLOCKS) if key in logged]
+    return known + sorted(logged - TERMS.keys() - BLOCKS.keys() - NO_CURVES)
 
 
 def _plot(groups: dict[str, list[Entry]], key: str) -> Plot | None:
@@ -66,7 +71,8 @@ def _plot(groups: dict[str, list[Entry]], key: str) -> Plot | None:
     ]
     if all(len(line.x) < 2 for line in lines):
         return None
-    return Plot(curves(lines, switches=_switches(groups)), TERMS.get(key, f"Term {key}"))
+    title = BLOCKS[key][0] if key in BLOCKS else TERMS.get(key, f"Term {key}")
+    return Plot(curves(lines, switches=_switches(groups)), title)
 
 
 def _line(name: str, runs: Sequence[dict[int, float]], style: int) -> Line | None:
@@ -86,12 +92,9 @@ def _line(name: str, runs: Sequence[dict[int, float]], style: int) -> Line | Non
 
 def _points(entry: Entry, key: str) -> dict[int, float]:
     curve = entry["curve"]
-    values = curve.get(key, [])
-    return {
-        epoch: value
-        for epoch, value in zip(curve["epoch"], values, strict=False)
-        if _is_number(value)
-    }
+    values = [_number(key, value) for value in curve.get(key, [])]
+    pairs = zip(curve["epoch"], values, strict=False)
+    return {epoch: value for epoch, value in pairs if value is not None}
 
 
 def _switches(groups: dict[str, list[Entry]]) -> dict[float, str]:
@@ -106,5 +109,8 @@ def _switches(groups: dict[str, list[Entry]]) -> dict[float, str]:
     return found
 
 
-def _is_number(value: Any) -> bool:
-    return isinstance(value, int | float)
+def _number(key: str, value: Any) -> float | None:
+    """What a curve shows of a logged value; None where it is no number."""
+    if key in BLOCKS and value:
+        return BLOCKS[key][1](value)
+    return value if isinstance(value, int | float) else None

@@ -10,6 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 from dearkd.errors import UserError, WriteError
@@ -21,7 +22,7 @@ __all__ = ["COPY", "Entry", "Record", "Study", "entry_of", "read_record"]
 
 Entry = dict[str, Any]
 """A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
-DIGITS = 6
+DIGITS = 5
 """Significant digits of the numbers of a curve."""
 NOT_OF_A_RUN = ("sessions", "teacher_labels")
 """Parts of a summary that a record leaves out: they name folders, or repeat what it has."""
@@ -143,16 +144,16 @@ def _named(value: Any) -> Any:
 
 
 def _columns(lines: Iterable[Mapping[str, Any]]) -> dict[str, list[Any]]:
-    """Each logged number over the epochs, None in an epoch without it."""
+    """Each logged number over the epochs, None in an epoch without it; heads give their mean."""
     rows = list(lines)
     keys = dict.fromkeys(key for row in rows for key in row)
     return {key: [_short(row.get(key)) for row in rows] for key in keys}
 
 
 def _short(value: Any) -> Any:
-    """A number to ``DIGITS`` significant digits, within lists too."""
+    """A number to ``DIGITS`` significant digits; a list by block, where blocks may have heads."""
     if isinstance(value, list):
-        return [_short(part) for part in value]
+        return [_short(fmean(part) if isinstance(part, list) else part) for part in value]
     if not isinstance(value, float) or value == 0 or not isfinite(value):
         return value
     return round(value, DIGITS - 1 - floor(log10(abs(value))))

@@ -36,6 +36,8 @@ def entry(arm, seed, top1, fraction=None, **more):
             "epoch": [0, 1],
             "stage": ["stage1", "stage2"],
             "top1": [top1 - 1, top1],
+            "attention_distance": [[1.0, 2.0], [2.0, top1]],
+            "token_cosine": [[0.1, 0.5], [0.1, 0.9]],
             "images_per_second": [100.0, 200.0],
         },
         **more,
@@ -135,6 +137,9 @@ def test_curves_are_means_with_a_band_of_one_deviation(tmp_path):
     section = study_section(record(tmp_path, both()))
     (plots,) = [block for block in section.blocks if block.kind == "plots"]
     (plot,) = [plot for plot in plots.plots if plot.title.startswith("Accuracy")]
+    shown = {plot.title: plot.figure.data[1].y for plot in plots.plots}
+    assert list(shown["Attention distance, mean of all blocks, in patches"]) == [1.5, 27.5]
+    assert list(shown["Cosine of the two tokens after the last block"]) == [0.5, 0.9]
     band, line, *_ = plot.figure.data
     assert list(line.y) == [52.0, 53.0]
     deviation = 13**0.5  # of 50, 52, 57: (9 + 1 + 16) / 2

@@ -123,6 +123,10 @@ def test_every_run_is_trained_and_recorded(first):
         summary = json.loads((folder / "summary.json").read_text())
         assert entry["summary"]["top1"] == summary["top1"]
         assert len(entry["curve"]["loss"]) == 2
+        (_, last) = entry["curve"]["attention_distance"]
+        heads = json.loads((folder / "metrics.jsonl").read_text().splitlines()[1])
+        means = [sum(block) / len(block) for block in heads["attention_distance"]]
+        assert last == pytest.approx(means, rel=1e-4)
         assert len(entry["hash"]) == 16
     assert len({entry["hash"] for entry in entries}) == 2
     assert str(study.parent) not in (study.parent / "runs.json").read_text()
