@@ -82,7 +82,8 @@ def test_a_set_that_nobody_judged_has_no_shares(made, tmp_path):
 
 def test_a_set_shows_how_it_was_made(made, tmp_path):
     page, _ = reported(made, tmp_path / "default", lambda manifest: None)
-    assert ">inversion</td>" in page and "fp32" in page
+    kernels = json.loads((made / "manifest.json").read_text())["kernels"]
+    assert ">inversion</td>" in page and f">{kernels['precision']}, " in page
     engine = {"engine": "generator"}
     page, _ = reported(made, tmp_path / "other", lambda manifest: manifest["config"].update(engine))
     assert ">generator</td>" in page and ">inversion</td>" not in page
