@@ -34,6 +34,11 @@ Precision = Literal["auto", "fp32", "bf16", "mixed", "fastest"]
 Shuffle = Literal["auto", "images", "shards"]
 Place = Literal["auto", "cpu", "device"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
+Logits = Literal["hard", "soft", "standardized"]
+Token = Literal["distillation", "class"]
+PairPreset = Literal["last", "early-middle-late"]
+AlignerKind = Literal["paper", "pointwise"]
+TargetScale = Literal["position", "stage", "none"]
 
 MIN_LR = 1e-5
 WITHOUT_EFFECT = (
@@ -41,6 +46,14 @@ WITHOUT_EFFECT = (
     "cache_labels",  # it changes none with labels, and less than rounding does with logits
 )
 """The seed, and settings that have no effect on the trained weights."""
+FORMER_DISTILL: dict[str, Any] = {
+    "hidden_weight": 1.0,
+    "pairs": [],
+    "temperature": 3.0,
+    "alpha": 0.1,
+    "token": "distillation",
+}
+"""The fields of ``distill`` before there was ``distill.logits``, and their defaults."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -147,23 +160,57 @@ class Pair:
 
 @dataclass(frozen=True, kw_only=True)
 class DistillConfig:
-    """Weights of the distillation losses."""
+    """What the student learns from the teacher, and how much each loss weighs.
 
-    hidden_weight: float = 1.0
-    """lambda of L_hidden. Departure: the paper gives no value."""
+    The loss is class_weight * CE(class head, labels) + alpha * L_teacher(distillation head) +
+    hidden_weight * L_hidden. None: the method's own (`dearkd.teaching`, `dearkd.models.aligner`),
+    written down in the run folder.
+    """
+
+    logits: Logits | None = None
+    """What the teacher says: ``hard``, its decision (dearkd, deit-hard); ``soft``, its softmax at a
+    temperature (deit-soft); ``standardized``, the same of logits brought to mean 0 and deviation 1
+    over the classes of an image (three at least)."""
+    class_weight: float | None = None
+    """Weight of the labels, in [0, 1]. None: 1 - alpha. 0: the labels are not used, and both heads
+    learn from the teacher."""
+    alpha: float | None = None
+    """Weight of the teacher's logits, in [0, 1]. None: 1 - class_weight where that is set, else 0.5
+    for hard (DeiT eq. 3), 0.1 for soft (DeiT section 5) and 0.9 for standardized."""
+    temperature: float | None = None
+    """Softening of both predictions. None: 3 for soft labels (DeiT section 5), 4 for these alone
+    (class_weight 0; ours), 2 for standardized ones; none for hard."""
+    token: Token | None = None
+    """Which token learns from the teacher. None: the distillation token where the student has one,
+    else the class token, which then learns from labels and teacher."""
+    hidden_weight: float | None = None
+    """lambda of L_hidden, of dearkd alone. None: that of the pair preset, 1 or 2.5. Departure: the
+    paper gives no value."""
     pairs: list[Pair] = field(default_factory=list)
-    """Aligned pairs. Empty: last MHCA block and the teacher stage on the nearest grid."""
-    temperature: float = 3.0
-    """Softening of both predictions, deit-soft only (DeiT section 5)."""
-    alpha: float = 0.1
-    """Weight of the KL term against CE, deit-soft only (DeiT eq. 2's lambda)."""
-    token: Literal["distillation", "class"] = "distillation"
-    """Which token learns the teacher's label; ``class`` fits any student (deit-hard only)."""
+    """Aligned pairs, by hand. Empty: those of ``pair_preset``."""
+    pair_preset: PairPreset | None = None
+    """``last`` (None): the last MHCA block and the teacher stage on the nearest grid.
+    ``early-middle-late``: the first, middle and last block with three stages (Locality Guidance),
+    with a pointwise aligner on raw features, without norm and ReLU, and a weight of 2.5, unless
+    other settings say so."""
+    aligner: AlignerKind | None = None
+    """``paper``: 1x1 and 3x3 depth-wise convolution on the teacher's grid. ``pointwise``: a 1x1
+    convolution on the larger of the two grids. None: the preset's."""
+    aligner_norm: bool | None = None
+    """A LayerNorm at the aligner's end. None: the preset's."""
+    aligner_relu: bool | None = None
+    """A ReLU at the aligner's end. None: the preset's; the paper's has one where the stage has."""
+    target_scale: TargetScale | None = None
+    """What the teacher's features are divided by: ``position``, the RMS of each position;
+    ``stage``, one number a stage, measured before training; ``none``. None: the preset's
+    (position)."""
 
     def __post_init__(self) -> None:
-        _between("distill.hidden_weight", self.hidden_weight, 0, 1e6)
-        _between("distill.temperature", self.temperature, 0, 1e6, open_low=True)
-        _between("distill.alpha", self.alpha, 0, 1)
+        for name, low, high in (("hidden_weight", 0, 1e6), ("alpha", 0, 1), ("class_weight", 0, 1)):
+            if (value := getattr(self, name)) is not None:
+                _between(f"distill.{name}", value, low, high)
+        if self.temperature is not None:
+            _between("distill.temperature", self.temperature, 0, 1e6, open_low=True)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -231,7 +278,8 @@ class TrainConfig:
     """One training run."""
 
     method: str = "dearkd"
-    """dearkd, deit-hard, deit-soft, ce, or one of yours (`dearkd.training.methods`)."""
+    """dearkd, deit-hard, deit-soft, deit (any ``distill.logits``), ce, or one of yours
+    (`dearkd.training.methods`)."""
     method_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of a method of your own, besides what ``distill`` has."""
     student: str | None = None
@@ -305,7 +353,9 @@ def load_config(
         UserError: Unknown key (with the nearest known one), wrong type or value out of range.
         FileNotFoundError: If ``path`` does not exist.
     """
-    return train_config(user_tree(TrainConfig, path, settings, options))
+    tree = user_tree(TrainConfig, path, settings, options)
+    _drop_former_defaults(tree)
+    return train_config(tree)
 
 
 def train_config(*layers: DictConfig) -> TrainConfig:
@@ -322,6 +372,20 @@ def _between(name: str, value: float, low: float, high: float, *, open_low: bool
     if not inside:
         bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
         raise UserError(f"{name} must be {bound}, got {value}")
+
+
+def _drop_former_defaults(tree: DictConfig) -> None:
+    """Leaves open what a run folder of an older version has of ``distill`` unchosen.
+
+    That version wrote five fields, whatever the method, and some would now have an effect. Where
+    they had one, the method's own value is the same.
+    """
+    distill = tree.get("distill")
+    if not isinstance(distill, DictConfig) or set(distill) != set(FORMER_DISTILL):
+        return
+    for name, value in FORMER_DISTILL.items():
+        if distill[name] == value:
+            del distill[name]
 
 
 def _tupled(config: TrainConfig) -> TrainConfig:

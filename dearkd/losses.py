@@ -23,11 +23,15 @@ __all__ = [
     "hard_distillation",
     "hidden_loss",
     "in_full_precision",
+    "scale_stage",
     "scale_target",
     "soft_distillation",
+    "standardized_distillation",
 ]
 
 _EPS = 1e-6
+_STD_EPS = 1e-7
+"""What logit standardization adds to the standard deviation."""
 
 Arguments = ParamSpec("Arguments")
 Result = TypeVar("Result")
@@ -105,6 +109,31 @@ def soft_distillation(
 
 
 @in_full_precision
+def standardized_distillation(
+    student_logits: Float[Tensor, "batch classes"],
+    teacher_logits: Float[Tensor, "batch classes"],
+    temperature: float = 2.0,
+) -> Float[Tensor, ""]:
+    """tau^2 KL(teacher || student) in nats of logits brought to mean 0 and deviation 1 an image.
+
+    Z(z) = (z - mean(z)) / (std(z) + 1e-7) over the classes of one image, with the biased standard
+    deviation. The student's logits get neither mean nor scale from it.
+
+    Source:
+        Sun et al. 2024 (logit standardization), https://arxiv.org/abs/2403.01427.
+
+    Raises:
+        ValueError: If ``temperature`` is not positive, or there are fewer than three classes: of
+            two, Z is -1 and 1 whatever the logits are, and the gradient is zero.
+    """
+    if student_logits.shape[1] < 3:
+        raise ValueError(f"standardizing needs at least 3 classes, got {student_logits.shape[1]}")
+    return soft_distillation(
+        _standardized(student_logits), _standardized(teacher_logits), temperature
+    )
+
+
+@in_full_precision
 def hidden_loss(
     aligned: Float[Tensor, "batch channels height width"],
     target: Float[Tensor, "batch channels height width"],
@@ -141,6 +170,30 @@ def scale_target(
     if not nonnegative:
         features = features - features.mean(dim=1, keepdim=True)
     return features * torch.rsqrt(features.square().mean(dim=1, keepdim=True) + _EPS)
+
+
+@in_full_precision
+def scale_stage(
+    features: Float[Tensor, "batch channels height width"],
+    mean: Float[Tensor, " channels"],
+    rms: Float[Tensor, ""],
+) -> Float[Tensor, "batch channels height width"]:
+    """Teacher features less a constant for each channel, divided by one number.
+
+    With both measured on the training views the mean square is 1 over images, channels and
+    positions together, and where in an image the energy is stays as it was. ``mean`` is 0 for
+    non-negative features, for the reason that ``scale_target`` gives.
+
+    Departure:
+        The paper gives no scale. The constants belong to the teacher and not to a batch, so that
+        no image's loss depends on the others.
+    """
+    return (features - mean[:, None, None]) / rms
+
+
+def _standardized(logits: Float[Tensor, "batch classes"]) -> Float[Tensor, "batch classes"]:
+    spread, mean = torch.std_mean(logits, dim=1, correction=0, keepdim=True)
+    return (logits - mean) / (spread + _STD_EPS)
 
 
 def _exact(value: object) -> object:

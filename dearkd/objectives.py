@@ -10,33 +10,25 @@ Source:
     https://arxiv.org/abs/2012.12877.
 """
 
-from collections.abc import Sequence
-from typing import Any, ClassVar, Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, ClassVar
 
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
-from dearkd.losses import (
-    cross_entropy,
-    hard_distillation,
-    hidden_loss,
-    scale_target,
-    soft_distillation,
-)
-from dearkd.models.aligner import Aligner
-from dearkd.models.pairs import AlignedPair, PairLike, default_pair, model_name, resolved
+from dearkd.losses import cross_entropy, hidden_loss
+from dearkd.models.aligner import Aligner, AlignerKind, TargetScale
+from dearkd.models.heads import HEADS, Token, fitting_token
+from dearkd.models.pairs import PRESETS, PairLike, PairPreset, chosen_pairs, model_name
 from dearkd.models.teacher import Form, Teacher
+from dearkd.teaching import Logits, Teaching, teaching
 
-__all__ = [
-    "CrossEntropy",
-    "DearKD",
-    "HardDistillation",
-    "SoftDistillation",
-    "Targets",
-    "Terms",
-    "Views",
-]
+__all__ = ["CrossEntropy", "DearKD", "Distillation", "Targets", "Terms", "Views"]
+
+NOTHING_TAUGHT = (
+    "distill.alpha=0 leaves nothing to learn from the teacher; raise it, or choose --method ce"
+)
 
 Images = Float[Tensor, "batch channels height width"]
 Targets = Int[Tensor, " batch"] | Float[Tensor, "batch classes"]
@@ -56,9 +48,7 @@ class CrossEntropy(nn.Module):
     def __init__(self, student: nn.Module) -> None:
         super().__init__()
         self.student = student
-        self.distilled = has_distillation_token(student)
-        if self.distilled:
-            _set_distilled_training(student)
+        self.distilled = fitting_token(student, None) == "distillation"
 
     def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
         """The loss, its term ``class`` and a distilled student's ``distillation`` (nats)."""
@@ -72,156 +62,193 @@ class CrossEntropy(nn.Module):
         return _terms(loss, {"class": class_term, "distillation": dist_term})
 
 
-class HardDistillation(nn.Module):
-    """DeiT's hard distillation: CE(class, y) / 2 + CE(distillation, y_t) / 2.
+class Distillation(nn.Module):
+    """DeiT's distillation: class_weight CE(class, y) + alpha L_teacher(distillation).
 
-    With ``token="class"`` the class head learns both (DeiT table 3, no distillation token).
+    ``logits`` says what the teacher says: ``hard`` and ``soft`` are DeiT's two, ``standardized``
+    needs no likeness of scales. :func:`dearkd.teaching.teaching` has the rule for the weights and
+    their defaults. With ``class_weight=0`` the labels are not used, and the loss is the mean of the
+    teacher's term over the student's heads. With ``token="class"`` the class head learns both terms
+    (DeiT table 3, no distillation token), which is the default where there is no such token.
 
     Source:
-        DeiT eq. 3.
+        DeiT eq. 2 and 3; Sun et al. 2024, https://arxiv.org/abs/2403.01427.
 
     Raises:
-        UserError: If the student lacks the token, or classes differ.
+        UserError: If a head would stay untrained, classes differ or are too few, or a number is out
+            of range or has no effect.
     """
 
-    learns_from: ClassVar[Form] = "labels"
+    learns_features: ClassVar[bool] = False
+    """Whether the teacher has more to say than its logits."""
 
     def __init__(
         self,
         student: nn.Module,
         teacher: Teacher,
-        token: Literal["distillation", "class"] = "distillation",
+        logits: Logits = "hard",
+        class_weight: float | None = None,
+        alpha: float | None = None,
+        temperature: float | None = None,
+        token: Token | None = None,
     ) -> None:
         super().__init__()
-        self.student, self.teacher, self.token = student, teacher, token
-        _check_classes(student, teacher)
-        if token == "distillation":
-            require_distillation_token(student)
-        elif has_distillation_token(student):
-            raise UserError(
-                f"token=class would leave the distillation head of {model_name(student)} "
-                "untrained; use token=distillation, or a student without a distillation token"
-            )
-
-    def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
-        """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
-        logits = self.student(images)
-        class_logits, dist_logits = logits if self.token == "distillation" else (logits, logits)
-        teacher_logits = self.teacher(images, views=views).logits
-        class_term = cross_entropy(class_logits, targets)
-        dist_term = hard_distillation(dist_logits, teacher_logits)
-        return _terms(
-            (class_term + dist_term) / 2,
-            {"class": class_term, "distillation": dist_term},
-            agreement(dist_logits, teacher_logits),
-        )
-
-
-class SoftDistillation(nn.Module):
-    """DeiT's soft distillation: (1 - alpha) CE(class, y) + alpha tau^2 KL(teacher || student).
-
-    Source:
-        DeiT eq. 2; alpha (its lambda) 0.1 and tau 3 from its section 5. The KL term is on the
-        distillation head.
-
-    Raises:
-        UserError: If the student has no distillation token, classes differ, or a weight is out
-            of range.
-    """
-
-    def __init__(
-        self, student: nn.Module, teacher: Teacher, temperature: float = 3.0, alpha: float = 0.1
-    ) -> None:
-        super().__init__()
-        if not 0 <= alpha <= 1:
-            raise UserError(f"alpha must be at least 0 and at most 1, got {alpha}")
-        if temperature <= 0:
-            raise UserError(f"temperature must be positive, got {temperature}")
         self.student, self.teacher = student, teacher
-        self.temperature, self.alpha = temperature, alpha
-        _check_classes(student, teacher)
-        require_distillation_token(student)
+        self.teaching = teaching(logits, class_weight, alpha, temperature)
+        _check_classes(student, teacher, self.teaching)
+        self.token = fitting_token(student, token)
+        self.learns_from: Form = "labels" if self.teaching.logits == "hard" else "logits"
+        if self.teaching.alpha == 0 and not self.learns_features:
+            raise UserError(NOTHING_TAUGHT)
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings with what was left open filled in, by their names in ``distill``."""
+        return {**vars(self.teaching), "token": self.token}
+
+    @property
+    def heads_without_scale(self) -> tuple[str, ...]:
+        """The heads whose logits get no scale from the loss."""
+        if not self.teaching.leaves_scale_open:
+            return ()
+        if not self.teaching.uses_labels:
+            return HEADS if self.token == "distillation" else HEADS[:1]
+        return HEADS[1:] if self.token == "distillation" else ()
 
     def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
-        """The loss, its terms ``class`` and ``distillation`` (nats), and ``teacher_agreement``."""
-        class_logits, dist_logits = self.student(images)
-        teacher_logits = self.teacher(images, views=views).logits
-        class_term = cross_entropy(class_logits, targets)
-        dist_term = soft_distillation(dist_logits, teacher_logits, self.temperature)
-        return _terms(
-            (1 - self.alpha) * class_term + self.alpha * dist_term,
-            {"class": class_term, "distillation": dist_term},
-            agreement(dist_logits, teacher_logits),
-        )
+        """The loss and its terms without their weights (nats), and ``teacher_agreement``.
+
+        ``class`` is the class head's on the labels, ``distillation`` the teacher's. Without labels
+        a student of two heads has ``class_distillation``, the teacher's of the class head.
+        """
+        outputs = self.student(images)
+        return self._learned(outputs, targets, self.teacher(images, views=views).logits)
+
+    def _learned(self, outputs: Any, targets: Targets, teacher_logits: Tensor) -> Terms:
+        """The terms of what the student's heads gave."""
+        rule = self.teaching
+        class_logits, dist_logits = outputs if self.token == "distillation" else (outputs, outputs)
+        dist_term = rule.term(dist_logits, teacher_logits)
+        if rule.uses_labels:
+            class_term = cross_entropy(class_logits, targets)
+            terms = {"class": class_term, "distillation": dist_term}
+            loss = rule.class_weight * class_term + rule.alpha * dist_term
+        elif self.token == "distillation":
+            class_term = rule.term(class_logits, teacher_logits)
+            terms = {"class_distillation": class_term, "distillation": dist_term}
+            loss = (class_term + dist_term) / 2
+        else:
+            terms = {"distillation": dist_term}
+            loss = dist_term
+        if rule.alpha == 0:  # in the graph for DDP's sake, and no loss of anything
+            del terms["distillation"]
+        return _terms(loss, terms, agreement(dist_logits, teacher_logits))
 
 
-class DearKD(nn.Module):
-    """DearKD's first stage: CE(class, y) / 2 + CE(distillation, y_t) / 2 + weight * L_hidden.
+class DearKD(Distillation):
+    """DearKD's first stage: what ``Distillation`` learns, and hidden_weight * L_hidden besides.
 
-    L_hidden is summed over ``pairs``. If none are given, the last MHCA block is paired with the
-    teacher stage whose grid is nearest to that of the tokens (``default_pair``).
+    The paper's is CE(class, y) / 2 + CE(distillation, y_t) / 2 + lambda L_hidden. L_hidden is
+    summed over ``pairs``, or those of ``pair_preset``: ``last`` (default) pairs the last MHCA block
+    with the teacher stage whose grid is nearest to that of the tokens (``default_pair``);
+    ``early-middle-late`` has three pairs (``spread_pairs``). A preset brings its own weight and
+    form of the aligner, which the other settings override (:class:`AlignerForm`).
 
     Source:
-        Chen et al. 2022, https://arxiv.org/abs/2204.12997, early distillation.
+        Chen et al. 2022, https://arxiv.org/abs/2204.12997, early distillation; Li et al. 2022,
+        https://arxiv.org/abs/2207.10026, several pairs.
 
     Departure:
         ``hidden_weight`` (its lambda) is not given in the paper; 1 is ours, to be tuned.
 
     Raises:
-        UserError: If the student has no distillation token, classes differ, a pair names a block
-            or stage that is not there, or the weight is negative.
+        UserError: As ``Distillation``, and if a pair names a block or stage that is not there, the
+            weight is negative, or a setting has no effect.
     """
 
-    learns_from: ClassVar[Form] = "labels"
+    learns_features = True
 
     def __init__(
         self,
         student: nn.Module,
         teacher: Teacher,
         pairs: Sequence[PairLike] = (),
-        hidden_weight: float = 1.0,
+        hidden_weight: float | None = None,
+        logits: Logits = "hard",
+        class_weight: float | None = None,
+        alpha: float | None = None,
+        temperature: float | None = None,
+        token: Token | None = None,
+        pair_preset: PairPreset | None = None,
+        aligner: AlignerKind | None = None,
+        aligner_norm: bool | None = None,
+        aligner_relu: bool | None = None,
+        target_scale: TargetScale | None = None,
     ) -> None:
-        super().__init__()
-        if hidden_weight < 0:
+        super().__init__(student, teacher, logits, class_weight, alpha, temperature, token)
+        preset = PRESETS[pair_preset or "last"]
+        self.hidden_weight = preset.weight if hidden_weight is None else hidden_weight
+        if self.hidden_weight < 0:
             raise UserError(f"hidden_weight must be at least 0, got {hidden_weight}")
-        self.student, self.teacher, self.hidden_weight = student, teacher, hidden_weight
-        _check_classes(student, teacher)
-        require_distillation_token(student)
-        self.pairs = tuple(
-            resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
-        )
+        given = {
+            "aligner": aligner,
+            "aligner_norm": aligner_norm,
+            "aligner_relu": aligner_relu,
+            "target_scale": target_scale,
+        }
+        if self.hidden_weight == 0:
+            self._refuse_idle({"pairs": pairs or None, "pair_preset": pair_preset, **given})
+        self.form = preset.form.with_settings(**given)
+        self.pairs = chosen_pairs(student, teacher, pairs, pair_preset)
+        self.pair_preset = None if pairs else pair_preset or "last"
         self.blocks = sorted({pair.block for pair in self.pairs})
         self.stages = tuple(sorted({pair.stage for pair in self.pairs}))
         in_dim = student.num_features
         assert isinstance(in_dim, int)
         self.aligners = nn.ModuleList(
-            Aligner(in_dim, teacher.stage(pair.stage).channels, bool(pair.nonnegative))
+            Aligner(in_dim, teacher.stage(pair.stage).channels, bool(pair.nonnegative), self.form)
             for pair in self.pairs
         )
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """The settings with what was left open filled in, by their names in ``distill``."""
+        filled = {**super().settings, "hidden_weight": self.hidden_weight}
+        if self.hidden_weight == 0:
+            return filled
+        return {**filled, "pair_preset": self.pair_preset, **self.form.settings}
+
+    def measure(self, batches: Iterable[Images]) -> None:
+        """Stores the scale of the targets, measured on these images, where it is one a stage."""
+        if self.form.target_scale != "stage" or self.hidden_weight == 0:
+            return
+        found = [self.teacher(images, self.stages).features for images in batches]
+        by_stage = dict(zip(self.stages, zip(*found, strict=True), strict=True))
+        for aligner, pair in zip(self.aligners, self.pairs, strict=True):
+            aligner.measure(by_stage[pair.stage])
+
     def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:
-        """The loss, its terms ``class``, ``distillation``, ``hidden``, and ``teacher_agreement``.
+        """The terms of ``Distillation`` and ``hidden``.
 
         Several pairs have a term ``hidden_<i>`` each besides.
         """
-        (class_logits, dist_logits), student_maps = self._student_forward(images)
+        outputs, student_maps = self._student_forward(images)
         teacher = self.teacher(images, self.stages, views)
         teacher_maps = dict(zip(self.stages, teacher.features, strict=True))
-        class_term = cross_entropy(class_logits, targets)
-        dist_term = hard_distillation(dist_logits, teacher.logits)
-        terms = {"class": class_term, "distillation": dist_term}
+        terms = self._learned(outputs, targets, teacher.logits)
         hidden = [
-            self._hidden(aligner, pair, student_maps[pair.block], teacher_maps[pair.stage])
+            self._hidden(aligner, student_maps[pair.block], teacher_maps[pair.stage])
             for aligner, pair in zip(self.aligners, self.pairs, strict=True)
         ]
+        total = sum(hidden[1:], start=hidden[0])
         if len(hidden) > 1:
-            terms |= {f"hidden_{i}": term for i, term in enumerate(hidden)}
-        terms["hidden"] = sum(hidden[1:], start=hidden[0])
-        loss = (class_term + dist_term) / 2 + self.hidden_weight * terms["hidden"]
-        return _terms(loss, terms, agreement(dist_logits, teacher.logits))
+            terms |= {f"hidden_{i}": term.detach() for i, term in enumerate(hidden)}
+        terms["hidden"] = total.detach()
+        terms["loss"] = terms["loss"] + self.hidden_weight * total
+        return terms
 
-    def _student_forward(self, images: Images) -> tuple[tuple[Tensor, Tensor], dict[int, Tensor]]:
-        """The logits of both heads, and the map of each tapped block, of one forward pass."""
+    def _student_forward(self, images: Images) -> tuple[Any, dict[int, Tensor]]:
+        """The logits of the student's heads, and the map of each tapped block, of one forward."""
         student: Any = self.student
         tokens, maps = student.forward_intermediates(
             images, indices=self.blocks, norm=False, output_fmt="NCHW", intermediates_only=False
@@ -229,29 +256,21 @@ class DearKD(nn.Module):
         return student.forward_head(tokens), dict(zip(self.blocks, maps, strict=True))
 
     def _hidden(
-        self, aligner: nn.Module, pair: AlignedPair, student_map: Tensor, teacher_map: Tensor
+        self, aligner: nn.Module, student_map: Tensor, teacher_map: Tensor
     ) -> Float[Tensor, ""]:
+        assert isinstance(aligner, Aligner)
         aligned = aligner(student_map, tuple(teacher_map.shape[-2:]))
-        return hidden_loss(aligned, scale_target(teacher_map, bool(pair.nonnegative)))
+        return hidden_loss(aligned, aligner.target(teacher_map, student_map))
 
-
-def has_distillation_token(student: nn.Module) -> bool:
-    """Whether the student has a second head to learn from the teacher (timm's convention)."""
-    return hasattr(student, "set_distilled_training")
-
-
-def require_distillation_token(student: nn.Module) -> None:
-    """Makes the student return the logits of both heads in training.
-
-    Raises:
-        UserError: If it has only one head.
-    """
-    if not has_distillation_token(student):
-        raise UserError(
-            f"student {model_name(student)} has no distillation token; choose a dearkd_* or "
-            "deit_*_distilled student, or --method deit-hard --set distill.token=class"
-        )
-    _set_distilled_training(student)
+    def _refuse_idle(self, given: dict[str, Any]) -> None:
+        """Refuses what shapes the hidden loss where that has no weight."""
+        if self.teaching.alpha == 0:
+            raise UserError(NOTHING_TAUGHT)
+        for name, value in given.items():
+            if value is not None:
+                raise UserError(
+                    f"distill.{name} has no effect with distill.hidden_weight=0; leave it out"
+                )
 
 
 def agreement(
@@ -269,14 +288,15 @@ def _terms(loss: Float[Tensor, ""], terms: Terms, teacher_agreement: Tensor | No
     return {"loss": loss, **logged}
 
 
-def _check_classes(student: nn.Module, teacher: Teacher) -> None:
+def _check_classes(student: nn.Module, teacher: Teacher, rule: Teaching) -> None:
     if student.num_classes != teacher.num_classes:
         raise UserError(
             f"student {model_name(student)} has {student.num_classes} classes and the teacher "
             f"{teacher.num_classes}; they must be equal: build the student with "
             f"num_classes={teacher.num_classes}"
         )
-
-
-def _set_distilled_training(student: Any) -> None:
-    student.set_distilled_training(True)
+    if rule.logits == "standardized" and teacher.num_classes < 3:
+        raise UserError(
+            f"distill.logits=standardized needs at least 3 classes, got {teacher.num_classes}: of "
+            "two logits it keeps the order alone; choose soft or hard"
+        )

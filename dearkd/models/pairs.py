@@ -1,19 +1,52 @@
 """Which student block learns from which teacher stage.
 
 Source:
-    Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997, early distillation.
+    Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997, early distillation; Li et al. 2022
+    (Locality Guidance), https://arxiv.org/abs/2207.10026, several pairs.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from torch import nn
 
 from dearkd.errors import UserError
+from dearkd.models.aligner import AlignerForm
 from dearkd.models.attention import MultiHeadConvAttention
 from dearkd.models.teacher import Teacher, default_stage
 
-__all__ = ["AlignedPair", "PairLike", "default_pair", "model_name", "resolved"]
+__all__ = [
+    "PRESETS",
+    "AlignedPair",
+    "PairLike",
+    "PairPreset",
+    "Preset",
+    "chosen_pairs",
+    "default_pair",
+    "model_name",
+    "spread_pairs",
+]
+
+PairPreset = Literal["last", "early-middle-late"]
+
+
+@dataclass(frozen=True)
+class Preset:
+    """What goes with a choice of pairs where nothing else is said."""
+
+    weight: float
+    """Of the hidden loss."""
+    form: AlignerForm
+
+
+PRESETS: dict[PairPreset, Preset] = {
+    "last": Preset(1.0, AlignerForm()),
+    "early-middle-late": Preset(
+        2.5, AlignerForm(kind="pointwise", target_scale="none", norm=False, relu=False)
+    ),
+}
+"""DearKD's own, whose weight is ours, and Locality Guidance's."""
 
 
 @runtime_checkable
@@ -38,6 +71,26 @@ class AlignedPair:
     """Whether the stage ends in a ReLU; None reads it from the network."""
 
 
+def chosen_pairs(
+    student: nn.Module, teacher: Teacher, pairs: Sequence[PairLike], preset: PairPreset | None
+) -> tuple[AlignedPair, ...]:
+    """The pairs that are named, or else those of the preset (``last`` where there is none).
+
+    Raises:
+        UserError: If both are given, or a block or stage is not there.
+    """
+    if pairs and preset is not None:
+        raise UserError(
+            f"distill.pair_preset={preset} has no effect beside distill.pairs, which names the "
+            "pairs itself; leave one of them out"
+        )
+    if preset == "early-middle-late":
+        pairs = spread_pairs(student, teacher)
+    return tuple(
+        _resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
+    )
+
+
 def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
     """The last MHCA block and the teacher stage whose grid is nearest to the student's tokens.
 
@@ -48,19 +101,59 @@ def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
     Raises:
         UserError: If the student has no blocks on a patch grid, or the teacher no stages.
     """
+    blocks, grid = _blocks_and_grid(student)
+    convolutional = [i for i, b in enumerate(blocks) if isinstance(b.attn, MultiHeadConvAttention)]
+    block = convolutional[-1] if convolutional else max(0, 2 * len(blocks) // 3 - 1)
+    return AlignedPair(block, default_stage(teacher, grid).index)
+
+
+def spread_pairs(student: nn.Module, teacher: Teacher) -> tuple[AlignedPair, ...]:
+    """The first, middle and last block with an early, a middle and the last stage of the teacher.
+
+    Stages on one grid count once, by the deepest of them. The middle is the block, or the grid,
+    after which half of the network is done.
+
+    Source:
+        Li et al. 2022 (Locality Guidance), https://arxiv.org/abs/2207.10026.
+
+    Raises:
+        UserError: If the student has fewer than three blocks, or the teacher fewer than three
+            grids.
+    """
+    blocks, _ = _blocks_and_grid(student)
+    by_grid = {stage.grid: stage.index for stage in teacher.stages}
+    stages = list(by_grid.values())
+    for what, count in (("teacher with three grids", len(stages)), ("student", len(blocks))):
+        if count < 3:
+            raise UserError(
+                f"distill.pair_preset=early-middle-late needs a {what}"
+                f"{' of three blocks' if what == 'student' else ''}, and this one has {count}; "
+                "name the pairs by distill.pairs, or choose last"
+            )
+    places = [
+        (block, stages[row]) for block, row in zip(_spread(blocks), _spread(stages), strict=True)
+    ]
+    return tuple(AlignedPair(block, stage) for block, stage in places)
+
+
+def _spread(items: Sequence[Any]) -> tuple[int, int, int]:
+    """Positions of the first item, the middle one and the last."""
+    return 0, (len(items) - 1) // 2, len(items) - 1
+
+
+def _blocks_and_grid(student: nn.Module) -> tuple[Any, tuple[int, int]]:
+    """The blocks of a vision transformer, and rows and columns of its patches."""
     blocks: Any = getattr(student, "blocks", None)
-    grid = getattr(getattr(student, "patch_embed", None), "grid_size", None)
+    grid: Any = getattr(getattr(student, "patch_embed", None), "grid_size", None)
     if blocks is None or grid is None:
         raise UserError(
             f"method dearkd needs a vision transformer with blocks on a patch grid, which "
             f"{model_name(student)} is not; choose a dearkd_* or deit_*_distilled student"
         )
-    convolutional = [i for i, b in enumerate(blocks) if isinstance(b.attn, MultiHeadConvAttention)]
-    block = convolutional[-1] if convolutional else max(0, 2 * len(blocks) // 3 - 1)
-    return AlignedPair(block, default_stage(teacher, (int(grid[0]), int(grid[1]))).index)
+    return blocks, (int(grid[0]), int(grid[1]))
 
 
-def resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPair:
+def _resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPair:
     """The pair with ``nonnegative`` known, after a check that block and stage exist.
 
     Raises:

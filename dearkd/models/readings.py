@@ -5,6 +5,8 @@ from typing import Any, Literal, get_args
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from dearkd.models.heads import HEADS
+
 __all__ = ["Head", "head_scores", "readings"]
 
 Head = Literal["class", "distillation", "logits", "softmax"]
@@ -17,7 +19,8 @@ def head_scores(
 
     A distilled student has four: its ``class`` head, its ``distillation`` head, the mean of their
     ``logits`` (the official code, timm) and the sum of their ``softmax`` outputs (the paper). Any
-    other model, which must be in eval mode, has ``logits`` alone.
+    other model, which must be in eval mode, has ``logits`` alone: so has a student of which one
+    head alone was trained.
 
     Source:
         DeiT, https://arxiv.org/abs/2012.12877, section 4 ("Classification with our approach").
@@ -38,4 +41,5 @@ def head_scores(
 def readings(model: nn.Module) -> tuple[Head, ...]:
     """The ways to read an answer from a model, found without running it."""
     # LeViT and EfficientFormer have a second head too, but no tokens of their own to read.
-    return get_args(Head) if hasattr(model, "dist_token") else ("logits",)
+    has_two = hasattr(model, "dist_token") and len(getattr(model, "answering_heads", HEADS)) > 1
+    return get_args(Head) if has_two else ("logits",)

@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from torch import nn
+
 from dearkd.config import TrainConfig
 from dearkd.data.class_notes import class_notes
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
@@ -136,6 +138,15 @@ def build(
         teacher = _open(found, config)
     class_map, class_names, count = _student_classes(source, teacher, begun)
     student = initial_student(config, init, count, class_names)
+    stages = stages_of(
+        method,
+        student,
+        teacher if taught else None,
+        config.distill,
+        config.method_args,
+        (config.stage1, config.stage2),
+    )
+    config, last = _with_settings(config, stages[0].objective)
     return Parts(
         config=config,
         train=source,
@@ -144,15 +155,8 @@ def build(
         class_map=class_map,
         class_names=class_names,
         student=student,
-        stages=stages_of(
-            method,
-            student,
-            teacher if taught else None,
-            config.distill,
-            config.method_args,
-            (config.stage1, config.stage2),
-        ),
-        choices=(*notes, *more, *_evaluation_notes(config, evaluation)),
+        stages=stages,
+        choices=(*notes, *more, *last, *_evaluation_notes(config, evaluation)),
         remarks=tuple(class_notes(source, evaluation)),
     )
 
@@ -179,6 +183,17 @@ def _open(found: Resolved, config: TrainConfig) -> Teacher:
         student_std=look["std"],
         img_size=config.data.img_size,
     )
+
+
+def _with_settings(
+    config: TrainConfig, objective: nn.Module | None
+) -> tuple[TrainConfig, list[str]]:
+    """The configuration with what the objective filled in, and notes of it."""
+    filled: Mapping[str, Any] = getattr(objective, "settings", None) or {}
+    notes = []
+    if filled.get("token") == "class" and config.distill.token is None:
+        notes.append(f"the class head learns from the teacher ({config.student} has no other)")
+    return replace(config, distill=replace(config.distill, **filled)), notes
 
 
 def _student_classes(

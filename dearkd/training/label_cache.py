@@ -20,12 +20,12 @@ from dearkd.labels.check import SAMPLE, check_answers, check_pictures, pictures
 from dearkd.labels.folder import LabelFolder, create_manifest, read_manifest
 from dearkd.labels.identity import check_form, check_same, identity, key_of
 from dearkd.labels.memory import LabelMemory
+from dearkd.models.teacher import Form
 from dearkd.run_folder.processes import from_main
 from dearkd.run_folder.provenance import versions
 from dearkd.said import counted, size_text
 from dearkd.training.batches import epoch_order, sample_batches
 from dearkd.training.build import Parts
-from dearkd.training.methods import METHODS
 
 __all__ = ["LabelCache", "opened_labels"]
 
@@ -127,7 +127,7 @@ def _own_manifest(parts: Parts, state: PartialState) -> dict[str, Any]:
     assert teacher is not None
     order, _ = epoch_order(parts, 0, 1)
     look: Any = parts.student.pretrained_cfg
-    form = METHODS[config.method].learns_from
+    form: Form = getattr(parts.stages[0].objective, "learns_from", "logits")
     of = identity(teacher, parts.train, config.data, order, look)
     images, _, views = next(iter(_sample(parts, state)(0, 0)))
     return {

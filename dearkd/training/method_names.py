@@ -28,6 +28,7 @@ METHOD_NAMES = {
     "deit-soft": MethodName(
         "DeiT, soft distillation", "DeiT's soft distillation from a CNN teacher"
     ),
+    "deit": MethodName("DeiT distillation", "DeiT's distillation from a CNN teacher"),
     "ce": MethodName("labels alone", "cross-entropy with the labels, without a teacher"),
 }
 

@@ -2,6 +2,8 @@
 
 A method's settings are the parameters of its objective: ``distill.hidden_weight`` belongs to
 ``dearkd`` because ``DearKD`` has a parameter of that name, and has no effect with another method.
+A setting that is None is left to the objective's own default. ``deit-hard`` and ``deit-soft`` are
+names of one objective with ``distill.logits`` fixed; ``deit`` leaves it open.
 
 A new method is one objective class, one entry here and one in :mod:`dearkd.training.method_names`,
 which has the names that the command line and the report show. A file passed by ``--import`` may
@@ -9,24 +11,28 @@ add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
 gets its state dict back. For ``--cache-labels`` its ``forward`` takes ``views`` and hands them on
-to the teacher; ``learns_from = "labels"`` says that it looks at the argmax alone. A mistake of the
-user's is a :class:`dearkd.errors.UserError`.
+to the teacher; ``learns_from = "labels"`` says that it looks at the argmax alone. Which heads of the
+student learn is seen by their gradients, and one that does not is never read. An objective may have
+``settings``, its settings with the open ones filled in, which the run folder keeps;
+``heads_without_scale``, the heads whose logits get no scale from the loss and are given one by the
+teacher's; and ``measure(batches)``, which is called once with the first training views. A mistake of
+the user's is a :class:`dearkd.errors.UserError`.
 """
 
 import dataclasses
 import difflib
 import inspect
 import typing
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from torch import nn
 
 from dearkd.config import DistillConfig, TrainConfig
 from dearkd.errors import UserError
-from dearkd.models.teacher import Form, Teacher
-from dearkd.objectives import CrossEntropy, DearKD, HardDistillation, SoftDistillation
+from dearkd.models.teacher import Teacher
+from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.method_names import label_of
 from dearkd.training.stages import Stage
 
@@ -42,6 +48,8 @@ class Method:
     """Built from the student, the teacher where it has a parameter of that name, and settings."""
     then: type[nn.Module] | None = None
     """Objective of the second stage, built from the student; None: there is one stage alone."""
+    fixed: Mapping[str, Any] = field(default_factory=dict)
+    """Settings that the method's name stands for."""
 
     @property
     def parameters(self) -> tuple[str, ...]:
@@ -52,11 +60,6 @@ class Method:
     def has_teacher(self) -> bool:
         """Whether a teacher takes part."""
         return "teacher" in self.parameters
-
-    @property
-    def learns_from(self) -> Form:
-        """The teacher's labels alone, or, unless its objective says so, all its logits."""
-        return getattr(self.objective, "learns_from", "logits")
 
     @property
     def numbers_views(self) -> bool:
@@ -75,8 +78,9 @@ _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: 
 _DISTILL = {field.name: field for field in dataclasses.fields(DistillConfig)}
 METHODS: dict[str, Method] = {
     "dearkd": Method(label_of("dearkd"), DearKD, then=CrossEntropy),
-    "deit-hard": Method(label_of("deit-hard"), HardDistillation),
-    "deit-soft": Method(label_of("deit-soft"), SoftDistillation),
+    "deit-hard": Method(label_of("deit-hard"), Distillation, fixed={"logits": "hard"}),
+    "deit-soft": Method(label_of("deit-soft"), Distillation, fixed={"logits": "soft"}),
+    "deit": Method(label_of("deit"), Distillation),
     "ce": Method(label_of("ce"), CrossEntropy),
 }
 
@@ -102,6 +106,7 @@ def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -
                 f"distill.{key} is for method {', '.join(owners)} and has no effect with {name}; "
                 "leave it out"
             )
+    _check_fixed(name, method, distill)
     _check_defaults(name, method, plain)
     own = [key for key in method.parameters if key not in _DISTILL and key != "teacher"]
     for key in arguments:
@@ -154,7 +159,9 @@ def stages_of(
     lengths = epochs if method.then is not None else (sum(epochs), 0)
     stages = []
     if teacher is not None or not method.has_teacher:
-        settings = {key: getattr(distill, key) for key in method.settings} | arguments
+        given = {key: getattr(distill, key) for key in method.settings}
+        settings = {key: value for key, value in given.items() if value is not None}
+        settings |= method.fixed | arguments
         if method.has_teacher:
             settings["teacher"] = teacher
         stages.append(Stage(names[0], lengths[0], method.objective(student, **settings)))
@@ -163,6 +170,18 @@ def stages_of(
     if method.then is not None:
         stages.append(Stage(names[1], lengths[1], method.then(student)))
     return stages
+
+
+def _check_fixed(name: str, method: Method, distill: DistillConfig) -> None:
+    """Refuses a setting that says otherwise than the method's name."""
+    for key, own in method.fixed.items():
+        value = getattr(distill, key)
+        if value not in (None, own):
+            twin = {"hard": "deit-hard", "soft": "deit-soft"}.get(value, "deit")
+            raise UserError(
+                f"distill.{key}={value} is not what method {name} stands for ({own}); leave it "
+                f"out, or choose --method {twin}"
+            )
 
 
 def _check_arguments(
@@ -199,6 +218,8 @@ def _check_defaults(name: str, method: Method, plain: DistillConfig) -> None:
     """Refuses a parameter whose own default the configuration's would override without a word."""
     for key in method.settings:
         default = inspect.signature(method.objective).parameters[key].default
+        if getattr(plain, key) is None:  # never handed on, so that the parameter's own counts
+            continue
         if default is not inspect.Parameter.empty and not _alike(default, getattr(plain, key)):
             raise UserError(
                 f"method {name} has {key}={default} as its default and distill.{key} is "
