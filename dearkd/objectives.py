@@ -10,6 +10,7 @@ Source:
     https://arxiv.org/abs/2012.12877.
 """
 
+import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -102,7 +103,7 @@ class Distillation(nn.Module):
             raise UserError(NOTHING_TAUGHT)
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def filled_settings(self) -> dict[str, Any]:
         """The settings with what was left open filled in, by their names in ``distill``."""
         return {**vars(self.teaching), "token": self.token}
 
@@ -190,7 +191,7 @@ class DearKD(Distillation):
         self.hidden_weight = preset.weight if hidden_weight is None else hidden_weight
         if self.hidden_weight < 0:
             raise UserError(f"hidden_weight must be at least 0, got {hidden_weight}")
-        given = {
+        given: dict[str, Any] = {
             "aligner": aligner,
             "aligner_norm": aligner_norm,
             "aligner_relu": aligner_relu,
@@ -198,7 +199,9 @@ class DearKD(Distillation):
         }
         if self.hidden_weight == 0:
             self._refuse_idle({"pairs": pairs or None, "pair_preset": pair_preset, **given})
-        self.form = preset.form.with_settings(**given)
+        self.form = dataclasses.replace(
+            preset.form, **{name: value for name, value in given.items() if value is not None}
+        )
         self.pairs = chosen_pairs(student, teacher, pairs, pair_preset)
         self.pair_preset = None if pairs else pair_preset or "last"
         self.blocks = sorted({pair.block for pair in self.pairs})
@@ -211,20 +214,21 @@ class DearKD(Distillation):
         )
 
     @property
-    def settings(self) -> dict[str, Any]:
+    def filled_settings(self) -> dict[str, Any]:
         """The settings with what was left open filled in, by their names in ``distill``."""
-        filled = {**super().settings, "hidden_weight": self.hidden_weight}
+        filled = {**super().filled_settings, "hidden_weight": self.hidden_weight}
         if self.hidden_weight == 0:
             return filled
-        return {**filled, "pair_preset": self.pair_preset, **self.form.settings}
+        return {**filled, "pair_preset": self.pair_preset, **vars(self.form)}
 
-    def measure(self, batches: Iterable[Images]) -> None:
+    def measure_targets(self, batches: Iterable[Images]) -> None:
         """Stores the scale of the targets, measured on these images, where it is one a stage."""
         if self.form.target_scale != "stage" or self.hidden_weight == 0:
             return
         found = [self.teacher(images, self.stages).features for images in batches]
         by_stage = dict(zip(self.stages, zip(*found, strict=True), strict=True))
         for aligner, pair in zip(self.aligners, self.pairs, strict=True):
+            assert isinstance(aligner, Aligner)
             aligner.measure(by_stage[pair.stage])
 
     def forward(self, images: Images, targets: Targets, views: Views = None) -> Terms:

@@ -9,8 +9,8 @@ Source:
 """
 
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,44 +29,18 @@ TargetScale = Literal["position", "stage", "none"]
 
 @dataclass(frozen=True)
 class AlignerForm:
-    """How features are predicted and what the prediction is held against."""
+    """How features are predicted and what the prediction is held against, as ``distill`` has it."""
 
-    kind: AlignerKind = "paper"
+    aligner: AlignerKind = "paper"
     """``paper``: 1x1 and 3x3 depth-wise convolution on the teacher's grid. ``pointwise``: a 1x1
     convolution on the larger of the two grids."""
     target_scale: TargetScale = "position"
     """``position``: unit RMS over the channels of each position. ``stage``: the whole stage is
     divided by one number. ``none``: the teacher's features as they are."""
-    norm: bool = True
+    aligner_norm: bool = True
     """A LayerNorm over channels."""
-    relu: bool | None = None
+    aligner_relu: bool | None = None
     """A ReLU at the end; None: where the teacher's features are non-negative."""
-
-    def with_settings(
-        self,
-        aligner: AlignerKind | None,
-        aligner_norm: bool | None,
-        aligner_relu: bool | None,
-        target_scale: TargetScale | None,
-    ) -> "AlignerForm":
-        """This form with what is given (not None) in its place."""
-        given = {
-            "kind": aligner,
-            "norm": aligner_norm,
-            "relu": aligner_relu,
-            "target_scale": target_scale,
-        }
-        return replace(self, **{key: value for key, value in given.items() if value is not None})
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """The form by the names that ``with_settings`` has for its fields."""
-        return {
-            "aligner": self.kind,
-            "aligner_norm": self.norm,
-            "aligner_relu": self.relu,
-            "target_scale": self.target_scale,
-        }
 
 
 class Aligner(nn.Module):
@@ -103,18 +77,18 @@ class Aligner(nn.Module):
         super().__init__()
         self.form = form = form or AlignerForm()
         self.nonnegative = nonnegative
-        if form.relu and not nonnegative:
+        if form.aligner_relu and not nonnegative:
             raise UserError(
                 "distill.aligner_relu=true can't reach the negative features of a stage without a "
                 "ReLU at its end; leave it out, or tap another stage"
             )
         self.proj = nn.Conv2d(in_dim, out_dim, kernel_size=1)
-        if form.kind == "paper":
+        if form.aligner == "paper":
             self.depthwise: nn.Module = nn.Conv2d(out_dim, out_dim, 3, padding=1, groups=out_dim)
         else:
             self.depthwise = nn.Identity()
-        self.norm = LayerNorm2d(out_dim) if form.norm else nn.Identity()
-        has_relu = nonnegative if form.relu is None else form.relu
+        self.norm = LayerNorm2d(out_dim) if form.aligner_norm else nn.Identity()
+        has_relu = nonnegative if form.aligner_relu is None else form.aligner_relu
         self.act = nn.ReLU() if has_relu else nn.Identity()
         if form.target_scale == "stage":
             self.register_buffer("target_mean", torch.zeros(out_dim))
@@ -173,7 +147,7 @@ class Aligner(nn.Module):
 
     def _grid(self, student_map: Tensor, size: tuple[int, int]) -> tuple[int, int]:
         """The grid that prediction and target meet on."""
-        if self.form.kind == "paper":
+        if self.form.aligner == "paper":
             return size
         rows, columns = student_map.shape[-2:]
         return max(rows, size[0]), max(columns, size[1])

@@ -43,7 +43,10 @@ class Preset:
 PRESETS: dict[PairPreset, Preset] = {
     "last": Preset(1.0, AlignerForm()),
     "early-middle-late": Preset(
-        2.5, AlignerForm(kind="pointwise", target_scale="none", norm=False, relu=False)
+        2.5,
+        AlignerForm(
+            aligner="pointwise", target_scale="none", aligner_norm=False, aligner_relu=False
+        ),
     ),
 }
 """DearKD's own, whose weight is ours, and Locality Guidance's."""
@@ -130,10 +133,8 @@ def spread_pairs(student: nn.Module, teacher: Teacher) -> tuple[AlignedPair, ...
                 f"{' of three blocks' if what == 'student' else ''}, and this one has {count}; "
                 "name the pairs by distill.pairs, or choose last"
             )
-    places = [
-        (block, stages[row]) for block, row in zip(_spread(blocks), _spread(stages), strict=True)
-    ]
-    return tuple(AlignedPair(block, stage) for block, stage in places)
+    places = zip(_spread(blocks), _spread(stages), strict=True)
+    return tuple(AlignedPair(block, stages[row]) for block, row in places)
 
 
 def _spread(items: Sequence[Any]) -> tuple[int, int, int]:

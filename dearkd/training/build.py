@@ -189,7 +189,7 @@ def _with_settings(
     config: TrainConfig, objective: nn.Module | None
 ) -> tuple[TrainConfig, list[str]]:
     """The configuration with what the objective filled in, and notes of it."""
-    filled: Mapping[str, Any] = getattr(objective, "settings", None) or {}
+    filled: Mapping[str, Any] = getattr(objective, "filled_settings", None) or {}
     notes = []
     if filled.get("token") == "class" and config.distill.token is None:
         notes.append(f"the class head learns from the teacher ({config.student} has no other)")

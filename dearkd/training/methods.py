@@ -10,13 +10,18 @@ which has the names that the command line and the report show. A file passed by 
 add one:
 ``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
-gets its state dict back. For ``--cache-labels`` its ``forward`` takes ``views`` and hands them on
-to the teacher; ``learns_from = "labels"`` says that it looks at the argmax alone. Which heads of the
-student learn is seen by their gradients, and one that does not is never read. An objective may have
-``settings``, its settings with the open ones filled in, which the run folder keeps;
-``heads_without_scale``, the heads whose logits get no scale from the loss and are given one by the
-teacher's; and ``measure(batches)``, which is called once with the first training views. A mistake of
-the user's is a :class:`dearkd.errors.UserError`.
+gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
+
+What an objective may have besides:
+
+- For ``--cache-labels`` its ``forward`` takes ``views`` and hands them on to the teacher;
+  ``learns_from = "labels"`` says that it looks at the argmax alone.
+- ``filled_settings``: its settings by their names in ``distill``, with the open ones filled in; the
+  run folder keeps them.
+- ``heads_without_scale``: heads whose logits get no scale from the loss; they are given one by the
+  teacher's probabilities. Which heads learn at all is seen by their gradients, and one that does
+  not is never read.
+- ``measure_targets(batches)``: called once, with the first training views, before the first step.
 """
 
 import dataclasses
@@ -161,7 +166,7 @@ def stages_of(
     if teacher is not None or not method.has_teacher:
         given = {key: getattr(distill, key) for key in method.settings}
         settings = {key: value for key, value in given.items() if value is not None}
-        settings |= method.fixed | arguments
+        settings |= {**method.fixed, **arguments}
         if method.has_teacher:
             settings["teacher"] = teacher
         stages.append(Stage(names[0], lengths[0], method.objective(student, **settings)))
