@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from dearkd.errors import UserError
 from dearkd.losses import cross_entropy, hidden_loss
 from dearkd.models.aligner import Aligner, AlignerKind, TargetScale
-from dearkd.models.heads import HEADS, Token, fitting_token
+from dearkd.models.heads import HEADS, Token, fitting_token, head_modules
 from dearkd.models.pairs import PRESETS, PairLike, PairPreset, chosen_pairs, model_name
 from dearkd.models.teacher import Form, Teacher
 from dearkd.teaching import Logits, Teaching, teaching
@@ -99,6 +99,8 @@ class Distillation(nn.Module):
         _check_classes(student, teacher, self.teaching)
         self.token = fitting_token(student, token)
         self.learns_from: Form = "labels" if self.teaching.logits == "hard" else "logits"
+        if self.heads_without_scale:
+            head_modules(student)  # which refuses a student whose last layer is not known
         if self.teaching.alpha == 0 and not self.learns_features:
             raise UserError(NOTHING_TAUGHT)
 

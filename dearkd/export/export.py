@@ -120,6 +120,8 @@ def export_run(
         except OSError as error:
             raise unwritable(place, error) from error
     _tell(console, place, plain, description, gap)
+    if trained.heads_note is not None:
+        console.print(f"note: it {trained.heads_note}")
     return place
 
 

@@ -18,6 +18,7 @@ from timm.models._hub import save_config_for_hf
 from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.models.heads import heads_note
 from dearkd.models.readings import Head, head_scores, readings
 from dearkd.run_folder.files import save_model
 from dearkd.trained.exported import DESCRIPTION
@@ -31,7 +32,8 @@ TRACED_BATCH = 2  # one image would be taken for a constant
 class Readout(nn.Module):
     """What an exported graph computes: ``logits``, and with ``heads`` each head's besides.
 
-    A distilled student's ``logits`` are the mean of its two heads, as `dearkd eval` reads them.
+    A distilled student's ``logits`` are the mean of its two heads, or those of the one that was
+    trained, as `dearkd eval` reads them.
 
     Raises:
         UserError: If ``heads`` are asked for of a model with one head.
@@ -39,7 +41,8 @@ class Readout(nn.Module):
 
     def __init__(self, model: nn.Module, heads: bool = False) -> None:
         if heads and len(readings(model)) == 1:
-            raise UserError(f"{type(model).__name__} has one head; leave --heads out")
+            note = heads_note(getattr(model, "answering_heads", ())) or "has one head"
+            raise UserError(f"{type(model).__name__} {note}; leave --heads out")
         super().__init__()
         self.model = model.eval()
         self.names: tuple[Head, ...] = ("logits", "class", "distillation") if heads else ("logits",)

@@ -6,6 +6,7 @@ from typing import Any
 
 from omegaconf import OmegaConf
 
+from dearkd.models.heads import heads_note
 from dearkd.training.method_names import explanation_of
 
 __all__ = ["Weights", "model_card"]
@@ -35,7 +36,7 @@ def model_card(description: dict[str, Any], weights: Weights, summary: dict[str,
         _header(weights),
         f"# {weights.name}",
         _what(description, weights, summary),
-        f"## Measured\n\n{_measured(weights, summary)}",
+        f"## Measured\n\n{_measured(description, weights, summary)}",
         f"## What it sees\n\n{_preprocessing(description)}",
         f"## Use\n\n{_use(description)}",
         f"## Classes\n\n{_classes(description)}",
@@ -72,7 +73,7 @@ def _what(description: dict[str, Any], weights: Weights, summary: dict[str, Any]
     return text + (f"; teacher `{_last_name(summary['teacher'])}`." if summary["teacher"] else ".")
 
 
-def _measured(weights: Weights, summary: dict[str, Any]) -> str:
+def _measured(description: dict[str, Any], weights: Weights, summary: dict[str, Any]) -> str:
     if summary.get("top1") is None:
         return "Nothing: the run has left no numbers."
     kind = "test" if summary.get("validation") is None else "validation"
@@ -88,6 +89,8 @@ def _measured(weights: Weights, summary: dict[str, Any]) -> str:
         lines = [f"On {images}:", "", "| read by | top-1 % | top-5 % |", "|---|---|---|"]
         for head, value in summary["heads"].items():
             lines.append(f"| {head} | {value['top1']:.2f} | {value['top5']:.2f} |")
+    if (note := heads_note(description.get("heads") or ())) is not None:
+        lines += ["", f"It {note}."]
     versions = ", ".join(f"{name} {version}" for name, version in summary["versions"].items())
     how = (
         f"Seed {summary['seed']}, {summary['precision']} on {summary['device']}; {versions}; "

@@ -76,6 +76,8 @@ def evaluate_target(
     result = evaluate(network, batches, accelerator, trained.precision)
     if accelerator.is_main_process:
         _print_result(target, result, console, as_json)
+        if trained.heads_note is not None and not as_json:
+            console.print(f"note: {target} {trained.heads_note}", markup=False)
     accelerator.end_training()  # which leaves the world of processes, too
     return result
 

@@ -94,6 +94,8 @@ def predict(
         listed = list(found)
         console.print_json(json.dumps([_plain(answer, names, score) for answer in listed]))
         return sum(answer.error is not None for answer in listed)
+    if trained.heads_note is not None:
+        console.print(f"note: {model} {trained.heads_note}", markup=False)
     bad = 0
     for answer in found:
         if answer.error is not None:
@@ -142,7 +144,8 @@ def probabilities(
 ) -> Float[Tensor, "images classes"]:
     """Probability in [0, 1] of every class for each upright RGB image; rows sum to 1.
 
-    They are the softmax of the model's logits, which a student takes as the mean of its heads.
+    They are the softmax of the model's logits, which a student takes as the mean of its heads
+    that were trained.
     """
     view = view_augment(trained.view, trained.img_size)
     prepared = [view.prepare(image) for image in images]

@@ -4,7 +4,7 @@ timm's distilled transformers answer by the mean of both heads. A head that lear
 not be in that mean, and two heads can only be averaged if their logits are on one scale.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -21,6 +21,9 @@ __all__ = [
     "fitted_scale",
     "fitting_token",
     "has_distillation_token",
+    "head_logits",
+    "head_modules",
+    "heads_note",
     "learning_heads",
     "mark_heads",
     "settle_heads",
@@ -66,25 +69,18 @@ def fitting_token(student: Any, token: Token | None) -> Token:
 
 
 def learning_heads(student: nn.Module) -> tuple[str, ...]:
-    """The heads that the last backward pass has a gradient for; waits for the device."""
+    """The heads of two that the last backward pass has a gradient for; waits for the device."""
     if not has_distillation_token(student):
         return ()
-    return tuple(
-        name
-        for name in HEADS
-        if any(
-            parameter.grad is not None and bool(parameter.grad.any())
-            for parameter in _module(student, name).parameters()
-        )
-    )
+    return tuple(name for name, module in head_modules(student).items() if _has_gradient(module))
 
 
 def bare_heads(student: nn.Module) -> tuple[str, ...]:
-    """The heads whose biases are all exactly zero, as timm begins: they never took a step."""
+    """The heads of two whose biases are exactly zero, as timm begins: they never took a step."""
     if not has_distillation_token(student):
         return ()
-    found = {name: getattr(_linear(student, name), "bias", None) for name in HEADS}
-    return tuple(name for name, bias in found.items() if bias is not None and not bias.any())
+    biases = {name: _layer(module).bias for name, module in head_modules(student).items()}
+    return tuple(name for name, bias in biases.items() if bias is not None and not bias.any())
 
 
 @torch.no_grad()
@@ -95,19 +91,50 @@ def settle_heads(student: nn.Module, heads: Iterable[str], scales: Mapping[str, 
     weights are doubled and those of the other set to zero: every program that loads the weights
     then computes that head's answer, exported graphs included.
     """
-    heads = tuple(heads)
-    for name, scale in scales.items():
-        _scale(student, name, scale)
+    heads, factors = tuple(heads), dict(scales)
     if len(heads) == 1 and has_distillation_token(student):
-        for name in HEADS:
-            _scale(student, name, 2.0 if name in heads else 0.0)
+        factors = {name: 2 * scales.get(name, 1) if name in heads else 0 for name in HEADS}
+    for name, factor in factors.items():
+        for parameter in _layer(head_modules(student)[name]).parameters():
+            parameter.mul_(factor)
     mark_heads(student, heads)
 
 
 def mark_heads(student: Any, heads: Iterable[str]) -> None:
-    """Notes on a network which heads its answer is of, where it is not all that it has."""
-    if has_distillation_token(student):
-        student.answering_heads = tuple(heads)
+    """Notes on a network of two heads which of them its answer is of."""
+    if (known := tuple(heads)) and has_distillation_token(student):
+        student.answering_heads = known
+
+
+def heads_note(heads: Sequence[str]) -> str | None:
+    """What to say of a network's answers where not all of its heads learned; else None."""
+    if len(heads) != 1:
+        return None
+    other = next(name for name in HEADS if name not in heads)
+    return f"answers by its {heads[0]} head alone, as the {other} head was never trained"
+
+
+@torch.no_grad()
+def head_logits(
+    model: nn.Module, images: Float[Tensor, "batch 3 height width"]
+) -> dict[str, Float[Tensor, "batch classes"]]:
+    """The logits of each head of a model in eval mode, by one forward pass."""
+    if not has_distillation_token(model):
+        return {HEADS[0]: model(images).float()}
+    found: dict[str, Tensor] = {}
+
+    def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
+        return lambda _module, _inputs, output: found.__setitem__(name, output.float())
+
+    hooks = [
+        module.register_forward_hook(keep(name)) for name, module in head_modules(model).items()
+    ]
+    try:
+        model(images)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return found
 
 
 def fitted_scale(
@@ -133,16 +160,29 @@ def fitted_scale(
     return (low * high) ** 0.5
 
 
-def _module(student: nn.Module, name: str) -> nn.Module:
-    return student.get_submodule(MODULES[name])
+def head_modules(student: Any) -> dict[str, nn.Module]:
+    """The heads of a student, by timm's names for them; of one head it is ``class``.
+
+    Raises:
+        UserError: If timm's configuration does not name the last layer.
+    """
+    if has_distillation_token(student):
+        return {name: student.get_submodule(place) for name, place in MODULES.items()}
+    place = (getattr(student, "pretrained_cfg", None) or {}).get("classifier")
+    if not isinstance(place, str) or not place:
+        raise UserError(
+            f"the logits of {model_name(student)} would have no certain scale, and its last layer "
+            "is not known; name it as classifier in its pretrained_cfg, or raise "
+            "distill.class_weight"
+        )
+    return {HEADS[0]: student.get_submodule(place)}
 
 
-def _linear(student: nn.Module, name: str) -> nn.Module:
-    """The linear layer of a head, which LeViT has inside one with a norm."""
-    layers = [part for part in _module(student, name).modules() if isinstance(part, nn.Linear)]
-    return layers[-1] if layers else nn.Identity()
+def _has_gradient(module: nn.Module) -> bool:
+    gradients = [parameter.grad for parameter in module.parameters()]
+    return any(gradient is not None and bool(gradient.any()) for gradient in gradients)
 
 
-def _scale(student: nn.Module, name: str, factor: float) -> None:
-    for parameter in _linear(student, name).parameters():
-        parameter.mul_(factor)
+def _layer(head: nn.Module) -> Any:
+    """The last layer of a head, which LeViT has in one module with a norm."""
+    return [part for part in head.modules() if isinstance(part, nn.Linear | nn.Conv2d)][-1]

@@ -17,6 +17,8 @@ __all__ = ["ARITHMETIC", "VALIDATION", "Group", "Report", "Run", "SyntheticSet"]
 
 ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
 """Settings that the machine chooses where the user leaves them open."""
+USUAL_LOGITS = {"dearkd": "hard", "deit-hard": "hard", "deit-soft": "soft"}
+"""What of its logits the teacher says, where the method's name tells."""
 VALIDATION = " (validation split)"
 """What follows the data's name where a run was judged on a part of its own training set."""
 
@@ -61,8 +63,18 @@ class Run:
         """The label of the method, as tables show it."""
         method = self.method
         if method == "dearkd" and not self.setting("stage2"):
-            return "DearKD, stage 1 alone"
-        return label_of(str(method or "not known"))
+            return ", ".join(["DearKD, stage 1 alone", *self._taught_otherwise])
+        return ", ".join([label_of(str(method or "not known")), *self._taught_otherwise])
+
+    @property
+    def _taught_otherwise(self) -> list[str]:
+        """What the method's name does not say of the teacher's labels."""
+        logits, said = self.setting("distill.logits"), []
+        if logits is not None and logits != USUAL_LOGITS.get(str(self.method), ""):
+            said.append(f"{logits} labels")
+        if self.setting("distill.class_weight") == 0:
+            said.append("of the teacher alone")
+        return said
 
     @property
     def arithmetic(self) -> dict[str, str]:

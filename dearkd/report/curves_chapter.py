@@ -14,6 +14,7 @@ TERMS = {
     "top1": "Accuracy on the test images, %",
     "class": "Loss of the class token on the label",
     "distillation": "Loss of the distillation token",
+    "class_distillation": "Loss of the class token on the teacher",
     "hidden": "L_hidden: distance to the teacher's features",
     "loss": "Total loss",
     "teacher_agreement": "Agreement with the teacher on training views",

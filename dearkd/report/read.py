@@ -10,6 +10,7 @@ from typing import Any
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data import synthetic_set
+from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
 from dearkd.said import counted, listed
@@ -49,6 +50,8 @@ def read_run(path: Path, name: str) -> Run:
         notes.append(f"{run.status}; its numbers are those so far and are not compared")
     elif summary.get("top1") is None:
         notes.append("it had no evaluation data, so there is no top-1")
+    if (note := heads_note(summary.get("trained_heads") or ())) is not None:
+        notes.append(f"it {note}")
     return dataclasses.replace(run, notes=tuple(notes))
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from dearkd.errors import UserError, one_line
 from dearkd.models.create import check_name, create_model, size_argument
+from dearkd.models.heads import HEADS, bare_heads, mark_heads, settle_heads
 from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
 from dearkd.trained.hub import is_cached, is_reachable
@@ -68,7 +69,7 @@ def _of_run(found: Resolved) -> Trained:
     metadata = found.metadata
     network = _built(found, metadata["num_classes"], metadata.get("img_size"))
     state = load_weights(file) if found.checkpoint is None else raw_student(found.checkpoint)
-    return _trained(found, filled(network, name, state, file))
+    return _trained(found, _by_trained_heads(filled(network, name, state, file), found))
 
 
 def _of_timm(found: Resolved) -> Trained:
@@ -78,7 +79,24 @@ def _of_timm(found: Resolved) -> Trained:
     assert name is not None
     state = read_state(found.weights)
     network = _built(found, _count_classes(name, state), found.img_size)
-    return _trained(found, filled(network, name, state, found.weights))
+    return _trained(found, _by_trained_heads(filled(network, name, state, found.weights), found))
+
+
+def _by_trained_heads(network: nn.Module, found: Resolved) -> nn.Module:
+    """The network, answering by the heads that were trained.
+
+    Weights are saved so that they do. Those of a checkpoint are not, nor are those of older
+    versions, which did not keep what was trained: there an untrained head shows by its bias.
+    """
+    heads, scales = found.metadata.get("heads"), found.metadata.get("head_scales") or {}
+    settled = found.checkpoint is None and (heads or scales)
+    if settled or not found.metadata:
+        mark_heads(network, heads or ())
+        return network
+    if not heads and len(bare := bare_heads(network)) == 1:
+        heads = [name for name in HEADS if name not in bare]
+    settle_heads(network, heads or (), scales)
+    return network
 
 
 def _built(found: Resolved, num_classes: int | None, img_size: int | None) -> nn.Module:
@@ -114,6 +132,8 @@ def _trained(found: Resolved, network: Any) -> Trained:
         "class_names": names,
         "img_size": cfg["input_size"][-1],
         "args": found.metadata.get("args"),
+        "heads": getattr(network, "answering_heads", ()),
+        "head_scales": found.metadata.get("head_scales"),
     }
     arithmetic = {
         key: str(found.config[key])

@@ -6,6 +6,8 @@ from typing import Any
 
 from torch import nn
 
+from dearkd.models.heads import heads_note
+
 __all__ = ["Trained", "described"]
 
 VIEW: dict[str, Any] = {"mean": None, "std": None, "interpolation": "bicubic", "crop_pct": None}
@@ -34,6 +36,10 @@ class Trained:
     precision: str = "fp32"
     """Arithmetic in which its run evaluated it."""
     memory_format: str = "contiguous"
+    heads: tuple[str, ...] = ()
+    """The heads of a student of two that were trained and that it answers by; empty: not known."""
+    head_scales: Mapping[str, float] = field(default_factory=dict)
+    """Factors that the logits of its heads were multiplied by, as no loss gave them a scale."""
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -46,7 +52,14 @@ class Trained:
             "class_names": None if self.class_names is None else list(self.class_names),
             "img_size": self.img_size,
             **{key: _plain(self.view[key]) for key in VIEW},
+            **({"heads": list(self.heads)} if self.heads else {}),
+            **({"head_scales": dict(self.head_scales)} if self.head_scales else {}),
         }
+
+    @property
+    def heads_note(self) -> str | None:
+        """What to say of its answers where not all of its heads learned; else None."""
+        return heads_note(self.heads)
 
 
 def described(
@@ -70,6 +83,8 @@ def described(
         class_names=tuple(names) if names else None,
         view={key: description.get(key, default) for key, default in VIEW.items()},
         img_size=int(description["img_size"]),
+        heads=tuple(description.get("heads") or ()),
+        head_scales=description.get("head_scales") or {},
         **arithmetic,
     )
 

@@ -6,6 +6,7 @@ Everything random is a function of (seed, position in the run), so a run that wa
 resumed ends with bitwise the same weights as one that was not (one CPU process).
 """
 
+import copy
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
+from dearkd.models.heads import learning_heads, settle_heads
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
@@ -56,6 +58,7 @@ class Trainer:
         accumulate: int = 1,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
         save_more: Callable[[], None] | None = None,
+        scales_of: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
     ) -> None:
         self.config = config
         self.folder = folder
@@ -65,6 +68,7 @@ class Trainer:
         self.evaluation = evaluation
         self.probe = probe
         self.save_more = save_more
+        self.scales_of = scales_of
         self.accelerator = accelerator
         self.progress = progress
         self.metadata = metadata
@@ -82,6 +86,22 @@ class Trainer:
     def averaged(self) -> nn.Module:
         """The weights that are evaluated and saved: the moving average where there is one."""
         return self.ema.module if self.ema is not None else self.student
+
+    @property
+    def answering(self) -> nn.Module:
+        """These weights as they answer: by the heads that learned, with logits on one scale."""
+        heads, scales = self.position.heads, self.position.head_scales
+        if len(heads) != 1 and not scales:
+            return self.averaged
+        model = copy.deepcopy(self.averaged)
+        settle_heads(model, heads, scales)
+        return model
+
+    @property
+    def head_facts(self) -> dict[str, Any]:
+        """What became of the heads, as it is stored with the weights."""
+        facts = {"heads": self.position.heads, "head_scales": self.position.head_scales}
+        return {name: value for name, value in facts.items() if value}
 
     def fit(self, saved: dict[str, Any] | None = None) -> None:
         """Trains to the end of the last stage, from the checkpoint ``saved`` on if there is one.
@@ -175,7 +195,7 @@ class Trainer:
         self._refuse_nan(objective)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
-        self._finish_epoch(line)
+        self._finish_epoch(line, objective)
         self._save(objective, optimizer)
         if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
             raise Interrupted
@@ -201,6 +221,9 @@ class Trainer:
                 previous = self.position.sums.get(name, 0.0)
                 self.position.sums[name] = previous + value.detach().float() / self.accumulate
             count += len(batch[0])
+        if self.position.step == 0:  # once an epoch, as it waits for the device
+            found = {*self.position.heads, *learning_heads(self.student)}
+            self.position.heads = sorted(found)
         if self.config.optim.clip_grad is not None:
             self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
         optimizer.step()
@@ -209,15 +232,17 @@ class Trainer:
             self.ema.update(self.student)
         return count * self.accelerator.num_processes
 
-    def _finish_epoch(self, line: dict[str, Any]) -> None:
+    def _finish_epoch(self, line: dict[str, Any], objective: nn.Module) -> None:
         """Probes, evaluates when due, writes the log line and the best weights."""
         position, started = self.position, time.monotonic()
         result: dict[str, float] = {}
         if self.probe is not None and self.accelerator.is_main_process:
             line.update(self.probe(self.averaged))
         due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
+        if self.scales_of is not None and due:
+            position.head_scales = self.scales_of(self.averaged, self._unwrapped(objective))
         if self.evaluation is not None and due:
-            result = self.evaluation(self.averaged)
+            result = self.evaluation(self.answering)
         position.seconds += time.monotonic() - started
         line.update(result, seconds=position.seconds)
         better = result and (position.best_top1 is None or result["top1"] > position.best_top1)
@@ -232,7 +257,7 @@ class Trainer:
 
     def save_weights(self, path: Any) -> None:
         """Writes the evaluated weights with what a reader needs to rebuild the model."""
-        save_model(path, self.averaged, self.metadata)
+        save_model(path, self.answering, {**self.metadata, **self.head_facts})
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes ``checkpoint/last.pt``: all that the next step depends on.

@@ -63,5 +63,9 @@ class Position:
     best_top1: float | None = None
     best_epoch: int | None = None
     stage: str = ""
+    heads: list[str] = field(default_factory=list)
+    """The heads of a student of two that have learned so far; empty where it is not known."""
+    head_scales: dict[str, float] = field(default_factory=dict)
+    """Factors of the logits of heads that get no scale from the loss."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sum of each term over the steps of the current epoch, on the device."""

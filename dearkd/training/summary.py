@@ -64,6 +64,8 @@ def summary(
         "top1": final["top1"],
         "top5": final["top5"],
         "heads": {name: value for name, value in heads.items() if name != "images"},
+        "trained_heads": position.heads or None,
+        "head_scales": position.head_scales or None,
         "best_top1": position.best_top1,
         "best_epoch": position.best_epoch,
         "parameters": cost.parameter_count(parts.student),

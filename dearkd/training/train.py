@@ -18,6 +18,7 @@ from dearkd.data.feed import faster_data
 from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images
 from dearkd.judging.evaluate import evaluate
+from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
@@ -29,6 +30,7 @@ from dearkd.training.build import Begun, Parts, build
 from dearkd.training.dry_run import describe
 from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
+from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
@@ -155,6 +157,8 @@ def _run(
             if used is not None:
                 say(f"teacher's labels: {used['read']:,} read, {used['computed']:,} computed")
             say(closing_line(folder.path, heads))
+            if (note := heads_note(trainer.position.heads)) is not None:
+                say(f"note: it {note}")
     finally:
         accelerator.end_training()
 
@@ -178,6 +182,8 @@ def _fitted(
 ) -> tuple[Trainer, dict[str, dict[str, float]]]:
     """The trainer at the end of the last stage, and what each head of its student achieves."""
     config, trained = parts.config, parts.trained()
+    if not saved:
+        measure_targets(parts)
     batches, accumulate = training_batches(parts, accelerator)
     images = evaluation_images(parts, accelerator)
 
@@ -212,11 +218,12 @@ def _fitted(
                 len(parts.train),
             ),
             save_more=None if labels is None else labels.memory.save,
+            scales_of=scales_of_heads(parts, accelerator),
         )
         trainer.fit(saved)
     if images is None:
         return trainer, {}
-    return trainer, evaluate(trainer.averaged, images, accelerator, config.precision)
+    return trainer, evaluate(trainer.answering, images, accelerator, config.precision)
 
 
 def _stem(config: TrainConfig, verb: str) -> str:
