@@ -68,6 +68,45 @@ def test_soft_distillation_refuses_a_temperature(temperature: float) -> None:
         losses.soft_distillation(rand(2, 3), rand(2, 3), temperature)
 
 
+@pytest.mark.parametrize("temperature", [1.0, 2.0])
+def test_standardized_distillation_is_its_equation(temperature: float) -> None:
+    student, teacher = 5 * rand(6, 4) + 3, rand(6, 4)
+
+    def z(row: list[float]) -> list[float]:
+        mean = sum(row) / len(row)
+        deviation = math.sqrt(sum((value - mean) ** 2 for value in row) / len(row))
+        return [(value - mean) / (deviation + 1e-7) / temperature for value in row]
+
+    slow = 0.0
+    for ours, theirs in zip(student.tolist(), teacher.tolist(), strict=True):
+        log_q, log_p = slow_log_softmax(z(ours)), slow_log_softmax(z(theirs))
+        slow += sum(math.exp(p) * (p - q) for p, q in zip(log_p, log_q, strict=True))
+    value = losses.standardized_distillation(student, teacher, temperature)
+    assert value.item() == pytest.approx(temperature**2 * slow / 6, abs=1e-12)
+
+
+def test_standardized_distillation_sees_neither_scale_nor_shift() -> None:
+    student, teacher = rand(6, 4), rand(6, 4)
+    scaled = losses.standardized_distillation(7 * student + 2, 0.1 * teacher - 5)
+    exact = losses.standardized_distillation(student, teacher)
+    assert scaled.item() == pytest.approx(exact.item(), rel=1e-5)
+    assert losses.standardized_distillation(3 * teacher, teacher).item() == pytest.approx(
+        0, abs=1e-9
+    )
+
+
+def test_standardized_distillation_refuses_two_classes() -> None:
+    with pytest.raises(ValueError, match="at least 3 classes, got 2"):
+        losses.standardized_distillation(rand(3, 2), rand(3, 2))
+
+
+def test_a_stage_is_divided_by_one_number() -> None:
+    features, mean, rms = rand(2, 3, 2, 2), rand(3), torch.tensor(2.5).double()
+    scaled = losses.scale_stage(features, mean, rms)
+    for b, c in torch.cartesian_prod(torch.arange(2), torch.arange(3)).tolist():
+        torch.testing.assert_close(scaled[b, c], (features[b, c] - mean[c]) / 2.5)
+
+
 def test_hidden_loss_is_the_mean_squared_error() -> None:
     aligned, target = rand(2, 3, 2, 2), rand(2, 3, 2, 2)
     pairs = zip(aligned.flatten().tolist(), target.flatten().tolist(), strict=True)
@@ -120,6 +159,7 @@ def test_gradients() -> None:
     target = rand(2, 3, 2, 2)
     assert torch.autograd.gradcheck(losses.soft_distillation, (student, teacher, 3.0))
     assert torch.autograd.gradcheck(losses.hard_distillation, (student, teacher))
+    assert torch.autograd.gradcheck(losses.standardized_distillation, (student, teacher, 2.0))
     assert torch.autograd.gradcheck(losses.hidden_loss, (aligned, target))
 
 
@@ -140,7 +180,13 @@ CALLS = {
     "hard_distillation": lambda: (losses.hard_distillation, logits(5, 7), logits(5, 7)),
     "soft_distillation": lambda: (losses.soft_distillation, logits(5, 7), logits(5, 7)),
     "hidden_loss": lambda: (losses.hidden_loss, logits(2, 3, 4, 4), logits(2, 3, 4, 4)),
+    "scale_stage": lambda: (losses.scale_stage, logits(2, 3, 4, 4), rand(3), rand(1)[0]),
     "scale_target": lambda: (losses.scale_target, logits(2, 3, 4, 4), False),
+    "standardized_distillation": lambda: (
+        losses.standardized_distillation,
+        logits(5, 7),
+        logits(5, 7),
+    ),
 }
 
 

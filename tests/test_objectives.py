@@ -16,16 +16,13 @@ from torch.nn.parallel import DistributedDataParallel
 
 import dearkd  # noqa: F401 - registers the small CNNs
 from dearkd.config import Pair
+from dearkd.errors import UserError
 from dearkd.losses import scale_target
-from dearkd.models.pairs import AlignedPair, default_pair
+from dearkd.models.heads import learning_heads
+from dearkd.models.pairs import AlignedPair, default_pair, spread_pairs
 from dearkd.models.teacher import Teacher
 from dearkd.models.vit import DearKDVisionTransformer
-from dearkd.objectives import (
-    CrossEntropy,
-    DearKD,
-    HardDistillation,
-    SoftDistillation,
-)
+from dearkd.objectives import CrossEntropy, DearKD, Distillation
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY: dict[str, Any] = {
@@ -75,10 +72,10 @@ def test_deit_objectives_equal_timms_task(kind: str, batch: tuple[Tensor, Tensor
     """Same loss, terms and gradients; teacher and student normalise differently."""
     ours, theirs, own_teacher = student(), student(), teacher()
     if kind == "hard":
-        objective: nn.Module = HardDistillation(ours, own_teacher)
+        objective: nn.Module = Distillation(ours, own_teacher)
         weights = {"task_loss_weight": 0.5}
     else:
-        objective = SoftDistillation(ours, own_teacher, temperature=3.0, alpha=0.1)
+        objective = Distillation(ours, own_teacher, "soft")
         weights = {"task_loss_weight": 0.9, "temperature": 3.0}
     task = TokenDistillationTask(
         student_model=theirs,
@@ -161,21 +158,155 @@ def test_hard_distillation_on_the_class_token_alone(batch: tuple[Tensor, Tensor]
     images, labels = batch
     model = student(timm.models.vision_transformer.VisionTransformer)
     own_teacher = teacher()
-    terms = HardDistillation(model, own_teacher, token="class").train()(images, labels)
+    terms = Distillation(model, own_teacher, token="class").train()(images, labels)
     logits, decided = model(images), own_teacher(images).logits.argmax(1)
     expected = F.cross_entropy(logits, labels) / 2 + F.cross_entropy(logits, decided) / 2
     torch.testing.assert_close(terms["loss"], expected)
 
 
+def test_without_labels_both_heads_learn_from_the_teacher(batch: tuple[Tensor, Tensor]) -> None:
+    images, labels = batch
+    model, own_teacher = student(), teacher()
+    objective = Distillation(model, own_teacher, "soft", class_weight=0.0, temperature=2.0).train()
+    terms = objective(images, labels)
+    wanted = (own_teacher(images).logits / 2).softmax(1)
+    halves = [
+        4 * F.kl_div((logits / 2).log_softmax(1), wanted, reduction="batchmean")
+        for logits in model(images)
+    ]
+    torch.testing.assert_close(terms["loss"], sum(halves) / 2)
+    torch.testing.assert_close(terms["class_distillation"], halves[0].detach())
+    torch.testing.assert_close(terms["distillation"], halves[1].detach())
+    assert "class" not in terms
+    assert torch.equal(objective(images, 9 - labels)["loss"], terms["loss"])  # labels are not seen
+
+
+@pytest.mark.parametrize("logits", ["soft", "standardized"])
+def test_class_head_alone_learns_what_the_teacher_says(
+    logits: Any, batch: tuple[Tensor, Tensor]
+) -> None:
+    images, labels = batch
+    model, own_teacher = student(timm.models.vision_transformer.VisionTransformer), teacher()
+    terms = Distillation(model, own_teacher, logits, class_weight=0.25).train()(images, labels)
+    ours, theirs = model(images), own_teacher(images).logits
+    if logits == "standardized":
+        ours, theirs = (
+            (z - z.mean(1, keepdim=True)) / z.std(1, correction=0, keepdim=True)
+            for z in (ours, theirs)
+        )
+    tau = 3 if logits == "soft" else 2
+    taught = F.kl_div((ours / tau).log_softmax(1), (theirs / tau).softmax(1), reduction="none")
+    expected = 0.25 * F.cross_entropy(model(images), labels) + 0.75 * tau**2 * taught.sum() / 6
+    torch.testing.assert_close(terms["loss"], expected, rtol=1e-5, atol=1e-6)
+
+
+def test_dearkd_takes_every_kind_of_logits(batch: tuple[Tensor, Tensor]) -> None:
+    for logits, weight in (("soft", 0.9), ("standardized", 0.0)):
+        plain = Distillation(dearkd_student(), teacher(), logits, class_weight=weight)
+        whole = DearKD(dearkd_student(), teacher(), logits=logits, class_weight=weight)
+        ours, theirs = whole.train()(*batch), plain.train()(*batch)
+        torch.testing.assert_close(ours["loss"], theirs["loss"] + ours["hidden"])
+
+
+def test_hidden_features_without_the_teachers_labels(batch: tuple[Tensor, Tensor]) -> None:
+    objective = DearKD(dearkd_student(), teacher(), alpha=0.0).train()
+    terms = objective(*batch)
+    torch.testing.assert_close(terms["loss"], terms["class"] + terms["hidden"])
+    assert "distillation" not in terms
+    terms["loss"].backward()
+    assert learning_heads(objective.student) == ("class",)
+
+
+def test_heads_without_a_scale() -> None:
+    plain = student(timm.models.vision_transformer.VisionTransformer)
+    plain.pretrained_cfg = {**plain.pretrained_cfg, "classifier": "head"}
+    unscaled = {
+        (kind, weight, name): Distillation(
+            model, teacher(), kind, class_weight=weight
+        ).heads_without_scale
+        for kind in ("hard", "soft", "standardized")
+        for weight in (0.0, 0.5)
+        for name, model in (("two", student()), ("one", plain))
+    }
+    assert {key: heads for key, heads in unscaled.items() if heads} == {
+        ("standardized", 0.0, "two"): ("class", "distillation"),
+        ("standardized", 0.5, "two"): ("distillation",),
+        ("standardized", 0.0, "one"): ("class",),
+    }
+    plain.pretrained_cfg = {"architecture": "toy_vit"}
+    with pytest.raises(UserError, match="its last layer is not known"):
+        Distillation(plain, teacher(), "standardized", class_weight=0.0)
+
+
+def test_spread_pairs_are_three_blocks_and_three_grids(batch: tuple[Tensor, Tensor]) -> None:
+    own_teacher = teacher()
+    grids = [stage.grid for stage in own_teacher.stages]
+    assert grids == [(16, 16), (16, 16), (8, 8), (4, 4), (2, 2)]
+    objective = DearKD(dearkd_student(), own_teacher, pair_preset="early-middle-late").train()
+    assert [(pair.block, pair.stage) for pair in objective.pairs] == [(0, 1), (1, 2), (2, 4)]
+    assert [(p.block, p.stage) for p in spread_pairs(student(depth=12), own_teacher)] == [
+        (0, 1),
+        (5, 2),
+        (11, 4),
+    ]
+    model, (images, _) = objective.student, batch
+    terms = objective(*batch)
+    tokens, hidden = model._pos_embed(model.patch_embed(images)), []
+    with torch.no_grad():
+        for block, aligner, stage in zip(model.blocks, objective.aligners, (1, 2, 4), strict=True):
+            tokens = block(tokens)
+            grid = tokens[:, 2:].transpose(1, 2).reshape(6, 16, 4, 4)
+            (target,) = own_teacher(images, [stage]).features
+            size = max(4, target.shape[-1])
+            grown = [F.interpolate(m, (size, size), mode="bilinear") for m in (grid, target)]
+            kernel = aligner.proj.weight[:, :, 0, 0]
+            aligned = torch.einsum("oi,bihw->bohw", kernel, grown[0])
+            aligned = aligned + aligner.proj.bias[:, None, None]
+            hidden.append(F.mse_loss(aligned, grown[1]))
+    torch.testing.assert_close(terms["hidden"], sum(hidden), rtol=1e-5, atol=1e-6)
+    halves = (terms["class"] + terms["distillation"]) / 2
+    torch.testing.assert_close(terms["loss"], halves + 2.5 * terms["hidden"])
+
+
+def test_spread_pairs_need_three_of_each() -> None:
+    with pytest.raises(UserError, match="needs a student of three blocks, and this one has 2"):
+        DearKD(student(depth=2), teacher(), pair_preset="early-middle-late")
+    flat = teacher()
+    flat.stages = flat.stages[:2]
+    with pytest.raises(UserError, match="needs a teacher with three grids, and this one has 1"):
+        DearKD(student(), flat, pair_preset="early-middle-late")
+
+
+def test_the_scale_of_a_stage_is_measured_once(batch: tuple[Tensor, Tensor]) -> None:
+    images, _ = batch
+    objective = DearKD(dearkd_student(), teacher(), target_scale="stage").train()
+    assert objective(*batch)["hidden"].isnan()
+    objective.measure_targets(iter(images.split(4)))
+    (target,) = objective.teacher(images, objective.stages).features
+    rms = target.square().mean().sqrt()
+    torch.testing.assert_close(objective.aligners[0].target_rms, rms)
+    assert not objective.aligners[0].target_mean.any()
+    assert objective(*batch)["hidden"].isfinite()
+    again = DearKD(dearkd_student(), teacher(), target_scale="stage")
+    again.load_state_dict(objective.state_dict())
+    assert torch.equal(again.train()(*batch)["loss"], objective(*batch)["loss"])
+
+
 def objectives() -> dict[str, nn.Module]:
     return {
         "dearkd": DearKD(dearkd_student(), teacher()),
-        "hard": HardDistillation(student(), teacher()),
-        "soft": SoftDistillation(student(), teacher()),
+        "hard": Distillation(student(), teacher()),
+        "soft": Distillation(student(), teacher(), "soft"),
+        "standardized": Distillation(student(), teacher(), "standardized"),
+        "unlabelled": Distillation(student(), teacher(), "soft", class_weight=0.0),
+        "spread": DearKD(dearkd_student(), teacher(), pair_preset="early-middle-late"),
     }
 
 
-@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+KINDS = ["dearkd", "hard", "soft", "standardized", "unlabelled", "spread"]
+
+
+@pytest.mark.parametrize("name", KINDS)
 def test_a_step_trains_everything_but_the_teacher(name: str, batch: tuple[Tensor, Tensor]) -> None:
     objective: Any = objectives()[name]
     before = {k: v.clone() for k, v in objective.teacher.state_dict().items()}
@@ -193,14 +324,14 @@ def test_a_step_trains_everything_but_the_teacher(name: str, batch: tuple[Tensor
         assert torch.equal(value, before[key]), key
 
 
-@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+@pytest.mark.parametrize("name", KINDS)
 def test_only_the_loss_has_a_graph(name: str, batch: tuple[Tensor, Tensor]) -> None:
     terms = objectives()[name].train()(*batch)
     assert all(term.shape == () for term in terms.values())
     assert [key for key, term in terms.items() if term.requires_grad] == ["loss"]
 
 
-@pytest.mark.parametrize("name", ["dearkd", "hard", "soft"])
+@pytest.mark.parametrize("name", KINDS)
 def test_an_image_has_the_same_loss_in_any_batch(name: str, batch: tuple[Tensor, Tensor]) -> None:
     images, labels = batch
     objective = objectives()[name].double().train()
@@ -250,20 +381,27 @@ def test_two_pairs_may_share_a_block_or_a_stage(batch: tuple[Tensor, Tensor]) ->
     assert len({part.item() for part in parts}) == 3
 
 
-def test_student_without_a_distillation_token() -> None:
+def test_student_without_a_distillation_token(batch: tuple[Tensor, Tensor]) -> None:
     plain = student(timm.models.vision_transformer.VisionTransformer)
-    for build in (DearKD, HardDistillation, SoftDistillation):
+    for build in (DearKD, Distillation):
         with pytest.raises(ValueError, match="student toy_vit has no distillation token; choose"):
-            build(plain, teacher())
+            build(plain, teacher(), token="distillation")
+        assert build(plain, teacher()).train()(*batch)["loss"].isfinite()
 
 
 @pytest.mark.parametrize(
     ("build", "message"),
     [
-        (lambda: HardDistillation(student(), teacher(7)), "has 10 classes and the teacher 7"),
-        (lambda: HardDistillation(student(), teacher(), token="class"), "toy_vit untrained"),
-        (lambda: SoftDistillation(student(), teacher(), alpha=1.5), "alpha must be .* got 1.5"),
-        (lambda: SoftDistillation(student(), teacher(), temperature=0.0), "temperature must be"),
+        (lambda: Distillation(student(), teacher(7)), "has 10 classes and the teacher 7"),
+        (lambda: Distillation(student(), teacher(), token="class"), "toy_vit untrained"),
+        (lambda: Distillation(student(), teacher(), alpha=1.5), "alpha must be .* got 1.5"),
+        (lambda: Distillation(student(), teacher(), "soft", temperature=0.0), "temperature must"),
+        (lambda: Distillation(student(), teacher(), alpha=0.0), "leaves nothing to learn"),
+        (lambda: DearKD(student(), teacher(), alpha=0.0, hidden_weight=0.0), "leaves nothing to"),
+        (
+            lambda: Distillation(student(num_classes=2), teacher(2), "standardized"),
+            "at least 3 classes, got 2",
+        ),
         (lambda: DearKD(student(), teacher(), hidden_weight=-1.0), "at least 0, got -1.0"),
         (lambda: DearKD(student(), teacher(), [AlignedPair(3, 0)]), "block must be 0 to 2 .* 3"),
         (lambda: DearKD(student(), teacher(), [AlignedPair(0, 5)]), "stage must be 0 to 4 .* 5"),

@@ -118,8 +118,10 @@ class Aligner(nn.Module):
                 return teacher_map
 
     @torch.no_grad()
-    def measure(self, teacher_maps: Iterable[Float[Tensor, "batch out_dim height width"]]) -> None:
+    def measure(self, teacher_maps: Iterable[Tensor]) -> None:
         """Stores the mean of each channel and the RMS of what is left of these maps.
+
+        Each is (batch, out_dim, height, width), of any batch.
 
         Departure:
             Features of a linear stage end are centred by the stored mean of their channel: it says

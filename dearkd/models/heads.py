@@ -55,8 +55,8 @@ def fitting_token(student: Any, token: Token | None) -> Token:
     has_two = has_distillation_token(student)
     if token == "class" and has_two:
         raise UserError(
-            f"token=class would leave the distillation head of {model_name(student)} "
-            "untrained; use token=distillation, or a student without a distillation token"
+            f"distill.token=class would leave the distillation head of {model_name(student)} "
+            "untrained; use distillation, or a student without a distillation token"
         )
     if token == "distillation" and not has_two:
         raise UserError(

@@ -133,13 +133,13 @@ def spread_pairs(student: nn.Module, teacher: Teacher) -> tuple[AlignedPair, ...
                 f"{' of three blocks' if what == 'student' else ''}, and this one has {count}; "
                 "name the pairs by distill.pairs, or choose last"
             )
-    places = zip(_spread(blocks), _spread(stages), strict=True)
+    places = zip(_spread(len(blocks)), _spread(len(stages)), strict=True)
     return tuple(AlignedPair(block, stages[row]) for block, row in places)
 
 
-def _spread(items: Sequence[Any]) -> tuple[int, int, int]:
-    """Positions of the first item, the middle one and the last."""
-    return 0, (len(items) - 1) // 2, len(items) - 1
+def _spread(count: int) -> tuple[int, int, int]:
+    """Positions of the first of so many, the middle one and the last."""
+    return 0, (count - 1) // 2, count - 1
 
 
 def _blocks_and_grid(student: nn.Module) -> tuple[Any, tuple[int, int]]:

@@ -4,7 +4,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from dearkd.models.aligner import Aligner, resample
+from dearkd.errors import UserError
+from dearkd.models.aligner import Aligner, AlignerForm, resample
+
+POINTWISE = AlignerForm(aligner="pointwise", aligner_norm=False, target_scale="none")
 
 
 @pytest.mark.parametrize("size", [(4, 4), (7, 5), (2, 3), (8, 8)])
@@ -65,3 +68,43 @@ def test_an_image_does_not_depend_on_its_batch() -> None:
 def test_refuses_a_width_of_zero(widths: tuple[int, int]) -> None:
     with pytest.raises(ValueError, match="at least 1, got"):
         Aligner(*widths, nonnegative=True)
+
+
+@pytest.mark.parametrize(("size", "grid"), [((8, 8), (8, 8)), ((2, 2), (4, 4)), ((2, 8), (4, 8))])
+def test_a_pointwise_aligner_meets_on_the_larger_grid(
+    size: tuple[int, int], grid: tuple[int, int]
+) -> None:
+    maps, teacher_map = torch.randn(2, 6, 4, 4), torch.randn(2, 10, *size)
+    aligner = Aligner(6, 10, nonnegative=False, form=POINTWISE)
+    assert aligner(maps, size).shape == (2, 10, *grid)
+    expected = F.interpolate(teacher_map, grid, mode="bilinear")
+    torch.testing.assert_close(aligner.target(teacher_map, maps), expected)
+    assert [name for name, _ in aligner.named_parameters()] == ["proj.weight", "proj.bias"]
+
+
+@pytest.mark.parametrize("nonnegative", [True, False])
+def test_a_measured_stage_has_unit_mean_square(nonnegative: bool) -> None:
+    torch.manual_seed(0)
+    teacher_map = 7 * torch.randn(6, 5, 4, 4) * torch.rand(6, 1, 4, 4) + 3
+    teacher_map = teacher_map.relu() if nonnegative else teacher_map
+    aligner = Aligner(3, 5, nonnegative, AlignerForm(target_scale="stage"))
+    aligner.measure(teacher_map.split(2))
+    target = aligner.target(teacher_map, torch.zeros(6, 3, 4, 4))
+    assert target.square().mean().item() == pytest.approx(1, rel=1e-5)
+    centre = teacher_map.mean((0, 2, 3), keepdim=True)
+    shifted = teacher_map if nonnegative else teacher_map - centre
+    torch.testing.assert_close(target * shifted.square().mean().sqrt(), shifted)
+
+
+def test_a_stage_that_says_nothing_is_refused() -> None:
+    aligner = Aligner(3, 5, nonnegative=True, form=AlignerForm(target_scale="stage"))
+    with pytest.raises(UserError, match="features are constant"):
+        aligner.measure([torch.zeros(2, 5, 4, 4)])
+
+
+def test_norm_and_relu_can_be_left_out_or_forced() -> None:
+    maps = torch.randn(4, 6, 4, 4)
+    bare = Aligner(6, 8, True, AlignerForm(aligner_norm=False, aligner_relu=False))
+    torch.testing.assert_close(bare(maps, (4, 4)), bare.depthwise(bare.proj(maps)))
+    with pytest.raises(UserError, match="can't reach the negative features"):
+        Aligner(6, 8, False, AlignerForm(aligner_relu=True))

@@ -23,6 +23,7 @@ from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.training.build import build
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
+SIGNED = "pairs=[{block: 0, stage: 3, nonnegative: false}]"
 
 
 def make_folder(root, classes=("cat", "dog"), count=8, size=16):
@@ -114,9 +115,8 @@ def test_a_fraction_is_the_same_images_for_every_seed():
     [
         ("ce", "distill.hidden_weight=2"),
         ("deit-hard", "distill.hidden_weight=2"),
-        ("dearkd", "distill.temperature=2"),
-        ("deit-hard", "distill.alpha=0.5"),
-        ("deit-soft", "distill.token=class"),
+        ("ce", "distill.logits=soft"),
+        ("deit-hard", "distill.target_scale=stage"),
         ("deit-soft", "distill.pairs=[{block: 1, stage: 1}]"),
         ("ce", "teacher.precision=fp32"),
         ("ce", "teacher.memory_format=contiguous"),
@@ -126,6 +126,86 @@ def test_a_setting_without_effect_is_refused(method, setting):
     line = refusal([setting], method=method)
     assert setting.partition("=")[0] in line
     assert f"no effect with {method}" in line
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "words"),
+    [
+        (
+            "dearkd",
+            ["temperature=2"],
+            "distill.temperature=2.0 has no effect with distill.log",
+        ),
+        ("deit-soft", ["token=class"], "would leave the distillation head of dearkd_micro"),
+        (
+            "deit-hard",
+            ["logits=soft"],
+            "not what method deit-hard stands for (hard); leave it out",
+        ),
+        ("deit-hard", ["logits=soft"], "or choose --method deit-soft"),
+        ("deit-soft", ["logits=standardized"], "or choose --method deit"),
+        (
+            "deit",
+            ["class_weight=0", "alpha=0.5"],
+            "distill.alpha=0.5 has no effect with distill.",
+        ),
+        ("deit-soft", ["alpha=0"], "distill.logits=soft has no effect with distill.alpha=0"),
+        ("deit-hard", ["alpha=0"], "leaves nothing to learn from the teacher"),
+        (
+            "dearkd",
+            ["hidden_weight=0", "target_scale=stage"],
+            "target_scale has no effect with",
+        ),
+        (
+            "dearkd",
+            ["pairs=[{block: 1, stage: 1}]", "pair_preset=last"],
+            "distill.pair_preset=last has no effect beside distill.pairs",
+        ),
+        ("dearkd", ["aligner_relu=true", SIGNED], "aligner_relu=true can't reach the negative"),
+        ("dearkd", ["alpha=1.5"], "distill.alpha must be at least 0 and at most 1, got 1.5"),
+        ("dearkd", ["class_weight=-1"], "distill.class_weight must be at least 0"),
+    ],
+)
+def test_settings_of_the_teacher_that_do_not_fit_are_refused(method, settings, words):
+    assert words in refusal([f"distill.{setting}" for setting in settings], method=method)
+
+
+def test_what_the_method_left_open_is_written_down():
+    def filled(method, *settings):
+        given = [f"distill.{setting}" for setting in settings]
+        return parts(given, method=method).config.distill
+
+    hard, soft = filled("deit-hard"), filled("deit-soft")
+    assert (hard.logits, hard.class_weight, hard.alpha) == ("hard", 0.5, 0.5)
+    assert (soft.logits, soft.class_weight, soft.alpha) == ("soft", 0.9, 0.1)
+    assert (hard.temperature, soft.temperature) == (None, 3.0)
+    standard = filled("deit", "logits=standardized")
+    assert (standard.class_weight, standard.alpha, standard.temperature) == (0.1, 0.9, 2.0)
+    alone = filled("deit-soft", "class_weight=0")
+    assert (alone.alpha, alone.temperature, alone.token) == (1.0, 4.0, "distillation")
+    paper = filled("dearkd")
+    assert (paper.pair_preset, paper.hidden_weight, paper.target_scale) == ("last", 1.0, "position")
+    spread = filled("dearkd", "pair_preset=early-middle-late")
+    assert (spread.hidden_weight, spread.aligner, spread.target_scale) == (2.5, "pointwise", "none")
+    again = filled("dearkd", *(f"{k}={v}" for k, v in vars(spread).items() if v not in (None, [])))
+    assert again == spread
+
+
+def test_the_class_head_of_a_student_without_a_token_learns_and_it_is_said():
+    built = parts(method="deit-soft", student="dearkd_resnet10t_32")
+    assert built.config.distill.token == "class"
+    assert any("the class head learns from the teacher" in note for note in built.choices)
+
+
+def test_a_folder_of_an_older_version_means_what_it_did():
+    old = (
+        "distill={hidden_weight: 1.0, pairs: [], temperature: 3.0, alpha: 0.1, token: distillation}"
+    )
+    for method in ("dearkd", "deit-hard", "deit-soft"):
+        assert parts([old], method=method).config.distill == parts(method=method).config.distill
+    assert parts([old], method="ce").config.distill.alpha is None
+    changed = parts([old.replace("3.0", "2.0")], method="deit-soft").config.distill
+    assert (changed.temperature, changed.alpha) == (2.0, 0.1)
 
 
 def test_what_is_not_installed_is_said(monkeypatch):

@@ -420,7 +420,7 @@ from dearkd.labels.answers import Answers
 from dearkd.labels.folder import LabelFolder
 from dearkd.labels.memory import LabelMemory
 from dearkd.models.teacher import Teacher
-from dearkd.objectives import HardDistillation
+from dearkd.objectives import Distillation
 
 class Net(nn.Module):
     num_classes = 10
@@ -433,7 +433,7 @@ class Net(nn.Module):
 torch.manual_seed(0)
 half = (0.5, 0.5, 0.5)
 teacher = Teacher(Net(), student_mean=half, student_std=half, mean=half, std=half)
-objective = HardDistillation(Net(), teacher, token="class").train()
+objective = Distillation(Net(), teacher, token="class").train()
 images, targets, views = torch.randn(4, 3, 8, 8), torch.arange(4), torch.arange(4)
 losses = [objective(images, targets)["loss"].item()]
 objective.forward = torch.compile(objective.forward, backend="eager")

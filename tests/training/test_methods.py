@@ -64,7 +64,10 @@ def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch
     assert json.loads((run / "summary.json").read_text())["method"] == "sharper"
     for settings, words in (
         (["method_args.softness=2"], "has no argument 'softness'.*it has: sharpness"),
-        (["distill.alpha=0.5"], "is for method deit-soft and has no effect with sharper"),
+        (
+            ["distill.alpha=0.5"],
+            "is for method dearkd, .* and has no effect with sharper",
+        ),
         (["method_args.hidden_weight=2"], "set distill.hidden_weight"),
     ):
         with pytest.raises(UserError, match=words):
@@ -75,11 +78,11 @@ def test_a_method_of_ones_own_comes_by_import(tmp_path, toy_teacher, monkeypatch
 
 def test_a_default_that_the_configuration_would_override_is_refused(monkeypatch):
     class Warm(nn.Module):
-        def __init__(self, student, teacher, temperature=4.0):
+        def __init__(self, student, teacher, temperature=4.0, pairs=(1,)):
             super().__init__()
 
     monkeypatch.setitem(METHODS, "warm", Method("warm", Warm))
-    with pytest.raises(UserError, match=r"temperature=4\.0 .* distill\.temperature is 3\.0"):
+    with pytest.raises(UserError, match=r"pairs=\(1,\) .* distill\.pairs is \[\]"):
         check_method("warm", DistillConfig(), {})
 
 
