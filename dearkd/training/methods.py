@@ -136,7 +136,7 @@ def check_cache(config: TrainConfig, method: Method) -> None:
     if not method.has_teacher:
         raise UserError(
             f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
-            "dearkd, deit-hard or deit-soft"
+            "dearkd, deit-hard, deit-soft or deit"
         )
     if method.then is not None and config.stage1 == 0:
         raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")

@@ -64,7 +64,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
         if value != getattr(plain, field.name):
             raise UserError(
                 f"teacher.{field.name}={value} has no effect with {config.method}, which has no "
-                "teacher; leave it out or choose --method dearkd, deit-hard or deit-soft"
+                "teacher; leave it out or choose --method dearkd, deit-hard, deit-soft or deit"
             )
     taken = OWN_ARGUMENTS.intersection(config.student_args)
     if taken:

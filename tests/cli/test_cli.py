@@ -24,6 +24,7 @@ from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 SET = [part for setting in FAST for part in ("--set", setting)]
 TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]
 TOY = ["--student", "toy_student", "--stage1", "1", "--stage2", "1", *SET, *TEACHER_SET]
+TOKEN = "distill.token=distillation"
 
 
 def make_folder(root, classes, count=4, size=16):
@@ -197,7 +198,7 @@ def test_an_imported_file_brings_its_own_models(tmp_path):
         (["--student", "nosuch"], ["unknown student 'nosuch'", "dearkd_tiny_patch16_224"]),
         (["--student", "dearkd_tiny"], ["did you mean 'dearkd_tiny_"]),
         (["--teacher", "resnet_18"], ["unknown teacher", "resnet18"]),
-        (["--method", "deit"], ["unknown method 'deit'", "did you mean 'deit-"]),
+        (["--method", "diet"], ["unknown method 'diet'", "did you mean 'deit'"]),
         (["--stage1", "0", "--stage2", "0"], ["stage1 and stage2 are both 0"]),
         (["--stage1", "-3"], ["stage1", "at least 0", "-3"]),
         (["--fraction", "0"], ["data.fraction", "above 0"]),
@@ -209,8 +210,14 @@ def test_an_imported_file_brings_its_own_models(tmp_path):
             ["--method", "ce", "--teacher", "resnet18"],
             ["no effect with ce, which has no teacher", "resnet18"],
         ),
-        (["--student", "vit_tiny_patch16_224"], ["has no distillation token", "vit_tiny"]),
-        (["--student", "resnet18", "--method", "deit-soft"], ["has no distillation token"]),
+        (
+            ["--student", "resnet18", "--method", "deit-soft", "--set", TOKEN],
+            ["has no distillation token", "resnet18"],
+        ),
+        (["--student", "resnet18"], ["needs a vision transformer with blocks", "resnet18"]),
+        (["--set", "distill.logits=loud"], ["distill.logits", "loud"]),
+        (["--method", "deit-hard", "--set", "distill.logits=soft"], ["--method deit-soft"]),
+        (["--set", "distill.temperature=2"], ["temperature=2.0", "no effect", "logits=hard"]),
         (["--teacher-weights", "w.pth"], ["w.pth", "--teacher"]),
         (["--set", "data.batch_size=5000"], ["5000", "1438"]),
         (["--set", "data.batch_size=33"], ["33", "multiple of 2"]),

@@ -113,7 +113,7 @@ def test_tab_completes_verbs_options_and_choices():
     assert completions("dearkd pre", 1) == ["predict"]
     assert "--fuse" in completions("dearkd export --f", 2)
     assert completions("dearkd export --to t", 3) == ["torch-export", "timm"]
-    assert completions("dearkd train --method deit", 3) == ["deit-hard", "deit-soft"]
+    assert completions("dearkd train --method deit", 3) == ["deit-hard", "deit-soft", "deit"]
     assert completions("dearkd train --student dearkd_b", 3) == ["dearkd_base_patch16_224"]
 
 
