@@ -197,7 +197,8 @@ class DistillConfig:
     """``paper``: 1x1 and 3x3 depth-wise convolution on the teacher's grid. ``pointwise``: a 1x1
     convolution on the larger of the two grids. None: the preset's."""
     aligner_norm: bool | None = None
-    """A LayerNorm at the aligner's end. None: the preset's."""
+    """A LayerNorm at the aligner's end. None: the preset's, and none where ``target_scale`` is not
+    ``position``: it gives every position one norm, which such targets do not have."""
     aligner_relu: bool | None = None
     """A ReLU at the aligner's end. None: the preset's; the paper's has one where the stage has."""
     target_scale: TargetScale | None = None

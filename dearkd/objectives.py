@@ -10,7 +10,6 @@ Source:
     https://arxiv.org/abs/2012.12877.
 """
 
-import dataclasses
 from collections.abc import Iterable, Sequence
 from typing import Any, ClassVar
 
@@ -201,9 +200,7 @@ class DearKD(Distillation):
         }
         if self.hidden_weight == 0:
             self._refuse_idle({"pairs": pairs or None, "pair_preset": pair_preset, **given})
-        self.form = dataclasses.replace(
-            preset.form, **{name: value for name, value in given.items() if value is not None}
-        )
+        self.form = preset.form.changed(given)
         self.pairs = chosen_pairs(student, teacher, pairs, pair_preset)
         self.pair_preset = None if pairs else pair_preset or "last"
         self.blocks = sorted({pair.block for pair in self.pairs})

@@ -292,6 +292,16 @@ def test_the_scale_of_a_stage_is_measured_once(batch: tuple[Tensor, Tensor]) -> 
     assert torch.equal(again.train()(*batch)["loss"], objective(*batch)["loss"])
 
 
+def test_a_norm_goes_with_targets_of_one_norm() -> None:
+    def has_norm(**given: Any) -> bool:
+        return DearKD(dearkd_student(), teacher(), **given).form.aligner_norm
+
+    assert has_norm() and has_norm(target_scale="position")
+    assert not has_norm(target_scale="stage")
+    assert has_norm(target_scale="stage", aligner_norm=True)
+    assert not has_norm(pair_preset="early-middle-late", target_scale="position")
+
+
 def objectives() -> dict[str, nn.Module]:
     return {
         "dearkd": DearKD(dearkd_student(), teacher()),

@@ -8,9 +8,9 @@ Source:
     https://arxiv.org/abs/2207.10026.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass
-from typing import Literal
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -41,6 +41,17 @@ class AlignerForm:
     """A LayerNorm over channels."""
     aligner_relu: bool | None = None
     """A ReLU at the end; None: where the teacher's features are non-negative."""
+
+    def changed(self, given: Mapping[str, Any]) -> "AlignerForm":
+        """This form with what is given (not None) in its place.
+
+        Other targets than those of one norm at each position lose the LayerNorm, unless it is asked
+        for: it would give the prediction one norm everywhere, which such targets do not have.
+        """
+        form = replace(self, **{name: value for name, value in given.items() if value is not None})
+        if given["aligner_norm"] is None and form.target_scale != "position":
+            form = replace(form, aligner_norm=False)
+        return form
 
 
 class Aligner(nn.Module):

@@ -189,7 +189,7 @@ def test_a_student_of_one_head_is_scaled(tmp_path, toy_teacher):
 
 
 RESUMED = {
-    "scale of a stage": ("dearkd", ["distill.target_scale=stage", "distill.aligner_norm=false"]),
+    "scale of a stage": ("dearkd", ["distill.target_scale=stage"]),
     "early, middle, late": ("dearkd", ["distill.pair_preset=early-middle-late"]),
     "standardized alone": ("deit", STANDARD),
 }
