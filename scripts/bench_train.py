@@ -50,7 +50,7 @@ from dearkd.labels.memory import LabelMemory
 from dearkd.models.cost import LAYOUTS, multiply_adds, parameter_count
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
-from dearkd.objectives import CrossEntropy, DearKD, HardDistillation
+from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
 from dearkd.training.optim import build_optimizer
 
@@ -146,7 +146,7 @@ def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[st
             img_size=cfg["input_size"][-1],
         )
 
-    hard = HardDistillation(copy.deepcopy(student), guide()).to(device).train()
+    hard = Distillation(copy.deepcopy(student), guide()).to(device).train()
     with torch.no_grad():
         ours = hard(images, labels)["loss"].item()
         theirs = distillation_task(student, teacher, device).train()(images, labels)["loss"].item()
@@ -168,9 +168,9 @@ def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[st
         "stage 1": {
             "ours": our_step(DearKD(own(student), guide()), fixed, device),
             "ours, cached": our_step(DearKD(own(student), guide()), fixed, device, cached=True),
-            "ours, labels alone": our_step(HardDistillation(own(student), guide()), fixed, device),
+            "ours, labels alone": our_step(Distillation(own(student), guide()), fixed, device),
             "ours, labels alone, cached": our_step(
-                HardDistillation(own(student), guide()), fixed, device, cached=True
+                Distillation(own(student), guide()), fixed, device, cached=True
             ),
             "timm, fp32": timm_step(task(), fixed, device),
             "timm, bf16 autocast": timm_step(task(), fixed, device, bf16=True),
