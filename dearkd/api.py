@@ -39,6 +39,7 @@ SHORT = {
     "teacher_weights": "teacher.weights",
     "verifier": "verifier.name",
     "verifier_weights": "verifier.weights",
+    "epochs": "switch.epochs",
     "res": "resolutions",
     "iters": "iterations",
 }

@@ -7,6 +7,7 @@ https://arxiv.org/abs/2204.12997) unless a line says ``Departure``.
 """
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,6 +23,7 @@ __all__ = [
     "DistillConfig",
     "OptimConfig",
     "Pair",
+    "SwitchConfig",
     "TeacherConfig",
     "TrainConfig",
     "WITHOUT_EFFECT",
@@ -275,6 +277,39 @@ class OptimConfig:
 
 
 @dataclass(frozen=True, kw_only=True)
+class SwitchConfig:
+    """Where ``stage1: auto`` ends stage 1 (`dearkd.training.switch` has the rule).
+
+    Departure:
+        The paper's stages have fixed lengths. The rule is ours, after Adaptive Locality Guidance,
+        and so are its numbers.
+    """
+
+    epochs: int | None = None
+    """Length of the whole run, with ``stage1: auto`` alone. Stage 2 takes what stage 1 leaves."""
+    fall: float = 0.02
+    """Stage 1 ends when its hidden loss fell by less than this share over a tenth of ``epochs``."""
+    least: float = 0.3
+    """Share of ``epochs`` that stage 1 has at least; at most it leaves ``stage2`` epochs."""
+
+    def __post_init__(self) -> None:
+        if self.epochs is not None:
+            _between("switch.epochs", self.epochs, 1, 1_000_000)
+        _between("switch.fall", self.fall, 0, 1)
+        _between("switch.least", self.least, 0, 1)
+
+    @property
+    def window(self) -> int:
+        """Epochs in a tenth of the run, and at least one."""
+        return max(1, round((self.epochs or 0) / 10))
+
+    @property
+    def earliest(self) -> int:
+        """Epochs after which stage 1 may end: two windows tell a fall."""
+        return max(math.ceil(round(self.least * (self.epochs or 0), 6)), 2 * self.window)
+
+
+@dataclass(frozen=True, kw_only=True)
 class TrainConfig:
     """One training run."""
 
@@ -288,10 +323,13 @@ class TrainConfig:
     ``cnn``: a small CNN for the data's size, as `dearkd teacher` takes."""
     student_args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the student, e.g. ``mhca_depth``, ``mhca_fusion``, of `dearkd_*`."""
-    stage1: int = 40
-    """Epochs with the teacher (early distillation)."""
+    stage1: int | Literal["auto"] = 40
+    """Epochs with the teacher (early distillation). auto: until the hidden loss has all but stopped
+    falling (``switch``), in a run of ``switch.epochs``."""
     stage2: int = 10
-    """Epochs on the labels alone. Methods without stages run stage1 + stage2 epochs."""
+    """Epochs on the labels alone; with ``stage1: auto`` at least so many, and all that stage 1
+    leaves. Methods without stages run stage1 + stage2 epochs."""
+    switch: SwitchConfig = field(default_factory=SwitchConfig)
     init: str | None = None
     """Weights to start from: a run folder, or a timm name (pretrained)."""
     data: DataConfig = field(default_factory=DataConfig)
@@ -321,10 +359,8 @@ class TrainConfig:
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        for name in ("stage1", "stage2"):
-            _between(name, getattr(self, name), 0, 1_000_000)
-        if self.stage1 + self.stage2 == 0:
-            raise UserError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
+        _between("stage2", self.stage2, 0, 1_000_000)
+        self._check_stage1()
         warmup = self.optim.warmup_epochs
         if warmup is not None and warmup >= self.epochs:
             raise UserError(
@@ -340,7 +376,39 @@ class TrainConfig:
     @property
     def epochs(self) -> int:
         """Length of the whole run in epochs."""
-        return self.stage1 + self.stage2
+        return sum(self.lengths)
+
+    @property
+    def lengths(self) -> tuple[int, int]:
+        """Epochs of both stages: with ``stage1: auto`` the most of the first."""
+        if self.stage1 == "auto":
+            return (self.switch.epochs or 0) - self.stage2, self.stage2
+        return self.stage1, self.stage2
+
+    def _check_stage1(self) -> None:
+        """Refuses a run without an epoch, and a rule that has nothing to decide."""
+        if self.stage1 != "auto":
+            _between("stage1", self.stage1, 0, 1_000_000)
+            if self.stage1 + self.stage2 == 0:
+                raise UserError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
+            for name, value in vars(self.switch).items():
+                if value != getattr(SwitchConfig(), name):
+                    typed = f"--epochs {value}" if name == "epochs" else f"switch.{name}={value}"
+                    raise UserError(
+                        f"{typed} has no effect with stage1={self.stage1}: the run has stage1 + "
+                        "stage2 epochs; leave it out, or choose --stage1 auto"
+                    )
+            return
+        if self.switch.epochs is None:
+            raise UserError("stage1=auto needs the length of the whole run; give it by --epochs N")
+        latest = self.switch.epochs - self.stage2
+        if latest <= self.switch.earliest:
+            raise UserError(
+                f"stage1=auto has nothing to decide: of {self.switch.epochs} epochs "
+                f"stage2={self.stage2} leaves {max(0, latest)}, and stage 1 must be able to have "
+                f"more than {self.switch.earliest} (switch.least={self.switch.least:g}, and two "
+                "tenths); give more --epochs, a lower --stage2 or a number for --stage1"
+            )
 
 
 def load_config(

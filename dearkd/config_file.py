@@ -22,6 +22,9 @@ ALIKE = 0.7
 WANTED = {
     r"Value (.+) of type '\w+' could not be converted to Float": "a number",
     r"Value (.+) of type '\w+' could not be converted to Integer": "a whole number",
+    r"Value (.+?)(?: of type .+)? is incompatible .+ 'Union\[int, Literal\[auto\]\]'": (
+        "a whole number or auto"
+    ),
     r"Value (.+) is not a valid bool \(type \w+\)": "true or false",
 }
 """OmegaConf's words about a value of another type, and what it should have been."""

@@ -43,6 +43,16 @@ STUDENTS = [
 """Spelled out, as completion by TAB must not load timm; a test compares it with timm's list."""
 
 
+def _epochs_or_auto(text: str) -> int | str:
+    """What ``--stage1`` takes; the configuration has its bounds."""
+    if text == "auto":
+        return text
+    try:
+        return int(text)
+    except ValueError:
+        raise typer.BadParameter(f"{text!r} is neither a whole number nor auto") from None
+
+
 class How(NamedTuple):
     """Options of the command that are no settings of the run."""
 
@@ -75,8 +85,18 @@ def train(
             autocompletion=lambda: list(METHOD_NAMES),
         ),
     ] = None,
-    stage1: Annotated[int | None, typer.Option(help="Epochs with the teacher.")] = None,
+    stage1: Annotated[
+        Any,
+        typer.Option(
+            parser=_epochs_or_auto,
+            metavar="N|auto",
+            help="Epochs with the teacher; auto: until its features teach no more.",
+        ),
+    ] = None,
     stage2: Annotated[int | None, typer.Option(help="Epochs on the labels alone.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(help="With --stage1 auto: length of both stages together.")
+    ] = None,
     fraction: Fraction = None,
     img_size: ImgSize = None,
     init: Annotated[
@@ -111,6 +131,7 @@ def train(
         "student": student,
         "stage1": stage1,
         "stage2": stage2,
+        "switch.epochs": epochs,
         "init": init,
         "seed": seed,
         "cache_labels": text(cache_labels),

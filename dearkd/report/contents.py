@@ -50,8 +50,15 @@ class Run:
     def planned(self) -> int | None:
         """The number of epochs that were asked for."""
         if self.config:
+            if self.is_switched_by_rule:
+                return self.setting("switch.epochs")
             return self.config.get("stage1", 0) + self.config.get("stage2", 0)
         return self.summary.get("epochs")
+
+    @property
+    def is_switched_by_rule(self) -> bool:
+        """Whether stage 1 ended by the rule of ``stage1: auto`` and not by a number of epochs."""
+        return self.setting("stage1") == "auto"
 
     @property
     def method(self) -> str | None:
@@ -62,7 +69,7 @@ class Run:
     def learned_by(self) -> str:
         """The label of the method, as tables show it."""
         method = self.method
-        if method == "dearkd" and not self.setting("stage2"):
+        if method == "dearkd" and not self.setting("stage2") and not self.is_switched_by_rule:
             return ", ".join(["DearKD, stage 1 alone", *self._taught_otherwise])
         return ", ".join([label_of(str(method or "not known")), *self._taught_otherwise])
 

@@ -78,7 +78,13 @@ def _switch_sentence(report: Report) -> str:
     if not names:
         return ""
     whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
-    return f"A dotted upright marks where stage 2{whose} begins: from then on labels alone."
+    text = f"A dotted upright marks where stage 2{whose} begins: from then on labels alone."
+    for run in report.runs:
+        if run.is_switched_by_rule and run.switches:
+            stage1 = sum(line["stage"] == "stage1" for line in run.metrics)
+            text += f" Of {run.name} the hidden loss decided that, after epoch {stage1}"
+            text += f" of {run.planned}."
+    return text
 
 
 def _logged_once(report: Report, group: Group) -> list[Block]:

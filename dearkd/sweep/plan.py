@@ -27,7 +27,10 @@ from dearkd.training.methods import METHODS
 
 __all__ = ["PlannedRun", "difference", "plan", "settings_of"]
 
-COMPARED = ("method", "method_args", "student", "student_args", "distill", "stage1", "stage2")
+COMPARED = (
+    *("method", "method_args", "student", "student_args", "distill", "stage1", "stage2"),
+    "switch",
+)
 """What arms of a study may differ in; a group's name stands for its fields."""
 PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
 """Settings that name a place: what lies there counts, not where."""

@@ -15,6 +15,7 @@ from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data,
 from dearkd.data.sources import SubsetSource
 from dearkd.models.create import model_cfg
 from dearkd.models.teacher import Teacher
+from dearkd.said import counted
 from dearkd.trained.imports import import_files
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
@@ -23,6 +24,7 @@ from dearkd.training.initialise import initial_student
 from dearkd.training.methods import Method, check_method, stages_of
 from dearkd.training.recipe import addressed, check_settings, filled_in
 from dearkd.training.stages import Stage
+from dearkd.training.switch import SwitchRule
 
 __all__ = ["Begun", "Parts", "build"]
 
@@ -38,6 +40,8 @@ class Begun:
     class_map: tuple[int, ...]
     class_names: tuple[str, ...] | None
     num_classes: int
+    watched: tuple[float, ...] = ()
+    """What the rule that ends stage 1 goes by (`dearkd.training.stages.Position`)."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> "Begun | None":
@@ -51,6 +55,7 @@ class Begun:
             class_map=tuple(classes["map"]),
             class_names=None if names is None else tuple(names),
             num_classes=classes["count"],
+            watched=tuple(saved["position"].get("watched", ())),
         )
 
 
@@ -69,7 +74,7 @@ class Parts:
     """Names of the student's classes, where they are known."""
     student: Any
     stages: list[Stage]
-    """Those to run; the loop takes each out of the list, and its teacher goes with it."""
+    """Those to run; each lets its objective and teacher go when it is over."""
     choices: tuple[str, ...]
     """What was chosen for the user, to be said aloud."""
     remarks: tuple[str, ...]
@@ -77,9 +82,8 @@ class Parts:
 
     @property
     def teacher(self) -> Teacher | None:
-        """The teacher of the stage that comes next, if it has one."""
-        found = (getattr(stage.objective, "teacher", None) for stage in self.stages)
-        return next((teacher for teacher in found if isinstance(teacher, Teacher)), None)
+        """The teacher of the stages that are not over, if they have one."""
+        return next((stage.teacher for stage in self.stages if stage.teacher is not None), None)
 
     def trained(self) -> Trained:
         """The student as what it will be once it is trained."""
@@ -144,7 +148,8 @@ def build(
         teacher if taught else None,
         config.distill,
         config.method_args,
-        (config.stage1, config.stage2),
+        config.lengths,
+        _rule(config),
     )
     config, last = _with_settings(config, stages[0].objective)
     return Parts(
@@ -156,7 +161,13 @@ def build(
         class_names=class_names,
         student=student,
         stages=stages,
-        choices=(*notes, *more, *last, *_evaluation_notes(config, evaluation)),
+        choices=(
+            *notes,
+            *more,
+            *last,
+            *_switch_notes(config),
+            *_evaluation_notes(config, evaluation),
+        ),
         remarks=tuple(class_notes(source, evaluation)),
     )
 
@@ -165,7 +176,29 @@ def _is_taught(config: TrainConfig, method: Method, begun: Begun | None) -> bool
     """Whether a stage is left that a teacher takes part in."""
     if not method.has_teacher:
         return False
-    return begun is None or method.then is None or begun.epoch < config.stage1
+    if begun is None or method.then is None:
+        return True
+    rule = _rule(config)
+    return begun.epoch < config.lengths[0] and not (rule and rule.is_met(begun.watched))
+
+
+def _rule(config: TrainConfig) -> SwitchRule | None:
+    """What ends stage 1, if that is not a number of epochs."""
+    switch = config.switch
+    if config.stage1 != "auto":
+        return None
+    return SwitchRule(least=switch.earliest, window=switch.window, fall=switch.fall)
+
+
+def _switch_notes(config: TrainConfig) -> list[str]:
+    switch = config.switch
+    if config.stage1 != "auto":
+        return []
+    return [
+        f"stage 1 has {switch.earliest} to {config.lengths[0]} of {config.epochs} epochs, and ends "
+        f"when the hidden loss falls by less than {switch.fall:.1%} in "
+        f"{counted(switch.window, 'epoch')}"
+    ]
 
 
 def _found_teacher(config: TrainConfig, trust: bool) -> Resolved:

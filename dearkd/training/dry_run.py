@@ -54,7 +54,7 @@ class Estimate:
     """What a run takes, on each of its processes."""
 
     seconds: float
-    """Training and evaluation."""
+    """Training and evaluation; the most it may be where a rule ends stage 1."""
     memory: float
     """Bytes."""
     rates: dict[str, float]
@@ -87,8 +87,9 @@ def describe(
     each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
     rates = ", ".join(f"{rate:.0f} images/s in {stage}" for stage, rate in found.rates.items())
     memory, disk = found.memory / 2**30, _disk(parts) / 1e6
+    about = "at most about" if config.stage1 == "auto" else "about"  # stage 2's epochs are shorter
     say(
-        f"about {seconds_text(found.seconds)} and {memory:.1f} GiB of memory on "
+        f"{about} {seconds_text(found.seconds)} and {memory:.1f} GiB of memory on "
         f"{state.device}{each}, and {disk:.0f} MB of disk ({rates}; evaluation included, measured "
         f"on {counted(STEPS, 'step')} of {counted(found.images, 'image')})"
     )

@@ -39,11 +39,13 @@ class LabelCache:
 
     memory: LabelMemory
     epochs: int
-    """Those that the teacher takes part in."""
+    """Those that the teacher takes part in, or may where a rule ends its stage."""
     views: int
     """Views an epoch that the run sees."""
     known: int
     """Answers to these that were there when it was opened."""
+    at_most: bool = False
+    """Whether the teacher may be done sooner."""
 
     def line(self) -> str:
         """What is known already and what all of it takes on the disk."""
@@ -52,7 +54,8 @@ class LabelCache:
         size = size_text(self.epochs * self.memory.folder.views * (answers.bytes_a_view + 1 / 8))
         found = "all" if self.known == total else f"{self.known:,}" if self.known else "none"
         return (
-            f"teacher's {answers.form}: {found} of {counted(total, 'view')} known in "
+            f"teacher's {answers.form}: {found} of {'at most ' if self.at_most else ''}"
+            f"{counted(total, 'view')} known in "
             f"{self.memory.folder.path} ({size} for {counted(self.epochs, 'epoch')})"
         )
 
@@ -88,7 +91,7 @@ def opened_labels(
     epochs = parts.stages[0].epochs
     views = order.steps_per_epoch // accumulate * accumulate * order.batch_size
     counts = (int(folder.known(epoch)[:views].sum()) for epoch in range(epochs))
-    cache = LabelCache(teacher.memory, epochs, views, sum(counts))
+    cache = LabelCache(teacher.memory, epochs, views, sum(counts), parts.stages[0].rule is not None)
     say(cache.line())
     return cache
 

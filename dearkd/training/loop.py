@@ -79,6 +79,8 @@ class Trainer:
         decay = config.optim.ema_decay
         self.ema = ModelEmaV3(student, decay=decay) if decay else None  # constant, as DeiT has it
         self.epochs = sum(stage.epochs for stage in stages)
+        self.lengths: dict[str, int] = {}
+        """Epochs that each stage took which is over."""
         self.stop = StopRequest()
         self.agenda = Agenda(accelerator, self.stop, config.checkpoint_minutes)
 
@@ -106,8 +108,7 @@ class Trainer:
     def fit(self, saved: dict[str, Any] | None = None) -> None:
         """Trains to the end of the last stage, from the checkpoint ``saved`` on if there is one.
 
-        Each stage is taken out of the list it was given and let go when it is over, with the
-        teacher in its objective.
+        Each stage lets its objective go when it is over, with the teacher in it.
 
         Raises:
             Interrupted: After Ctrl-C or SIGTERM, with the state saved.
@@ -122,20 +123,29 @@ class Trainer:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
         with self.stop.listening():
-            while self.stages:
-                stage = self.stages.pop(0)
+            for stage in self.stages:
                 last += stage.epochs
-                if self.position.epoch < last:
+                if not self._is_over(stage, last):
                     saved = {"optimizer": self._run(stage, last, saved)}
-                del stage
+                reached = len(self.position.watched) if stage.rule else self.position.epoch
+                self.lengths[stage.name] = min(last, reached) - sum(self.lengths.values())
+                stage.let_go()
                 self.accelerator.free_memory()
                 release_memory()  # once more: accelerate collects before it lets its models go
 
+    def _is_over(self, stage: Stage, last: int) -> bool:
+        """Whether a stage has had its epochs, ``last`` being its last, or was ended by its rule."""
+        by_rule = stage.rule is not None and stage.rule.is_met(self.position.watched)
+        return by_rule or self.position.epoch >= last
+
     def _run(self, stage: Stage, last: int, saved: dict[str, Any]) -> dict[str, Any]:
-        """Trains one stage up to epoch ``last``; returns the optimizer's state at its end."""
+        """Trains one stage to its end; returns the optimizer's state there."""
         objective, optimizer = self._prepare(stage, saved)
-        while self.position.epoch < last:
-            self._epoch(objective, optimizer)
+        while not self._is_over(stage, last):
+            self._epoch(stage, objective, optimizer)
+        if stage.rule is not None:
+            watched = self.position.watched
+            self.progress.say(stage.rule.verdict(stage.name, watched, self.epochs))
         return optimizer_state(optimizer, self._unwrapped(objective))
 
     def _prepare(
@@ -160,7 +170,7 @@ class Trainer:
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
 
-    def _epoch(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
+    def _epoch(self, stage: Stage, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
@@ -181,11 +191,14 @@ class Trainer:
                 if stop:
                     raise Interrupted
         position.seconds += position.epoch_seconds
+        terms = self._read_terms()
+        if stage.rule is not None:
+            position.watched.append(terms[stage.rule.term])
         line = {
             "epoch": position.epoch,
             "stage": position.stage,
             "lr": lr,
-            **self._read_terms(),
+            **terms,
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),

@@ -22,6 +22,7 @@ What an objective may have besides:
   teacher's probabilities. Which heads learn at all is seen by their gradients, and one that does
   not is never read.
 - ``measure_targets(batches)``: called once, with the first training views, before the first step.
+- For ``--stage1 auto``: a parameter ``hidden_weight`` and a term ``hidden``.
 """
 
 import dataclasses
@@ -40,8 +41,9 @@ from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.method_names import label_of
 from dearkd.training.stages import Stage
+from dearkd.training.switch import SwitchRule
 
-__all__ = ["METHODS", "Method", "check_cache", "check_method", "stages_of"]
+__all__ = ["METHODS", "Method", "check_cache", "check_method", "check_switch", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -147,6 +149,26 @@ def check_cache(config: TrainConfig, method: Method) -> None:
         )
 
 
+def check_switch(config: TrainConfig, method: Method) -> None:
+    """Refuses ``stage1: auto`` where no hidden loss is trained that could end a stage.
+
+    Raises:
+        UserError: Naming what it has no effect with.
+    """
+    if config.stage1 != "auto":
+        return
+    if method.then is None or "hidden_weight" not in method.settings:
+        raise UserError(
+            f"stage1=auto has no effect with {config.method}, which has no hidden loss that ends a "
+            "stage; give --stage1 a number, or choose --method dearkd"
+        )
+    if config.distill.hidden_weight == 0:
+        raise UserError(
+            "stage1=auto has no effect with distill.hidden_weight=0: it goes by the hidden loss; "
+            "give --stage1 a number, or the loss a weight"
+        )
+
+
 def stages_of(
     method: Method,
     student: nn.Module,
@@ -154,11 +176,13 @@ def stages_of(
     distill: DistillConfig,
     arguments: dict[str, Any],
     epochs: tuple[int, int],
+    rule: SwitchRule | None = None,
 ) -> list[Stage]:
     """The stages that are left to run, each with its objective.
 
     Without a ``teacher`` where the method has one, the stage that it teaches is over.
-    ``epochs`` are those of both stages; a method of one stage runs their sum.
+    ``epochs`` are those of both stages; a method of one stage runs their sum. With a ``rule`` they
+    are the most of the first.
     """
     names = ("stage1", "stage2") if method.then is not None else (_name_of(method), "")
     lengths = epochs if method.then is not None else (sum(epochs), 0)
@@ -169,9 +193,10 @@ def stages_of(
         settings |= {**method.fixed, **arguments}
         if method.has_teacher:
             settings["teacher"] = teacher
-        stages.append(Stage(names[0], lengths[0], method.objective(student, **settings)))
+        objective = method.objective(student, **settings)
+        stages.append(Stage(names[0], lengths[0], objective, teacher, rule))
     else:
-        stages.append(Stage(names[0], lengths[0], None))
+        stages.append(Stage(names[0], lengths[0], None, rule=rule))
     if method.then is not None:
         stages.append(Stage(names[1], lengths[1], method.then(student)))
     return stages

@@ -98,6 +98,11 @@ class RunProgress:
             self.console.print(f"note: {share}; {self.faster_data}", highlight=False)
             self.faster_data = ""
 
+    def say(self, text: str) -> None:
+        """Prints a line of its own."""
+        if self.visible:
+            self.console.print(text, highlight=False)
+
     def _note(self, terms: dict[str, float]) -> str:
         rate = self.seen / max(1e-9, time.monotonic() - self.started)
         return f"loss {terms['loss']:.4f}  {rate:.0f} images/s"

@@ -32,7 +32,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method, check_cache
+from dearkd.training.methods import Method, check_cache, check_switch
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 
@@ -80,6 +80,7 @@ def check_settings(config: TrainConfig, method: Method) -> None:
             )
     _check_compiler(config)
     check_cache(config, method)
+    check_switch(config, method)
 
 
 def addressed(

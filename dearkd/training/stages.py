@@ -6,17 +6,29 @@ from typing import Any, Protocol
 
 from torch import Tensor, nn
 
+from dearkd.models.teacher import Teacher
+from dearkd.training.switch import SwitchRule
+
 __all__ = ["Batches", "Position", "Progress", "Stage"]
 
 
-@dataclass(frozen=True)
+@dataclass
 class Stage:
     """A part of a run: so many epochs of one objective."""
 
     name: str
     epochs: int
+    """At most so many where there is a ``rule``; the next stage then takes the rest."""
     objective: nn.Module | None
     """None: of a stage that is over, of which the epochs alone count."""
+    teacher: Teacher | None = None
+    """The teacher in the objective, if it has one."""
+    rule: SwitchRule | None = None
+    """What may end the stage sooner."""
+
+    def let_go(self) -> None:
+        """Leaves objective and teacher to whoever else holds them: the stage is over."""
+        self.objective = self.teacher = None
 
 
 class Batches(Protocol):
@@ -48,6 +60,9 @@ class Progress(Protocol):
     def end(self, line: dict[str, Any]) -> None:
         """An epoch is over; the line that went into ``metrics.jsonl``."""
 
+    def say(self, text: str) -> None:
+        """Something that the user should know, in a line."""
+
 
 @dataclass
 class Position:
@@ -67,5 +82,7 @@ class Position:
     """The heads of a student of two that have learned so far; empty where it is not known."""
     head_scales: dict[str, float] = field(default_factory=dict)
     """Factors of the logits of heads that get no scale from the loss."""
+    watched: list[float] = field(default_factory=list)
+    """Mean of the term that a stage's rule goes by, in each epoch of that stage."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sum of each term over the steps of the current epoch, on the device."""

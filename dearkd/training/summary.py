@@ -61,6 +61,7 @@ def summary(
         "train_images": len(parts.train),
         "eval_images": heads["images"]["count"] if heads else None,
         "epochs": config.epochs,
+        "stages": trainer.lengths,
         "top1": final["top1"],
         "top5": final["top5"],
         "heads": {name: value for name, value in heads.items() if name != "images"},

@@ -11,7 +11,8 @@ from commands import invoke
 from dearkd.run_folder.folder import RunFolder
 
 TRAIN = (
-    "train --fraction 0.1 --stage1 1 --stage2 1 --set data.batch_size=12 --set precision=fp32 "
+    "train --fraction 0.1 --stage1 auto --epochs 3 --stage2 0 --set switch.fall=1 "
+    "--set data.batch_size=12 --set precision=fp32 "
     "--set teacher.precision=fp32 --set teacher.memory_format=contiguous --set data.mixup=0.8 "
     "--set student_args.depth=3 --set student_args.mhca_depth=2 --set checkpoint_minutes=1e-9"
 )
@@ -45,6 +46,7 @@ def test_two_processes_train_and_judge_as_one(tmp_path):
         lines[processes] = RunFolder(folder).read_metrics()
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["processes"] == processes
+        assert summary["stages"] == {"stage1": 2, "stage2": 1}  # decided from the same means
     for one, two in zip(lines[1], lines[2], strict=True):
         for term in ("loss", "class", "distillation"):
             assert two[term] == pytest.approx(one[term], rel=1e-4)
