@@ -33,6 +33,7 @@ __all__ = [
 
 OptimizerName = Literal["adamw", "sgd", "muon"]
 Precision = Literal["auto", "fp32", "bf16", "mixed", "fastest"]
+Labels = Literal["auto", "none"]
 Shuffle = Literal["auto", "images", "shards"]
 Place = Literal["auto", "cpu", "device"]
 MemoryFormat = Literal["auto", "contiguous", "channels_last", "fastest"]
@@ -48,6 +49,8 @@ WITHOUT_EFFECT = (
     "cache_labels",  # it changes none with labels, and less than rounding does with logits
 )
 """The seed, and settings that have no effect on the trained weights."""
+STAGE2 = 10
+"""Epochs of the second stage where none are named."""
 FORMER_DISTILL: dict[str, Any] = {
     "hidden_weight": 1.0,
     "pairs": [],
@@ -65,6 +68,10 @@ class DataConfig:
     train: str = "digits"
     """Image folder, parquet files, WebDataset tars (file, folder, or a pattern such as
     ``train-{000..146}.tar``), timm data set name, or ``digits`` (embedded)."""
+    labels: Labels = "auto"
+    """none: the images are trained on without labels, whatever lies beside them; they are not even
+    read. auto: those that are there; pictures that lie in a folder, none of them in a class folder,
+    have none."""
     evaluation: str | None = None
     """Where to evaluate; None: the training set's own val/test split, if it has one."""
     validation: float | None = None
@@ -326,9 +333,10 @@ class TrainConfig:
     stage1: int | Literal["auto"] = 40
     """Epochs with the teacher (early distillation). auto: until the hidden loss has all but stopped
     falling (``switch``), in a run of ``switch.epochs``."""
-    stage2: int = 10
+    stage2: int | None = None
     """Epochs on the labels alone; with ``stage1: auto`` at least so many, and all that stage 1
-    leaves. Methods without stages run stage1 + stage2 epochs."""
+    leaves. Of images without labels the teacher's hard labels take their place. Methods without
+    stages run stage1 + stage2 epochs. None: 10, but with stages and without labels 0."""
     switch: SwitchConfig = field(default_factory=SwitchConfig)
     init: str | None = None
     """Weights to start from: a run folder, or a timm name (pretrained)."""
@@ -359,7 +367,8 @@ class TrainConfig:
     trackers: tuple[Literal["tensorboard", "wandb"], ...] = ("tensorboard",)
 
     def __post_init__(self) -> None:
-        _between("stage2", self.stage2, 0, 1_000_000)
+        if self.stage2 is not None:
+            _between("stage2", self.stage2, 0, 1_000_000)
         self._check_stage1()
         warmup = self.optim.warmup_epochs
         if warmup is not None and warmup >= self.epochs:
@@ -381,15 +390,16 @@ class TrainConfig:
     @property
     def lengths(self) -> tuple[int, int]:
         """Epochs of both stages: with ``stage1: auto`` the most of the first."""
+        stage2 = STAGE2 if self.stage2 is None else self.stage2
         if self.stage1 == "auto":
-            return (self.switch.epochs or 0) - self.stage2, self.stage2
-        return self.stage1, self.stage2
+            return (self.switch.epochs or 0) - stage2, stage2
+        return self.stage1, stage2
 
     def _check_stage1(self) -> None:
         """Refuses a run without an epoch, and a rule that has nothing to decide."""
         if self.stage1 != "auto":
             _between("stage1", self.stage1, 0, 1_000_000)
-            if self.stage1 + self.stage2 == 0:
+            if self.stage1 == self.stage2 == 0:
                 raise UserError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
             for name, value in vars(self.switch).items():
                 if value != getattr(SwitchConfig(), name):
@@ -401,11 +411,11 @@ class TrainConfig:
             return
         if self.switch.epochs is None:
             raise UserError("stage1=auto needs the length of the whole run; give it by --epochs N")
-        latest = self.switch.epochs - self.stage2
+        latest, stage2 = self.lengths
         if latest <= self.switch.earliest:
             raise UserError(
                 f"stage1=auto has nothing to decide: of {self.switch.epochs} epochs "
-                f"stage2={self.stage2} leaves {max(0, latest)}, and stage 1 must be able to have "
+                f"stage2={stage2} leaves {max(0, latest)}, and stage 1 must be able to have "
                 f"more than {self.switch.earliest} (switch.least={self.switch.least:g}, and two "
                 "tenths); give more --epochs, a lower --stage2 or a number for --stage1"
             )

@@ -40,8 +40,8 @@ Config = Annotated[
 Data = Annotated[
     str | None,
     typer.Option(
-        help="digits, an image folder (train/, val/), parquet files, WebDataset tars, or a timm "
-        "name (torch/cifar10, hfds/...)."
+        help="digits, an image folder (train/, val/; or pictures without labels), parquet files, "
+        "WebDataset tars, or a timm name (torch/cifar10, hfds/...)."
     ),
 ]
 EvalData = Annotated[

@@ -93,10 +93,20 @@ def train(
             help="Epochs with the teacher; auto: until its features teach no more.",
         ),
     ] = None,
-    stage2: Annotated[int | None, typer.Option(help="Epochs on the labels alone.")] = None,
+    stage2: Annotated[
+        int | None,
+        typer.Option(help="Epochs on the labels alone (the teacher's where there are none)."),
+    ] = None,
     epochs: Annotated[
         int | None, typer.Option(help="With --stage1 auto: length of both stages together.")
     ] = None,
+    unlabelled: Annotated[
+        bool,
+        typer.Option(
+            "--unlabelled",
+            help="Leave the images' labels out; pictures without class folders have none anyway.",
+        ),
+    ] = False,
     fraction: Fraction = None,
     img_size: ImgSize = None,
     init: Annotated[
@@ -135,6 +145,7 @@ def train(
         "init": init,
         "seed": seed,
         "cache_labels": text(cache_labels),
+        "data.labels": "none" if unlabelled else None,
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),

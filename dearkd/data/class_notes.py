@@ -16,8 +16,11 @@ def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]
     """One line for each kind of class that a user should know of; empty if there are none.
 
     The kinds are classes without a training image, with a single one, and without an evaluation
-    image. The labels of both sources must be numbered alike, as ``open_data`` numbers them.
+    image. The labels of both sources must be numbered alike, as ``open_data`` numbers them. Of
+    images without labels there is nothing to tell.
     """
+    if not train.classes.known:
+        return []
     count = train.classes.count
     images = np.bincount(train.labels, minlength=count)
     one = len(np.flatnonzero(images == 0)) == 1

@@ -1,7 +1,8 @@
 """Where images and labels come from: digits, folders, parquet and tar files, timm's data sets."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -9,6 +10,7 @@ from dearkd.data.class_matching import match_classes, match_names
 from dearkd.data.hosted import PREFIXES, open_hosted
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.parquet import ParquetSource
+from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
 from dearkd.data.sources import (
     IMAGE_SUFFIXES,
     Classes,
@@ -25,11 +27,13 @@ from dearkd.data.splits import (
     is_pattern,
     matching_files,
 )
+from dearkd.data.synthetic_set import read_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
 
+Labels = Literal["auto", "none"]
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
 
@@ -39,6 +43,7 @@ def open_data(
     evaluation: str | None = None,
     *,
     validation: float | None = None,
+    labels: Labels = "auto",
     root: str | Path = "data",
 ) -> tuple[ImageSource, ImageSource | None]:
     """The training images and the evaluation images, or None where there are none.
@@ -51,12 +56,16 @@ def open_data(
     kept. Downloads go to ``root``. With ``validation`` the evaluation images are cut from the
     training images instead: so many, or that share below 1.
 
+    Pictures that lie in a folder, none of them in a class folder, have no labels. With ``labels``
+    none no training image has, whatever is there: labels are not looked at. Evaluation labels are
+    then numbered as the evaluation data has them.
+
     Raises:
         MissingFileError: If a path does not exist.
         UserError: If the data is empty, unknown, evaluates on classes it does not train, or is too
             small for the split.
     """
-    source, own_evaluation = _open(train, Path(root))
+    source, own_evaluation = _open(train, Path(root), labelled=None if labels == "auto" else False)
     if source is None:
         raise UserError(
             f"{train} has an evaluation split but no train split; pass the latter's folder"
@@ -64,7 +73,9 @@ def open_data(
     if validation is not None:
         return _cut(source, validation)
     other = own_evaluation if evaluation is None else open_evaluation(evaluation, root=root)
-    return source, None if other is None else _renumbered(other, source.classes)
+    if other is None or not source.classes.known:
+        return source, other
+    return source, _renumbered(other, source.classes)
 
 
 def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
@@ -74,7 +85,7 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
         MissingFileError: If a path does not exist.
         UserError: If the data is empty, unknown, or has a training split alone.
     """
-    source, evaluation = _open(data, Path(root), evaluation_only=True)
+    source, evaluation = _open(data, Path(root), evaluation_only=True, labelled=True)
     found = evaluation or source
     if found is None:
         raise UserError(
@@ -85,6 +96,8 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
 
 def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
     """A fixed share of every class, but at least one image; larger shares contain smaller ones.
+
+    Of images without labels it is a share of all.
 
     Raises:
         UserError: If ``fraction`` is not in (0, 1].
@@ -98,6 +111,11 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
 
 def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
     """The images without the validation split, and the split: the same ones in every run."""
+    if not source.classes.known:
+        raise UserError(
+            f"data.validation={amount:g} has no effect on images without labels, which tell no "
+            "top-1; leave it out, and name labelled images by --eval-data"
+        )
     total = len(source)
     count = round(amount * total) if amount < 1 else int(amount)
     rows = validation_rows(source.labels, min(count, total))
@@ -111,43 +129,47 @@ def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
 
 
 def _open(
-    data: str, root: Path, evaluation_only: bool = False
+    data: str, root: Path, evaluation_only: bool = False, *, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """(training source, evaluation source); data without splits is for training.
 
     Both are None where evaluation images are wanted and there is a training split alone.
+    ``labelled``: whether the training source has labels; None: if they are there.
     """
-    if data == "digits":
-        return DigitsSource("train"), DigitsSource("test")
-    if data.lower().startswith(PREFIXES):
-        return open_hosted(data, root, evaluation_only)
+    if data == "digits" or data.lower().startswith(PREFIXES):
+        train, evaluation = (
+            (DigitsSource("train"), DigitsSource("test"))
+            if data == "digits"
+            else open_hosted(data, root, evaluation_only)
+        )
+        return without_labels(train) if train and labelled is False else train, evaluation
     path = Path(data).expanduser()
     wds = data.lower().startswith(SHARDS) and not path.exists()
     if wds:
         path = Path(data[len(SHARDS) :]).expanduser()
     if is_pattern(str(path)) and not path.exists():
-        return _open_files(matching_files(str(path)), data), None
+        return _open_files(matching_files(str(path)), data, labelled), None
     if not path.exists():
         raise MissingFileError(
             f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
             f"shards, or a name that starts with {', '.join(PREFIXES)}"
         )
     if not path.is_dir():
-        return _open_files([path], data), None
-    return _open_below(path, evaluation_only, wds)
+        return _open_files([path], data, labelled), None
+    return _open_below(path, evaluation_only, wds, labelled)
 
 
 def _open_below(
-    path: Path, evaluation_only: bool, wds: bool
+    path: Path, evaluation_only: bool, wds: bool, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """What lies in a folder; ``wds``: the user calls it one of shards."""
     if files := [] if wds else _parquet_files(path):
-        return _open_splits(ParquetSource, files, path, evaluation_only)
+        return _open_splits(ParquetSource, files, path, evaluation_only, labelled)
     if files := _shards(path, wds):
-        return _open_splits(TarSource, files, path, evaluation_only)
+        return _open_splits(TarSource, files, path, evaluation_only, labelled)
     if wds:
         raise UserError(f"{path} holds no .tar shards; pass the folder with the shards")
-    return _open_folder(path, evaluation_only)
+    return _open_folder(path, evaluation_only, labelled)
 
 
 def _parquet_files(root: Path) -> list[Path]:
@@ -184,7 +206,7 @@ def _inside(root: Path, suffix: str) -> list[Path] | None:
     return files
 
 
-def _open_files(files: list[Path], data: str) -> ImageSource:
+def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSource:
     """The source of files that the user named one by one, or by a pattern."""
     missing = next((file for file in files if not file.exists()), None)
     if missing is not None or not files:
@@ -192,44 +214,58 @@ def _open_files(files: list[Path], data: str) -> ImageSource:
         raise MissingFileError(f"data {data!r} {what}; correct the pattern")
     suffixes = {file.suffix if file.is_file() else "" for file in files}
     if suffixes == {".parquet"}:
-        return ParquetSource(files)
+        return ParquetSource(files, labelled=labelled is not False)
     if suffixes == {".tar"}:
-        return TarSource(files)
+        return TarSource(files, labelled=labelled is not False)
     raise UserError(
         f"data {data!r} is a file but no .parquet and no .tar; pass the folder of the images"
     )
 
 
 def _open_splits(
-    source_of: Callable[[list[Path]], ImageSource],
+    source_of: type[ParquetSource | TarSource],
     files: list[Path],
     root: Path,
     evaluation_only: bool,
+    labelled: bool | None,
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train, evaluation = by_split(files, root)
     if not train and not evaluation:
-        return source_of(files), None
+        return source_of(files, labelled=labelled is not False), None
     if evaluation_only and not evaluation:
         return None, None
     return (
-        source_of(train) if train else None,
+        source_of(train, labelled=labelled is not False) if train else None,
         source_of(evaluation) if evaluation else None,
     )
 
 
 def _open_folder(
-    path: Path, evaluation_only: bool
+    path: Path, evaluation_only: bool, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train_root = next((path / name for name in TRAIN_NAMES if (path / name).is_dir()), None)
     evaluation_root = next((path / n for n in EVALUATION_NAMES if (path / n).is_dir()), None)
     if train_root is None and evaluation_root is None:
-        return FolderSource(path), None
-    train = None if train_root is None else FolderSource(train_root)
-    names = None if train is None else train.classes.names
+        return _images_of(path, labelled), None
+    train = None if train_root is None else _images_of(train_root, labelled)
     if evaluation_only and evaluation_root is None:
         return None, None
-    evaluation = None if evaluation_root is None else FolderSource(evaluation_root, names)
-    return train, evaluation
+    if evaluation_root is None or (
+        train is not None and not train.classes.known and holds_plain_pictures(evaluation_root)
+    ):
+        return train, None  # pictures without labels tell no top-1
+    names = None if train is None else train.classes.names
+    return train, FolderSource(evaluation_root, names)
+
+
+def _images_of(root: Path, labelled: bool | None) -> ImageSource:
+    """The images of a folder, with the labels of its class folders or without any."""
+    if read_set(root) is not None:  # of which not every image is one of the set
+        source = FolderSource(root)
+        return without_labels(source) if labelled is False else source
+    if labelled or (labelled is None and not holds_plain_pictures(root)):
+        return FolderSource(root)
+    return PictureFolder(root)
 
 
 def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:

@@ -48,7 +48,8 @@ class DeviceBatches:
     ) -> None:
         self.steps = len(loader)
         self._loader = loader
-        self._smoothing = config.smoothing
+        self._labelled = loader.views.source.classes.known
+        self._smoothing = config.smoothing if self._labelled else 1.0
         self._mixes = bool(config.mixup or config.cutmix)
         self._num_classes = num_classes
         self._device = device
@@ -64,6 +65,7 @@ class DeviceBatches:
         """(images, soft targets) of an epoch from forward pass ``start`` on.
 
         They are float tensors on the device, (batch, 3, height, width) and (batch, classes).
+        Targets of images without labels say nothing: every class has the same share of them.
         ``numbered`` batches have the number of each view besides, (batch,) on the CPU.
         """
         augment = self._loader.views.augment
@@ -73,6 +75,8 @@ class DeviceBatches:
                 images = augment.finished(images, batch["drawn"])
             images = images.contiguous(memory_format=self._memory_format)
             labels = batch["label"].to(self._device, non_blocking=True)
+            if not self._labelled:
+                labels = torch.zeros_like(labels)  # with nothing left of it by the smoothing
             if self._mixes:
                 weight = batch["weight"].to(self._device, non_blocking=True)
                 box = batch["box"].to(self._device, non_blocking=True)

@@ -17,7 +17,7 @@ from PIL import Image
 
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.order import Shards
-from dearkd.data.sources import digest, encoded_labels
+from dearkd.data.sources import NO_LABEL, UNLABELLED, Classes, digest, encoded_labels
 from dearkd.errors import UserError, one_line
 
 __all__ = ["ParquetSource"]
@@ -32,6 +32,8 @@ _MAGIC = b"PAR1"
 class ParquetSource:
     """Rows of parquet files: an image (bytes, or a struct of bytes and path) and a label.
 
+    Labels are not looked at, and need not be there, where it is not ``labelled``.
+
     A row with a path and no bytes is read from the file that the path names, seen from the folder
     of the parquet file; it may lie anywhere. Labels are whole numbers from 0, or names.
 
@@ -45,11 +47,13 @@ class ParquetSource:
             type, or a label is missing.
     """
 
-    def __init__(self, files: Sequence[Path]) -> None:
+    def __init__(self, files: Sequence[Path], *, labelled: bool = True) -> None:
         self.files = tuple(files)
         schema = _schema(self.files[0])
         self.image_column = _column(self.files[0], schema, _IMAGE_COLUMNS, "image")
-        self.label_column = _column(self.files[0], schema, _LABEL_COLUMNS, "label")
+        self.label_column = (
+            _column(self.files[0], schema, _LABEL_COLUMNS, "label") if labelled else None
+        )
         self._groups: list[tuple[int, int]] = []
         self._starts: list[int] = []
         labels: list[NDArray[Any]] = []
@@ -61,8 +65,7 @@ class ParquetSource:
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
-        names = _class_names(self.files[0], schema, self.label_column)
-        self.labels, self.classes = encoded_labels(self.files[0], np.concatenate(labels), names)
+        self.labels, self.classes = self._encoded(schema, np.concatenate(labels))
         sizes = [size for file in self.files for size in _group_sizes(file, self.image_column)]
         together = max(1, _MEMORY_LIMIT // max(sizes))
         starts = np.unique(np.asarray(self._starts))
@@ -75,13 +78,26 @@ class ParquetSource:
         reader = _reader(file)
         labels: list[NDArray[Any]] = []
         for group in range(reader.num_row_groups):
-            column = _rows(reader, file, group, self.label_column).column(0)
-            if column.null_count:
-                raise UserError(f"{file} has rows without {self.label_column!r}; remove them")
             self._groups.append((number, group))
             self._starts.append(start + sum(len(part) for part in labels))
-            labels.append(column.to_numpy())
+            labels.append(self._labels(reader, file, group))
         return labels
+
+    def _labels(self, reader: pq.ParquetFile, file: Path, group: int) -> NDArray[Any]:
+        if self.label_column is None:
+            return np.full(reader.metadata.row_group(group).num_rows, NO_LABEL, dtype=np.int64)
+        column = _rows(reader, file, group, self.label_column).column(0)
+        if column.null_count:
+            raise UserError(f"{file} has rows without {self.label_column!r}; remove them")
+        return column.to_numpy()
+
+    def _encoded(
+        self, schema: pa.Schema, labels: NDArray[Any]
+    ) -> tuple[NDArray[np.int64], Classes]:
+        if self.label_column is None:
+            return labels, UNLABELLED
+        names = _class_names(self.files[0], schema, self.label_column)
+        return encoded_labels(self.files[0], labels, names)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -185,13 +201,14 @@ def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> 
     for name in wanted:
         if name in schema.names:
             return name
+    otherwise = ", or train without labels: --unlabelled" if kind == "label" else ""
     raise UserError(
         f"{file} has no {kind} column (columns: {', '.join(schema.names)}); "
-        f"name it one of {', '.join(wanted)}"
+        f"name it one of {', '.join(wanted)}{otherwise}"
     )
 
 
-def _check_types(file: Path, schema: pa.Schema, image: str, label: str) -> None:
+def _check_types(file: Path, schema: pa.Schema, image: str, label: str | None) -> None:
     """Refuses columns that hold something else than images and labels."""
     kind = schema.field(image).type
     parts = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
@@ -202,6 +219,8 @@ def _check_types(file: Path, schema: pa.Schema, image: str, label: str) -> None:
             f"{file} has {kind} in column {image!r}; write encoded images there: bytes, or a "
             "struct of bytes and path"
         )
+    if label is None:
+        return
     kind = schema.field(label).type
     plain = kind.value_type if pa.types.is_dictionary(kind) else kind
     if not (pa.types.is_integer(plain) or pa.types.is_boolean(plain) or _is_text(plain)):

@@ -1,4 +1,4 @@
-"""Sources of labelled images: digits, image folders, and parts of other sources.
+"""Sources of images: digits, image folders, and parts of other sources.
 
 A source decodes one image at a time to upright 8-bit RGB and can be pickled for data-loader
 workers.
@@ -23,13 +23,18 @@ from dearkd.data.synthetic_set import ClassTable, read_set
 from dearkd.errors import UserError
 
 __all__ = [
+    "NO_LABEL",
+    "UNLABELLED",
     "Classes",
     "DigitsSource",
     "FolderSource",
     "ImageSource",
     "SubsetSource",
+    "class_folders",
     "digest",
     "encoded_labels",
+    "folder_fingerprint",
+    "image_files",
     "natural_order",
     "shards_of",
 ]
@@ -56,17 +61,29 @@ class Classes:
     total: int | None = None
     """How many classes that teacher has."""
 
+    @property
+    def known(self) -> bool:
+        """Whether the images have labels at all."""
+        return self.count > 0
+
+
+NO_LABEL = -1
+"""The label of every image of a source without labels."""
+UNLABELLED = Classes(0)
+"""Its classes: none are known."""
+
 
 @runtime_checkable
 class ImageSource(Protocol):
-    """Labelled images with random access.
+    """Images with random access, and their labels.
 
+    Where ``classes`` is ``UNLABELLED``, every label is ``NO_LABEL``.
     A source whose images lie in few large files may have ``shards`` too, as ``shards_of`` says.
     """
 
     @property
     def labels(self) -> NDArray[np.int64]:
-        """The class of every image, from 0."""
+        """The class of every image, from 0; ``NO_LABEL`` where none are known."""
         ...
 
     @property
@@ -144,8 +161,8 @@ class FolderSource:
         found = read_set(root)
         table = found.classes() if found is not None and found.finished else None
         files = {
-            folder.name: _image_files(folder)
-            for folder in natural_order(_class_folders(root))
+            folder.name: image_files(folder)
+            for folder in natural_order(class_folders(root))
             if table is None or folder.name in table.indices
         }
         _check_folders(root, files, names, found is not None and found.unfinished)
@@ -172,9 +189,7 @@ class FolderSource:
 
     def fingerprint(self) -> str:
         """Of all paths within the folder, and of some files' sizes."""
-        some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
-        sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
-        return digest([*self._files, *sizes])
+        return folder_fingerprint(self.root, self._files)
 
 
 class SubsetSource:
@@ -221,6 +236,29 @@ def digest(parts: Iterable[str | int | bytes]) -> str:
     return state.hexdigest()[:16]
 
 
+def folder_fingerprint(root: Path, files: Sequence[str]) -> str:
+    """Of all paths within a folder, and of some files' sizes."""
+    some = [root / files[row] for row in spread_rows(len(files), SIZED)]
+    sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
+    return digest([*files, *sizes])
+
+
+def class_folders(root: Path) -> list[Path]:
+    """The folders in a folder that are not hidden."""
+    return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
+
+
+def image_files(folder: Path) -> list[Path]:
+    """The images below a folder, in natural order."""
+    found = [
+        Path(parent) / file
+        for parent, _, files in os.walk(folder, followlinks=True)
+        for file in files
+        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
+    ]
+    return natural_order(found)
+
+
 def shards_of(source: ImageSource) -> Shards | None:
     """The files, or parts of files, that the images lie in; None: each has its own."""
     if isinstance(source, SubsetSource):
@@ -250,7 +288,7 @@ def encoded_labels(
     if len(unknown):
         raise UserError(
             f"{place} has label {unknown[0]}, outside 0..{count - 1} (a split without labels?); "
-            "choose a split with labels"
+            "choose a split with labels, or train without: --unlabelled"
         )
     return numbers.astype(np.int64), Classes(count, names)
 
@@ -258,20 +296,6 @@ def encoded_labels(
 def natural_order(items: Iterable[T]) -> list[T]:
     """The items sorted by name, numbers by value as timm does: img2 comes before img10."""
     return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
-
-
-def _class_folders(root: Path) -> list[Path]:
-    return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
-
-
-def _image_files(folder: Path) -> list[Path]:
-    found = [
-        Path(parent) / file
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
-    ]
-    return natural_order(found)
 
 
 def _check_folders(

@@ -14,7 +14,7 @@ from PIL import Image
 
 from dearkd.data.decode import open_image
 from dearkd.data.order import Shards
-from dearkd.data.sources import digest, encoded_labels
+from dearkd.data.sources import NO_LABEL, UNLABELLED, digest, encoded_labels
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES
 from dearkd.errors import UserError, one_line
 
@@ -34,15 +34,15 @@ class TarSource:
     A sample is a file with an image suffix and, under the same key, ``.cls`` (its class: a number,
     or a name) or ``.json`` (with ``label``). The names of all classes, by number, come from
     ``classes`` in an ``info.json`` beside the first shard, or above its ``train`` or ``val``, if
-    there is one.
+    there is one. Labels are not looked at, and need not be there, where it is not ``labelled``.
 
     Raises:
         UserError: If a shard is no tar file, or a sample has no label or one that is no class.
     """
 
-    def __init__(self, shards: Sequence[Path]) -> None:
+    def __init__(self, shards: Sequence[Path], *, labelled: bool = True) -> None:
         self.files = tuple(shards)
-        scanned = [_scanned(shard) for shard in shards]
+        scanned = [_scanned(shard, labelled) for shard in shards]
         counts = [len(samples) for samples in scanned]
         if not sum(counts):
             raise UserError(f"{shards[0].parent} has shards without images; check the folder")
@@ -55,6 +55,9 @@ class TarSource:
         self.shards = Shards(starts[np.asarray(counts) > 0], TOGETHER)
         labels = np.asarray([sample[3] for sample in samples])
         self.labels: NDArray[np.int64]
+        if not labelled:
+            self.labels, self.classes = labels.astype(np.int64), UNLABELLED
+            return
         self.labels, self.classes = encoded_labels(
             shards[0].parent, labels, _listed_names(shards[0])
         )
@@ -99,7 +102,7 @@ def _listed_names(shard: Path) -> tuple[str, ...] | None:
         raise UserError(f"{info} is damaged ({one_line(error)}); repair or remove it") from error
 
 
-def _scanned(shard: Path) -> list[tuple[int, int, str, int | str]]:
+def _scanned(shard: Path, labelled: bool) -> list[tuple[int, int, str, int | str]]:
     """Offset, size, member name and label of each sample, in the shard's order."""
     images: dict[str, tuple[int, int, str]] = {}
     labels: dict[str, int | str] = {}
@@ -111,16 +114,21 @@ def _scanned(shard: Path) -> list[tuple[int, int, str, int | str]]:
                 key, suffix = f"{folder}/{key}", suffix.lower()
                 if suffix in IMAGE_SUFFIXES:
                     images[key] = (start, size, name)
-                elif suffix in ("cls", "json") and key not in labels:
+                elif labelled and suffix in ("cls", "json") and key not in labels:
                     file.seek(start)
                     labels[key] = _label(file.read(size), suffix)
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise UserError(
             f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
         ) from error
+    if not labelled:
+        return [(*place, NO_LABEL) for place in images.values()]
     missing = next((name for key, (_, _, name) in images.items() if key not in labels), None)
     if missing:
-        raise UserError(f"{missing} in {shard} has no .cls or .json label; add one")
+        raise UserError(
+            f"{missing} in {shard} has no .cls or .json label; add one, or train without labels: "
+            "--unlabelled"
+        )
     return [(*place, labels[key]) for key, place in images.items()]
 
 

@@ -29,9 +29,9 @@ class Views(Dataset[dict[str, Any]]):
     A bad image is replaced by another of its class (then of any class), chosen by the view's hash.
     A worker never raises for bad data, because torch would wrap the error together with its
     traceback. The batch carries it instead: ``errors`` has the bad images, and ``failure`` the
-    error, meant for the user, that ends the run. ``class_map`` renumbers the labels and comes from
-    ``match_classes``. Small prepared images are cached where all of them fit into ``cache_bytes``;
-    ``rows`` are those that will be asked for (default: all).
+    error, meant for the user, that ends the run. ``class_map`` renumbers the labels, where there
+    are any, and comes from ``match_classes``. Small prepared images are cached where all of them
+    fit into ``cache_bytes``; ``rows`` are those that will be asked for (default: all).
     """
 
     def __init__(
@@ -51,7 +51,9 @@ class Views(Dataset[dict[str, Any]]):
         self.seed = seed
         self.mixing = mixing
         self.substitute = substitute
-        self.labels = source.labels if class_map is None else np.asarray(class_map)[source.labels]
+        self.labels = source.labels
+        if class_map is not None and source.classes.known:
+            self.labels = np.asarray(class_map)[source.labels]
         self.cache: NDArray[np.uint8] | None = None
         self.bad: dict[int, BadImageError] = {}
         size = len(source) * augment.img_size**2 * 3

@@ -47,7 +47,10 @@ def _own_images(found: Resolved, settings: dict[str, Any]) -> ImageSource:
         reason = f"{found.text} has no data of its own"
     else:
         source = open_data(
-            settings["train"], settings.get("evaluation"), validation=settings.get("validation")
+            settings["train"],
+            settings.get("evaluation"),
+            validation=settings.get("validation"),
+            labels=settings.get("labels", "auto"),
         )[1]
         if source is not None:
             return source

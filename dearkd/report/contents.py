@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from dearkd.config import STAGE2
 from dearkd.data import synthetic_set
 from dearkd.pages.plots import stage_switches
 from dearkd.run_folder.record import Record
@@ -52,7 +53,8 @@ class Run:
         if self.config:
             if self.is_switched_by_rule:
                 return self.setting("switch.epochs")
-            return self.config.get("stage1", 0) + self.config.get("stage2", 0)
+            stage2 = self.config.get("stage2", 0)
+            return self.config.get("stage1", 0) + (STAGE2 if stage2 is None else stage2)
         return self.summary.get("epochs")
 
     @property
@@ -79,9 +81,16 @@ class Run:
         logits, said = self.setting("distill.logits"), []
         if logits is not None and logits != USUAL_LOGITS.get(str(self.method), ""):
             said.append(f"{logits} labels")
-        if self.setting("distill.class_weight") == 0:
+        if not self.has_labels:
+            said.append("images without labels")
+        elif self.setting("distill.class_weight") == 0:
             said.append("of the teacher alone")
         return said
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether its training images have labels."""
+        return self.setting("data.labels") != "none"
 
     @property
     def arithmetic(self) -> dict[str, str]:

@@ -78,7 +78,9 @@ def _switch_sentence(report: Report) -> str:
     if not names:
         return ""
     whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
-    text = f"A dotted upright marks where stage 2{whose} begins: from then on labels alone."
+    text = f"A dotted upright marks where stage 2{whose} begins: from then on labels alone"
+    unlabelled = [run.name for run in report.runs if run.switches and not run.has_labels]
+    text += f" (the teacher's for {', '.join(unlabelled)})." if unlabelled else "."
     for run in report.runs:
         if run.is_switched_by_rule and run.switches:
             stage1 = sum(line["stage"] == "stage1" for line in run.metrics)

@@ -13,6 +13,7 @@ from dearkd.config import TrainConfig
 from dearkd.data.class_notes import class_notes
 from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
 from dearkd.data.sources import SubsetSource
+from dearkd.errors import UserError
 from dearkd.models.create import model_cfg
 from dearkd.models.teacher import Teacher
 from dearkd.said import counted
@@ -25,6 +26,7 @@ from dearkd.training.methods import Method, check_method, stages_of
 from dearkd.training.recipe import addressed, check_settings, filled_in
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
+from dearkd.training.unlabelled import fitted_to_labels, is_unlabelled
 
 __all__ = ["Begun", "Parts", "build"]
 
@@ -69,7 +71,8 @@ class Parts:
     full_size: int
     """Images of the training set before ``fraction``, the validation split left out."""
     class_map: tuple[int, ...]
-    """The student's class of each label of the data."""
+    """The student's class of each label of the data; of images without labels, of the evaluation
+    data."""
     class_names: tuple[str, ...] | None
     """Names of the student's classes, where they are known."""
     student: Any
@@ -126,9 +129,13 @@ def build(
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
     source, evaluation = open_data(
-        config.data.train, config.data.evaluation, validation=config.data.validation
+        config.data.train,
+        config.data.evaluation,
+        validation=config.data.validation,
+        labels=config.data.labels,
     )
-    config, notes = addressed(config, method, given=teacher is not None)
+    config, notes = fitted_to_labels(config, method, source.classes.known)
+    config, named = addressed(config, method, given=teacher is not None)
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
@@ -140,7 +147,7 @@ def build(
     config, more = filled_in(config, source, full_size, size, init)
     if found is not None:
         teacher = _open(found, config)
-    class_map, class_names, count = _student_classes(source, teacher, begun)
+    class_map, class_names, count = _student_classes(source, evaluation, teacher, begun)
     student = initial_student(config, init, count, class_names)
     stages = stages_of(
         method,
@@ -150,6 +157,7 @@ def build(
         config.method_args,
         config.lengths,
         _rule(config),
+        labelled=source.classes.known,
     )
     config, last = _with_settings(config, stages[0].objective)
     return Parts(
@@ -163,6 +171,7 @@ def build(
         stages=stages,
         choices=(
             *notes,
+            *named,
             *more,
             *last,
             *_switch_notes(config),
@@ -176,7 +185,7 @@ def _is_taught(config: TrainConfig, method: Method, begun: Begun | None) -> bool
     """Whether a stage is left that a teacher takes part in."""
     if not method.has_teacher:
         return False
-    if begun is None or method.then is None:
+    if begun is None or method.then is None or is_unlabelled(config):
         return True
     rule = _rule(config)
     return begun.epoch < config.lengths[0] and not (rule and rule.is_met(begun.watched))
@@ -230,20 +239,40 @@ def _with_settings(
 
 
 def _student_classes(
-    source: ImageSource, teacher: Teacher | None, begun: Begun | None
+    source: ImageSource,
+    evaluation: ImageSource | None,
+    teacher: Teacher | None,
+    begun: Begun | None,
 ) -> tuple[tuple[int, ...], tuple[str, ...] | None, int]:
-    """(class of each data label, names of all classes, their count): the teacher's where it has."""
+    """(class of each data label, names of all classes, their count): the teacher's where it has.
+
+    Where the training images have no labels, these are the evaluation data's.
+    """
     classes: Classes = source.classes
+    if not classes.known and evaluation is not None:
+        classes = evaluation.classes
     if begun is not None:
         return begun.class_map, begun.class_names, begun.num_classes
     if teacher is not None:
-        class_map = match_classes(classes, teacher.class_names, teacher.num_classes)
+        class_map = _matched(classes, teacher, source.classes.known)
         whole = len(class_map) == teacher.num_classes
         names = teacher.class_names or (classes.names if whole else None)
         return class_map, names, teacher.num_classes
     if classes.indices is not None and classes.total is not None:
         return classes.indices, None, classes.total
     return tuple(range(classes.count)), classes.names, classes.count
+
+
+def _matched(classes: Classes, teacher: Teacher, trained_on: bool) -> tuple[int, ...]:
+    """The teacher's index of each class of the data, if it has any."""
+    if not classes.known:
+        return ()
+    try:
+        return match_classes(classes, teacher.class_names, teacher.num_classes)
+    except UserError as error:
+        if not trained_on:
+            raise UserError(f"evaluation data: {error}") from error
+        raise UserError(f"{error}; or leave their labels out by --unlabelled") from error
 
 
 def _evaluation_notes(config: TrainConfig, evaluation: ImageSource | None) -> list[str]:

@@ -88,10 +88,14 @@ def opened_labels(
     folder = LabelFolder(path, answers, order.views_per_epoch, manifest["key"])
     from_main(state, lambda: _check_sample(parts, folder, state))
     teacher.memory = LabelMemory(folder)
-    epochs = parts.stages[0].epochs
+    taught = [stage for stage in parts.stages if stage.teacher is not None]
+    epochs = sum(stage.epochs for stage in taught)
+    rules = [stage.rule for stage in taught if stage.rule is not None]
     views = order.steps_per_epoch // accumulate * accumulate * order.batch_size
     counts = (int(folder.known(epoch)[:views].sum()) for epoch in range(epochs))
-    cache = LabelCache(teacher.memory, epochs, views, sum(counts), parts.stages[0].rule is not None)
+    cache = LabelCache(
+        teacher.memory, epochs, views, sum(counts), at_most=epochs < config.epochs and bool(rules)
+    )
     say(cache.line())
     return cache
 

@@ -177,12 +177,14 @@ def stages_of(
     arguments: dict[str, Any],
     epochs: tuple[int, int],
     rule: SwitchRule | None = None,
+    labelled: bool = True,
 ) -> list[Stage]:
     """The stages that are left to run, each with its objective.
 
     Without a ``teacher`` where the method has one, the stage that it teaches is over.
     ``epochs`` are those of both stages; a method of one stage runs their sum. With a ``rule`` they
-    are the most of the first.
+    are the most of the first. The second stage of images that are not ``labelled`` is on the
+    teacher's hard labels, and is left out where it has no epoch.
     """
     names = ("stage1", "stage2") if method.then is not None else (_name_of(method), "")
     lengths = epochs if method.then is not None else (sum(epochs), 0)
@@ -197,8 +199,12 @@ def stages_of(
         stages.append(Stage(names[0], lengths[0], objective, teacher, rule))
     else:
         stages.append(Stage(names[0], lengths[0], None, rule=rule))
-    if method.then is not None:
+    if method.then is not None and labelled:
         stages.append(Stage(names[1], lengths[1], method.then(student)))
+    elif method.then is not None and lengths[1]:
+        assert teacher is not None
+        objective = Distillation(student, teacher, logits="hard", class_weight=0.0)
+        stages.append(Stage(names[1], lengths[1], objective, teacher))
     return stages
 
 

@@ -242,6 +242,11 @@ def _check_data(data: DataConfig) -> None:
             f"{data.validation:g}, which cuts the evaluation images from the training data; "
             "leave one of them out"
         )
+    if data.validation is not None and data.labels == "none":
+        raise UserError(
+            f"data.validation={data.validation:g} has no effect with data.labels=none, which tell "
+            "no top-1; leave it out, and name labelled images by --eval-data"
+        )
     if data.keep_steps and data.fraction == 1:
         raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
 

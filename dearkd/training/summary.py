@@ -24,7 +24,8 @@ def title_line(config: TrainConfig) -> str:
     """Method, student, teacher, data, epochs and precision."""
     teacher = f" from {config.teacher.name}" if config.teacher.name else ""
     return (
-        f"{config.method}: {config.student}{teacher} on {config.data.train}, "
+        f"{config.method}: {config.student}{teacher} on {config.data.train}"
+        f"{' without labels' if config.data.labels == 'none' else ''}, "
         f"{counted(config.epochs, 'epoch')}, {config.precision}"
     )
 
