@@ -1,5 +1,6 @@
 """Shape checks on every annotated module, and threads that don't fight over two cores."""
 
+import gc
 import io
 import os
 from pathlib import Path
@@ -92,6 +93,15 @@ def quiet_train(options, settings=(), resume=False, folder=None, config=None):
         config = load_config(None, [*FAST, *teacher, *settings], options)
     console = Console(file=io.StringIO())
     launch.train(config, console=console, resume=resume, folder=folder)
+
+
+@pytest.fixture(scope="module")
+def quick_collections():
+    """Every stage of a run collects garbage twice: what was imported is none."""
+    gc.collect()
+    gc.freeze()
+    yield
+    gc.unfreeze()
 
 
 @pytest.fixture

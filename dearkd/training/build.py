@@ -22,7 +22,7 @@ from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
 from dearkd.training.initialise import initial_student
-from dearkd.training.methods import Method, check_method, stages_of
+from dearkd.training.methods import Method, check_cache, check_method, stages_of
 from dearkd.training.recipe import addressed, check_settings, filled_in
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
@@ -135,6 +135,7 @@ def build(
         labels=config.data.labels,
     )
     config, notes = fitted_to_labels(config, method, source.classes.known)
+    check_cache(config, method)
     config, named = addressed(config, method, given=teacher is not None)
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None

@@ -140,7 +140,7 @@ def check_cache(config: TrainConfig, method: Method) -> None:
             f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
             "dearkd, deit-hard, deit-soft or deit"
         )
-    if method.then is not None and config.stage1 == 0:
+    if method.then is not None and config.stage1 == 0 and config.data.labels != "none":
         raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
     if not method.numbers_views:
         raise UserError(

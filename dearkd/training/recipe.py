@@ -32,7 +32,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method, check_cache, check_switch
+from dearkd.training.methods import Method, check_switch
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 
@@ -79,7 +79,6 @@ def check_settings(config: TrainConfig, method: Method) -> None:
                 "or leave it out of trackers"
             )
     _check_compiler(config)
-    check_cache(config, method)
     check_switch(config, method)
 
 

@@ -1,6 +1,5 @@
 """``--cache-labels``: the same run with the teacher's answers read as with them computed."""
 
-import gc
 import hashlib
 import io
 import json
@@ -34,6 +33,7 @@ VIEWS = 2 * 3 * 36  # in two epochs of three steps; 143 images
 LOOK = {"input_size": (3, 16, 16), "crop_pct": 1.0, "interpolation": "bicubic"}
 LOOK |= {"fixed_input_size": True, "classifier": ("head", "head_dist")}
 PALE = {"mean": (0.4, 0.5, 0.6), "std": (0.3, 0.2, 0.25)}
+pytestmark = pytest.mark.usefixtures("quick_collections")
 default_cfgs = generate_default_cfgs({"pale_student": {**LOOK, **PALE}})
 
 
@@ -45,15 +45,6 @@ def pale_student(pretrained=False, **kwargs):
     return build_model_with_cfg(
         DearKDVisionTransformer, "pale_student", pretrained, **{**sizes, **kwargs}
     )
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _quick_collections():
-    """Every stage collects garbage twice: what was imported is none."""
-    gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
 
 
 def run(out, teacher, cache=None, settings=(), said=None, **options):
