@@ -234,10 +234,16 @@ def _open_splits(
         return source_of(files, labelled=labelled is not False), None
     if evaluation_only and not evaluation:
         return None, None
-    return (
-        source_of(train, labelled=labelled is not False) if train else None,
-        source_of(evaluation) if evaluation else None,
-    )
+    source = source_of(train, labelled=labelled is not False) if train else None
+    try:
+        return source, source_of(evaluation) if evaluation else None
+    except UserError as error:
+        if labelled is not False or source is None:
+            raise
+        raise UserError(
+            f"{root} has an evaluation split that can't be judged on ({error}); pass the files to "
+            "train on alone"
+        ) from error
 
 
 def _open_folder(

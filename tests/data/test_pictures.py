@@ -95,6 +95,15 @@ def test_parquet_needs_no_label_column_and_none_of_its_labels_is_looked_at(tmp_p
         open_data(str(tmp_path / "bare.parquet"))
 
 
+def test_an_evaluation_split_without_labels_is_no_part_of_the_training_files(tmp_path):
+    table = pa.table({"image": [{"bytes": encoded(0), "path": None}]})
+    for split in ("train", "test"):
+        pq.write_table(table, tmp_path / f"{split}.parquet")
+    with pytest.raises(UserError, match=r"has an evaluation split .*; pass the files to train on"):
+        open_data(str(tmp_path), labels="none")
+    assert is_unlabelled(open_data(str(tmp_path / "train.parquet"), labels="none")[0])
+
+
 def test_tars_need_no_labels_either(tmp_path):
     with tarfile.open(tmp_path / "train-0.tar", "w") as tar:
         for name, content in (("a.png", encoded(0)), ("b.png", encoded(1)), ("b.cls", b"oops ")):
