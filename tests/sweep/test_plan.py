@@ -142,3 +142,12 @@ def test_a_setting_that_a_record_does_not_know_had_its_default():
         3,
         None,
     )
+
+
+def test_a_stage_that_a_rule_ends_is_compared_with_one_of_typed_length(write_study):
+    arms = {
+        "typed": {"stage1": 4, "stage2": 2},
+        "auto": {"stage1": "auto", "switch.epochs": 6, "stage2": 2, "switch.fall": 0.1},
+    }
+    runs = planned(write_study(arms=arms, seeds=[0]))
+    assert [(run.resolved.stage1, run.settings["epochs"]) for run in runs] == [(4, 6), ("auto", 6)]
