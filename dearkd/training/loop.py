@@ -193,7 +193,7 @@ class Trainer:
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
         if stage.rule is not None:
-            position.watched.append(terms[stage.rule.term])
+            position.watched.append(stage.rule.watched(terms))
         line = {
             "epoch": position.epoch,
             "stage": position.stage,

@@ -4,9 +4,10 @@ The rule looks at the mean of a term over each epoch, which is the same number o
 is part of the checkpoint: a resumed run and all processes decide alike.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from dearkd.errors import UserError
 from dearkd.said import counted
 
 __all__ = ["SwitchRule", "relative_fall"]
@@ -46,6 +47,19 @@ class SwitchRule:
     fall: float
     term: str = "hidden"
     """The term of the objective whose mean over an epoch is watched."""
+
+    def watched(self, terms: Mapping[str, float]) -> float:
+        """The mean that it looks at, of those of an epoch.
+
+        Raises:
+            UserError: If the objective has no such term; one that a user imports may not.
+        """
+        if self.term not in terms:
+            raise UserError(
+                f"stage1=auto needs a term {self.term!r} of the objective, which has "
+                f"{', '.join(sorted(terms))}; return it from forward, or give --stage1 a number"
+            )
+        return terms[self.term]
 
     def is_met(self, losses: Sequence[float]) -> bool:
         """Whether the stage ends after the epochs that had these means of the term."""

@@ -31,7 +31,7 @@ def write_study(tmp_path):
         ({"method": "ce", "data.evaluation": "digits", "optim.lr": 0.1}, "differ in optim.lr"),
         ({"method": "ce", "data.validation": 100}, "differ in data.train ("),
         ({"method": "ce", "precision": "fastest"}, "arm 'b': precision=fastest may choose"),
-        ({"method": "dearkd", "student": "toy_cnn"}, "arm 'b': student toy_cnn has no dist"),
+        ({"method": "dearkd", "student": "toy_cnn"}, "arm 'b': method dearkd needs a vision"),
         ({"method": "cee"}, "arm 'b': unknown method 'cee'; did you mean 'ce'?"),
         ({"method": "ce", "teacher.name": "digits"}, "arm 'b': teacher.name=digits has no effect"),
     ],

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from dearkd import train
 from dearkd.config import load_config
+from dearkd.errors import UserError
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
 from dearkd.run_folder.folder import RunFolder
@@ -208,3 +209,10 @@ def test_auto_where_it_has_nothing_to_decide_is_refused(line, message, tmp_path)
     out = tmp_path / "run"
     assert message in refused("train", "--stage1", "auto", *words, "--out", out)
     assert not out.exists()
+
+
+def test_a_term_that_an_imported_objective_lacks_is_named():
+    rule = SwitchRule(least=1, window=1, fall=0.1)
+    assert rule.watched({"hidden": 0.5, "loss": 2.0}) == 0.5
+    with pytest.raises(UserError, match=r"'hidden' of the objective, which has class, loss;"):
+        rule.watched({"loss": 2.0, "class": 1.0})
