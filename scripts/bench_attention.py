@@ -6,8 +6,9 @@
 "ours" is the layer with its projections as training has it on this device
 (`dearkd.training.arithmetic.set_attention`); "folded" and "products" are its two forms, one of
 which it is. GPSA is timm's, on the patches alone, as it knows no prefix tokens. Outputs of
-"folded", "products" and "bias tensor" are compared before anything is timed. ``--growth`` times
-"ours" and "plain" over 66 to 1,026 tokens instead.
+"folded", "products" and "bias tensor" are compared before anything is timed. "ours, mixed" is the
+arithmetic of training on a CPU with units for bf16. ``--growth`` times "ours" and "plain" over 66
+to 1,026 tokens instead.
 """
 
 import argparse
@@ -30,7 +31,8 @@ from dearkd.models.position import (
     patch_coordinates,
     position_scores,
 )
-from dearkd.training.arithmetic import set_attention
+from dearkd.models.precision import precision_context
+from dearkd.training.arithmetic import BF16_UNITS, set_attention
 
 Layers = dict[str, nn.Module]
 
@@ -79,19 +81,19 @@ def layers(dim: int, heads: int, side: int, device: torch.device) -> Layers:
     }
 
 
-def step(layer: nn.Module, tokens: Tensor, dtype: torch.dtype) -> Callable[[], None]:
+def step(layer: nn.Module, tokens: Tensor, precision: str) -> Callable[[], None]:
     """Forward and backward pass of a layer."""
     x = tokens.clone().requires_grad_()
 
     def run() -> None:
-        with torch.autocast(x.device.type, dtype, enabled=dtype != torch.float32):
+        with precision_context(x.device, precision):
             out = layer(x)
         out.backward(torch.ones_like(out))
 
     return run
 
 
-def row(student: str, side: int, args: argparse.Namespace, dtype: torch.dtype) -> dict[str, Any]:
+def row(student: str, side: int, args: argparse.Namespace, precision: str) -> dict[str, Any]:
     """Seconds of each kind of layer in one of the students, at one grid."""
     dim, heads, batch = STUDENTS[student]
     device = torch.device(args.device)
@@ -103,12 +105,14 @@ def row(student: str, side: int, args: argparse.Namespace, dtype: torch.dtype) -
     calls = {}
     for name in chosen:
         seen = tokens[:, 2:] if name == "GPSA" else tokens
-        calls[name] = step(kinds[name].train(), seen, dtype)
+        calls[name] = step(kinds[name].train(), seen, precision)
+    if args.device == "cpu" and any(map(torch.cpu.get_capabilities().get, BF16_UNITS)):
+        calls["ours, mixed"] = step(kinds["ours"].train(), tokens, "mixed")
     count = side * side + 2
     # four projections and two products of attention; three times that with the backward pass
     flops = 3 * 2 * batch * (4 * count * dim**2 + 2 * count**2 * dim)
     return {
-        "work": f"{student}, {count} tokens, batch {batch}, {str(dtype).removeprefix('torch.')}",
+        "work": f"{student}, {count} tokens, batch {batch}, {precision}",
         "seconds": in_turns(calls, args.rounds, args.device),
         "floor": floors(flops, 3 * 8 * batch * count * dim, args.device),
     }
@@ -148,13 +152,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path, help="where to write the numbers")
     args = parser.parse_args()
     torch.set_num_threads(args.threads)
-    dtypes = (torch.float32, torch.bfloat16) if args.device == "cuda" else (torch.float32,)
+    precisions = ("fp32", "bf16") if args.device == "cuda" else ("fp32",)
     cases = (
         [("Ti", side) for side in GROWTH]
         if args.growth
         else [(name, 8) for name in STUDENTS] + [(name, 14) for name in ("Ti", "S", "B")]
     )
-    rows = [row(student, side, args, dtype) for dtype in dtypes for student, side in cases]
+    rows = [row(student, side, args, chosen) for chosen in precisions for student, side in cases]
     print_rows(rows)
     result = {"machine": machine(args.device), "settings": vars(args), "rows": rows}
     write(args.json, result | {"bfloat16_error": bfloat16_error()})

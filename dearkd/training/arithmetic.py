@@ -37,6 +37,7 @@ from dearkd.models import cost
 from dearkd.training.build import Parts
 
 __all__ = [
+    "BF16_UNITS",
     "Arithmetic",
     "layout_rule",
     "noise",
