@@ -13,7 +13,7 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.errors import MissingFileError, UserError, one_line
 
-__all__ = ["complete", "differences", "flattened", "to_yaml", "user_tree"]
+__all__ = ["check_range", "complete", "differences", "flattened", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
@@ -83,6 +83,22 @@ def differences(kind: type, stored: DictConfig, given: DictConfig) -> dict[str, 
     names = flattened(cast(dict[str, Any], OmegaConf.to_container(given)))
     pairs = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key in names}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
+
+
+def check_range(
+    name: str, value: float, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Refuses a number outside of its range.
+
+    ``open_low``: ``low`` itself is outside, too.
+
+    Raises:
+        UserError: Naming the setting, both bounds and the value.
+    """
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not inside:
+        bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
+        raise UserError(f"{name} must be {bound}, got {value}")
 
 
 def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:

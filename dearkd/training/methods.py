@@ -35,11 +35,12 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dearkd.config import DistillConfig, TrainConfig
+from dearkd.config import TrainConfig
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.method_names import label_of
+from dearkd.training.settings import DistillConfig
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
 

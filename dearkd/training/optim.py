@@ -12,7 +12,7 @@ from timm.optim import muon
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
-from dearkd.config import OptimConfig
+from dearkd.training.settings import OptimConfig
 
 __all__ = [
     "build_optimizer",

@@ -14,12 +14,13 @@ from typing import Any
 
 import torch
 
-from dearkd.config import DataConfig, TeacherConfig, TrainConfig
+from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
 from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
+from dearkd.data.settings import DataConfig
 from dearkd.data.sizes import (
     DIGITS_SIZE,
     default_size,
@@ -33,6 +34,7 @@ from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
 from dearkd.training.methods import Method, check_switch
+from dearkd.training.settings import TeacherConfig
 
 __all__ = ["addressed", "check_settings", "filled_in"]
 

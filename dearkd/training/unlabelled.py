@@ -6,7 +6,8 @@ which is on the teacher's hard labels then. What needs labels is refused.
 
 import dataclasses
 
-from dearkd.config import STAGE2, DataConfig, TrainConfig
+from dearkd.config import STAGE2, TrainConfig
+from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.objectives import CrossEntropy
 from dearkd.training.methods import Method
