@@ -25,6 +25,9 @@ WANTED = {
     r"Value (.+?)(?: of type .+)? is incompatible .+ 'Union\[int, Literal\[auto\]\]'": (
         "a whole number or auto"
     ),
+    r"Value (.+) \(\w+\) is incompatible .+ 'typing\.Dict\[.+\]'": "{KEY: VALUE}",
+    r"Value (.+) \(\w+\) is incompatible .+ 'typing\.List\[.+\]'": "a list",
+    r"Key (.+) \(\w+\) is incompatible with \(str\)": "a name, in quotes",
     r"Value (.+) is not a valid bool \(type \w+\)": "true or false",
 }
 """OmegaConf's words about a value of another type, and what it should have been."""
@@ -52,7 +55,10 @@ def user_tree(
     try:
         layers += [] if path is None else [_read(path)]
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
-        OmegaConf.merge(OmegaConf.structured(kind), *layers)  # for its checks
+        known = OmegaConf.structured(kind)
+        for layer in layers:
+            _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
+        OmegaConf.merge(known, *layers)  # for its checks
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
@@ -130,6 +136,18 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
     return tree
+
+
+def _check_containers(known: Any, given: Any, prefix: str = "") -> None:
+    """Refuses a list where there are fields, and the reverse, which OmegaConf takes for a bug."""
+    for key, value in given.items():
+        ours, name = known.get(key), f"{prefix}{key}"
+        if isinstance(ours, list | tuple) and not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a list, got {value}; write it as [...]")
+        if isinstance(ours, dict):
+            if not isinstance(value, dict):
+                raise UserError(f"{name} must have fields, got {value}; write it as {{KEY: VALUE}}")
+            _check_containers(ours, value, f"{name}.")
 
 
 def _nested(options: dict[str, Any]) -> DictConfig:
