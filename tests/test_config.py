@@ -48,7 +48,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
         (
             "distill.pairs={block: 1}",
-            r"distill\.pairs must be a list, got \{'block': 1\}; write it",
+            r"distill\.pairs must be a list, got \{'block': 1\}",
         ),
         ("imports=own.py", r"imports must be a list, got own\.py; write it as \[\.\.\.\]"),
         ("imports={a: 1}", "imports must be a list, got"),
