@@ -22,7 +22,7 @@ from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
 from dearkd.training.initialise import initial_student
-from dearkd.training.methods import Method, check_cache, check_method, stages_of
+from dearkd.training.methods import Method, check_cache, check_method, check_smoothing, stages_of
 from dearkd.training.recipe import addressed, check_settings, filled_in
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
@@ -160,6 +160,7 @@ def build(
         _rule(config),
         labelled=source.classes.known,
     )
+    check_smoothing(config, stages)
     config, last = _with_settings(config, stages[0].objective)
     return Parts(
         config=config,

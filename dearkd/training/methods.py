@@ -36,6 +36,7 @@ from typing import Any, Literal
 from torch import nn
 
 from dearkd.config import TrainConfig
+from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
@@ -44,7 +45,15 @@ from dearkd.training.settings import DistillConfig
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
 
-__all__ = ["METHODS", "Method", "check_cache", "check_method", "check_switch", "stages_of"]
+__all__ = [
+    "METHODS",
+    "Method",
+    "check_cache",
+    "check_method",
+    "check_smoothing",
+    "check_switch",
+    "stages_of",
+]
 
 
 @dataclass(frozen=True)
@@ -167,6 +176,21 @@ def check_switch(config: TrainConfig, method: Method) -> None:
         raise UserError(
             "stage1=auto has no effect with distill.hidden_weight=0: it goes by the hidden loss; "
             "give --stage1 a number, or the loss a weight"
+        )
+
+
+def check_smoothing(config: TrainConfig, stages: Sequence[Stage]) -> None:
+    """Refuses to smooth labels that no stage learns: the teacher's are not smoothed.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    objectives = [stage.objective for stage in stages if stage.epochs]
+    alone = [isinstance(o, Distillation) and not o.teaching.uses_labels for o in objectives]
+    if all(alone) and config.data.smoothing != DataConfig().smoothing:
+        raise UserError(
+            f"data.smoothing={config.data.smoothing:g} has no effect where no labels are learned, "
+            "and the teacher's are not smoothed; leave it out"
         )
 
 
