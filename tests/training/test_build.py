@@ -217,9 +217,9 @@ def test_a_folder_of_an_older_version_means_what_it_did():
 
 
 def test_what_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr("dearkd.training.recipe.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dearkd.training.checks.importlib.util.find_spec", lambda name: None)
     assert "wandb, which is not installed" in refusal(["trackers=[wandb]"], **CE)
-    monkeypatch.setattr("dearkd.training.recipe.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("dearkd.training.checks.torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in refusal(["compile=true", "trackers=[]"], **CE)
 

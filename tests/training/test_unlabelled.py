@@ -225,7 +225,7 @@ def test_other_methods_learn_from_the_teacher_alone(method, data, toy_teacher, t
         ("--set distill.alpha=0.3", "distill.alpha=0.3 has no effect with distill.class_weight=0"),
         (
             "--set data.smoothing=0.2",
-            "data.smoothing=0.2 has no effect where no labels are learned",
+            "data.smoothing=0.2 has no effect where no labels are",
         ),
         ("--set data.validation=0.1", "data.validation=0.1 has no effect on images without labels"),
         ("--stage1 auto --epochs 50", "stage1=auto has no effect without a stage 2, and PHOTOS"),
