@@ -13,7 +13,7 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.errors import MissingFileError, UserError, one_line
 
-__all__ = ["complete", "differences", "flattened", "to_yaml", "user_tree"]
+__all__ = ["check_range", "complete", "differences", "flattened", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
@@ -25,6 +25,9 @@ WANTED = {
     r"Value (.+?)(?: of type .+)? is incompatible .+ 'Union\[int, Literal\[auto\]\]'": (
         "a whole number or auto"
     ),
+    r"Value (.+) \(\w+\) is incompatible .+ 'typing\.Dict\[.+\]'": "{KEY: VALUE}",
+    r"Value (.+) \(\w+\) is incompatible .+ 'typing\.List\[.+\]'": "a list",
+    r"Key (.+) \(\w+\) is incompatible with \(str\)": "a name, in quotes",
     r"Value (.+) is not a valid bool \(type \w+\)": "true or false",
 }
 """OmegaConf's words about a value of another type, and what it should have been."""
@@ -52,7 +55,10 @@ def user_tree(
     try:
         layers += [] if path is None else [_read(path)]
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
-        OmegaConf.merge(OmegaConf.structured(kind), *layers)  # for its checks
+        known = OmegaConf.structured(kind)
+        for layer in layers:
+            _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
+        OmegaConf.merge(known, *layers)  # for its checks
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
@@ -85,6 +91,22 @@ def differences(kind: type, stored: DictConfig, given: DictConfig) -> dict[str, 
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
 
 
+def check_range(
+    name: str, value: float, low: float, high: float, *, open_low: bool = False
+) -> None:
+    """Refuses a number outside of its range.
+
+    ``open_low``: ``low`` itself is outside, too.
+
+    Raises:
+        UserError: Naming the setting, both bounds and the value.
+    """
+    inside = (low < value if open_low else low <= value) and value <= high
+    if not inside:
+        bound = f"{'above' if open_low else 'at least'} {low} and at most {high}"
+        raise UserError(f"{name} must be {bound}, got {value}")
+
+
 def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     """Every field of a configuration by its dotted name."""
     flat: dict[str, Any] = {}
@@ -114,6 +136,18 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
     return tree
+
+
+def _check_containers(known: Any, given: Any, prefix: str = "") -> None:
+    """Refuses a list where there are fields, and the reverse, which OmegaConf takes for a bug."""
+    for key, value in given.items():
+        ours, name = known.get(key), f"{prefix}{key}"
+        if isinstance(ours, list | tuple) and not isinstance(value, list | tuple):
+            raise UserError(f"{name} must be a list, got {value}; write it as [...]")
+        if isinstance(ours, dict):
+            if not isinstance(value, dict):
+                raise UserError(f"{name} must have fields, got {value}; write it as {{KEY: VALUE}}")
+            _check_containers(ours, value, f"{name}.")
 
 
 def _nested(options: dict[str, Any]) -> DictConfig:

@@ -25,7 +25,6 @@ from PIL import Image
 from side_by_side import machine, own_peak_gigabytes, write
 
 import dearkd.models  # noqa: F401 - registers the students with timm
-from dearkd.config import OptimConfig
 from dearkd.data.datasets import open_data
 from dearkd.models.cost import LAYOUTS
 from dearkd.models.precision import precision_context
@@ -33,6 +32,7 @@ from dearkd.models.teacher import Teacher
 from dearkd.objectives import DearKD
 from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
 from dearkd.training.optim import build_optimizer
+from dearkd.training.settings import OptimConfig
 
 POINTS = {
     "tokens": (32, 56, 80, 104, 128),  # pixels a side: 66 to 1,026 tokens

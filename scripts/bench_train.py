@@ -43,7 +43,6 @@ from timm.task import ClassificationTask, TokenDistillationTask
 from torch import Tensor, nn
 
 import dearkd.models  # noqa: F401 - registers the students with timm
-from dearkd.config import OptimConfig
 from dearkd.labels.answers import Answers
 from dearkd.labels.folder import LabelFolder
 from dearkd.labels.memory import LabelMemory
@@ -53,6 +52,7 @@ from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
 from dearkd.training.optim import build_optimizer
+from dearkd.training.settings import OptimConfig
 
 Step = Callable[[], None]
 Batch = Callable[[], tuple[Tensor, Tensor]]

@@ -46,6 +46,14 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("distill.pairs=[{block: 1", r"--set distill\.pairs=.* is not YAML"),
         ("optim.warmup_epochs=50", "optim.warmup_epochs must be below the run's epochs, 50"),
         ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
+        (
+            "distill.pairs={block: 1}",
+            r"distill\.pairs must be a list, got \{'block': 1\}",
+        ),
+        ("imports=own.py", r"imports must be a list, got own\.py; write it as \[\.\.\.\]"),
+        ("imports={a: 1}", "imports must be a list, got"),
+        ("student_args=[1]", r"student_args must have fields, got \[1\]; write it as \{KEY: VALUE"),
+        ("data=3", "data must have fields, got 3"),
         ("seed", "--set wants key=value, got 'seed'"),
     ],
 )

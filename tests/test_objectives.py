@@ -15,7 +15,6 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 import dearkd  # noqa: F401 - registers the small CNNs
-from dearkd.config import Pair
 from dearkd.errors import UserError
 from dearkd.losses import scale_target
 from dearkd.models.heads import learning_heads
@@ -23,6 +22,7 @@ from dearkd.models.pairs import AlignedPair, default_pair, spread_pairs
 from dearkd.models.teacher import Teacher
 from dearkd.models.vit import DearKDVisionTransformer
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
+from dearkd.training.settings import Pair
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 TINY: dict[str, Any] = {

@@ -4,9 +4,10 @@ from typing import Any, get_args, get_type_hints
 
 import pytest
 
-from dearkd import config, teaching
+from dearkd import teaching
 from dearkd.errors import UserError
 from dearkd.models import aligner, heads, pairs
+from dearkd.training import settings
 
 
 @pytest.mark.parametrize(
@@ -60,5 +61,5 @@ def test_the_configuration_has_the_same_words() -> None:
         "AlignerKind": aligner,
         "TargetScale": aligner,
     }.items():
-        assert get_args(getattr(config, name)) == get_args(getattr(owner, name)), name
-    assert set(vars(aligner.AlignerForm())) < get_type_hints(config.DistillConfig).keys()
+        assert get_args(getattr(settings, name)) == get_args(getattr(owner, name)), name
+    assert set(vars(aligner.AlignerForm())) < get_type_hints(settings.DistillConfig).keys()

@@ -107,8 +107,10 @@ def sweep(
         again=command("dearkd", "sweep", study, *words, *(["--trust"] if trust else [])),
     )
     if table:
-        if dry_run:
-            raise UserError("--table shows what was measured and --dry-run what it takes: type one")
+        idle = {"--dry-run": dry_run, "--test": test, "--only": only, "--trust": trust}
+        for name, value in {**idle, "--jobs": jobs > 1}.items():
+            if value:
+                raise UserError(f"{name} has no effect with --table, which trains nothing")
         door.print_table(request, console=console)
     elif not door.sweep(request, console=console, dry_run=dry_run):
         raise typer.Exit(1)

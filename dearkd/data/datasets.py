@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
@@ -11,6 +10,7 @@ from dearkd.data.hosted import PREFIXES, open_hosted
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
+from dearkd.data.settings import Labels
 from dearkd.data.sources import (
     IMAGE_SUFFIXES,
     Classes,
@@ -33,7 +33,6 @@ from dearkd.errors import MissingFileError, UserError
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
 
-Labels = Literal["auto", "none"]
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
 

@@ -7,12 +7,12 @@ import torch
 from accelerate import Accelerator, PartialState
 from torch import Tensor
 
-from dearkd.config import DataConfig, Shuffle
 from dearkd.data.augment import crops_at_random, view_augment
 from dearkd.data.datasets import ImageSource
 from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
+from dearkd.data.settings import DataConfig, Shuffle
 from dearkd.data.sizes import is_small
 from dearkd.data.sources import shards_of
 from dearkd.errors import UserError

@@ -9,8 +9,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from dearkd.config import DataConfig
 from dearkd.data.order import EpochOrder
+from dearkd.data.settings import DataConfig
 from dearkd.data.sources import ImageSource, digest
 from dearkd.errors import UserError
 from dearkd.models.teacher import Form, Teacher

@@ -4,6 +4,7 @@ timm's distilled transformers answer by the mean of both heads. A head that lear
 not be in that mean, and two heads can only be averaged if their logits are on one scale.
 """
 
+import copy
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
@@ -16,6 +17,7 @@ from dearkd.models.pairs import model_name
 
 __all__ = [
     "HEADS",
+    "answering",
     "Token",
     "bare_heads",
     "fitted_scale",
@@ -81,6 +83,15 @@ def bare_heads(student: nn.Module) -> tuple[str, ...]:
         return ()
     biases = {name: _layer(module).bias for name, module in head_modules(student).items()}
     return tuple(name for name, bias in biases.items() if bias is not None and not bias.any())
+
+
+def answering(student: nn.Module, heads: Sequence[str], scales: Mapping[str, float]) -> nn.Module:
+    """The student as it answers by ``heads``: itself, or a copy with its heads settled."""
+    if len(heads) != 1 and not scales:
+        return student
+    model = copy.deepcopy(student)
+    settle_heads(model, heads, scales)
+    return model
 
 
 @torch.no_grad()

@@ -27,6 +27,9 @@ DIGITS = 5
 NOT_OF_A_RUN = ("sessions", "teacher_labels")
 """Parts of a summary that a record leaves out: they name folders, or repeat what it has."""
 KEYS = {"study", "runs"}
+"""What the file holds."""
+WORDS, PARTS = {"arm", "fraction", "seed", "hash"}, {"settings", "summary", "machine", "curve"}
+"""What each of its runs has: words and numbers, and mappings."""
 COPY = "record.json"
 """Name of the copy that lies among the runs, for `dearkd report`."""
 
@@ -98,23 +101,24 @@ def read_record(path: Path) -> Record:
     """The record in a file.
 
     Raises:
-        UserError: If it is damaged or no record.
+        UserError: If it is damaged, no record or a folder.
         FileNotFoundError: If there is none.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
+    except IsADirectoryError as error:
+        raise UserError(f"record {path} is a folder; name a file by --record") from error
     except ValueError as error:
         raise UserError(f"record {path} is no JSON ({error}); restore it or remove it") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise UserError(f"{path} is no record of dearkd sweep; name another file by --record")
-    stored = content["study"]
-    study = Study(
-        name=stored["name"],
-        arms=tuple(stored["arms"]),
-        seeds=tuple(stored["seeds"]),
-        fractions=tuple(stored["fractions"]),
-        compare={arm: tuple(others) for arm, others in stored["compare"].items()},
-    )
+    try:
+        study = _study(content["study"])
+        for number, entry in enumerate(content["runs"], start=1):
+            _check_entry(entry, number)
+    except (AttributeError, KeyError, TypeError) as error:
+        reason = f"no {error}" if isinstance(error, KeyError) else str(error)
+        raise UserError(f"record {path} is damaged ({reason}); restore it or remove it") from error
     return Record(path, study, content["runs"])
 
 
@@ -132,6 +136,25 @@ def entry_of(folder: RunFolder, key: tuple[str, float | None, int], settings: En
         "machine": machine(),
         "curve": _columns(folder.read_metrics()),
     }
+
+
+def _study(stored: dict[str, Any]) -> Study:
+    return Study(
+        name=stored["name"],
+        arms=tuple(stored["arms"]),
+        seeds=tuple(stored["seeds"]),
+        fractions=tuple(stored["fractions"]),
+        compare={arm: tuple(others) for arm, others in stored["compare"].items()},
+    )
+
+
+def _check_entry(entry: dict[str, Any], number: int) -> None:
+    """Refuses a run that lacks a part, or whose parts are something else than they were."""
+    for key in sorted(WORDS | PARTS):
+        if key not in entry:
+            raise KeyError(f"{key} in run {number}")
+        if key in PARTS and not isinstance(entry[key], dict):
+            raise TypeError(f"{key} of run {number} is no mapping")
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, float | None, int]:

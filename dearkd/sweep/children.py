@@ -52,10 +52,12 @@ class Child:
 def threads_each(jobs: int) -> int:
     """Threads of each of so many processes side by side: an equal share of the cores, or fewer.
 
-    ``OMP_NUM_THREADS`` in the environment is the most that a user wants.
+    ``OMP_NUM_THREADS`` in the environment is the most that a user wants; of several numbers, which
+    are for nested loops, the first. OpenMP goes on without one that is none.
     """
     share = max(1, usable_cores() // jobs)
-    return min(share, int(os.environ.get("OMP_NUM_THREADS") or share))
+    wanted = os.environ.get("OMP_NUM_THREADS", "").partition(",")[0].strip()
+    return min(share, int(wanted)) if wanted.isdecimal() and int(wanted) else share
 
 
 def run_all(

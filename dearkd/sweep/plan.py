@@ -86,6 +86,8 @@ def plan(study: StudyFile, *, trust: bool = False, costs: bool = False) -> list[
             _check_pair(first, second, study.config.differs)
         built += alike
     _check_differs(study.config.differs, built)
+    if trust and not any(run.opens_networks for run in built):
+        raise UserError("--trust has no effect: no arm opens a network; leave it out")
     return [_with_seed(study, run, seed) for seed in seeds for run in built]
 
 

@@ -9,6 +9,7 @@ from typing import Any
 from rich.console import Console
 
 from dearkd.config_file import to_yaml
+from dearkd.data.datasets import open_evaluation
 from dearkd.errors import UserError
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import write_text
@@ -37,15 +38,21 @@ class Runs:
     """Arms to train now; none named: all."""
     jobs: int = 1
     trust: bool = False
+    test: str | None = None
+    """Test images that every finished run reads once."""
 
     def check(self) -> None:
-        """Refuses a record or a folder of a run that has other settings than the study says.
+        """Refuses what does not fit what is there: other settings, or other test images.
 
         Raises:
-            UserError: Naming the arm, the setting and both values.
+            UserError: Naming the arm, the setting and both values; or if the test images can't be
+                read, or are others than those that the runs have read.
+            MissingFileError: If there are no such test images.
         """
         for run in self.planned:
             self._check(run)
+        if self.test is not None:
+            self._check_test(self.test)
 
     @property
     def left(self) -> list[PlannedRun]:
@@ -95,33 +102,46 @@ class Runs:
         run_all(list(by_child), self.jobs, begun, ended, self._watch(by_child, console))
         return failed
 
-    def read_test(self, data: str) -> list[str]:
-        """Reads test images once with each finished run; returns a line for each that can't.
+    def read_test(self) -> list[str]:
+        """Reads the test images with each finished run; returns a line for each that can't.
 
         Raises:
             Interrupted: After Ctrl-C or SIGTERM.
         """
+        if self.test is None:
+            return []
+        images = open_evaluation(self.test).fingerprint()
         failed, by_child = list[str](), dict[Child, PlannedRun]()
         for run in self.planned:
             entry, folder = self.record.find(*run.key), self.folder(run)
             if entry is None or entry.get("test"):
                 continue
             if not folder.model_file.is_file():
-                failed.append(f"{run.name}: its weights are gone, so it can't read {data}")
+                failed.append(f"{run.name}: its weights are gone, so it can't read {self.test}")
                 continue
-            words = ("eval", str(folder.path), "--data", data, "--json", *self._trust(run))
-            by_child[Child(run.name, words, self._log(f"{run.name}-test"))] = run
+            words = ["eval", str(folder.path), "--data", self.test, "--json"]
+            words += [word for file in run.resolved.imports for word in ("--import", file)]
+            by_child[Child(run.name, tuple(words), self._log(f"{run.name}-test"))] = run
 
         def ended(child: Child, code: int) -> None:
             if code:
-                failed.append(f"{child.name} on {data}: {child.last_words()} (exit code {code})")
+                failed.append(f"{child.name}, test: {child.last_words()} (exit code {code})")
                 return
             entry = self.record.find(*by_child[child].key)
             assert entry is not None
-            self.record.add(entry | {"test": _result(child.log)})
+            self.record.add(entry | {"test": {**_result(child.log), "data": images}})
 
         run_all(list(by_child), self.jobs, lambda child: None, ended)
         return failed
+
+    def _check_test(self, test: str) -> None:
+        wanted = open_evaluation(test).fingerprint()
+        for entry in self.record.of_study():
+            if (entry.get("test") or {}).get("data", wanted) != wanted:  # older ones don't say
+                raise UserError(
+                    f"arm {entry['arm']!r}, seed {entry['seed']} has read other test images than "
+                    f"--test {test}, in record {self.record.path}; name those, or another --record"
+                )
 
     def _check(self, run: PlannedRun) -> None:
         entry, folder = self.record.find(*run.key), self.folder(run)

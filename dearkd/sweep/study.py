@@ -80,6 +80,10 @@ class StudyConfig:
                     raise UserError(f"compare names {name!r}; {_near(name, list(self.arms))}")
             if arm in others:
                 raise UserError(f"compare holds {arm!r} against itself; leave it out there")
+            if not others or len(set(others)) < len(others):
+                raise UserError(
+                    f"compare must hold {arm!r} against one or more arms, each once, got {others}"
+                )
 
     def _check_folders(self) -> None:
         names: dict[str, str] = {}
@@ -135,8 +139,7 @@ class StudyFile:
         if fraction is not None:
             place["data"] = {"fraction": fraction}
         try:
-            method = str(OmegaConf.select(OmegaConf.merge(shared, own), "method", default="dearkd"))
-            if method in METHODS and not METHODS[method].has_teacher:
+            if not self._has_teacher(own):
                 for key in FOR_TAUGHT:
                     shared.pop(key, None)
             if fraction == 1 and "data" in shared:
@@ -144,6 +147,27 @@ class StudyFile:
             return train_config(shared, own, OmegaConf.create(place))
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error
+
+    def check_teacher(self) -> None:
+        """Refuses settings of every arm that no arm would get.
+
+        Raises:
+            UserError: Naming the setting.
+        """
+        if any(self._has_teacher(_tree(own, arm)) for arm, own in self.config.arms.items()):
+            return
+        for key in FOR_TAUGHT:
+            if self.shared.get(key):
+                raise UserError(
+                    f"the study sets {key}, which has no effect: no arm has a teacher; leave it out"
+                )
+
+    def _has_teacher(self, own: DictConfig) -> bool:
+        """Whether a teacher takes part in an arm of these settings; one not known yet may have."""
+        method = str(
+            OmegaConf.select(OmegaConf.merge(self.shared, own), "method", default="dearkd")
+        )
+        return method not in METHODS or METHODS[method].has_teacher
 
 
 def read_study(
@@ -169,7 +193,9 @@ def read_study(
         if known and (key != "data.fraction" or config.fractions):
             raise UserError(f"the study sets {key}: {reason}; leave it out")
     import_files(shared.get("imports", ()))
-    return StudyFile(path, config, shared)
+    study = StudyFile(path, config, shared)
+    study.check_teacher()
+    return study
 
 
 def folder_name(arm: str) -> str:

@@ -53,7 +53,8 @@ class Request:
     @property
     def record_file(self) -> Path:
         """Where the record is kept: beside the study's folder unless it is named."""
-        return self.record or self.root.with_name(f"{self.root.name}.json")
+        root = self.root if self.root.name not in ("", "..") else self.root.resolve()
+        return self.record or root.parent / f"{root.name}.json"
 
 
 def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
@@ -69,7 +70,9 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
     _check_only(study, request.only)
     record = _record(request.record_file, study)
     planned = plan(study, trust=request.trust, costs=dry_run)
-    runs = Runs(planned, record, request.root, request.only, request.jobs, request.trust)
+    runs = Runs(
+        planned, record, request.root, request.only, request.jobs, request.trust, request.test
+    )
     runs.check()
     if dry_run:
         _print_plan(runs, console)
@@ -134,7 +137,7 @@ def _run(runs: Runs, request: Request, console: Console) -> list[str]:
     )
     try:
         failed = runs.train(console)
-        return failed + ([] if request.test is None else runs.read_test(request.test))
+        return failed + runs.read_test()
     except Interrupted:
         console.print(f"stopped and saved; go on with: {request.again}")
         raise

@@ -31,10 +31,12 @@ from jaxtyping import Float
 from timm.layers.attention import Attention
 from torch import Tensor, nn
 
-from dearkd.config import DataConfig, MemoryFormat, Place, Precision, TrainConfig
+from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
+from dearkd.data.settings import DataConfig, Place
 from dearkd.models import cost
 from dearkd.training.build import Parts
+from dearkd.training.settings import MemoryFormat, Precision
 
 __all__ = [
     "BF16_UNITS",

@@ -21,9 +21,10 @@ from dearkd.trained.imports import import_files
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
+from dearkd.training.checks import check_cache, check_settings, check_smoothing
 from dearkd.training.initialise import initial_student
-from dearkd.training.methods import Method, check_cache, check_method, stages_of
-from dearkd.training.recipe import addressed, check_settings, filled_in
+from dearkd.training.methods import Method, check_method, stages_of
+from dearkd.training.recipe import addressed, filled_in
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
 from dearkd.training.unlabelled import fitted_to_labels, is_unlabelled
@@ -160,6 +161,7 @@ def build(
         _rule(config),
         labelled=source.classes.known,
     )
+    check_smoothing(config, stages)
     config, last = _with_settings(config, stages[0].objective)
     return Parts(
         config=config,

@@ -11,7 +11,7 @@ from dearkd.errors import UserError
 from dearkd.training.optim import optimizer_state
 from dearkd.training.stages import Position
 
-__all__ = ["all_finite", "restore", "restore_objective", "run_state"]
+__all__ = ["restore", "restore_objective", "run_state"]
 
 TEACHER, STUDENT = "teacher.", "student."
 """Prefixes of the teacher's and the student's tensors in an objective's state dict."""
@@ -68,9 +68,3 @@ def restore_objective(saved: Mapping[str, Any], objective: nn.Module, file: Path
         raise UserError(
             f"{file} is of another run: {odd[0]} does not fit; start anew with another --out"
         )
-
-
-def all_finite(objective: nn.Module) -> bool:
-    """Whether every trained parameter is a finite number; waits for the device."""
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    return bool(torch.stack([parameter.isfinite().all() for parameter in trained]).all())

@@ -6,8 +6,6 @@ Everything random is a function of (seed, position in the run), so a run that wa
 resumed ends with bitwise the same weights as one that was not (one CPU process).
 """
 
-import copy
-import math
 import time
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
@@ -21,19 +19,19 @@ from timm.utils.model_ema import ModelEmaV3
 from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
-from dearkd.errors import UserError
-from dearkd.models.heads import learning_heads, settle_heads
+from dearkd.models.heads import answering, learning_heads
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
 from dearkd.training.agenda import Agenda
-from dearkd.training.checkpoint import all_finite, restore, restore_objective, run_state
+from dearkd.training.checkpoint import restore, restore_objective, run_state
+from dearkd.training.finite import check_weights, mean_terms
 from dearkd.training.optim import (
     build_optimizer,
-    learning_rate,
     load_optimizer_state,
     optimizer_state,
+    set_learning_rate,
 )
 from dearkd.training.stages import Batches, Position, Progress, Stage
 
@@ -92,18 +90,7 @@ class Trainer:
     @property
     def answering(self) -> nn.Module:
         """These weights as they answer: by the heads that learned, with logits on one scale."""
-        heads, scales = self.position.heads, self.position.head_scales
-        if len(heads) != 1 and not scales:
-            return self.averaged
-        model = copy.deepcopy(self.averaged)
-        settle_heads(model, heads, scales)
-        return model
-
-    @property
-    def head_facts(self) -> dict[str, Any]:
-        """What became of the heads, as it is stored with the weights."""
-        facts = {"heads": self.position.heads, "head_scales": self.position.head_scales}
-        return {name: value for name, value in facts.items() if value}
+        return answering(self.averaged, self.position.heads, self.position.head_scales)
 
     def fit(self, saved: dict[str, Any] | None = None) -> None:
         """Trains to the end of the last stage, from the checkpoint ``saved`` on if there is one.
@@ -178,7 +165,9 @@ class Trainer:
         feed = iter(self.batches(position.epoch, position.step * self.accumulate))
         images, lr = 0, 0.0
         while position.step < self.steps:
-            lr = self._set_lr(optimizer)
+            lr = set_learning_rate(
+                optimizer, self.config.optim, self._global_step(), self.steps, self.epochs
+            )
             images = self._step(objective, optimizer, islice(feed, self.accumulate))
             position.step += 1
             position.epoch_seconds = done + time.monotonic() - started
@@ -186,7 +175,7 @@ class Trainer:
             self.progress.step(position.step, images, self._read_terms() if read else None)
             if (save or stop) and position.step < self.steps:
                 self._read_terms()  # never replace a good checkpoint by one with a NaN in it
-                self._refuse_nan(objective)
+                check_weights(objective, position, self.config.optim.lr)
                 self._save(objective, optimizer)
                 if stop:
                     raise Interrupted
@@ -205,7 +194,7 @@ class Trainer:
             "data_wait": (self.batches.waited - waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
-        self._refuse_nan(objective)
+        check_weights(objective, position, self.config.optim.lr)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
         self._finish_epoch(line, objective)
@@ -270,7 +259,7 @@ class Trainer:
 
     def save_weights(self, path: Any) -> None:
         """Writes the evaluated weights with what a reader needs to rebuild the model."""
-        save_model(path, self.answering, {**self.metadata, **self.head_facts})
+        save_model(path, self.answering, {**self.metadata, **self.position.head_facts})
 
     def _save(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> None:
         """Writes ``checkpoint/last.pt``: all that the next step depends on.
@@ -287,56 +276,10 @@ class Trainer:
             save_checkpoint(self.folder.last_file, state)
         self.agenda.has_saved()
 
-    def _refuse_nan(self, objective: nn.Module) -> None:
-        """Refuses weights that the last step broke, before they replace good ones in a file.
-
-        The loss of a step is of the weights before it, so it does not show them.
-
-        Raises:
-            UserError: If one is NaN or infinite.
-        """
-        if not all_finite(objective):
-            raise UserError(self._lost("a weight is no longer a finite number"))
-
-    def _lost(self, what: str) -> str:
-        position = self.position
-        return (
-            f"{what} in epoch {position.epoch}, step {position.step}; the last checkpoint is from "
-            f"before. Start again with optim.lr below {self.config.optim.lr}, or with "
-            "precision=fp32"
-        )
-
     def _read_terms(self) -> dict[str, float]:
-        """Mean of each term over the epoch so far and over processes; waits for the device.
-
-        Raises:
-            UserError: If one is not finite.
-        """
-        position = self.position
+        """Mean of each term over the epoch so far; waits for the device."""
         self.agenda.has_read()
-        names = sorted(position.sums)
-        stacked = torch.stack([position.sums[name] for name in names]) / max(1, position.step)
-        values = self.accelerator.reduce(stacked, reduction="mean").tolist()
-        terms = dict(zip(names, values, strict=True))
-        for name, value in terms.items():
-            if not math.isfinite(value):
-                raise UserError(self._lost(f"{name} is {value}"))
-        return terms
-
-    def _set_lr(self, optimizer: torch.optim.Optimizer) -> float:
-        config = self.config.optim
-        assert config.lr is not None
-        assert config.warmup_epochs is not None
-        lr = learning_rate(
-            self._global_step(),
-            self.epochs * self.steps,
-            round(config.warmup_epochs * self.steps),
-            config.lr,
-            config.min_lr,
-        )
-        for group in optimizer.param_groups:
-            group["lr"] = lr
-        return lr
+        return mean_terms(self.position, self.accelerator, self.config.optim.lr)
 
     def _global_step(self) -> int:
         return self.position.epoch * self.steps + self.position.step

@@ -35,15 +35,15 @@ from typing import Any, Literal
 
 from torch import nn
 
-from dearkd.config import DistillConfig, TrainConfig
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
 from dearkd.training.method_names import label_of
+from dearkd.training.settings import DistillConfig
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
 
-__all__ = ["METHODS", "Method", "check_cache", "check_method", "check_switch", "stages_of"]
+__all__ = ["METHODS", "Method", "check_method", "stages_of"]
 
 
 @dataclass(frozen=True)
@@ -124,49 +124,6 @@ def check_method(name: str, distill: DistillConfig, arguments: dict[str, Any]) -
             raise UserError(f"method {name} has no argument {key!r} (method_args); it has: {known}")
     _check_arguments(name, method, own, arguments)
     return method
-
-
-def check_cache(config: TrainConfig, method: Method) -> None:
-    """Refuses to keep labels where no teacher takes part, or its views have no numbers.
-
-    Raises:
-        UserError: Naming the setting and what it has no effect with.
-    """
-    if config.cache_labels is None:
-        return
-    setting = f"cache_labels={config.cache_labels} has no effect with"
-    if not method.has_teacher:
-        raise UserError(
-            f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
-            "dearkd, deit-hard, deit-soft or deit"
-        )
-    if method.then is not None and config.stage1 == 0 and config.data.labels != "none":
-        raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
-    if not method.numbers_views:
-        raise UserError(
-            f"{setting} {config.method}, whose forward takes no views; let it take them and hand "
-            "them on to the teacher, or leave the setting out"
-        )
-
-
-def check_switch(config: TrainConfig, method: Method) -> None:
-    """Refuses ``stage1: auto`` where no hidden loss is trained that could end a stage.
-
-    Raises:
-        UserError: Naming what it has no effect with.
-    """
-    if config.stage1 != "auto":
-        return
-    if method.then is None or "hidden_weight" not in method.settings:
-        raise UserError(
-            f"stage1=auto has no effect with {config.method}, which has no hidden loss that ends a "
-            "stage; give --stage1 a number, or choose --method dearkd"
-        )
-    if config.distill.hidden_weight == 0:
-        raise UserError(
-            "stage1=auto has no effect with distill.hidden_weight=0: it goes by the hidden loss; "
-            "give --stage1 a number, or the loss a weight"
-        )
 
 
 def stages_of(

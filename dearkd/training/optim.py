@@ -12,13 +12,14 @@ from timm.optim import muon
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
-from dearkd.config import OptimConfig
+from dearkd.training.settings import OptimConfig
 
 __all__ = [
     "build_optimizer",
     "learning_rate",
     "load_optimizer_state",
     "optimizer_state",
+    "set_learning_rate",
     "short_average",
 ]
 
@@ -39,6 +40,19 @@ def learning_rate(
     progress = (step - warmup_steps) / max(1, total_steps - 1 - warmup_steps)
     floor = min(floor, peak)
     return floor + (peak - floor) * 0.5 * (1 + math.cos(math.pi * min(1.0, progress)))
+
+
+def set_learning_rate(
+    optimizer: torch.optim.Optimizer, config: OptimConfig, step: int, steps: int, epochs: int
+) -> float:
+    """Gives the optimizer the learning rate of ``step`` of a run of so many epochs of ``steps``."""
+    assert config.lr is not None
+    assert config.warmup_epochs is not None
+    warmup_steps = round(config.warmup_epochs * steps)
+    lr = learning_rate(step, epochs * steps, warmup_steps, config.lr, config.min_lr)
+    for group in optimizer.param_groups:
+        group["lr"] = lr
+    return lr
 
 
 def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:

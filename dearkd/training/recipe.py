@@ -6,20 +6,17 @@ before the teacher is opened (``addressed``), once when data and networks are kn
 """
 
 import dataclasses
-import importlib.util
 import math
 import os
-import shutil
 from typing import Any
 
-import torch
-
-from dearkd.config import DataConfig, TeacherConfig, TrainConfig
+from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
 from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
+from dearkd.data.settings import DataConfig
 from dearkd.data.sizes import (
     DIGITS_SIZE,
     default_size,
@@ -32,54 +29,18 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method, check_switch
+from dearkd.training.methods import Method
 
-__all__ = ["addressed", "check_settings", "filled_in"]
+__all__ = ["addressed", "filled_in"]
 
 DIGITS = "digits"
 """Name of the embedded data."""
-OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrained"})
-"""Arguments of a student that other settings decide."""
 MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default momentum of the optimizers that have one."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
-
-
-def check_settings(config: TrainConfig, method: Method) -> None:
-    """Refuses settings that would have no effect, or need what is not installed.
-
-    Raises:
-        UserError: Naming the setting.
-    """
-    teacher, plain = config.teacher, TeacherConfig()
-    if teacher.name is None and teacher.weights is not None:
-        raise UserError(
-            f"--teacher-weights {teacher.weights} needs --teacher, the model they are for"
-        )
-    for field in dataclasses.fields(TeacherConfig) if not method.has_teacher else ():
-        value = getattr(teacher, field.name)
-        if value != getattr(plain, field.name):
-            raise UserError(
-                f"teacher.{field.name}={value} has no effect with {config.method}, which has no "
-                "teacher; leave it out or choose --method dearkd, deit-hard, deit-soft or deit"
-            )
-    taken = OWN_ARGUMENTS.intersection(config.student_args)
-    if taken:
-        raise UserError(
-            f"student_args.{min(taken)} is decided by the data and other settings; leave it out"
-        )
-    _check_data(config.data)
-    for tracker in config.trackers:
-        if importlib.util.find_spec(tracker) is None:
-            raise UserError(
-                f"trackers has {tracker}, which is not installed; pip install {tracker}, "
-                "or leave it out of trackers"
-            )
-    _check_compiler(config)
-    check_switch(config, method)
 
 
 def addressed(
@@ -232,31 +193,6 @@ def _flip(data: DataConfig, augment: str) -> bool:
         return data.flip
     found = read_set(data.train)  # no mirrored views of images that never were in the making
     return found is None or found.mirrored is not False
-
-
-def _check_data(data: DataConfig) -> None:
-    if data.validation is not None and data.evaluation is not None:
-        raise UserError(
-            f"--eval-data {data.evaluation} has no effect beside data.validation="
-            f"{data.validation:g}, which cuts the evaluation images from the training data; "
-            "leave one of them out"
-        )
-    if data.validation is not None and data.labels == "none":
-        raise UserError(
-            f"data.validation={data.validation:g} has no effect with data.labels=none, which tell "
-            "no top-1; leave it out, and name labelled images by --eval-data"
-        )
-    if data.keep_steps and data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
-
-
-def _check_compiler(config: TrainConfig) -> None:
-    compiler = os.environ.get("CXX", "g++")
-    if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
-        raise UserError(
-            f"compile=true needs a C++ compiler on a CPU and finds no {compiler}; install one, "
-            "name it in CXX, or leave compile out"
-        )
 
 
 def _own_size(student: str | None, trained: int | None, source: ImageSource, digits: bool) -> int:

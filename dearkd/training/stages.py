@@ -86,3 +86,9 @@ class Position:
     """Mean of the term that a stage's rule goes by, in each epoch of that stage."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sum of each term over the steps of the current epoch, on the device."""
+
+    @property
+    def head_facts(self) -> dict[str, Any]:
+        """What became of the heads, as it is stored with the weights."""
+        facts = {"heads": self.heads, "head_scales": self.head_scales}
+        return {name: value for name, value in facts.items() if value}

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from accelerate import Accelerator
 
-from dearkd.config import TeacherConfig, TrainConfig
+from dearkd.config import TrainConfig
 from dearkd.models import cost
 from dearkd.run_folder import processes
 from dearkd.run_folder.provenance import commit, versions
@@ -16,6 +16,7 @@ from dearkd.said import counted
 from dearkd.training.build import Parts
 from dearkd.training.label_cache import LabelCache
 from dearkd.training.loop import Trainer
+from dearkd.training.settings import TeacherConfig
 
 __all__ = ["arithmetic_line", "closing_line", "peak_memory", "session", "summary", "title_line"]
 

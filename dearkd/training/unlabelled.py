@@ -6,7 +6,7 @@ which is on the teacher's hard labels then. What needs labels is refused.
 
 import dataclasses
 
-from dearkd.config import STAGE2, DataConfig, TrainConfig
+from dearkd.config import STAGE2, TrainConfig
 from dearkd.errors import UserError
 from dearkd.objectives import CrossEntropy
 from dearkd.training.methods import Method
@@ -62,11 +62,6 @@ def _check_settings(config: TrainConfig, method: Method) -> None:
         raise UserError(
             f"distill.class_weight={config.distill.class_weight:g} has no effect, as {without}; "
             "leave it out"
-        )
-    if config.data.smoothing != DataConfig().smoothing:
-        raise UserError(
-            f"data.smoothing={config.data.smoothing:g} has no effect, as {without} and the "
-            "teacher's are not smoothed; leave it out"
         )
     if method.then is None:
         return

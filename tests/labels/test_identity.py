@@ -7,8 +7,8 @@ import timm
 import torch
 
 import dearkd  # noqa: F401 - registers the CNN
-from dearkd.config import DataConfig
 from dearkd.data.order import EpochOrder
+from dearkd.data.settings import DataConfig
 from dearkd.data.sources import DigitsSource
 from dearkd.errors import UserError
 from dearkd.labels.answers import Answers

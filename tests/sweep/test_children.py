@@ -46,6 +46,11 @@ def test_each_has_its_share_of_the_threads(tmp_path, monkeypatch):
     monkeypatch.setattr(children, "usable_cores", lambda: 8)
     monkeypatch.setenv("OMP_NUM_THREADS", "6")
     assert (threads_each(1), threads_each(3), threads_each(20)) == (6, 2, 1)
+    monkeypatch.setenv("OMP_NUM_THREADS", "3,2")
+    assert (threads_each(1), threads_each(4)) == (3, 2)
+    for nonsense in ("", "all", "0"):
+        monkeypatch.setenv("OMP_NUM_THREADS", nonsense)
+        assert threads_each(2) == 4
     monkeypatch.delenv("OMP_NUM_THREADS")
     assert (threads_each(1), threads_each(2)) == (8, 4)
     one = child(tmp_path, "one", "import os; print(os.environ['OMP_NUM_THREADS'])")

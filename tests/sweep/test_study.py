@@ -40,8 +40,18 @@ def written(tmp_path, more="", text=TEXT):
         ("  third: {data.flip: true, data: {flip: false}}", "arm 'third' has data.flip twice"),
         ("compare: {tauhgt: [labels]}", "compare names 'tauhgt'; did you mean 'taught'?"),
         ("compare: {taught: [taught]}", "compare holds 'taught' against itself"),
+        (
+            "compare: {taught: [labels, labels]}",
+            "one or more arms, each once, got [",
+        ),
+        ("compare: {taught: []}", "compare must hold 'taught' against one or more arms"),
         ("fractions: [0.5, 1.5]", "fractions must be above 0 and at most 1, got 1.5"),
         ("fractions: [0.5, 0.5]", "fractions has one twice"),
+        ("  3: {}", "arms.3 must be a name, in quotes, got 3"),
+        ("fractions: 0.1", "fractions must be a list, got 0.1; write it as [...]"),
+        ("compare: {taught: labels}", "compare.taught must be a list, got 'labels'"),
+        ("  third: ce", "arms.third must be {KEY: VALUE}, got 'ce'"),
+        ("  third: {student_args: [1]}", "arm 'third': student_args must have fields, got [1]"),
         ("base: nowhere.yaml", "nowhere.yaml does not exist"),
         ("differs: [optim.lr]", "differs names optim.lr, in which no arms differ"),
     ],
@@ -89,6 +99,16 @@ def test_a_teacher_for_all_goes_to_the_arms_that_have_one(tmp_path):
     assert (taught.teacher.name, taught.cache_labels) == ("cnn", "kept")
     assert (alone.teacher.name, alone.cache_labels) == (None, None)
     assert OmegaConf.select(study.shared, "teacher.name") == "cnn"  # nothing was taken from it
+
+
+def test_what_is_for_taught_arms_is_refused_where_there_are_none(tmp_path):
+    file = written(tmp_path, text=TEXT.replace("deit-hard", "ce, optim.lr: 1"))
+    for option, key in (("--teacher", "teacher"), ("--cache-labels", "cache_labels")):
+        line = refused("sweep", file, option, "kept")
+        assert f"the study sets {key}, which has no effect: no arm has a teacher" in line
+    file = written(tmp_path, text="arms: {{labels: {{method: ce, student: toy_student}}}}")
+    line = refused("sweep", file, "--trust", "--dry-run")
+    assert "--trust has no effect: no arm opens a network" in line
 
 
 def test_all_images_keep_their_steps_by_themselves(tmp_path):

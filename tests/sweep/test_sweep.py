@@ -247,6 +247,38 @@ def test_the_test_images_are_read_once_and_shown_when_all_have(write_study, in_p
     assert in_process == []
 
 
+def test_test_images_that_can_not_be_or_are_others_are_refused_before_any_training(
+    finished, in_process, tmp_path
+):
+    study = yaml.safe_load(finished.read_text())
+    study["seeds"] = [0, 1, 2]
+    finished.write_text(yaml.safe_dump(study, sort_keys=False))
+    line = refused("sweep", finished, "--out", finished.parent / "runs", "--test", "nowhere")
+    assert "data 'nowhere' does not exist" in line
+    assert in_process == []
+    record = record_of(finished)
+    record.entries[0]["test"] = {"top1": 1.0, "heads": {}, "images": 359, "data": "others"}
+    record.write()
+    line = refused("sweep", finished, "--out", finished.parent / "runs", "--test", "digits")
+    assert "arm 'labels', seed 0 has read other test images than --test digits" in line
+    assert in_process == []
+
+
+def test_a_run_reads_the_test_images_with_its_imports(write_study, in_process, monkeypatch):
+    own = write_study().parent / "own.py"
+    own.write_text("")
+    words, start = [], children.Child.start
+
+    def noted(child, threads):
+        words.append(" ".join(child.words))
+        return start(child, threads)
+
+    monkeypatch.setattr(children.Child, "start", noted)
+    study = write_study(arms={"labels": {"method": "ce"}}, seeds=[0])
+    swept(study, "--import", own, "--test", "digits")
+    assert words[1].endswith(f"--data digits --json --import {own}")
+
+
 def test_weights_that_are_gone_can_not_read_the_test_images(finished, in_process):
     shutil.rmtree(finished.parent / "runs" / "labels-seed0")
     result = invoke("sweep", finished, "--out", finished.parent / "runs", "--test", "digits")
@@ -260,8 +292,20 @@ def test_the_table_comes_from_the_record_alone(finished, in_process):
     text = swept(finished, "--table", "--data", "nowhere")
     assert text == study_markdown(record_of(finished))
     (finished.parent / "runs.json").unlink()
+    for idle in ("--trust", "--dry-run"):
+        assert f"{idle} has no effect with --table" in refused("sweep", finished, "--table", idle)
+    for idle in ("--test", "--jobs", "--only"):
+        line = refused("sweep", finished, "--table", idle, 2)
+        assert f"{idle} has no effect with --table" in line
     line = refused("sweep", finished, "--out", finished.parent / "runs", "--table")
     assert "runs.json; run the study, or name its file by --record" in line
+
+
+def test_the_folder_that_one_is_in_can_hold_the_runs(finished, monkeypatch):
+    monkeypatch.chdir(finished.parent / "runs")
+    assert invoke("sweep", finished, "--out", ".", "--table").stdout == study_markdown(
+        record_of(finished)
+    )
 
 
 def test_a_dry_run_says_what_is_left_and_writes_nothing(finished, in_process):

@@ -170,6 +170,14 @@ def test_settings_of_the_teacher_that_do_not_fit_are_refused(method, settings, w
     assert words in refusal([f"distill.{setting}" for setting in settings], method=method)
 
 
+def test_labels_that_nobody_learns_are_not_smoothed():
+    wanted = ["data.smoothing=0.2", "distill.class_weight=0"]
+    line = "data.smoothing=0.2 has no effect where no labels are learned"
+    assert line in refusal(wanted, method="deit-hard")
+    assert line in refusal(wanted, method="dearkd", stage2=0)
+    assert parts(wanted, method="dearkd").config.data.smoothing == 0.2  # stage 2 learns them
+
+
 def test_what_the_method_left_open_is_written_down():
     def filled(method, *settings):
         given = [f"distill.{setting}" for setting in settings]
@@ -209,9 +217,9 @@ def test_a_folder_of_an_older_version_means_what_it_did():
 
 
 def test_what_is_not_installed_is_said(monkeypatch):
-    monkeypatch.setattr("dearkd.training.recipe.importlib.util.find_spec", lambda name: None)
+    monkeypatch.setattr("dearkd.training.checks.importlib.util.find_spec", lambda name: None)
     assert "wandb, which is not installed" in refusal(["trackers=[wandb]"], **CE)
-    monkeypatch.setattr("dearkd.training.recipe.torch.cuda.is_available", lambda: False)
+    monkeypatch.setattr("dearkd.training.checks.torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("CXX", "no-such-compiler")
     assert "no-such-compiler" in refusal(["compile=true", "trackers=[]"], **CE)
 

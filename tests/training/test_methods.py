@@ -10,12 +10,12 @@ import torch
 from conftest import opened, quiet_train
 from torch import nn
 
-from dearkd.config import DistillConfig
 from dearkd.errors import UserError
 from dearkd.export.export import export_run
 from dearkd.objectives import CrossEntropy
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.methods import METHODS, Method, check_method
+from dearkd.training.settings import DistillConfig
 
 QUICK = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.3}
 OWN = """

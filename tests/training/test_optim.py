@@ -8,7 +8,6 @@ import timm
 import torch
 from torch import nn
 
-from dearkd.config import OptimConfig
 from dearkd.objectives import CrossEntropy
 from dearkd.training.optim import (
     build_optimizer,
@@ -17,6 +16,7 @@ from dearkd.training.optim import (
     optimizer_state,
     short_average,
 )
+from dearkd.training.settings import OptimConfig
 
 
 def test_learning_rate_by_hand():

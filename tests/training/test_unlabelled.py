@@ -223,7 +223,10 @@ def test_other_methods_learn_from_the_teacher_alone(method, data, toy_teacher, t
         ("--method ce", "method ce needs labels, and PHOTOS has no labels; choose --method dearkd"),
         ("--set distill.class_weight=0.5", "distill.class_weight=0.5 has no effect, as PHOTOS has"),
         ("--set distill.alpha=0.3", "distill.alpha=0.3 has no effect with distill.class_weight=0"),
-        ("--set data.smoothing=0.2", "data.smoothing=0.2 has no effect, as PHOTOS has no labels"),
+        (
+            "--set data.smoothing=0.2",
+            "data.smoothing=0.2 has no effect where no labels are",
+        ),
         ("--set data.validation=0.1", "data.validation=0.1 has no effect on images without labels"),
         ("--stage1 auto --epochs 50", "stage1=auto has no effect without a stage 2, and PHOTOS"),
         ("--set data.labels=some", "data.labels: Invalid value 'some'"),
