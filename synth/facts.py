@@ -47,6 +47,7 @@ class Facts:
     # Minutes of a CPU at RATE for the whole run, divided by the number of graphs to compile. The
     # work of all processes counts, so that their number does not change an image.
     minutes_a_graph: float
+    generator: bool = False  # whether a generator makes the images
 
 
 def facts_of(
@@ -71,6 +72,7 @@ def facts_of(
         depthwise=any(1 < conv.groups == conv.in_channels for conv in convolutions),
         grad_norms=config.grad_norm_interval > 0,
         minutes_a_graph=operations / rate / 60,
+        generator=config.engine == "generator",
     )
 
 
@@ -109,6 +111,8 @@ def compile_by_facts(facts: Facts) -> tuple[bool, str]:
     the time to normalisation and activations, and at most an eighth off one of a ResNet. On GPUs
     it was not measured.
     """
+    if facts.generator:
+        return False, "a generator's batches are not"
     if facts.device != "cpu":
         return False, f"compiling was not measured on a {_device_name(facts.device)}"
     if facts.grad_norms:

@@ -103,7 +103,7 @@ def build_objective(
         compile=kernels.compile,
         cuda_graphs=kernels.cuda_graphs,
     )
-    if config.stop_cross_entropy and objective.recorder is None:
+    if config.stop_cross_entropy and not objective.recorders:
         raise SynthError(
             f"stop_cross_entropy needs R_BN, and {teacher.name} has no BatchNorm2d; leave it out"
         )

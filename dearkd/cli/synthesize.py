@@ -32,6 +32,10 @@ def synthesize(
         typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
     ] = None,
     teacher_weights: TeacherWeights = None,
+    engine: Annotated[
+        Literal["inversion", "generator"] | None,
+        typer.Option(help="Optimise pixels (default), or a small network that draws them."),
+    ] = None,
     res: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +118,7 @@ def synthesize(
         "verifier.name": verifier,
         "verifier.weights": text(verifier_weights),
         "student.name": student,
+        "engine": engine,
         "resolutions": res,
         "iterations": iters,
         "per_class": per_class,

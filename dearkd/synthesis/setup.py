@@ -18,8 +18,9 @@ from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import EMBEDDED, Resolved, refuse_idle_trust, resolve
+from synth.chains import chains_of
 from synth.classifier import Classifier
-from synth.groups import Group, plan_groups
+from synth.groups import Group, batches_of, plan_groups
 from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -27,6 +28,7 @@ from synth.settings import SynthesisConfig
 __all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
 
 OPTIONS = {
+    "engine": "--engine",
     "resolutions": "--res",
     "iterations": "--iters",
     "per_class": "--per-class",
@@ -111,6 +113,7 @@ def prepare(
     options: dict[str, Any] | None = None,
     *,
     trust: bool = False,
+    world: int = 1,
 ) -> Setup:
     """Reads the configuration, loads the networks and checks that all of it fits together.
 
@@ -136,6 +139,7 @@ def prepare(
     synthesis = _library_part(config, classes)
     with _as_typed():
         groups = plan_groups(synthesis, teacher.num_classes)
+        chains_of(synthesis, batches_of(groups, synthesis.groups_per_batch), world)
     verifier, student = (
         None if one is None else _classifier(one) for one in (found["verifier"], found["student"])
     )

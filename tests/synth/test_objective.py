@@ -108,7 +108,7 @@ def test_bf16_is_near_float32():
     near, near_gradient = objective_and_gradient(rough, images, GROUPS)
     torch.testing.assert_close(near, exact, rtol=0.02, atol=0.02)
     assert F.cosine_similarity(gradient.flatten(), near_gradient.flatten(), dim=0) > 0.98
-    assert rough.classifier.weight.equal(teacher.network.fc.weight)  # not by way of bf16
+    assert rough.guides[0].classifier.weight.equal(teacher.network.fc.weight)  # not by way of bf16
     assert near_gradient.dtype == torch.float32
 
 
