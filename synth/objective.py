@@ -164,7 +164,7 @@ class Objective:
         if self.config.student_weight > 0 and self.student is None:
             name = "compete_weight" if self.config.compete_weight else "adversary_weight"
             raise SynthError(
-                f"{name} {self.config.student_weight} needs a student to compete with; "
+                f"{name} {getattr(self.config, name)} needs a student to compete with; "
                 "give one or set it to 0"
             )
         if self.student is not None:

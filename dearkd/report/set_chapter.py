@@ -27,6 +27,7 @@ TERMS = {
     "easy_positive": "Easy positive (boundary-preserving)",
     "triplet": "Triplet (boundary-preserving)",
     "competition": "Competition with a student",
+    "adversary": "Distance from an agreeing student (L_adv)",
 }
 
 

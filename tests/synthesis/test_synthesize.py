@@ -434,6 +434,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
 
 def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
     adaptive = ["--student", toy_teacher, "--auto-weights", "--set", "objective.auto_iterations=4"]
+    adaptive += ["--set", "objective.adversary_weight=0.1"]
     made(*adaptive, "--classes", "0-1", *SHORT, "--out", tmp_path / "set")
     content = manifest(tmp_path / "set")
     assert content["config"]["objective"]["compete_weight"] == 0.2
