@@ -56,14 +56,17 @@ def facts_of(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
 ) -> Facts:
     """The facts of a run. One image goes through the networks to count the operations."""
-    networks = [teacher] if student is None else [teacher, student]
+    teachers = [teacher, *others]
+    networks = teachers if student is None else [*teachers, student]
     rate = RATE * torch.get_num_threads()
     images = sum(len(group.targets) for batch in batches for group in batch)
     operations = sum(_step_operations(network, config, device) for network in networks)
     operations *= images * full_size_iterations(config) / _graphs(config, batches)
-    convolutions = [m for m in teacher.network.modules() if isinstance(m, nn.Conv2d)]
+    layers = [layer for one in teachers for layer in one.network.modules()]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     return Facts(
         device=device.type,
         bf16_units=bf16_units(device),

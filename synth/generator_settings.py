@@ -40,7 +40,7 @@ class GeneratorConfig:
     latent_dim: int = 256  # length of a latent vector
     width: int = 64  # channels before the last convolution; twice as many before that
     conditional: bool = True  # ours: each class has a vector that is added to the latent vectors
-    warmup_batches: int = 10  # made at the start of each chain, and not kept
+    warmup_batches: int = 20  # made at the start of each chain, and not kept
     chains: int = 1  # independent generators; as many processes can share the work
 
     def __post_init__(self) -> None:
@@ -98,6 +98,5 @@ def _refuse_changed(config: "SynthesisConfig", names: list[str] | tuple[str, ...
             default, value = fields[name].default, getattr(config, name)
         if value != default:
             raise SynthError(
-                f"{name}={value} has no effect with engine={config.engine}; leave it out, or "
-                "choose the other engine"
+                f"{name}={value} has no effect with engine={config.engine}; leave it out"
             )

@@ -80,12 +80,15 @@ def synthesize(
     *,
     verifier: Classifier | None = None,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
     device: str = "cpu",
     rank: int = 0,
     world: int = 1,
     resume: bool = False,
 ) -> Iterator[Event]:
     """Make the images of a run under ``out`` and yield an event for everything that happens.
+
+    ``others`` are further teachers, which the images are made for too (``Objective``).
 
     Process ``rank`` of ``world`` takes every ``world``-th chain of batches (:mod:`synth.chains`);
     the last to finish merges the manifest. The images of a group do not depend on rank, world,
@@ -108,6 +111,7 @@ def synthesize(
         teacher=_placed(teacher, device),
         verifier=None if verifier is None else _placed(verifier, device),
         student=None if student is None else _placed(student, device),
+        others=tuple(_placed(other, device) for other in others),
         device=torch.device(device),
     )
     threads = torch.get_num_threads()
@@ -149,7 +153,7 @@ def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     settings = agreed_settings(run, batches, rank, resume, steps_of)
     kernels = Kernels(**settings["kernels"])
     torch.set_num_threads(kernels.threads)
-    objective = build_objective(config, run.teacher, kernels, run.student)
+    objective = build_objective(config, run.teacher, kernels, run.student, run.others)
     objective.bn_weight = settings["bn_weight"]
     mine = [rest_of(chain, writer) for chain in chains[rank::world]]
     ahead = [batch for chain in mine for batch in chain.ahead]

@@ -28,8 +28,11 @@ def synthesize(
         Path | None, typer.Argument(help="YAML file of the run; configs/synth/ has examples.")
     ] = None,
     teacher: Annotated[
-        str | None,
-        typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
+        list[str] | None,
+        typer.Option(
+            help="timm CNN with BatchNorm, or a run folder; default: embedded digits. Given again: "
+            "further teachers of the same images; labels come from the first."
+        ),
     ] = None,
     teacher_weights: TeacherWeights = None,
     engine: Annotated[
@@ -113,7 +116,8 @@ def synthesize(
     from dearkd.synthesis import synthesize as door
 
     options = {
-        "teacher.name": teacher,
+        "teacher.name": teacher[0] if teacher else None,
+        "other_teachers": [{"name": name} for name in teacher[1:]] if teacher else None,
         "teacher.weights": text(teacher_weights),
         "verifier.name": verifier,
         "verifier.weights": text(verifier_weights),

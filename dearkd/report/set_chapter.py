@@ -76,7 +76,9 @@ def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
         cells = [item.name, f"{row['images']:,}", f"{row['classes']:,}"]
         cells += [_stages(row["resolutions"]), _stages(row["iterations"])]
         for role in ROLES:
-            cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
+            further = row["other_teachers"] if role == "teacher" else []
+            names = [data_name(name) for name in (row[role], *further) if name]
+            cells += [" + ".join(names) or "none", _share(row, role)]
         rows.append([*cells, seconds_text(row["seconds"])])
     return Table(titles, rows, left=(5, 7))
 

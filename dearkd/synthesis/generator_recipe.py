@@ -14,8 +14,8 @@ __all__ = ["generator_recipe"]
 
 STEPS = 8
 """Steps of a batch: with 5 to 10 the saving over inversion is whole, at 40 it is gone."""
-BATCH = 200
-"""Images of a batch: R_BN wants many, and every class its share."""
+BATCH = 50
+"""Images of a batch: few, because the generator learns by batches; R_BN has its running mean."""
 FEWEST = 4
 """Images of a class in a batch, where there are more classes than a batch can hold."""
 PER_CLASS, DIGITS_PER_CLASS = 200, 100
@@ -26,8 +26,8 @@ WEIGHTS: dict[str, Any] = {
     "l2_weight": 0.0,
     "bn_weight": 10.0,
     "bn_relative": True,
-    "ep_weight": 1.0,
-    "triplet_weight": 0.5,
+    "ep_weight": 3.0,
+    "triplet_weight": 1.5,
 }
 """Tried on the digits CNN; the published bn_weight is 10, cross-entropy 0.4-0.5, TV and L2 none."""
 
