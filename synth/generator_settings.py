@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["GeneratorConfig", "check_engine"]
 
 SIZES = (16, 128)  # pixels a side that the generator draws
-MAX_LR = 1.0  # the weights of a layer are far below 1
+MAX_LR = {"lr": 1.0, "latent_lr": 10.0}  # a larger step of Adam only overshoots
 INVERSION_ONLY = (
     "lr",
     "betas",
@@ -36,7 +36,7 @@ class GeneratorConfig:
     """
 
     lr: float = 5e-3  # of Adam on the generator's weights (ours, on digits)
-    latent_lr: float = 1e-2  # of Adam on the latent vectors (ours, on digits)
+    latent_lr: float = 0.5  # of Adam on the latent vectors (ours, on digits)
     latent_dim: int = 256  # length of a latent vector
     width: int = 64  # channels before the last convolution; twice as many before that
     conditional: bool = True  # ours: each class has a vector that is added to the latent vectors
@@ -45,10 +45,10 @@ class GeneratorConfig:
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("lr", "latent_lr"):
-            if not 0 < getattr(self, name) <= MAX_LR:
+        for name, high in MAX_LR.items():
+            if not 0 < getattr(self, name) <= high:
                 raise SynthError(
-                    f"generator.{name} must be above 0 and at most {MAX_LR:g}, got "
+                    f"generator.{name} must be above 0 and at most {high:g}, got "
                     f"{getattr(self, name)}"
                 )
         for name in ("latent_dim", "width", "chains"):

@@ -24,7 +24,7 @@ WEIGHTS: dict[str, Any] = {
     "ce_weight": 1.0,
     "tv_weight": 0.0,
     "l2_weight": 0.0,
-    "bn_weight": 10.0,
+    "bn_weight": 20.0,
     "bn_relative": True,
     "ep_weight": 3.0,
     "triplet_weight": 1.5,

@@ -545,7 +545,7 @@ MISTAKES = [
     (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
-    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
+    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: ce"),
     (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
     (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
     (["--per-class", "0"], "--per-class must be at least 2, got 0"),
@@ -659,3 +659,5 @@ def test_there_are_configs_and_digits_is_the_bare_run():
     assert {"digits", "cifar10_cpu", "imagenet_lite0", "imagenet_resnet50"} <= names
     spelled_out = next(file for file in CONFIGS if file.stem == "digits")
     assert prepare(spelled_out, []).config == prepare(None, []).config
+    drawn = next(file for file in CONFIGS if file.stem == "digits_generator")
+    assert prepare(drawn, []).config == prepare(None, [], {"engine": "generator"}).config
