@@ -29,7 +29,8 @@ WEIGHTS: dict[str, Any] = {
     "ep_weight": 3.0,
     "triplet_weight": 1.5,
 }
-"""Tried on the digits CNN; the published bn_weight is 10, cross-entropy 0.4-0.5, TV and L2 none."""
+"""Tried on the digits CNN alone: see scripts/results/LAB.md. Published are bn_weight 10, cross-entropy
+0.4-0.5, and neither TV nor L2."""
 
 
 def generator_recipe(given: DictConfig, teacher: Classifier, classes: int) -> dict[str, Any]:
