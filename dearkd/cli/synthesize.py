@@ -46,7 +46,10 @@ def synthesize(
         ),
     ] = None,
     iters: Annotated[
-        str | None, typer.Option(metavar="2000,2000", help="Iterations of each stage.")
+        str | None,
+        typer.Option(
+            metavar="2000,2000", help="Iterations of each stage; a generator's of each batch."
+        ),
     ] = None,
     per_class: Annotated[int | None, typer.Option(help="Images of each class.")] = None,
     classes: Annotated[

@@ -29,8 +29,8 @@ WEIGHTS: dict[str, Any] = {
     "ep_weight": 3.0,
     "triplet_weight": 1.5,
 }
-"""Tried on the digits CNN alone: see scripts/results/LAB.md. Published are bn_weight 10, cross-entropy
-0.4-0.5, and neither TV nor L2."""
+"""Tried on the digits CNN alone: see scripts/results/LAB.md. Published are bn_weight 10, a
+cross-entropy of 0.4-0.5, and neither TV nor L2."""
 
 
 def generator_recipe(given: DictConfig, teacher: Classifier, classes: int) -> dict[str, Any]:

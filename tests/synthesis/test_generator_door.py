@@ -13,6 +13,8 @@ from typer.testing import CliRunner
 
 from dearkd.cli.app import app
 from dearkd.report.collect import collect
+from dearkd.report.rows import set_row
+from dearkd.report.set_chapter import synthetic_section
 from dearkd.synthesis.forecast import _seconds
 from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -153,6 +155,10 @@ def test_two_teachers_by_either_engine(engine, second, tmp_path):
     assert [one["name"] for one in content["other_teachers"]] == [str(second)]
     assert content["other_teachers"][0]["weights_sha256"] != content["teacher"]["weights_sha256"]
     made("--resume", "--out", out)
+    (item,) = collect([out]).sets
+    row, page = set_row(item), str(synthetic_section(collect([out]), lambda _: None))
+    assert row["other_teachers"] == [str(second)]
+    assert f"digits + {second.name}" in page and f"'{engine}'" in page
 
 
 def test_teachers_of_different_classes_are_refused_by_name(tmp_path):
