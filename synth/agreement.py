@@ -13,6 +13,7 @@ import torch
 from synth.auto_weights import tune_bn_weight
 from synth.classifier import Classifier
 from synth.groups import Group
+from synth.guide import size_for
 from synth.kernels import build_objective, choose_kernels
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -34,6 +35,7 @@ class Run:
     teacher: Classifier
     verifier: Classifier | None
     student: Classifier | None
+    others: tuple[Classifier, ...] = ()  # further teachers
     device: torch.device
 
     @property
@@ -82,9 +84,10 @@ def _decided(
     run: Run, batches: tuple[tuple[Group, ...], ...], make_images: MakeImages
 ) -> dict[str, Any]:
     """Kernels and ``bn_weight``, which the configuration may leave open, and library versions."""
-    run.teacher.check_last_layer(run.config.resolutions[-1])
-    kernels = choose_kernels(run.config, run.teacher, batches, run.device, run.student)
-    objective = build_objective(run.config, run.teacher, kernels, run.student)
+    for teacher in (run.teacher, *run.others):
+        teacher.check_last_layer(size_for(teacher, run.teacher, run.config.resolutions[-1]))
+    kernels = choose_kernels(run.config, run.teacher, batches, run.device, run.student, run.others)
+    objective = build_objective(run.config, run.teacher, kernels, run.student, run.others)
     if run.config.objective.auto_weights:
         tune_bn_weight(make_images, objective, batches[0][:1], run.config, run.device)
     return {
@@ -104,27 +107,31 @@ def _in_use(out: Path) -> bool:
 def _wanted(run: Run) -> dict[str, Any]:
     """The part of the settings that the caller decides: configuration and networks."""
     roles = {"teacher": run.teacher, "verifier": run.verifier, "student": run.student}
-    described = {
-        role: None
-        if classifier is None
-        else {
-            "name": classifier.name,
-            "weights_sha256": classifier.weights_hash(),
-            "mean": classifier.mean,
-            "std": classifier.std,
-            "img_size": classifier.img_size,
-            "num_classes": classifier.num_classes,
-        }
+    described: dict[str, Any] = {
+        role: None if classifier is None else _description(classifier)
         for role, classifier in roles.items()
     }
+    described["other_teachers"] = [_description(classifier) for classifier in run.others]
     content = {"version": 1, "config": dataclasses.asdict(run.config)} | described
     return json.loads(json.dumps(content))  # tuples as lists, as they are read back
+
+
+def _description(classifier: Classifier) -> dict[str, Any]:
+    return {
+        "name": classifier.name,
+        "weights_sha256": classifier.weights_hash(),
+        "mean": classifier.mean,
+        "std": classifier.std,
+        "img_size": classifier.img_size,
+        "num_classes": classifier.num_classes,
+    }
 
 
 def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None:
     """Refuse to go on with a run whose settings or device differ from those wanted now."""
     # What a run from before a setting lacks is that setting's default: new ones are off by default.
-    defaults = json.loads(json.dumps({"config": dataclasses.asdict(SynthesisConfig())}))
+    plain = {"config": dataclasses.asdict(SynthesisConfig()), "other_teachers": []}
+    defaults = json.loads(json.dumps(plain))
     old, new = _flat(defaults) | _flat(standing), _flat(wanted)
     changed = sorted(key for key in new if old.get(key) != new[key])
     if changed:

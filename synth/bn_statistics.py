@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from synth.refusal import SynthError
+from synth.running_statistics import RunningStatistics
 
 __all__ = [
     "BatchNormWithStatistics",
@@ -84,6 +85,8 @@ class Recorder:
     def __init__(self) -> None:
         self.groups = 1
         self.seen: list[tuple[Tensor, Tensor, Tensor, Tensor]] = []
+        self.running: RunningStatistics | None = None
+        """Of the batches before; None: R_BN is that of the batch alone."""
 
     def start(self, groups: int) -> None:
         """Forget the last forward and expect a batch of ``groups`` equal blocks."""
@@ -108,12 +111,13 @@ class Recorder:
             ``relative``: variances of a thousand beside variances of one (inverted bottlenecks
             without activation) leave all layers but the few largest without a say.
         """
+        seen = self.seen if self.running is None else self.running.blended(self.seen)
         layers = [
             torch.linalg.vector_norm(mean - stored_mean, dim=1)
             / (torch.linalg.vector_norm(stored_var.sqrt()) if relative else 1.0)
             + torch.linalg.vector_norm(var - stored_var, dim=1)
             / (torch.linalg.vector_norm(stored_var) if relative else 1.0)
-            for mean, var, stored_mean, stored_var in self.seen
+            for mean, var, stored_mean, stored_var in seen
         ]
         layers[0] = layers[0] * first_multiplier
         return torch.stack(layers).sum(dim=0)

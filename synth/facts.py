@@ -47,6 +47,7 @@ class Facts:
     # Minutes of a CPU at RATE for the whole run, divided by the number of graphs to compile. The
     # work of all processes counts, so that their number does not change an image.
     minutes_a_graph: float
+    generator: bool = False  # whether a generator makes the images
 
 
 def facts_of(
@@ -55,14 +56,17 @@ def facts_of(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
 ) -> Facts:
     """The facts of a run. One image goes through the networks to count the operations."""
-    networks = [teacher] if student is None else [teacher, student]
+    teachers = [teacher, *others]
+    networks = teachers if student is None else [*teachers, student]
     rate = RATE * torch.get_num_threads()
     images = sum(len(group.targets) for batch in batches for group in batch)
     operations = sum(_step_operations(network, config, device) for network in networks)
     operations *= images * full_size_iterations(config) / _graphs(config, batches)
-    convolutions = [m for m in teacher.network.modules() if isinstance(m, nn.Conv2d)]
+    layers = [layer for one in teachers for layer in one.network.modules()]
+    convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
     return Facts(
         device=device.type,
         bf16_units=bf16_units(device),
@@ -71,6 +75,7 @@ def facts_of(
         depthwise=any(1 < conv.groups == conv.in_channels for conv in convolutions),
         grad_norms=config.grad_norm_interval > 0,
         minutes_a_graph=operations / rate / 60,
+        generator=config.engine == "generator",
     )
 
 
@@ -109,6 +114,8 @@ def compile_by_facts(facts: Facts) -> tuple[bool, str]:
     the time to normalisation and activations, and at most an eighth off one of a ResNet. On GPUs
     it was not measured.
     """
+    if facts.generator:
+        return False, "a generator's batches are not"
     if facts.device != "cpu":
         return False, f"compiling was not measured on a {_device_name(facts.device)}"
     if facts.grad_norms:

@@ -11,7 +11,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-__all__ = ["draw_boxes", "draw_views", "jitter_flip", "zoom_in"]
+__all__ = ["draw_boxes", "draw_views", "jitter_flip", "shift_flip", "zoom_in"]
 
 
 def draw_views(
@@ -43,6 +43,25 @@ def jitter_flip(
         Drawn for each image, so that an image does not depend on its batch.
     """
     return _JitterFlip.apply(images, views)
+
+
+def shift_flip(
+    images: Float[Tensor, "batch channels height width"],
+    views: Int[Tensor, "batch 3"],
+    edge: Float[Tensor, "channels 1 1"],
+) -> Float[Tensor, "batch channels height width"]:
+    """Each image shifted and mirrored by its own view, with ``edge`` where it was shifted away.
+
+    The same as a crop of the image's size out of the image with a border of that colour.
+    """
+    height, width = images.shape[2:]
+    down, right, flip = views[:, :, None].unbind(dim=1)
+    y, x = (torch.arange(n, device=images.device) for n in (height, width))
+    columns = torch.where(flip == 1, width - 1 - x, x)  # before the mirror
+    rows_in = (y >= down) & (y < height + down)
+    columns_in = (columns >= right) & (columns < width + right)
+    inside = (rows_in[:, :, None] & columns_in[:, None, :])[:, None]
+    return torch.where(inside, jitter_flip(images, views), edge)
 
 
 def draw_boxes(

@@ -52,6 +52,7 @@ def choose_kernels(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
 ) -> Kernels:
     """The kernels that the configuration sets, with ``auto`` and ``fastest`` decided.
 
@@ -60,7 +61,7 @@ def choose_kernels(
     """
     if config.compile == "always" and not has_compiler(device):
         raise SynthError("compile=always needs a C++ compiler (CXX, or g++); install one")
-    chosen = _chosen(config, teacher, batches, device, student)
+    chosen = _chosen(config, teacher, batches, device, student, others)
     replays = config.cuda_graphs and chosen.compile and device.type == "cuda"
     return dataclasses.replace(chosen, cuda_graphs=replays)
 
@@ -71,15 +72,16 @@ def _chosen(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None,
+    others: tuple[Classifier, ...],
 ) -> Kernels:
     """The kernels by settings, facts and, where it is asked for, the stopwatch."""
-    kernels = _by_facts(config, teacher, batches, device, student)
+    kernels = _by_facts(config, teacher, batches, device, student, others)
     timed = [
         name for name in ("precision", "layout", "compile") if _is_set_to(config, name, "fastest")
     ]
     if not timed:
         return kernels
-    fastest = _by_stopwatch(kernels, config, teacher, batches, device, student)
+    fastest = _by_stopwatch(kernels, config, teacher, batches, device, student, others)
     reasons = [kernels.reason, f"{' and '.join(timed)}: the fastest here, measured once"]
     return dataclasses.replace(fastest, reason="; ".join(filter(None, reasons)))
 
@@ -89,6 +91,7 @@ def build_objective(
     teacher: Classifier,
     kernels: Kernels,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
 ) -> Objective:
     """The objective of a run, computed as ``kernels`` says."""
     if kernels.compile:
@@ -100,10 +103,11 @@ def build_objective(
         channels_last=kernels.channels_last,
         allow_no_bn=config.allow_no_bn,
         student=student,
+        others=others,
         compile=kernels.compile,
         cuda_graphs=kernels.cuda_graphs,
     )
-    if config.stop_cross_entropy and objective.recorder is None:
+    if config.stop_cross_entropy and not objective.recorders:
         raise SynthError(
             f"stop_cross_entropy needs R_BN, and {teacher.name} has no BatchNorm2d; leave it out"
         )
@@ -120,6 +124,7 @@ def _by_facts(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None,
+    others: tuple[Classifier, ...],
 ) -> Kernels:
     """The kernels that are set, with ``auto`` decided by facts and a default for ``fastest``."""
     kernels = Kernels(
@@ -131,7 +136,7 @@ def _by_facts(
     )
     if "auto" not in (config.precision, config.layout, config.compile):
         return kernels
-    facts, reasons = facts_of(config, teacher, batches, device, student), []
+    facts, reasons = facts_of(config, teacher, batches, device, student, others), []
     if config.precision == "auto":
         precision, reason = precision_by_facts(facts)
         kernels = dataclasses.replace(kernels, precision=precision)
@@ -154,6 +159,7 @@ def _by_stopwatch(
     batches: tuple[tuple[Group, ...], ...],
     device: torch.device,
     student: Classifier | None,
+    others: tuple[Classifier, ...],
 ) -> Kernels:
     """The fastest of the combinations that ``fastest`` leaves open.
 
@@ -169,7 +175,7 @@ def _by_stopwatch(
         for precision, layout in itertools.product(precisions, layouts)
     ]
     trial, images = _trial(config, teacher, batch[0], device)
-    best, seconds = _fastest(plain, config, teacher, student, (trial,), images)
+    best, seconds = _fastest(plain, config, teacher, student, others, (trial,), images)
     seconds *= len(batch) * len(batch[0].targets) / len(images)
     open_to_compile = (
         config.compile == "fastest" and has_compiler(device) and not config.grad_norm_interval
@@ -185,7 +191,7 @@ def _by_stopwatch(
         return graphs[0]
     images = torch.cat([_noise(config, teacher, len(group.targets), device) for group in batch])
     choices = graphs if given.compile else [best, *graphs]
-    return _fastest(choices, config, teacher, student, batch, images)[0]
+    return _fastest(choices, config, teacher, student, others, batch, images)[0]
 
 
 def _fastest(
@@ -193,12 +199,13 @@ def _fastest(
     config: SynthesisConfig,
     teacher: Classifier,
     student: Classifier | None,
+    others: tuple[Classifier, ...],
     batch: tuple[Group, ...],
     images: Tensor,
 ) -> tuple[Kernels, float]:
     """The choice whose step takes the least time, and that time in seconds."""
     seconds = [
-        _seconds(build_objective(config, teacher, choice, student), batch, images)
+        _seconds(build_objective(config, teacher, choice, student, others), batch, images)
         for choice in choices
     ]
     return choices[seconds.index(min(seconds))], min(seconds)

@@ -8,11 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from synth.bn_statistics import frozen, with_statistics
+from synth.bn_statistics import frozen
 from synth.classifier import Classifier, renormalise
 from synth.groups import Group
+from synth.guide import Guide
 from synth.intra_divergence import Relations, intra_divergence, relations
-from synth.priors import competition, l2, total_variation
+from synth.priors import competition, decision_adversarial, l2, total_variation
 from synth.refusal import SynthError
 from synth.settings import ObjectiveConfig
 
@@ -44,12 +45,19 @@ class Objective:
     makes one graph for each shape of the batch, about a minute each; ``cuda_graphs`` replays them
     on a GPU without launching kernel by kernel.
 
+    With ``others``, further teachers, CE and R_BN are their sums over all teachers on the same
+    images; all else is of the first one.
+
     Source:
         DF-DearKD (Chen et al. 2022, https://arxiv.org/abs/2204.12997).
 
+    Departure:
+        Further teachers (after G-VBSM, Shao et al. 2024, https://arxiv.org/abs/2311.17950), and
+        L_adv in :func:`synth.priors.decision_adversarial`.
+
     Raises:
-        SynthError: If the teacher has no BatchNorm2d (and ``allow_no_bn`` is off), or a competing
-            student is missing, or has other classes.
+        SynthError: If a teacher has no BatchNorm2d (and ``allow_no_bn`` is off), teachers differ in
+            their number of classes, or a competing student is missing or has other classes.
     """
 
     def __init__(
@@ -63,25 +71,19 @@ class Objective:
         student: Classifier | None = None,
         compile: bool = False,
         cuda_graphs: bool = False,
+        others: tuple[Classifier, ...] = (),
     ) -> None:
+        _check_classes(teacher, others)
         self.teacher, self.student, self.config = teacher, student, config
         self.rival: Any = None if student is None else frozen(student.network)
         self.bn_weight = config.bn_weight  # auto_weights may change it
         self.dtype = dtype
-        self.memory_format = torch.channels_last if channels_last else torch.contiguous_format
-        network, self.recorder = with_statistics(teacher.network, dtype)
-        self.network: Any = network.to(memory_format=self.memory_format)
-        self.exact = torch.float64 if dtype == torch.float64 else torch.float32
-        if self.recorder is None and config.auto_weights:
-            raise SynthError(
-                f"auto_weights tunes bn_weight, but {teacher.name} has no BatchNorm2d; leave it out"
-            )
-        if self.recorder is None and not allow_no_bn:
-            raise SynthError(
-                f"{teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one of "
-                f"{TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
-            )
-        self.classifier = frozen(teacher.last_layer()).to(self.exact)  # not by way of bf16
+        self.guides = [Guide(one, teacher, dtype, channels_last) for one in (teacher, *others)]
+        self.memory_format, self.exact = self.guides[0].memory_format, self.guides[0].exact
+        for guide in self.guides:
+            _check_recorder(guide, config, allow_no_bn)
+        found = [guide.recorder for guide in self.guides]
+        self.recorders = [recorder for recorder in found if recorder is not None]
         self._check_student()
         # The weights stay outside the graph: they may change between steps.
         self._graph: Any = self._terms
@@ -108,64 +110,65 @@ class Objective:
 
     def _terms(self, images: Tensor, targets: Targets) -> dict[str, Tensor]:
         groups = len(targets.labels)
-        embedding, logits = self._forward(images, groups)
+        (embedding, logits), *others = [guide(images, groups) for guide in self.guides]
         labels = targets.labels.flatten()
+        entropies = [_cross_entropy(logits, labels, groups)]
+        entropies += [_cross_entropy(theirs, labels, groups) for _, theirs in others]
         terms = {
-            "cross_entropy": _mean(F.cross_entropy(logits, labels, reduction="none"), groups),
+            "cross_entropy": _sum(entropies),
             "total_variation": _mean(total_variation(images), groups),
             "l2": _mean(l2(images), groups),
         }
-        if self.recorder is not None and self.config.bn_weight > 0:
-            terms["bn_statistics"] = self.recorder.loss(
-                self.config.bn_first_multiplier, self.config.bn_relative
-            )
+        if self.recorders and self.config.bn_weight > 0:
+            first, relative = self.config.bn_first_multiplier, self.config.bn_relative
+            losses = [recorder.loss(first, relative) for recorder in self.recorders]
+            terms["bn_statistics"] = _sum(losses)
         if targets.pairs is not None:
             terms["easy_positive"], terms["triplet"] = intra_divergence(
                 embedding.view(groups, -1, embedding.shape[1]),
                 targets.pairs,
                 self.config.triplet_margin,
             )
-        if self.config.compete_weight > 0:
-            terms["competition"] = _mean(self._competition(images, logits), groups)
+        if self.config.student_weight > 0:
+            terms |= self._student_terms(images, logits, groups)
         return terms
 
     def weighted(self, terms: dict[str, Tensor], ep_factor: float = 1.0) -> dict[str, Tensor]:
         """Each term times its weight. ``ep_factor`` in [0, 1] scales ``ep_weight``."""
         config = self.config
         weights = {
-            "cross_entropy": 1.0,
+            "cross_entropy": config.ce_weight,
             "total_variation": config.tv_weight,
             "l2": config.l2_weight,
             "bn_statistics": self.bn_weight,
             "easy_positive": config.ep_weight * ep_factor,
             "triplet": config.triplet_weight,
             "competition": config.compete_weight,
+            "adversary": config.adversary_weight,
         }
         return {name: weights[name] * terms[name] for name in weights if name in terms}
 
-    def _forward(self, images: Tensor, groups: int) -> tuple[Tensor, Tensor]:
-        """Embedding (batch, dim) and logits (batch, classes); the recorder sees the statistics."""
-        if self.recorder is not None:
-            self.recorder.start(groups)
-        inputs = images.to(self.dtype).contiguous(memory_format=self.memory_format)
-        features = self.network.forward_features(inputs)
-        embedding = self.network.forward_head(features, pre_logits=True).to(self.exact)
-        return embedding, self.classifier(embedding)
-
-    def _competition(self, images: Tensor, logits: Tensor) -> Tensor:
-        """R_c of each image, of which the student gets a view normalised for it."""
+    def _student_terms(self, images: Tensor, logits: Tensor, groups: int) -> dict[str, Tensor]:
+        """R_c and L_adv of each group; the student gets the images normalised for it."""
         assert self.student is not None
         theirs = renormalise(images, self.teacher, self.student)
-        return competition(logits, self.rival(theirs).to(logits.dtype))
+        answers = self.rival(theirs).to(logits.dtype)
+        terms = {}
+        if self.config.compete_weight > 0:
+            terms["competition"] = _mean(competition(logits, answers), groups)
+        if self.config.adversary_weight > 0:
+            terms["adversary"] = _mean(decision_adversarial(logits, answers), groups)
+        return terms
 
     def _check_student(self) -> None:
-        if self.config.compete_weight > 0 and self.student is None:
+        if self.config.student_weight > 0 and self.student is None:
+            name = "compete_weight" if self.config.compete_weight else "adversary_weight"
             raise SynthError(
-                f"compete_weight {self.config.compete_weight} needs a student to compete with; "
+                f"{name} {getattr(self.config, name)} needs a student to compete with; "
                 "give one or set it to 0"
             )
         if self.student is not None:
-            if self.config.compete_weight == 0:
+            if self.config.student_weight == 0:
                 raise SynthError("a competing student has no effect with compete_weight 0")
             if self.student.num_classes != self.teacher.num_classes:
                 raise SynthError(
@@ -174,10 +177,43 @@ class Objective:
                 )
 
 
+def _check_classes(teacher: Classifier, others: tuple[Classifier, ...]) -> None:
+    for other in others:
+        if other.num_classes != teacher.num_classes:
+            raise SynthError(
+                f"teacher {other.name} has {other.num_classes} classes, teacher {teacher.name} has "
+                f"{teacher.num_classes}; teachers must know the same ones"
+            )
+
+
+def _check_recorder(guide: Guide, config: ObjectiveConfig, allow_no_bn: bool) -> None:
+    if guide.recorder is not None:
+        return
+    if config.auto_weights:
+        raise SynthError(
+            f"auto_weights tunes bn_weight, but {guide.teacher.name} has no BatchNorm2d; "
+            "leave it out"
+        )
+    if not allow_no_bn:
+        raise SynthError(
+            f"{guide.teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one "
+            f"of {TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
+        )
+
+
 def _allow_graphs() -> None:
     """Let torch.compile keep a graph for every shape of a batch: past its limit it raises."""
     config = torch._dynamo.config
     config.recompile_limit = max(config.recompile_limit, GRAPHS)
+
+
+def _cross_entropy(logits: Tensor, labels: Tensor, groups: int) -> Tensor:
+    return _mean(F.cross_entropy(logits, labels, reduction="none"), groups)
+
+
+def _sum(values: list[Tensor]) -> Tensor:
+    """The sum over the teachers; of one teacher its own value, to the bit."""
+    return sum(values[1:], values[0])
 
 
 def _mean(values: Tensor, groups: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Image priors and the competition term: one value for each image, independent of its batch.
+"""Image priors and the terms with a student: one value for each image, independent of its batch.
 
 Conversion from the public DeepInversion code. There total variation is the sum of four 2-norms,
 each taken over the *whole batch* of difference maps, so that for B images of equal roughness it is
@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-__all__ = ["competition", "l2", "total_variation"]
+__all__ = ["competition", "decision_adversarial", "l2", "total_variation"]
 
 
 def total_variation(
@@ -73,3 +73,22 @@ def competition(
     log_mean = torch.logaddexp(log_teacher, log_student) - math.log(2)
     divergences = [(p.exp() * (p - log_mean)).sum(dim=1) / 2 for p in (log_teacher, log_student)]
     return 1 - (divergences[0] + divergences[1])
+
+
+def decision_adversarial(
+    teacher_logits: Float[Tensor, "batch classes"],
+    student_logits: Float[Tensor, "batch classes"],
+) -> Float[Tensor, "batch"]:
+    """L_adv of each image, at most 0: -KL(teacher || student) where both name the same class.
+
+    It is 0 where they don't. Minimising it looks for images on whose class the student agrees with
+    the teacher while its distribution is far away.
+
+    Source:
+        Fast-Datafree, Fang et al. 2022, https://arxiv.org/abs/2112.15278.
+    """
+    log_teacher = F.log_softmax(teacher_logits, dim=1)
+    log_student = F.log_softmax(student_logits, dim=1)
+    divergence = (log_teacher.exp() * (log_teacher - log_student)).sum(dim=1)
+    agree = teacher_logits.argmax(dim=1) == student_logits.argmax(dim=1)
+    return -divergence * agree

@@ -1,6 +1,8 @@
 """Errors that the caller can mend: in a setting, a network or a folder."""
 
-__all__ = ["NotFiniteError", "SynthError"]
+import math
+
+__all__ = ["NotFiniteError", "SynthError", "at_least"]
 
 
 class SynthError(ValueError):
@@ -9,3 +11,11 @@ class SynthError(ValueError):
 
 class NotFiniteError(SynthError, FloatingPointError):
     """The objective became infinite or not a number."""
+
+
+def at_least(name: str, value: float, floor: float) -> None:
+    """Refuse a setting that is below its floor, or not finite."""
+    if not value >= floor:
+        raise SynthError(f"{name} must be at least {floor:g}, got {value}")
+    if value == math.inf:
+        raise SynthError(f"{name} must be finite, got {value}")

@@ -1,10 +1,10 @@
 """Settings of one synthesis run, frozen and checked before a network is touched."""
 
-import math
 from dataclasses import dataclass, field
 from typing import Literal
 
-from synth.refusal import SynthError
+from synth.generator_settings import GeneratorConfig, check_engine
+from synth.refusal import SynthError, at_least
 
 __all__ = ["ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
 
@@ -32,6 +32,7 @@ class ObjectiveConfig:
         SynthError: If a weight is negative, or a setting can have no effect.
     """
 
+    ce_weight: float = 1.0  # of the cross-entropy; the paper has no factor before it
     tv_weight: float = 1e-4  # alpha_TV of the paper; the public code's at one image a batch
     l2_weight: float = 1e-5  # alpha_L2 of the paper
     bn_weight: float = 5e-2  # alpha_BN of the paper
@@ -42,16 +43,17 @@ class ObjectiveConfig:
     triplet_margin: float = TRIPLET_MARGIN  # ours: the paper names no number
     ep_warmup_iterations: int = 0  # ours, off: linear rise of ep_weight in the first stage
     compete_weight: float = 0.0  # Adaptive DeepInversion's R_c; 0.2 in the public code
+    adversary_weight: float = 0.0  # L_adv with a student; published weights are 1.1-1.33
     auto_weights: bool = False  # pilot runs set bn_weight so that the BN term ends within 1-10
     auto_iterations: int = 200  # ours: length of one such pilot run
 
     def __post_init__(self) -> None:
         """Check the ranges."""
-        for name in ("tv", "l2", "bn", "ep", "triplet", "compete"):
-            _at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0.0)
-        _at_least("bn_first_multiplier", self.bn_first_multiplier, 0.0)
-        _at_least("ep_warmup_iterations", self.ep_warmup_iterations, 0)
-        _at_least("auto_iterations", self.auto_iterations, 1)
+        for name in ("ce", "tv", "l2", "bn", "ep", "triplet", "compete", "adversary"):
+            at_least(f"{name}_weight", getattr(self, f"{name}_weight"), 0.0)
+        at_least("bn_first_multiplier", self.bn_first_multiplier, 0.0)
+        at_least("ep_warmup_iterations", self.ep_warmup_iterations, 0)
+        at_least("auto_iterations", self.auto_iterations, 1)
         if not 0 <= self.triplet_margin <= 2:
             raise SynthError(
                 "triplet_margin must be in 0-2, the range of the embedding's distances, got "
@@ -72,6 +74,11 @@ class ObjectiveConfig:
     def intra_divergence(self) -> bool:
         """Whether the boundary-preserving terms are on: every anchor then needs partners."""
         return self.ep_weight > 0 or self.triplet_weight > 0
+
+    @property
+    def student_weight(self) -> float:
+        """The larger weight of the terms that need a student; 0: they are off."""
+        return max(self.compete_weight, self.adversary_weight)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,6 +116,9 @@ class SynthesisConfig:
     classes_per_group: int = 10  # c: classes in a group (ours)
     groups_per_batch: int = 1  # groups optimised side by side
 
+    # inversion optimises pixels, generator a network that draws them
+    engine: Literal["inversion", "generator"] = "inversion"
+    generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)
     allow_no_bn: bool = False  # go on with the priors alone if the teacher has no BatchNorm2d
     seed: int = 0
@@ -131,6 +141,7 @@ class SynthesisConfig:
         self._check_counts()
         self._check_ranges()
         self._check_early_stop()
+        check_engine(self)
         if self.classes is not None:
             _check_classes(self.classes)
 
@@ -146,7 +157,7 @@ class SynthesisConfig:
                 f"{list(self.resolutions)} and {list(self.iterations)}"
             )
         for name, floor in (("resolutions", 8), ("iterations", 1)):
-            _at_least(f"{name} of every stage", min(getattr(self, name)), floor)
+            at_least(f"{name} of every stage", min(getattr(self, name)), floor)
         if list(self.resolutions) != sorted(self.resolutions):
             raise SynthError(
                 f"resolutions must not fall, got {list(self.resolutions)}; "
@@ -162,12 +173,12 @@ class SynthesisConfig:
             )
 
     def _check_counts(self) -> None:
-        _at_least("groups_per_batch", self.groups_per_batch, 1)
+        at_least("groups_per_batch", self.groups_per_batch, 1)
         # With a boundary-preserving loss 1 is too few as well; plan_groups says why.
         least = 2 if self.objective.intra_divergence else 1
         for name in ("per_class", "images_per_class", "classes_per_group"):
             if getattr(self, name) < 1:
-                _at_least(name, getattr(self, name), least)
+                at_least(name, getattr(self, name), least)
 
     def _check_ranges(self) -> None:
         if not 0 < self.lr <= MAX_LR:
@@ -181,15 +192,15 @@ class SynthesisConfig:
             raise SynthError(
                 f"smallest_crop must be in 0.1-1 of the image's side, got {self.smallest_crop}"
             )
-        _at_least("log_interval", self.log_interval, 1)
+        at_least("log_interval", self.log_interval, 1)
         if self.compile == "always" and self.grad_norm_interval:
             raise SynthError("grad_norm_interval needs an uncompiled step; set compile=never")
         for name in ("warmup_iterations", "grad_norm_interval", "seed"):
-            _at_least(name, getattr(self, name), 0)
+            at_least(name, getattr(self, name), 0)
 
     def _check_early_stop(self) -> None:
-        _at_least("stop_cross_entropy", self.stop_cross_entropy, 0.0)
-        _at_least("stop_window", self.stop_window, 1)
+        at_least("stop_cross_entropy", self.stop_cross_entropy, 0.0)
+        at_least("stop_window", self.stop_window, 1)
         if not 0 <= self.stop_bn_fall < 1:
             raise SynthError(f"stop_bn_fall must be in [0, 1), got {self.stop_bn_fall}")
         if not self.stop_cross_entropy:
@@ -208,11 +219,4 @@ def _check_classes(classes: tuple[int, ...]) -> None:
     if len(set(classes)) < len(classes):
         twice = next(index for index in classes if classes.count(index) > 1)
         raise SynthError(f"classes names {twice} more than once; name every class once")
-    _at_least("every entry of classes", min(classes), 0)
-
-
-def _at_least(name: str, value: float, floor: float) -> None:
-    if not value >= floor:
-        raise SynthError(f"{name} must be at least {floor:g}, got {value}")
-    if value == math.inf:
-        raise SynthError(f"{name} must be finite, got {value}")
+    at_least("every entry of classes", min(classes), 0)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from synth.early_stop import EarlyStop
 from synth.groups import Group, generator_for
-from synth.jitter import draw_boxes, draw_views, jitter_flip, zoom_in
+from synth.jitter import draw_boxes, draw_views, jitter_flip, shift_flip, zoom_in
 from synth.objective import Objective, Targets
 from synth.refusal import NotFiniteError
 from synth.settings import SynthesisConfig
@@ -24,6 +24,7 @@ from synth.settings import SynthesisConfig
 __all__ = [
     "Drawing",
     "MakeImages",
+    "Schedule",
     "Step",
     "Views",
     "draw_stage_views",
@@ -58,6 +59,10 @@ The last step carries the batch's finished images, group after group.
 """
 
 
+Schedule = Callable[[int, int, float, int], float]
+"""A rate of an iteration (from 0), of the iterations of a stage, the peak and the warm-up."""
+
+
 @runtime_checkable
 class Drawing(Protocol):
     """What a stage optimises, seen as the images that it stands for."""
@@ -80,10 +85,15 @@ class Views:
 
     shifts: Int[Tensor, "iterations batch 3"]  # of synth.jitter.draw_views
     boxes: Float[Tensor, "iterations batch 3"] | None  # of draw_boxes; None: the whole image
+    edge: Float[Tensor, "channels 1 1"] | None = None  # what is shifted in; None: it wraps around
 
     def of(self, images: Tensor, iteration: int) -> Tensor:
         """The images as the objective sees them in an iteration (from 0)."""
-        seen = jitter_flip(images, self.shifts[iteration])
+        shifts = self.shifts[iteration]
+        if self.edge is None:
+            seen = jitter_flip(images, shifts)
+        else:
+            seen = shift_flip(images, shifts, self.edge)
         return seen if self.boxes is None else zoom_in(seen, self.boxes[iteration])
 
 
@@ -95,11 +105,16 @@ def run_stage(
     groups: tuple[Group, ...],
     config: SynthesisConfig,
     stage: int,
+    *,
+    edge: Tensor | None = None,
+    schedule: Schedule | None = None,
 ) -> Iterator[Step]:
     """Optimise ``drawing`` for the iterations of one stage (from 0).
 
     The objective sees random views of the images, average-pooled to the stage's resolution where
-    they are larger. The learning rates that ``optimizer`` comes with are the peaks of the schedule.
+    they are larger; ``edge`` (channels, 1, 1) is what a shift brings in, by default the other side
+    of the image. The learning rates that ``optimizer`` comes with are the peaks of ``schedule``, by
+    default :func:`learning_rate`.
     With ``keep="best"`` the last step of the last stage carries each group's images at its lowest
     objective. The stage ends when all groups have stopped (:mod:`synth.early_stop`); the images of
     one that stopped before the others stay what they were.
@@ -108,14 +123,15 @@ def run_stage(
         NotFiniteError: If the objective is no longer finite (checked with every step that is sent).
     """
     resolution, iterations = config.stages[stage]
-    views = draw_stage_views(groups, config, stage, targets.labels.device)
+    views = draw_stage_views(groups, config, stage, targets.labels.device, edge)
+    rate = schedule or learning_rate
     peaks = [part["lr"] for part in optimizer.param_groups]
     keeps_best = config.keep == "best" and stage == len(config.stages) - 1
     best = _Best(len(groups)) if keeps_best else None
     stop = EarlyStop(len(groups), config)
     for iteration in range(iterations):
         for part, peak in zip(optimizer.param_groups, peaks, strict=True):
-            part["lr"] = learning_rate(iteration, iterations, peak, config.warmup_iterations)
+            part["lr"] = rate(iteration, iterations, peak, config.warmup_iterations)
         ep_factor = _ep_factor(config, stage, iteration)
         images = drawing.images()
         seen = views.of(resized(images, resolution), iteration)
@@ -145,7 +161,11 @@ def run_stage(
 
 
 def draw_stage_views(
-    groups: tuple[Group, ...], config: SynthesisConfig, stage: int, device: torch.device
+    groups: tuple[Group, ...],
+    config: SynthesisConfig,
+    stage: int,
+    device: torch.device,
+    edge: Tensor | None = None,
 ) -> Views:
     """The views of a stage, drawn for each group on its own: they don't depend on the batch."""
     resolution, iterations = config.stages[stage]
@@ -161,6 +181,7 @@ def draw_stage_views(
     return Views(
         shifts=torch.cat(shifts, dim=1).to(device),
         boxes=torch.cat(boxes, dim=1).to(device) if boxes else None,
+        edge=edge,
     )
 
 

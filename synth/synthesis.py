@@ -10,8 +10,10 @@ import torch
 
 from synth.agreement import Run, agreed_settings
 from synth.bn_statistics import frozen
+from synth.chains import Chain, chains_of, read_state, remove_states, rest_of, write_state
 from synth.classifier import Classifier, to_pixels
 from synth.contact_sheet import preview_grid
+from synth.generation import GeneratorChain
 from synth.groups import Group, batches_of, plan_groups
 from synth.inversion import invert
 from synth.kernels import Kernels, build_objective
@@ -19,10 +21,18 @@ from synth.manifest import group_part, merge
 from synth.objective import Objective, targets_of
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
-from synth.stage import Step, read_terms
-from synth.writer import DamagedError
+from synth.stage import MakeImages, Step, read_terms
+from synth.writer import DamagedError, Writer
 
-__all__ = ["Event", "Finished", "GroupDone", "Prepared", "Progress", "steps_of", "synthesize"]
+__all__ = [
+    "Event",
+    "Finished",
+    "GroupDone",
+    "Prepared",
+    "Progress",
+    "steps_of",
+    "synthesize",
+]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +80,7 @@ def synthesize(
     *,
     verifier: Classifier | None = None,
     student: Classifier | None = None,
+    others: tuple[Classifier, ...] = (),
     device: str = "cpu",
     rank: int = 0,
     world: int = 1,
@@ -77,11 +88,13 @@ def synthesize(
 ) -> Iterator[Event]:
     """Make the images of a run under ``out`` and yield an event for everything that happens.
 
-    Process ``rank`` of ``world`` takes every ``world``-th batch of groups; the last to finish
-    merges the manifest. The images of a group do not depend on rank, world, order or interruption
-    (precision, layout and compiler are chosen once, and kept by all processes and on resume).
-    Nothing is done before the first event is asked for. Random state and the number of threads are
-    restored at the end; the networks are not changed.
+    ``others`` are further teachers, which the images are made for too (``Objective``).
+
+    Process ``rank`` of ``world`` takes every ``world``-th chain of batches (:mod:`synth.chains`);
+    the last to finish merges the manifest. The images of a group do not depend on rank, world,
+    order or interruption (precision, layout and compiler are chosen once, and kept by all processes
+    and on resume). Nothing is done before the first event is asked for. Random state and the number
+    of threads are restored at the end; the networks are not changed.
 
     Raises:
         SynthError: If the teacher, the groups or the settings don't fit (see
@@ -98,6 +111,7 @@ def synthesize(
         teacher=_placed(teacher, device),
         verifier=None if verifier is None else _placed(verifier, device),
         student=None if student is None else _placed(student, device),
+        others=tuple(_placed(other, device) for other in others),
         device=torch.device(device),
     )
     threads = torch.get_num_threads()
@@ -113,50 +127,83 @@ def synthesize(
 def steps_of(
     objective: Objective, batch: tuple[Group, ...], config: SynthesisConfig, device: torch.device
 ) -> Iterator[Step]:
-    """The steps of making a batch (a :data:`synth.stage.MakeImages`).
+    """The steps of making a batch by itself (a :data:`synth.stage.MakeImages`)."""
+    return _way_to_make(objective, config, device)(objective, batch, config, device)
+
+
+def _way_to_make(
+    objective: Objective, config: SynthesisConfig, device: torch.device, chain: int = 0
+) -> MakeImages:
+    """What makes the batches of a chain, from its first one on.
 
     This is the one place where the way to make images is chosen.
     """
-    return invert(objective, batch, config, device)
+    match config.engine:
+        case "inversion":
+            return invert
+        case "generator":
+            return GeneratorChain(objective, config, device, chain)
 
 
 def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)
+    chains = chains_of(config, batches, world)
     settings = agreed_settings(run, batches, rank, resume, steps_of)
     kernels = Kernels(**settings["kernels"])
     torch.set_num_threads(kernels.threads)
-    objective = build_objective(config, run.teacher, kernels, run.student)
+    objective = build_objective(config, run.teacher, kernels, run.student, run.others)
     objective.bn_weight = settings["bn_weight"]
-    mine = [
-        batch
-        for batch in batches[rank::world]
-        if not all(writer.is_finished(group) for group in batch)
-    ]
+    mine = [rest_of(chain, writer) for chain in chains[rank::world]]
+    ahead = [batch for chain in mine for batch in chain.ahead]
     each = sum(config.iterations)
     yield Prepared(
         kernels=kernels,
         bn_weight=objective.bn_weight,
         images=sum(len(group.targets) for group in groups),
-        images_here=sum(len(group.targets) for batch in mine for group in batch),
-        iterations_here=each * len(mine),
+        images_here=sum(_unfinished_images(writer, batch) for batch in ahead),
+        iterations_here=each * len(ahead),
     )
-    for index, batch in enumerate(mine):
-        yield from _batch(run, objective, batch, each * index, pictures=rank == 0)
+    done = 0
+    for chain in mine:
+        yield from _chain(run, objective, chain, done, pictures=rank == 0)
+        done += each * len(chain.ahead)
     if not all(writer.is_finished(group) for group in groups):
         yield Finished(manifest=None)
     else:
+        remove_states(writer)
         yield Finished(manifest=merge(writer, groups, settings, run.teacher, run.verifier))
 
 
+def _chain(
+    run: Run, objective: Objective, chain: Chain, done: int, *, pictures: bool
+) -> Iterator[Event]:
+    """Make what is ahead of a chain; ``done`` are the iterations of the chains before."""
+    make = _way_to_make(objective, run.config, run.device, chain.id)
+    drawn = make if isinstance(make, GeneratorChain) else None
+    if drawn is not None and chain.begun:
+        drawn.load(read_state(run.writer, chain.id))
+    for index, batch in enumerate(chain.ahead):
+        here = done + index * sum(run.config.iterations)
+        yield from _batch(run, objective, make, batch, here, pictures=pictures)
+        if drawn is not None:
+            write_state(run.writer, chain.id, chain.begun + index + 1, drawn.tensors())
+
+
 def _batch(
-    run: Run, objective: Objective, batch: tuple[Group, ...], done: int, *, pictures: bool
+    run: Run,
+    objective: Objective,
+    make: MakeImages,
+    batch: tuple[Group, ...],
+    done: int,
+    *,
+    pictures: bool,
 ) -> Iterator[Event]:
     config, writer, teacher = run.config, run.writer, run.teacher
     start = time.monotonic()
     steps: list[Step] = []
-    for step in steps_of(objective, batch, config, run.device):
+    for step in make(objective, batch, config, run.device):
         before = sum(config.iterations[: step.stage])
         pixels = to_pixels(step.images, teacher.mean, teacher.std)
         if pictures:
@@ -191,6 +238,10 @@ def _final_terms(
 def _placed(classifier: Classifier, device: str) -> Classifier:
     """A frozen eval copy on the device, so that the caller's network is left as it is."""
     return dataclasses.replace(classifier, network=frozen(classifier.network).to(device))
+
+
+def _unfinished_images(writer: Writer, batch: tuple[Group, ...]) -> int:
+    return sum(len(group.targets) for group in batch if not writer.is_finished(group))
 
 
 def _columns(group: Group) -> int:

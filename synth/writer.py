@@ -35,7 +35,7 @@ from synth.refusal import SynthError
 from synth.settings import ImageFormat
 from synth.shards import read_shard, shard_bytes
 
-__all__ = ["DamagedError", "Writer", "class_folders", "pixel_hash", "read_image"]
+__all__ = ["DamagedError", "Writer", "class_folders", "pixel_hash", "read_image", "write_whole"]
 
 NAMED = 20  # damaged files in one message at most
 SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
@@ -169,16 +169,16 @@ class Writer:
         """Write the group's part, the record by which it counts as finished."""
         path = self._part(group)
         path.parent.mkdir(exist_ok=True)
-        _write(path, _json(part))
+        write_whole(path, _json(part))
 
     def write_json(self, name: str, content: dict[str, Any]) -> Path:
         """Write (or replace) a JSON file of the run's folder."""
-        _write(self.out / name, _json(content))
+        write_whole(self.out / name, _json(content))
         return self.out / name
 
     def write_picture(self, name: str, picture: Image.Image) -> Path:
         """Write (or replace) a PNG of the run's folder."""
-        _write(self.out / name, _encoded(picture, "png"))
+        write_whole(self.out / name, _encoded(picture, "png"))
         return self.out / name
 
     def parts(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -236,7 +236,7 @@ class Writer:
         for leftover in path.parent.glob(f".{path.name}.*.tmp"):
             leftover.unlink()
         if not path.exists():
-            _write(path, content)
+            write_whole(path, content)
 
     def _encode(self, image: Tensor) -> bytes:
         array = image.permute(1, 2, 0).numpy()
@@ -276,7 +276,8 @@ def _read_json(path: Path) -> dict[str, Any]:
     return content
 
 
-def _write(path: Path, content: bytes) -> None:
+def write_whole(path: Path, content: bytes) -> None:
+    """Write (or replace) a file that appears only when whole."""
     with _temporary(path, content) as temporary:
         temporary.replace(path)
 

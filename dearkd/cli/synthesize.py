@@ -28,10 +28,17 @@ def synthesize(
         Path | None, typer.Argument(help="YAML file of the run; configs/synth/ has examples.")
     ] = None,
     teacher: Annotated[
-        str | None,
-        typer.Option(help="timm CNN with BatchNorm, or a run folder; default: embedded digits."),
+        list[str] | None,
+        typer.Option(
+            help="timm CNN with BatchNorm, or a run folder; default: embedded digits. Given again: "
+            "further teachers of the same images; labels come from the first."
+        ),
     ] = None,
     teacher_weights: TeacherWeights = None,
+    engine: Annotated[
+        Literal["inversion", "generator"] | None,
+        typer.Option(help="Optimise pixels (default), or a small network that draws them."),
+    ] = None,
     res: Annotated[
         str | None,
         typer.Option(
@@ -39,7 +46,10 @@ def synthesize(
         ),
     ] = None,
     iters: Annotated[
-        str | None, typer.Option(metavar="2000,2000", help="Iterations of each stage.")
+        str | None,
+        typer.Option(
+            metavar="2000,2000", help="Iterations of each stage; a generator's of each batch."
+        ),
     ] = None,
     per_class: Annotated[int | None, typer.Option(help="Images of each class.")] = None,
     classes: Annotated[
@@ -109,11 +119,13 @@ def synthesize(
     from dearkd.synthesis import synthesize as door
 
     options = {
-        "teacher.name": teacher,
+        "teacher.name": teacher[0] if teacher else None,
+        "other_teachers": [{"name": name} for name in teacher[1:]] if teacher else None,
         "teacher.weights": text(teacher_weights),
         "verifier.name": verifier,
         "verifier.weights": text(verifier_weights),
         "student.name": student,
+        "engine": engine,
         "resolutions": res,
         "iterations": iters,
         "per_class": per_class,

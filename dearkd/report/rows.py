@@ -77,6 +77,12 @@ def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
         row[f"{role}_recognition"] = quality.get(role, {}).get("recognition", {}).get("overall")
         diversity = quality.get(role, {}).get("diversity") or {}
         row[f"{role}_diversity"] = diversity.get("overall")
+    others = manifest.get("other_teachers")
+    row["other_teachers"] = [
+        str(other.get("name"))
+        for other in (others if isinstance(others, list) else ())
+        if isinstance(other, dict)
+    ]
     lpips = synthetic.diversity.get("lpips") or {}
     row["lpips_net"] = lpips.get("net")
     row["lpips_within_class"] = lpips.get("within_class")

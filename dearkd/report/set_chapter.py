@@ -27,6 +27,7 @@ TERMS = {
     "easy_positive": "Easy positive (boundary-preserving)",
     "triplet": "Triplet (boundary-preserving)",
     "competition": "Competition with a student",
+    "adversary": "Distance from an agreeing student (L_adv)",
 }
 
 
@@ -75,7 +76,9 @@ def _verdict_table(sets: Sequence[SyntheticSet]) -> Table:
         cells = [item.name, f"{row['images']:,}", f"{row['classes']:,}"]
         cells += [_stages(row["resolutions"]), _stages(row["iterations"])]
         for role in ROLES:
-            cells += [data_name(row[role]) if row[role] else "none", _share(row, role)]
+            further = row["other_teachers"] if role == "teacher" else []
+            names = [data_name(name) for name in (row[role], *further) if name]
+            cells += [" + ".join(names) or "none", _share(row, role)]
         rows.append([*cells, seconds_text(row["seconds"])])
     return Table(titles, rows, left=(5, 7))
 
@@ -88,12 +91,18 @@ def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
         config, versions = item.config, item.part("versions")
         objective = config.get("objective", {}) | {"bn_weight": item.settings.get("bn_weight")}
         cells = [item.name, item.engine, str(config.get("seed", "")), _weights(objective)]
-        cells += [str(config.get("lr", "")), _kernels(item.part("kernels"))]
+        cells += [_rate(item), _kernels(item.part("kernels"))]
         cells += [str(versions.get("torch", ""))]
         file = item.path / CONFIG_FILE
         words = command("dearkd", "synthesize", file, "--out", f"{item.path}-again")
         rows.append([*cells, words if file.exists() else ""])
     return Table([*titles, "repeat with"], rows, left=(1, 3, 5, 7))
+
+
+def _rate(item: SyntheticSet) -> str:
+    """Adam's rate: on the pixels, or on a generator's weights."""
+    part = item.config.get("generator") if item.engine == "generator" else item.config
+    return str(part.get("lr", "")) if isinstance(part, dict) else ""
 
 
 def _weights(objective: dict[str, Any]) -> str:

@@ -68,9 +68,9 @@ def describe(setup: Setup, device: torch.device, console: Console, processes: in
         f"{counted(len(batches), 'batch', 'batches')} of at most {counted(width, 'image')}, "
         f"{counted(sum(config.iterations), 'iteration')} each"
     )
-    for network in filter(None, (setup.teacher, setup.verifier, setup.student)):
+    for network in filter(None, (setup.teacher, *setup.others, setup.verifier, setup.student)):
         network.network.to(device)
-    kernels = choose_kernels(config, setup.teacher, batches, device, setup.student)
+    kernels = choose_kernels(config, setup.teacher, batches, device, setup.student, setup.others)
     trial = _try(setup, largest, kernels, device)
     for size, seconds in trial.seconds.items():
         console.print(f"{size} px: {1 / seconds:.2f} iterations/s in {kernels.precision}")
@@ -90,7 +90,7 @@ def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch
     """Runs a few iterations at each size, then judges and writes a group in a temporary folder."""
     config, teacher = setup.synthesis, setup.teacher
     plain = dataclasses.replace(kernels, compile=False, cuda_graphs=False)  # a graph takes minutes
-    objective = build_objective(config, teacher, plain, setup.student)
+    objective = build_objective(config, teacher, plain, setup.student, setup.others)
     seconds = {}
     for size in config.resolutions:
         seconds[size], step = _iterations(objective, batch, config, size, device)
@@ -139,6 +139,9 @@ def _iterations(
         canvas="upsample",
         log_interval=1,
     )
+    if config.engine == "generator":  # the trial's one batch needs no others before it
+        part = dataclasses.replace(config.generator, warmup_batches=0)
+        stage = dataclasses.replace(stage, generator=part)
     steps = steps_of(objective, batch, stage, device)
     next(steps)
     started = time.perf_counter()
@@ -155,6 +158,9 @@ def _seconds(
     """Seconds of the whole run by ``processes`` processes, each on a device of its own."""
     images, width = sum(map(_images, batches)), max(map(_images, batches))
     batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
+    warmup = 0.0
+    if config.engine == "generator":
+        warmup = batch * config.generator.warmup_batches * config.generator.chains / processes
     share = images / processes
     previews = len(batches) / processes * _events(config)
     pilots = 0.0
@@ -164,7 +170,7 @@ def _seconds(
         pilots *= len(batches[0][0].targets) / width
     # Judged when written, and again by the one process that merges the manifest.
     finish = share * (trial.write_seconds + trial.judge_seconds) + images * trial.judge_seconds
-    return pilots + batch * share / width + finish + previews * trial.picture_seconds
+    return pilots + warmup + batch * share / width + finish + previews * trial.picture_seconds
 
 
 def _disk(trial: _Trial, images: int, classes: int, width: int) -> float:

@@ -15,6 +15,7 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.models.cost import activation_bytes_per_image
+from dearkd.synthesis.generator_recipe import generator_recipe
 from dearkd.trained.resolve import EMBEDDED
 from synth.bn_statistics import frozen
 from synth.classifier import Classifier
@@ -79,6 +80,27 @@ def recipe_for(
     Raises:
         UserError: If no group fits into ``images_per_batch``.
     """
+    drawn = given.get("engine") == "generator"
+    make = generator_recipe if drawn else _inversion_recipe
+    recipe = make(given, teacher, classes)
+    if not mirrored:
+        recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
+    if OmegaConf.select(given, "student.name") is not None:
+        recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
+    notes = [
+        f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
+        for key, value in recipe.items()
+        if key not in ("objective", "log_interval") and given.get(key) is None
+    ]
+    if OmegaConf.select(given, "teacher.name") is None:
+        notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
+    notes += _too_far(teacher, max(given.get("resolutions") or recipe["resolutions"]))
+    weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
+    return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
+
+
+def _inversion_recipe(given: DictConfig, teacher: Classifier, classes: int) -> dict[str, Any]:
+    """Sizes, iterations, weights and batches of inversion."""
     size = teacher.img_size
     own = [size // 2, size] if not is_small(size) else [size]
     resolutions = given.get("resolutions") or own
@@ -89,25 +111,11 @@ def recipe_for(
     }
     if not is_small(max(resolutions)) and not torch.cuda.is_available():
         recipe["log_interval"] = SLOW_LOG_INTERVAL
-    if not mirrored:
-        recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
     recipe |= _balanced(teacher, resolutions) if _is_balanced(given, teacher) else {}
     recipe |= _shortened(given, recipe) if given.get("fast") else {}
-    if OmegaConf.select(given, "student.name") is not None:
-        recipe["objective"]["compete_weight"] = COMPETE_WEIGHT
-    recipe |= _batching(given, recipe, teacher, classes)
-    notes = [
-        f"{key} {','.join(map(str, value)) if isinstance(value, list) else value}"
-        for key, value in recipe.items()
-        if key not in ("objective", "log_interval") and given.get(key) is None
-    ]
-    if OmegaConf.select(given, "teacher.name") is None:
-        notes.insert(0, "teacher: the embedded digits CNN (--teacher names yours)")
-    notes += _too_far(teacher, max(resolutions))
-    weights = {k: v for k, v in recipe["objective"].items() if k not in given.get("objective", {})}
-    return recipe, notes + [f"objective.{key} {value}" for key, value in weights.items()]
+    return recipe | _batching(given, recipe, teacher, classes)
 
 
 def _too_far(teacher: Classifier, size: int) -> list[str]:

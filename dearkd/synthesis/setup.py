@@ -18,8 +18,10 @@ from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import EMBEDDED, Resolved, refuse_idle_trust, resolve
+from synth.chains import chains_of
 from synth.classifier import Classifier
-from synth.groups import Group, plan_groups
+from synth.groups import Group, batches_of, plan_groups
+from synth.guide import size_for
 from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -27,6 +29,7 @@ from synth.settings import SynthesisConfig
 __all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
 
 OPTIONS = {
+    "engine": "--engine",
     "resolutions": "--res",
     "iterations": "--iters",
     "per_class": "--per-class",
@@ -56,6 +59,8 @@ class SynthesizeConfig(SynthesisConfig):
 
     teacher: NetworkConfig = field(default_factory=NetworkConfig)
     """The network whose knowledge is turned into images; none: the embedded digits CNN."""
+    other_teachers: tuple[NetworkConfig, ...] = ()
+    """Further networks of the same classes, which the images are made for too."""
     verifier: NetworkConfig = field(default_factory=NetworkConfig)
     """Another network trained on the same classes, to judge the images; none: no judge."""
     student: NetworkConfig = field(default_factory=NetworkConfig)
@@ -79,7 +84,8 @@ class SynthesizeConfig(SynthesisConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        object.__setattr__(self, "imports", tuple(self.imports))
+        for name in ("imports", "other_teachers"):
+            object.__setattr__(self, name, tuple(getattr(self, name)))
         if self.classes is not None and self.select != "all":
             raise UserError(f"classes and select={self.select} name classes twice; leave one out")
         batch = self.images_per_class * self.classes_per_group * self.groups_per_batch
@@ -103,6 +109,8 @@ class Setup:
     student: Classifier | None
     notes: tuple[str, ...]
     """Choices made for the user, as text to print."""
+    others: tuple[Classifier, ...] = ()
+    """Further teachers."""
 
 
 def prepare(
@@ -111,6 +119,7 @@ def prepare(
     options: dict[str, Any] | None = None,
     *,
     trust: bool = False,
+    world: int = 1,
 ) -> Setup:
     """Reads the configuration, loads the networks and checks that all of it fits together.
 
@@ -123,7 +132,8 @@ def prepare(
     import_files(given.get("imports") or ())
     found = {role: _resolved(role, given, trust) for role in ("teacher", "verifier", "student")}
     source = found["teacher"] or resolve(EMBEDDED)
-    refuse_idle_trust(trust, *found.values())
+    further = _further(given, trust)
+    refuse_idle_trust(trust, *found.values(), *further)
     teacher = _classifier(source)
     classes = choose_classes(str(given.get("select", "all")), teacher)
     recipe, notes = recipe_for(
@@ -136,17 +146,28 @@ def prepare(
     synthesis = _library_part(config, classes)
     with _as_typed():
         groups = plan_groups(synthesis, teacher.num_classes)
+        chains_of(synthesis, batches_of(groups, synthesis.groups_per_batch), world)
     verifier, student = (
         None if one is None else _classifier(one) for one in (found["verifier"], found["student"])
     )
-    for role, network in (("verifier", verifier), ("student", student)):
+    others = tuple(map(_classifier, further))
+    roles = [("teacher", other) for other in others]
+    for role, network in (*roles, ("verifier", verifier), ("student", student)):
         _check_same_classes(role, network, teacher)
+    _refuse_twins((teacher, *others))
     with _as_typed():
-        Objective(teacher, config.objective, allow_no_bn=config.allow_no_bn, student=student)
+        Objective(
+            teacher,
+            config.objective,
+            allow_no_bn=config.allow_no_bn,
+            student=student,
+            others=others,
+        )
     for size in config.resolutions:
-        teacher.check_last_layer(size)
+        for one in (teacher, *others):
+            one.check_last_layer(size_for(one, teacher, size))
         _check_size(student, size)
-    return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes))
+    return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes), others)
 
 
 @contextmanager
@@ -158,8 +179,8 @@ def _as_typed() -> Iterator[None]:
         text = re.sub(r"=\[([\d, ]+)\]", lambda found: "=" + found[1].replace(" ", ""), str(error))
         for name, option in OPTIONS.items():
             text = re.sub(rf"(?<![\w.]){name}=", f"{option} ", text)
-            text = re.sub(rf"(?<![\w.]){name}\b", option, text)
-        text = re.sub(r"\b((?:objective\.)?[a-z_]+=\d+)", r"--set \1", text)
+            text = re.sub(rf"(?<![\w.-]){name}\b", option, text)
+        text = re.sub(r"(?<![\w.])((?:[a-z]+\.)?[a-z_]+=\d+)", r"--set \1", text)
         raise UserError(text) from error
 
 
@@ -180,6 +201,35 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
     return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)
 
 
+def _further(given: DictConfig, trust: bool) -> list[Resolved]:
+    """The teachers after the first."""
+    further = given.get("other_teachers") or []
+    if further and OmegaConf.select(given, "teacher.name") is None:
+        raise UserError("other_teachers needs teacher.name, the teacher that they are beside")
+    if any(not one.get("name") for one in further):
+        raise UserError("every entry of other_teachers needs a name, as {name: runs/cnn}")
+    return [
+        resolve(
+            one.name,
+            "teacher",
+            weights=Path(one.weights) if one.get("weights") else None,
+            trust=trust,
+        )
+        for one in further
+    ]
+
+
+def _refuse_twins(teachers: Sequence[Classifier]) -> None:
+    """Refuses a teacher that is named twice: its say would only count double."""
+    hashes = [one.weights_hash() for one in teachers] if len(teachers) > 1 else []
+    for place, found in enumerate(hashes):
+        if found in hashes[:place]:
+            twin = teachers[hashes.index(found)].name
+            raise UserError(
+                f"teachers {twin} and {teachers[place].name} are the same network; name it once"
+            )
+
+
 def _classifier(found: Resolved) -> Classifier:
     """Opens a network in the form that ``synth`` takes."""
     trained = open_trained(found)
@@ -195,19 +245,20 @@ def _classifier(found: Resolved) -> Classifier:
 
 
 def _check_same_classes(role: str, network: Classifier | None, teacher: Classifier) -> None:
-    """Refuses a verifier or student whose classes are not the teacher's."""
+    """Refuses a verifier, student or further teacher whose classes are not the teacher's."""
     if network is None:
         return
+    first = f"teacher {teacher.name}" if role == "teacher" else "the teacher"
     if network.num_classes != teacher.num_classes:
         raise UserError(
-            f"{role} {network.name} has {network.num_classes} classes, the teacher "
+            f"{role} {network.name} has {network.num_classes} classes, {first} "
             f"{teacher.num_classes}; it must know the same ones"
         )
     ours, theirs = teacher.class_names, network.class_names
     if ours and theirs and ours != theirs:
         index = next(i for i, pair in enumerate(zip(ours, theirs, strict=True)) if len({*pair}) > 1)
         raise UserError(
-            f"{role} {network.name} calls class {index} {theirs[index]!r}, the teacher "
+            f"{role} {network.name} calls class {index} {theirs[index]!r}, {first} "
             f"{ours[index]!r}; it must know the same ones in the same order"
         )
 

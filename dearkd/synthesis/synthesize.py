@@ -64,11 +64,11 @@ def synthesize(
     options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
     if resume:
         folder = out or newest_unfinished_set()
-        setup = _resumed(folder, path, settings, options, trust)
+        setup = _resumed(folder, path, settings, options, trust, state.num_processes)
     else:
         if out is not None:
             options = {**options, "out": str(out)}
-        setup = prepare(path, settings, options, trust=trust)
+        setup = prepare(path, settings, options, trust=trust, world=state.num_processes)
         if setup.notes:
             say(f"defaults taken: {'; '.join(setup.notes)}")
         folder = Path() if dry_run else new_folder(setup.config, state)
@@ -103,6 +103,7 @@ def _resumed(
     settings: Sequence[str],
     options: dict[str, Any],
     trust: bool,
+    world: int,
 ) -> Setup:
     """The run that ``folder`` stores; options typed beside ``--resume`` must agree with it."""
     file = folder / CONFIG_FILE
@@ -121,7 +122,7 @@ def _resumed(
             f"--resume keeps the settings stored in {folder}, which differ from "
             f"{', '.join(pairs)}; leave them out or start a new set"
         )
-    return prepare(file, (), trust=trust)
+    return prepare(file, (), trust=trust, world=world)
 
 
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
@@ -170,6 +171,7 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
         folder,
         verifier=setup.verifier,
         student=setup.student,
+        others=setup.others,
         device=state.device.type,  # the process's own card is the current one
         rank=state.process_index,
         world=state.num_processes,
@@ -259,8 +261,12 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
         )
     if setup.verifier is None:
         yield "that is the teacher's own verdict; --verifier NAME asks a second network"
-    elif content["verifier"]["weights_sha256"] == content["teacher"]["weights_sha256"]:
-        yield "the verifier is the teacher itself: no second opinion"
+    else:
+        judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
+        teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
+        if judge in teachers:
+            which = "the teacher itself" if judge == teachers[0] else "one of the teachers"
+            yield f"the verifier is {which}: no second opinion"
 
 
 def _train_command(folder: Path, config: SynthesizeConfig) -> str:
@@ -284,7 +290,8 @@ def _title(setup: Setup) -> str:
     config = setup.synthesis
     images = counted(sum(len(group.targets) for group in setup.groups), "image")
     stages = " -> ".join(f"{size} px x {iterations}" for size, iterations in config.stages)
-    return f"{images} from {setup.teacher.name}, {stages}"
+    teachers = " and ".join(one.name for one in (setup.teacher, *setup.others))
+    return f"{images} from {teachers}, {stages}"
 
 
 def _silent(*args: object, **kwargs: object) -> None:

@@ -129,6 +129,6 @@ def test_ep_warmup_starts_low():
 
 def test_what_is_not_finite_stops_the_run():
     broken = objective()
-    broken.classifier.weight.data.fill_(math.nan)
+    broken.guides[0].classifier.weight.data.fill_(math.nan)
     with pytest.raises(FloatingPointError, match=r"cross_entropy is .* after 2 iterations at 8 px"):
         list(invert(broken, GROUPS, config(), CPU))

@@ -2,7 +2,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from synth.jitter import draw_boxes, draw_views, jitter_flip, zoom_in
+from synth.jitter import draw_boxes, draw_views, jitter_flip, shift_flip, zoom_in
 
 VIEWS = torch.tensor([[0, 0, 0], [1, -2, 0], [-3, 2, 1], [0, 0, 1], [2, 5, 1]])
 
@@ -27,6 +27,30 @@ def test_the_gradient_goes_back_to_the_same_pixels():
     (expected,) = torch.autograd.grad((slow(images, VIEWS) * weights).sum(), images)
     assert torch.equal(ours, expected)
     assert gradcheck(lambda x: jitter_flip(x, VIEWS), images)
+
+
+def cropped(images, views, edge):
+    """The same views as crops of the image with a border."""
+    out = []
+    height, width = images.shape[2:]
+    for image, (down, right, flip) in zip(images, views.tolist(), strict=True):
+        canvas = edge.expand(-1, height + 16, width + 16).clone()
+        canvas[:, 8:-8, 8:-8] = image
+        seen = canvas[:, 8 - down :, 8 - right :][:, :height, :width]
+        out.append(seen.flip(2) if flip else seen)
+    return torch.stack(out)
+
+
+def test_a_shift_with_an_edge_is_a_crop_of_the_image_with_a_border():
+    images = torch.rand(5, 2, 4, 6, dtype=torch.float64, requires_grad=True)
+    edge = torch.tensor([-1.0, -2.0], dtype=torch.float64).view(2, 1, 1)
+    ours, expected = shift_flip(images, VIEWS, edge), cropped(images, VIEWS, edge)
+    assert torch.equal(ours, expected)
+    weights = torch.rand_like(images)
+    gradients = [
+        torch.autograd.grad((seen * weights).sum(), images)[0] for seen in (ours, expected)
+    ]
+    assert torch.equal(*gradients)
 
 
 def test_views_follow_from_the_generator_and_cover_their_range():

@@ -3,7 +3,7 @@ import torch
 import torch.nn.functional as F
 from test_bn_statistics import hook_loss
 from test_intra_divergence import slow_group
-from test_priors import slow_competition, slow_total_variation
+from test_priors import slow_adversary, slow_competition, slow_total_variation
 from torch import nn
 from toy_nets import ToyNet, classifier, random_net
 
@@ -17,7 +17,13 @@ GROUPS = (
     Group(id=1, targets=(3, 3, 3, 1, 1, 1)),
 )
 ALL_ON = ObjectiveConfig(
-    tv_weight=0.01, l2_weight=0.02, bn_weight=0.3, bn_first_multiplier=4.0, compete_weight=0.2
+    ce_weight=0.7,
+    tv_weight=0.01,
+    l2_weight=0.02,
+    bn_weight=0.3,
+    bn_first_multiplier=4.0,
+    compete_weight=0.2,
+    adversary_weight=1.1,
 )
 
 
@@ -73,12 +79,13 @@ def test_every_term_is_its_slow_form(images):
             "easy_positive": easy,
             "triplet": triplet,
             "competition": sum(map(slow_competition, logits.tolist(), rivals.tolist())) / 6,
+            "adversary": sum(map(slow_adversary, logits.tolist(), rivals.tolist())) / 6,
         }
         expected = {
             name: torch.as_tensor(value, dtype=torch.float64).item()
             for name, value in expected.items()
         }
-        weights = (1.0, 0.01, 0.02, 0.3, 50.0, 0.5, 0.2)
+        weights = (0.7, 0.01, 0.02, 0.3, 50.0, 0.5, 0.2, 1.1)
         total = sum(w * v for w, v in zip(weights, expected.values(), strict=True))
         for name, value in (expected | {"objective": total}).items():
             assert terms[name][index].item() == pytest.approx(value, rel=1e-9), name
@@ -108,7 +115,7 @@ def test_bf16_is_near_float32():
     near, near_gradient = objective_and_gradient(rough, images, GROUPS)
     torch.testing.assert_close(near, exact, rtol=0.02, atol=0.02)
     assert F.cosine_similarity(gradient.flatten(), near_gradient.flatten(), dim=0) > 0.98
-    assert rough.classifier.weight.equal(teacher.network.fc.weight)  # not by way of bf16
+    assert rough.guides[0].classifier.weight.equal(teacher.network.fc.weight)  # not by way of bf16
     assert near_gradient.dtype == torch.float32
 
 
@@ -139,8 +146,53 @@ def test_students_that_do_not_fit():
     teacher = classifier(random_net())
     with pytest.raises(ValueError, match=r"compete_weight 0.2 needs a student"):
         Objective(teacher, ALL_ON)
+    with pytest.raises(ValueError, match=r"adversary_weight 1.1 needs a student"):
+        Objective(teacher, ObjectiveConfig(adversary_weight=1.1))
     with pytest.raises(ValueError, match="no effect with compete_weight 0"):
         Objective(teacher, ObjectiveConfig(), student=teacher)
     other = classifier(random_net(classes=5), num_classes=5)
     with pytest.raises(ValueError, match="the student has 5 classes, the teacher 4"):
         Objective(teacher, ALL_ON, student=other)
+
+
+def second_teacher(**kwargs):
+    """Another normalisation, and twice the size of the first one's images."""
+    look = {"mean": (0.2, 0.3, 0.4), "std": (0.3, 0.1, 0.2), "img_size": 32}
+    return classifier(random_net(3).double(), "second", **(look | kwargs))
+
+
+@pytest.mark.parametrize("size", [16, 32])
+def test_ce_and_r_bn_of_several_teachers_are_their_sums_and_all_else_the_firsts(images, size):
+    weights = ObjectiveConfig(bn_weight=0.3, bn_first_multiplier=4.0)
+    first, second = classifier(random_net().double()), second_teacher(img_size=size)
+    images = images[..., :10].detach()
+    both = Objective(first, weights, dtype=torch.float64, others=(second,))
+    alone = Objective(first, weights, dtype=torch.float64)
+    targets = targets_of(GROUPS, weights, "cpu")
+    together, single = both(images, targets), alone(images, targets)
+    mean, std = (torch.tensor(v).double().view(-1, 1, 1) for v in (first.mean, first.std))
+    unit = images * std + mean
+    mean, std = (torch.tensor(v).double().view(-1, 1, 1) for v in (second.mean, second.std))
+    seen = (unit - mean) / std
+    if size == 32:
+        seen = F.interpolate(seen, scale_factor=2, mode="bilinear")
+    logits, statistics = hook_loss(second.network, seen, 2, 4.0)
+    entropy = F.cross_entropy(logits, targets.labels.flatten(), reduction="none").view(2, 6)
+    expected = single | {
+        "cross_entropy": single["cross_entropy"] + entropy.mean(dim=1),
+        "bn_statistics": single["bn_statistics"] + statistics,
+    }
+    more = entropy.mean(dim=1) + 0.3 * statistics
+    expected["objective"] = single["objective"] + more
+    for name, value in expected.items():
+        torch.testing.assert_close(together[name], value, rtol=1e-6, atol=0)
+
+
+def test_teachers_that_do_not_fit():
+    first = classifier(random_net())
+    other = classifier(random_net(classes=5), "second", num_classes=5)
+    with pytest.raises(ValueError, match="teacher second has 5 classes, teacher toy has 4"):
+        Objective(first, ObjectiveConfig(), others=(other,))
+    plain = classifier(ToyNet(norm=lambda c: nn.GroupNorm(1, c)).eval(), "norm-less")
+    with pytest.raises(ValueError, match="norm-less has no BatchNorm2d"):
+        Objective(first, ObjectiveConfig(), others=(plain,))

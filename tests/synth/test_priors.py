@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch.autograd import gradcheck
 
-from synth.priors import competition, l2, total_variation
+from synth.priors import competition, decision_adversarial, l2, total_variation
 
 
 def slow_total_variation(image):
@@ -30,6 +30,16 @@ def slow_competition(teacher, student):
         for a, b in zip(p, q, strict=True)
     )
     return 1 - js
+
+
+def slow_adversary(teacher, student):
+    p, q = (
+        [math.exp(v - max(r)) / sum(math.exp(w - max(r)) for w in r) for v in r]
+        for r in (teacher, student)
+    )
+    if p.index(max(p)) != q.index(max(q)):
+        return 0.0
+    return -sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
 
 
 @pytest.fixture
@@ -94,3 +104,24 @@ def test_competition_runs_from_agreement_to_disagreement():
 def test_competition_gradients():
     teacher, student = torch.randn(2, 3, 4, dtype=torch.float64)
     assert gradcheck(competition, (teacher.requires_grad_(), student.requires_grad_()))
+
+
+def test_l_adv_is_minus_the_slow_divergence_where_both_agree():
+    teacher, student = torch.randn(2, 40, 4, dtype=torch.float64) * 3
+    expected = [
+        slow_adversary(t, s) for t, s in zip(teacher.tolist(), student.tolist(), strict=True)
+    ]
+    assert 0 < expected.count(0.0) < 40
+    torch.testing.assert_close(decision_adversarial(teacher, student).tolist(), expected)
+
+
+def test_l_adv_of_equal_or_disagreeing_networks_is_none():
+    logits = torch.tensor([[2.0, 0.0], [0.0, 3.0]])
+    assert decision_adversarial(logits, logits).tolist() == [0.0, 0.0]
+    assert decision_adversarial(logits, logits.flip(0)).tolist() == [0.0, 0.0]
+
+
+def test_l_adv_gradients():
+    teacher, student = torch.randn(2, 3, 4, dtype=torch.float64)
+    student[0] = teacher[0] * 2  # agrees
+    assert gradcheck(decision_adversarial, (teacher.requires_grad_(), student.requires_grad_()))

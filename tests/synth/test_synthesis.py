@@ -13,6 +13,7 @@ from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
 from dearkd.data.datasets import match_classes, open_data
+from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
 from synth.kernels import LONG_RUN, choose_kernels
 from synth.objective import Objective
@@ -22,6 +23,7 @@ from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 from synth.writer import pixel_hash, read_image
 
 WEIGHTS = ObjectiveConfig(ep_weight=1.0, bn_weight=0.1)
+SKETCH = GeneratorConfig(latent_dim=8, width=4, warmup_batches=1)
 
 
 def config(**kwargs):
@@ -378,6 +380,38 @@ def test_a_competing_student_takes_part(teacher, tmp_path):
     assert hashes(tmp_path / "with") != hashes(tmp_path / "without")
     # R_c is 1 - JS, and two different networks are not wholly of one mind.
     assert 0 < manifest["groups"][0]["terms"]["competition"] < 1 - 1e-4
+
+
+@pytest.mark.parametrize("engine", ["inversion", "generator"])
+def test_further_teachers_take_part_and_are_in_the_manifest(teacher, tmp_path, engine):
+    second = classifier(random_net(9), "second", mean=(0.5,) * 3, std=(0.5,) * 3, img_size=32)
+    part = SKETCH if engine == "generator" else GeneratorConfig()
+    settings = config(
+        engine=engine, generator=part, resolutions=(16,), iterations=(3,), per_class=4
+    )
+    for name, others in (("with", (second,)), ("without", ())):
+        list(synthesize(settings, teacher, tmp_path / name, others=others))
+    manifest = json.loads((tmp_path / "with/manifest.json").read_text())
+    assert manifest["teacher"]["name"] == "teacher"
+    (other,) = manifest["other_teachers"]
+    assert (other["name"], other["weights_sha256"]) == ("second", second.weights_hash())
+    assert hashes(tmp_path / "with").keys() == hashes(tmp_path / "without").keys()
+    assert hashes(tmp_path / "with") != hashes(tmp_path / "without")
+    with pytest.raises(ValueError, match="was made with other_teachers="):
+        list(synthesize(settings, teacher, tmp_path / "with", resume=True))
+
+
+def test_a_killed_chain_of_two_teachers_goes_on(teacher, tmp_path):
+    others = (classifier(random_net(9), "second"),)
+    settings = config(engine="generator", generator=SKETCH, resolutions=(16,), iterations=(3,))
+    for name in ("whole", "killed"):
+        run = synthesize(settings, teacher, tmp_path / name, others=others)
+        for event in run:
+            if name == "killed" and isinstance(event, GroupDone) and event.group == 1:
+                break
+        run.close()
+    list(synthesize(settings, teacher, tmp_path / "killed", others=others, resume=True))
+    assert hashes(tmp_path / "killed") == hashes(tmp_path / "whole")
 
 
 def test_what_was_damaged_is_named(whole, teacher, tmp_path):

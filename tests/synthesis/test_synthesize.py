@@ -434,6 +434,7 @@ def test_a_full_disk_says_how_to_go_on(tmp_path, monkeypatch):
 
 def test_a_competing_student_and_tuned_weights(tmp_path, toy_teacher):
     adaptive = ["--student", toy_teacher, "--auto-weights", "--set", "objective.auto_iterations=4"]
+    adaptive += ["--set", "objective.adversary_weight=0.1"]
     made(*adaptive, "--classes", "0-1", *SHORT, "--out", tmp_path / "set")
     content = manifest(tmp_path / "set")
     assert content["config"]["objective"]["compete_weight"] == 0.2
@@ -544,7 +545,7 @@ MISTAKES = [
     (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
-    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: tv"),
+    (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: ce"),
     (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
     (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
     (["--per-class", "0"], "--per-class must be at least 2, got 0"),
@@ -658,3 +659,5 @@ def test_there_are_configs_and_digits_is_the_bare_run():
     assert {"digits", "cifar10_cpu", "imagenet_lite0", "imagenet_resnet50"} <= names
     spelled_out = next(file for file in CONFIGS if file.stem == "digits")
     assert prepare(spelled_out, []).config == prepare(None, []).config
+    drawn = next(file for file in CONFIGS if file.stem == "digits_generator")
+    assert prepare(drawn, []).config == prepare(None, [], {"engine": "generator"}).config
