@@ -153,6 +153,7 @@ class Runs:
             found, where = difference(stored, wanted), f"{folder.path}"
             remedy = "take the study's change back, remove that folder, or choose another --out"
         else:
+            folder.check_free(resume=False)
             return
         if found is not None:
             key, old, new = found
