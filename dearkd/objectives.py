@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from dearkd.errors import UserError
 from dearkd.losses import cross_entropy, hidden_loss
 from dearkd.models.aligner import Aligner, AlignerKind, TargetScale
+from dearkd.models.create import model_name
 from dearkd.models.heads import HEADS, Token, fitting_token, head_modules
-from dearkd.models.pairs import PRESETS, PairLike, PairPreset, chosen_pairs, model_name
+from dearkd.models.pairs import PRESETS, PairLike, PairPreset, chosen_pairs
 from dearkd.models.teacher import Form, Teacher
 from dearkd.teaching import Logits, Teaching, teaching
 

@@ -31,9 +31,9 @@ TEMPERATURE: dict[Logits, float] = {"soft": 3.0, "standardized": 2.0}
 """DeiT's; the lower end of the 2 to 4 of Sun et al., as a softmax of standardized logits is flat.
 """
 TEMPERATURE_WITHOUT_LABELS = 4.0
-"""Of soft labels alone; our choice, which worked on the digits."""
+"""Departure: of soft labels alone, of which DeiT says nothing. Ours worked on the digits."""
 DECIMALS = 12
-"""Of a weight that is 1 minus another, so that 1 - 0.9 is 0.1."""
+"""Decimals of a weight that is 1 minus another: 1 - 0.9 is to be 0.1."""
 
 
 @dataclass(frozen=True)

@@ -6,10 +6,11 @@ from typing import Any
 
 import timm
 from timm.models import split_model_name_tag
+from torch import nn
 
 from dearkd.errors import UserError, one_line
 
-__all__ = ["check_name", "create_model", "model_cfg", "size_argument"]
+__all__ = ["check_name", "create_model", "model_cfg", "model_name", "size_argument"]
 
 
 def check_name(name: str, role: str = "teacher") -> None:
@@ -121,3 +122,10 @@ def _check_patches(model: Any, name: str, role: str, img_size: int) -> None:
             f"image size {img_size} is not a multiple of the {side}-px patch of {role} {name!r}; "
             f"use {near} or {near + side}"
         )
+
+
+def model_name(student: nn.Module) -> str:
+    """The student's name in timm, or else the name of its class."""
+    cfg: Any = getattr(student, "pretrained_cfg", None)
+    architecture = cfg.get("architecture") if cfg else None
+    return architecture or type(student).__name__

@@ -13,7 +13,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
-from dearkd.models.pairs import model_name
+from dearkd.models.create import model_name
 
 __all__ = [
     "HEADS",
@@ -35,8 +35,9 @@ HEADS = ("class", "distillation")
 MODULES = {"class": "head", "distillation": "head_dist"}
 """Names of the heads in timm's models."""
 LARGEST_SCALE = 100.0
-"""Of logits, and its inverse the smallest: what a scale is searched between."""
+"""The largest factor of logits that is tried; the smallest is its inverse."""
 HALVINGS = 60
+"""Steps of the search, after which the factor is exact to the last bit."""
 
 Token = Literal["distillation", "class"]
 

@@ -14,6 +14,7 @@ from torch import nn
 from dearkd.errors import UserError
 from dearkd.models.aligner import AlignerForm
 from dearkd.models.attention import MultiHeadConvAttention
+from dearkd.models.create import model_name
 from dearkd.models.teacher import Teacher, default_stage
 
 __all__ = [
@@ -24,7 +25,6 @@ __all__ = [
     "Preset",
     "chosen_pairs",
     "default_pair",
-    "model_name",
     "spread_pairs",
 ]
 
@@ -170,10 +170,3 @@ def _resolved(pair: PairLike, student: nn.Module, teacher: Teacher) -> AlignedPa
     return AlignedPair(
         pair.block, pair.stage, detected if pair.nonnegative is None else pair.nonnegative
     )
-
-
-def model_name(student: nn.Module) -> str:
-    """The student's name in timm, or else the name of its class."""
-    cfg: Any = getattr(student, "pretrained_cfg", None)
-    architecture = cfg.get("architecture") if cfg else None
-    return architecture or type(student).__name__

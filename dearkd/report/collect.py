@@ -9,7 +9,7 @@ from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
-from dearkd.run_folder.record import COPY, Record, read_record
+from dearkd.run_folder.record import COPY, NoRecordError, Record, read_record
 
 __all__ = ["collect"]
 
@@ -54,12 +54,12 @@ def _study_of(target: Path) -> Record | None:
     """The record that a target is, or that lies in it as in a study's folder; None: it is no study.
 
     Raises:
-        UserError: If the one that lies in it is damaged.
+        UserError: If the record is damaged.
     """
     if (target / COPY).is_file():
         return read_record(target / COPY)
     if target.is_file() and target.suffix == ".json":
-        with suppress(UserError):  # any other file of JSON
+        with suppress(NoRecordError):
             return read_record(target)
     return None
 

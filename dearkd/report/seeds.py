@@ -36,14 +36,21 @@ class Difference(NamedTuple):
     """Interval that covers the true mean with probability ``CONFIDENCE``; None if not defined."""
 
     @property
+    def is_decided(self) -> bool | None:
+        """Whether the interval leaves out 0; None where there is none."""
+        if self.interval is None:
+            return None
+        low, high = self.interval
+        return not low <= 0 <= high
+
+    @property
     def verdict(self) -> str:
         """``difference shown``, ``no difference shown``, or why it is not decided."""
         if self.interval is None:
             if self.seeds < 2:
                 return "one seed in common: not decided"
             return "equal differences, too few seeds: not decided"
-        low, high = self.interval
-        return "no difference shown" if low <= 0 <= high else "difference shown"
+        return "difference shown" if self.is_decided else "no difference shown"
 
 
 def spread(values: Sequence[float]) -> Spread:

@@ -134,8 +134,7 @@ def verdict(difference: Difference | None) -> str:
         return "no seed in common"
     if difference.interval is None:
         return "one seed" if difference.seeds == 1 else "undecided (equal differences)"
-    low, high = difference.interval
-    return "undecided" if low <= 0 <= high else "decided"
+    return "decided" if difference.is_decided else "undecided"
 
 
 def _value(entry: Entry, measure: str) -> float | None:

@@ -18,7 +18,7 @@ from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
 
-__all__ = ["COPY", "Entry", "Record", "Study", "entry_of", "read_record"]
+__all__ = ["COPY", "Entry", "NoRecordError", "Record", "Study", "entry_of", "read_record"]
 
 Entry = dict[str, Any]
 """A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
@@ -32,6 +32,10 @@ WORDS, PARTS = {"arm", "fraction", "seed", "hash"}, {"settings", "summary", "mac
 """What each of its runs has: words and numbers, and mappings."""
 COPY = "record.json"
 """Name of the copy that lies among the runs, for `dearkd report`."""
+
+
+class NoRecordError(UserError):
+    """A file of JSON that is something else than a record."""
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def read_record(path: Path) -> Record:
     except ValueError as error:
         raise UserError(f"record {path} is no JSON ({error}); restore it or remove it") from error
     if not isinstance(content, dict) or not content.keys() >= KEYS:
-        raise UserError(f"{path} is no record of dearkd sweep; name another file by --record")
+        raise NoRecordError(f"{path} is no record of dearkd sweep; name another file by --record")
     try:
         study = _study(content["study"])
         for number, entry in enumerate(content["runs"], start=1):

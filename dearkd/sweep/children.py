@@ -18,7 +18,7 @@ __all__ = ["Child", "run_all", "threads_each"]
 Process: TypeAlias = "subprocess.Popen[bytes]"
 COMMAND = (sys.executable, "-m", "dearkd")
 POLL_SECONDS, WATCH_SECONDS = 0.1, 5.0
-"""How often it is looked whether a child has ended, and how far those are that go on."""
+"""Time between two looks at which children have ended, and at how far the others are."""
 
 
 @dataclass(frozen=True)

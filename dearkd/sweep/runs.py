@@ -23,7 +23,7 @@ __all__ = ["Runs"]
 BY_RULE = ("precision", "memory_format", "views")
 """Settings that a rule chooses by the machine, where they are left open."""
 TENTHS = 10
-"""How often the top-1 so far of a run is said."""
+"""Parts of a run; after each a line says how far it is and its last top-1."""
 
 
 @dataclass(frozen=True)
@@ -153,6 +153,7 @@ class Runs:
             found, where = difference(stored, wanted), f"{folder.path}"
             remedy = "take the study's change back, remove that folder, or choose another --out"
         else:
+            folder.check_free(resume=False)
             return
         if found is not None:
             key, old, new = found

@@ -75,4 +75,4 @@ class SwitchRule:
             still = "" if fall is None else f": {self.term} still fell by {fall:.1%} in {last}"
             return f"{text}, the most it may have{still}"
         moved = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"
-        return f"{text}: {self.term} {moved} in {last}, and below {self.fall:.1%} it ends"
+        return f"{text}: {self.term} {moved} in {last}; it ends below a fall of {self.fall:.1%}"

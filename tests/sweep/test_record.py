@@ -49,6 +49,16 @@ def test_a_damaged_record_is_refused(change, tmp_path):
         read_record(path)
 
 
+def test_the_report_says_what_is_wrong_with_a_record(tmp_path):
+    path = written_record(tmp_path)
+    path.write_text(path.read_text().replace('"curve"', '"curv"'))
+    assert "a.json is damaged (no 'curve in run 1')" in refused("report", path)
+    path.write_text("{}")
+    assert "a.json is a file; pass the run folder it lies in, or a record" in refused(
+        "report", path
+    )
+
+
 def test_a_folder_is_no_record(tmp_path):
     line = refused("sweep", written_study(tmp_path), "--record", tmp_path)
     assert f"record {tmp_path} is a folder; name a file by --record" in line

@@ -322,6 +322,15 @@ def test_a_dry_run_says_what_is_left_and_writes_nothing(finished, in_process):
     assert in_process == []
 
 
+def test_a_file_where_a_run_would_go_is_refused_before_any_training(write_study, in_process):
+    study = write_study(seeds=[0])
+    (study.parent / "runs").mkdir()
+    (study.parent / "runs" / ALL[1]).write_text("")
+    line = refused("sweep", study, "--out", study.parent / "runs")
+    assert f"{ALL[1]} is a file; choose a folder" in line
+    assert in_process == []
+
+
 def test_another_study_or_file_is_no_record(finished, write_study):
     other = write_study("others")
     line = refused("sweep", other, "--record", finished.parent / "runs.json")
