@@ -13,7 +13,7 @@ differs: [data.batch_size]            # optional: what arms may differ in beside
 
 import difflib
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -27,7 +27,7 @@ from dearkd.run_folder.record import Study
 from dearkd.trained.imports import import_files
 from dearkd.training.methods import METHODS
 
-__all__ = ["StudyConfig", "StudyFile", "folder_name", "read_study"]
+__all__ = ["StudyConfig", "StudyFile", "folder_name", "name_hint", "read_study"]
 
 FOR_TAUGHT = ("teacher", "cache_labels")
 """Shared settings that go to the arms with a teacher alone; the others would refuse them."""
@@ -77,7 +77,7 @@ class StudyConfig:
         for arm, others in self.compare.items():
             for name in (arm, *others):
                 if name not in self.arms:
-                    raise UserError(f"compare names {name!r}; {_near(name, list(self.arms))}")
+                    raise UserError(f"compare names {name!r}; {name_hint(name, self.arms)}")
             if arm in others:
                 raise UserError(f"compare holds {arm!r} against itself; leave it out there")
             if not others or len(set(others)) < len(others):
@@ -154,7 +154,8 @@ class StudyFile:
         Raises:
             UserError: Naming the setting.
         """
-        if any(self._has_teacher(_tree(own, arm)) for arm, own in self.config.arms.items()):
+        arms = [_tree(own, f"arm {arm!r}") for arm, own in self.config.arms.items()]
+        if any(map(self._has_teacher, arms)):
             return
         for key in FOR_TAUGHT:
             if self.shared.get(key):
@@ -203,6 +204,12 @@ def folder_name(arm: str) -> str:
     return re.sub("[^a-z0-9.]+", "-", arm.lower()).strip("-.")
 
 
+def name_hint(name: str, known: Collection[str]) -> str:
+    """The name that is probably meant, or all that there are."""
+    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, known))}"
+
+
 def _tree(settings: Mapping[str, Any], where: str) -> DictConfig:
     """Settings with dotted or nested keys, checked against the fields there are."""
     tree, flat = OmegaConf.create({}), dict[str, Any]()
@@ -227,8 +234,3 @@ def _dotted(settings: Mapping[str, Any], prefix: str = "") -> list[tuple[str, An
             _dotted(value, f"{name}.") if isinstance(value, Mapping) and value else [(name, value)]
         )
     return found
-
-
-def _near(name: str, known: list[str]) -> str:
-    near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, known))}"

@@ -1,6 +1,5 @@
 """What `dearkd sweep` does: a study's file in, a record of its runs and their table out."""
 
-import difflib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,7 +18,7 @@ from dearkd.run_folder.stop import Interrupted
 from dearkd.said import counted, seconds_text
 from dearkd.sweep.plan import PlannedRun, plan
 from dearkd.sweep.runs import Runs
-from dearkd.sweep.study import StudyFile, read_study
+from dearkd.sweep.study import StudyFile, name_hint, read_study
 
 __all__ = ["Request", "print_table", "sweep"]
 
@@ -108,9 +107,7 @@ def _check_only(study: StudyFile, only: Sequence[str]) -> None:
     arms = study.config.arms
     for name in only:
         if name not in arms:
-            near = difflib.get_close_matches(name, arms, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"it has {', '.join(arms)}"
-            raise UserError(f"--only {name!r} is no arm of {study.path}; {hint}")
+            raise UserError(f"--only {name!r} is no arm of {study.path}; {name_hint(name, arms)}")
 
 
 def _record(file: Path, study: StudyFile) -> Record:

@@ -65,6 +65,7 @@ def test_what_is_wrong_with_a_study_is_said_in_one_line(tmp_path, more, message)
     ("text", "message"),
     [
         ("settings: {stage1: 1}", "a study needs arms"),
+        ("arms: {a: {optim.lrr: 1}}", "arm 'a': unknown config key 'optim.lrr'"),
         ("arms: {a: {}}\nseeds: []", "seeds must be different whole numbers"),
         ("arms: {a: {}}\nseeds: [1, 1]", "seeds must be different whole numbers"),
         ("arms: {a: {}}\nsettings: {out: runs/x}", "the study sets out: each run has a folder"),
@@ -132,6 +133,7 @@ def test_only_names_arms(tmp_path):
     line = refused("sweep", written(tmp_path), "--only", "tauht")
     assert "--only 'tauht' is no arm" in line
     assert "did you mean 'taught'?" in line
+    assert "there are 'labels', 'taught'" in refused("sweep", written(tmp_path), "--only", "zzz")
 
 
 def test_the_published_studies_load_and_say_what_they_are():
