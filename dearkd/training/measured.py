@@ -25,7 +25,7 @@ TARGET_VIEWS = 512
 """Training views on which the scale of a stage is measured, the first of the run's order."""
 BATCH = 32
 SCALE_IMAGES = 256
-"""Images that the scale of a head's logits is fitted on, spread over the evaluation images."""
+"""Images that the scale of a head's logits is fitted on, spread over those there are."""
 
 
 def measure_targets(parts: Parts) -> None:
@@ -43,14 +43,16 @@ def scales_of_heads(
 ) -> Callable[[nn.Module, nn.Module], dict[str, float]]:
     """A function that fits a scale to each head that gets none from the objective.
 
-    The targets are the teacher's probabilities: an objective that uses no labels has none to fit
-    to, and labels of evaluation images may not decide what a run ends with.
+    It is fitted on images of the validation split where ``data.validation`` cuts one from the
+    training data, else on training images: a test file decides nothing. The targets are the
+    teacher's probabilities, as an objective that uses no labels has none to fit to.
     """
     views: list[torch.Tensor] = []
 
     def fitted(model: nn.Module, objective: Any) -> dict[str, float]:
         if not views:
-            source = parts.evaluation or parts.train
+            cut = parts.config.data.validation is not None
+            source = parts.evaluation if cut and parts.evaluation is not None else parts.train
             rows = spread_rows(len(source), SCALE_IMAGES)
             views.append(evaluation_views(source, rows, parts.trained().metadata))
         was_training = model.training

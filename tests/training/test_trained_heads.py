@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 
 from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import predictions_of
+from dearkd.analysis.probe import evaluation_views
 from dearkd.config import load_config
 from dearkd.data.datasets import open_data
 from dearkd.errors import UserError
@@ -24,6 +25,7 @@ from dearkd.run_folder.files import load_checkpoint, read_metadata, save_checkpo
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted
 from dearkd.trained.resolve import resolve
+from dearkd.training import measured
 from dearkd.training.methods import METHODS
 from dearkd.training.progress import RunProgress
 
@@ -165,6 +167,25 @@ def test_logits_without_a_scale_get_the_teachers(tmp_path, toy_teacher):
         for factor in (1, 1 / scales["class"])
     ]
     assert errors[0] < errors[1] or scales["class"] == pytest.approx(1, abs=0.3)
+
+
+def test_a_scale_is_never_fitted_on_images_that_may_be_the_test_file(
+    tmp_path, toy_teacher, monkeypatch
+):
+    asked = []
+
+    def views(source, rows, metadata):
+        asked.append(source)
+        return evaluation_views(source, rows, metadata)
+
+    monkeypatch.setattr(measured, "evaluation_views", views)
+    options = {**QUICK, "teacher.name": str(toy_teacher), "method": "deit"}
+    quiet_train({**options, "out": str(tmp_path / "test")}, STANDARD)
+    quiet_train({**options, "out": str(tmp_path / "cut")}, [*STANDARD, "data.validation=100"])
+    train_images, validation = len(open_data("digits", None)[0]), 100
+    assert len(asked[0]) not in (len(open_data("digits", None)[1]), validation)
+    assert len(asked[0]) < train_images  # the fraction that is trained on
+    assert len(asked[1]) == validation
 
 
 def test_the_distillation_head_beside_labels_gets_its_scale_too(tmp_path, toy_teacher):
