@@ -24,7 +24,7 @@ def test_readmes_example(tmp_path, monkeypatch, capsys):
     scores = dearkd.evaluate(run)
     assert scores["logits"]["top1"] == pytest.approx(run.summary["top1"])
     images = dearkd.synthesize(
-        teacher="digits", per_class=2, iters="3", res="16", select="0-1", compile="never"
+        teacher="digits", per_class=2, iters=3, res=[16], select="0-1", compile="never"
     )
     assert len(images.manifest["images"]) == 4
     again = dearkd.train(data=images.folder, teacher="digits", data__img_size=16, **QUICK)

@@ -12,9 +12,12 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import remove_leftovers, write_atomically
-from dearkd.run_folder.lock import held
+from dearkd.run_folder.lock import held, is_held
 
 __all__ = ["RunFolder", "newest_unfinished", "next_folder"]
+
+LOCK = "checkpoint/lock"
+"""File that a process at work on the run holds."""
 
 
 class RunFolder:
@@ -50,7 +53,7 @@ class RunFolder:
         self.check_free(resume)
         is_new = self.is_new or not self.path.exists()
         before = set(self.path.iterdir()) if self.path.exists() else set()
-        with held(self.path, "checkpoint/lock"):
+        with held(self.path, LOCK):
             self.check_free(resume)  # again: another run may have written it meanwhile
             for folder in (self.path, self.last_file.parent):
                 remove_leftovers(folder)
@@ -173,11 +176,15 @@ def next_folder(stem: str, root: Path = Path("runs")) -> Path:
 def newest_unfinished(root: Path = Path("runs")) -> Path:
     """The folder of the run that was written to last and has no summary yet.
 
+    One that another process is at work on is none of them.
+
     Raises:
         UserError: If there is none.
     """
     runs = [RunFolder(file.parent) for file in root.glob("*/config.yaml")]
-    unfinished = [run for run in runs if not run.summary_file.exists()]
+    unfinished = [
+        run for run in runs if not run.summary_file.exists() and not is_held(run.path, LOCK)
+    ]
     if not unfinished:
         raise UserError(f"no unfinished run under {root}/; name one with --out FOLDER")
 

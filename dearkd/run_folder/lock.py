@@ -7,7 +7,7 @@ from typing import IO, Any
 
 from dearkd.errors import UserError, WriteError
 
-__all__ = ["held"]
+__all__ = ["held", "is_held"]
 
 
 @contextmanager
@@ -33,6 +33,18 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
                 "choose another --out"
             )
         yield
+
+
+def is_held(folder: Path, lock_name: str) -> bool:
+    """Whether another process holds the folder now."""
+    file = folder / lock_name
+    if not file.is_file():
+        return False
+    try:
+        with file.open("ab") as lock:
+            return not _lock(lock)
+    except OSError:  # not ours to write to
+        return False
 
 
 def _lock(file: IO[Any]) -> bool:

@@ -83,12 +83,17 @@ def synthesize(
 
 
 def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
-    """The options that are typed as ``112,224``, as numbers; ``flags`` has their names."""
+    """The options that are typed as ``112,224``, as numbers; ``flags`` has their names.
+
+    From Python they may be a number or several, too.
+    """
     numbers = {}
     for key, flag in flags.items():
-        text = options.get(key)
-        if text is None:
+        value = options.get(key)
+        if value is None:
             continue
+        parts = value if isinstance(value, list | tuple) else [value]
+        text = ",".join(map(str, parts))
         if not re.fullmatch(r"\d+(,\d+)*", text):
             raise UserError(
                 f"{flag} wants whole numbers, one a stage, as in {EXAMPLES[flag]}; got {text!r}"

@@ -39,6 +39,8 @@ MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default momentum of the optimizers that have one."""
+LEAST_STEPS, LEAST_BATCH = 10, 16
+"""Of an epoch where no batch size is given: steps, and below which batch there are fewer."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -225,12 +227,18 @@ def _small_cnn(size: int, digits: bool) -> str:
 
 
 def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
-    """The default batch, or the largest that a smaller epoch has in even shares."""
-    if wanted <= images:
+    """The default batch, or for few images a smaller one: ``LEAST_STEPS`` of it make an epoch.
+
+    With one or two steps an epoch neither a student nor BatchNorm's running statistics learn
+    anything. It is not below ``LEAST_BATCH``, and cuts the epoch so that few images are left out.
+    """
+    if wanted <= images // LEAST_STEPS:
         return wanted
     world = int(os.environ.get("WORLD_SIZE", "1"))
     unit = math.lcm(2, data.micro_batch or 2) * world
-    return max(unit, images // unit * unit)
+    most = min(wanted, max(LEAST_BATCH, images // LEAST_STEPS))
+    steps = math.ceil(images / most)
+    return max(unit, images // steps // unit * unit)
 
 
 def _absolute(text: Any) -> Any:

@@ -52,11 +52,19 @@ def _with_stage2(config: TrainConfig, epochs: int) -> TrainConfig:
 
 def _check_settings(config: TrainConfig, method: Method) -> None:
     """Refuses what needs labels, or has no effect without."""
+    left_out = config.data.labels == "none"
     without = f"{config.data.train} has no labels"
+    if left_out:
+        without = f"--unlabelled leaves those of {config.data.train} out"
     if "class_weight" not in method.settings:
+        otherwise = (
+            "leave --unlabelled out"
+            if left_out
+            else "put each class's images into a folder of its own"
+        )
         raise UserError(
-            f"method {config.method} needs labels, and {without}; choose --method dearkd, "
-            "deit-hard or deit-soft, or put each class's images into a folder of its own"
+            f"method {config.method} needs labels, and {without}; {otherwise}, or let a teacher "
+            "give them: dearkd train --method dearkd, deit-hard, deit-soft or deit"
         )
     if config.distill.class_weight:
         raise UserError(

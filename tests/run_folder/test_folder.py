@@ -1,6 +1,7 @@
 """A new run's folder is its own, however many begin at once; a folder has one holder at a time."""
 
 import json
+import os
 import subprocess
 import sys
 import threading
@@ -12,7 +13,7 @@ from commands import invoke
 from PIL import Image
 
 from dearkd.errors import UserError
-from dearkd.run_folder.folder import RunFolder, next_folder
+from dearkd.run_folder.folder import RunFolder, newest_unfinished, next_folder
 
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
 
@@ -34,6 +35,23 @@ def test_a_place_without_room_for_folders_is_named(tmp_path):
     (tmp_path / "runs").write_text("")
     with pytest.raises(OSError, match=r"cannot make a folder under .*runs .*--out"):
         next_folder("run", tmp_path / "runs")
+
+
+def test_a_run_that_another_process_is_at_work_on_is_not_the_one_to_go_on_with(tmp_path):
+    names = ("old", "new")
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "config.yaml").write_text("")
+        os.utime(tmp_path / name / "config.yaml", (names.index(name), names.index(name)))
+    assert newest_unfinished(tmp_path) == tmp_path / "new"
+    with RunFolder(tmp_path / "new").locked(resume=True):
+        assert newest_unfinished(tmp_path) == tmp_path / "old"
+        with (
+            RunFolder(tmp_path / "old").locked(resume=True),
+            pytest.raises(UserError, match="no unfinished run"),
+        ):
+            newest_unfinished(tmp_path)
+    assert newest_unfinished(tmp_path) == tmp_path / "new"
 
 
 def test_a_fresh_folder_is_free(tmp_path):

@@ -12,6 +12,7 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from dearkd.config import load_config
+from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model
 from dearkd.objectives import DearKD
@@ -20,6 +21,7 @@ from dearkd.trained import open as pretrained
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
+from dearkd.training import recipe
 from dearkd.training.build import build
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
@@ -101,6 +103,26 @@ def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
     assert parts(["data.batch_size=400"], **options).config.data.batch_size == 400
     assert parts(["data.micro_batch=6"], **options).config.data.batch_size == 12
     assert parts(method="ce").config.data.batch_size == 32
+
+
+@pytest.mark.parametrize(
+    ("wanted", "images", "batch"),
+    [
+        (128, 45_000, 128),
+        (128, 1300, 128),
+        (128, 450, 44),
+        (1024, 450, 44),
+        (32, 1438, 32),
+        (32, 100, 14),
+        (128, 30, 14),
+        (128, 10, 10),
+    ],
+)
+def test_few_images_are_cut_into_enough_steps_an_epoch(wanted, images, batch):
+    chosen = recipe._batch_within(wanted, images, DataConfig())
+    assert chosen == batch
+    left_out = images - images // chosen * chosen
+    assert chosen == wanted or left_out <= images / 10
 
 
 def test_a_fraction_is_the_same_images_for_every_seed():

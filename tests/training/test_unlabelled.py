@@ -220,7 +220,10 @@ def test_other_methods_learn_from_the_teacher_alone(method, data, toy_teacher, t
 @pytest.mark.parametrize(
     ("line", "message"),
     [
-        ("--method ce", "method ce needs labels, and PHOTOS has no labels; choose --method dearkd"),
+        (
+            "--method ce",
+            "method ce needs labels, and PHOTOS has no labels; put each class's images",
+        ),
         ("--set distill.class_weight=0.5", "distill.class_weight=0.5 has no effect, as PHOTOS has"),
         ("--set distill.alpha=0.3", "distill.alpha=0.3 has no effect with distill.class_weight=0"),
         (
@@ -243,6 +246,8 @@ def test_what_needs_labels_is_refused(line, message, data, toy_teacher, tmp_path
 def test_a_teacher_is_not_trained_without_labels(data, tmp_path):
     message = refused("teacher", "toy_cnn", "--data", data / "photos", "--out", tmp_path / "run")
     assert "method ce needs labels" in message
+    given = refused("train", "--unlabelled", "--method", "ce")
+    assert "--unlabelled leaves those of digits out; leave --unlabelled out, or" in given
     forced = ["--set", "data.labels=none", "--set", "data.validation=9"]
     assert "with data.labels=none, which tell no top-1" in refused("train", *forced)
 
