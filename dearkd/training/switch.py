@@ -72,7 +72,7 @@ class SwitchRule:
         last = counted(self.window, "epoch")
         text = f"{stage} ended after {len(losses)} of {counted(epochs, 'epoch')}"
         if fall is None or not self.is_met(losses):
-            still = "" if fall is None else f": {self.term} still fell by {fall:.1%} in {last}"
+            still = "" if fall is None else f": {self.term} still fell by {fall:.2%} in {last}"
             return f"{text}, the most it may have{still}"
-        moved = f"fell by {fall:.1%}" if fall >= 0 else f"rose by {-fall:.1%}"
-        return f"{text}: {self.term} {moved} in {last}; it ends below a fall of {self.fall:.1%}"
+        moved = f"fell by {fall:.2%}" if fall >= 0 else f"rose by {-fall:.2%}"
+        return f"{text}: {self.term} {moved} in {last}; it ends below a fall of {self.fall:.2%}"
