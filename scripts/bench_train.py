@@ -47,6 +47,7 @@ from dearkd.labels.answers import Answers
 from dearkd.labels.folder import LabelFolder
 from dearkd.labels.memory import LabelMemory
 from dearkd.models.cost import LAYOUTS, multiply_adds, parameter_count
+from dearkd.models.pairs import AlignedPair, default_pair
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
@@ -115,6 +116,12 @@ def timm_step(task: Any, batch: Batch, device: torch.device, bf16: bool = False)
     return step
 
 
+def earlier_tap(student: nn.Module, teacher: Teacher) -> DearKD:
+    """DearKD that aligns the stage before its default one, on a grid twice as fine."""
+    pair = default_pair(student, teacher)
+    return DearKD(student, teacher, pairs=[AlignedPair(pair.block, pair.stage - 1)])
+
+
 def distillation_task(student: nn.Module, teacher: nn.Module, device: torch.device) -> Any:
     """Hard token distillation by timm, weighted as DeiT has it."""
     return TokenDistillationTask(
@@ -168,6 +175,9 @@ def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[st
         "stage 1": {
             "ours": our_step(DearKD(own(student), guide()), fixed, device),
             "ours, cached": our_step(DearKD(own(student), guide()), fixed, device, cached=True),
+            "ours, cached, tap one stage earlier": our_step(
+                earlier_tap(own(student), guide()), fixed, device, cached=True
+            ),
             "ours, labels alone": our_step(Distillation(own(student), guide()), fixed, device),
             "ours, labels alone, cached": our_step(
                 Distillation(own(student), guide()), fixed, device, cached=True
