@@ -43,7 +43,7 @@ lower: $(READY)
 	$(PYTHON) -m venv --clear $(LOWER)
 	$(BIN)/python scripts/lower_bounds.py > $(LOWER)/lower.txt
 	$(LOWER)/bin/python -m pip install --quiet --disable-pip-version-check -c $(LOWER)/lower.txt -e '.[dev]'
-	$(LOWER)/bin/python -m pytest
+	$(LOWER)/bin/python -m pytest -n 2
 
 demo: $(READY)
 	$(BIN)/python scripts/demo.py

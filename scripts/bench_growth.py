@@ -117,7 +117,7 @@ def point(axis: str, value: int) -> dict[str, float]:
 
 
 def svg(rows: dict[str, list[dict[str, float]]]) -> str:
-    """A panel an axis: seconds above, memory below, both axes logarithmic by position of points."""
+    """A panel an axis: seconds above, memory below; points stand at equal steps, from 0 up."""
     width, height, gap = 190, 120, 40
     parts = []
     for column, (axis, points) in enumerate(rows.items()):
