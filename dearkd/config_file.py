@@ -56,6 +56,8 @@ def user_tree(
         layers += [] if path is None else [_read(path)]
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
         known = OmegaConf.structured(kind)
+        if "arms" in layers[0] and "arms" not in known:
+            raise UserError(f"{path} is a study of several runs; type dearkd sweep {path}")
         for layer in layers:
             _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
         OmegaConf.merge(known, *layers)  # for its checks
@@ -169,7 +171,27 @@ def _one_line(
     for pattern, wanted in WANTED.items():
         if found := re.fullmatch(pattern, message):
             return f"{error.full_key} must be {wanted}, got {found[1]}"
-    return f"{error.full_key}: {message}" if error.full_key else message
+    if error.full_key:
+        return f"{error.full_key}: {message}"
+    refused, value = _refused_field(kind, layers)
+    message = message.replace("$VALUE", str(value))
+    return f"{refused}: {message}" if refused else message
+
+
+def _refused_field(
+    kind: type, layers: Sequence[DictConfig | dict[str, Any]]
+) -> tuple[str | None, Any]:
+    """The field that is refused by itself, and its value: of a list's element nobody says it."""
+    for layer in layers:
+        given = cast(dict[str, Any], OmegaConf.to_container(OmegaConf.create(layer)))
+        for key, value in flattened(given).items():
+            alone = OmegaConf.create({})
+            OmegaConf.update(alone, key, value)
+            try:
+                OmegaConf.merge(OmegaConf.structured(kind), alone)
+            except OmegaConfBaseException:
+                return key, value
+    return None, None
 
 
 def _whole_key(key: str, layers: Sequence[DictConfig | dict[str, Any]]) -> str:

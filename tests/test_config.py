@@ -6,6 +6,7 @@ import pytest
 
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
+from dearkd.errors import UserError
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
 
@@ -54,6 +55,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("imports={a: 1}", "imports must be a list, got"),
         ("student_args=[1]", r"student_args must have fields, got \[1\]; write it as \{KEY: VALUE"),
         ("data=3", "data must have fields, got 3"),
+        ("trackers=[board]", r"trackers: Invalid value '\['board'\]', expected one of"),
         ("seed", "--set wants key=value, got 'seed'"),
     ],
 )
@@ -78,6 +80,12 @@ def test_both_stages_empty_is_refused():
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"nothing\.yaml does not exist"):
         load_config(tmp_path / "nothing.yaml")
+
+
+def test_a_study_is_no_configuration_of_a_run():
+    study = next(CONFIGS[0].parents[1].glob("studies/*.yaml"))
+    with pytest.raises(UserError, match=r"is a study of several runs; type dearkd sweep .*yaml"):
+        load_config(study)
 
 
 def test_a_broken_file_is_named(tmp_path):
