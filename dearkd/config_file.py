@@ -47,7 +47,9 @@ def user_tree(
         MissingFileError: If ``path`` does not exist.
     """
     if path is not None and not path.is_file():
-        raise MissingFileError(f"config {path} does not exist; configs/ has examples")
+        raise MissingFileError(
+            f"config {path} does not exist; configs/train, synth and studies have some"
+        )
     for setting in settings:
         if "=" not in setting:
             raise UserError(f"--set wants key=value, got {setting!r}")

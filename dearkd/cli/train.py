@@ -164,7 +164,9 @@ def teacher(
     config: Annotated[
         Path | None, typer.Option(help="YAML file of the run; configs/train/ has one for CIFAR-10.")
     ] = None,
-    epochs: Annotated[int | None, typer.Option(help="Length of the run; default 20.")] = None,
+    epochs: Annotated[
+        int | None, typer.Option(min=1, help="Length of the run; default 20.")
+    ] = None,
     init: Annotated[
         str | None, typer.Option(help="Fine-tune: a run folder, or a timm name (pretrained).")
     ] = None,

@@ -308,9 +308,8 @@ def _check_folders(
             f"dearkd synthesize --resume --out {root}"
         )
     if not files:
-        raise UserError(
-            f"{root} holds no class folders; put each class's images into a folder of its own"
-        )
+        what = "no class folders" if any(root.iterdir()) else "nothing"
+        raise UserError(f"{root} holds {what}; put each class's images into a folder of its own")
     if not any(files.values()):
         shown = ", ".join(list(files)[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
         raise UserError(

@@ -387,7 +387,7 @@ def test_bad_folders_are_told_value_and_remedy(tmp_path):
         open_data("digit")
     empty = tmp_path / "empty"
     empty.mkdir()
-    with pytest.raises(ValueError, match=r"empty holds no class folders; put"):
+    with pytest.raises(ValueError, match=r"empty holds nothing; put"):
         open_data(str(empty))
     (tmp_path / "x.zip").write_bytes(b"")
     with pytest.raises(ValueError, match=r"x\.zip' is a file but no \.parquet"):

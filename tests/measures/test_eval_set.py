@@ -249,7 +249,7 @@ def test_mistakes_get_one_line(args, words):
 
 
 def test_an_empty_folder_and_wrong_weights_get_one_line(tmp_path, lpips_of):
-    assert "holds no class folders" in refused(lpips_of(tmp_path))
+    assert "holds nothing" in refused(lpips_of(tmp_path))
     (tmp_path / "a").mkdir()
     assert "1 class folders (a) but no image in them" in refused(lpips_of(tmp_path))
     line = refused(lpips_of("digits", "--lpips-net", "squeeze"))
