@@ -20,7 +20,7 @@ from dearkd.errors import UserError
 __all__ = ["evaluate"]
 
 MODEL = "Judge a model (TARGET is a run folder or a timm name)"
-SET = "Measure a set of images (TARGET is the images; default: the newest synthetic set)"
+SET = "Measure a set of images (TARGET: its folder; default: the newest set)"
 
 
 def _of_model(*names: str, **settings: Any) -> Any:
