@@ -28,7 +28,8 @@ from dearkd.teaching import Logits, Teaching, teaching
 __all__ = ["CrossEntropy", "DearKD", "Distillation", "Targets", "Terms", "Views"]
 
 NOTHING_TAUGHT = (
-    "distill.alpha=0 leaves nothing to learn from the teacher; raise it, or choose --method ce"
+    "distill.alpha=0, or class_weight=1, leaves nothing to learn from the teacher; change it, or "
+    "choose --method ce"
 )
 
 Images = Float[Tensor, "batch channels height width"]

@@ -383,6 +383,11 @@ def test_sign_can_be_overridden_by_the_configs_pair() -> None:
     assert isinstance(automatic.aligners[0].act, nn.ReLU)
 
 
+def test_a_pair_named_twice_is_refused() -> None:
+    with pytest.raises(UserError, match="block 0 with stage 3 twice"):
+        DearKD(student(), teacher(), pairs=[AlignedPair(0, 3), AlignedPair(0, 3)])
+
+
 def test_two_pairs_may_share_a_block_or_a_stage(batch: tuple[Tensor, Tensor]) -> None:
     pairs = [AlignedPair(1, 3), AlignedPair(0, 3), AlignedPair(1, 2)]
     terms = DearKD(dearkd_student(), teacher(), pairs).train()(*batch)

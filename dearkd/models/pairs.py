@@ -80,7 +80,7 @@ def chosen_pairs(
     """The pairs that are named, or else those of the preset (``last`` where there is none).
 
     Raises:
-        UserError: If both are given, or a block or stage is not there.
+        UserError: If both are given, a block or stage is not there, or a pair is named twice.
     """
     if pairs and preset is not None:
         raise UserError(
@@ -89,9 +89,17 @@ def chosen_pairs(
         )
     if preset == "early-middle-late":
         pairs = spread_pairs(student, teacher)
-    return tuple(
+    found = [
         _resolved(pair, student, teacher) for pair in pairs or [default_pair(student, teacher)]
-    )
+    ]
+    places = [(pair.block, pair.stage) for pair in found]
+    for block, stage in places:
+        if places.count((block, stage)) > 1:
+            raise UserError(
+                f"distill.pairs has block {block} with stage {stage} twice, which only doubles its "
+                "weight; leave one out"
+            )
+    return tuple(found)
 
 
 def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
