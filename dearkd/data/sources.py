@@ -28,12 +28,12 @@ __all__ = [
     "Classes",
     "DigitsSource",
     "FolderSource",
+    "ImageFiles",
     "ImageSource",
     "SubsetSource",
     "class_folders",
     "digest",
     "encoded_labels",
-    "folder_fingerprint",
     "image_files",
     "natural_order",
     "shards_of",
@@ -144,7 +144,32 @@ class DigitsSource:
         return digest([self._pixels.tobytes()])
 
 
-class FolderSource:
+class ImageFiles:
+    """Image files below a folder, in the order given."""
+
+    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+        self.root = root
+        self._files = [str(file.relative_to(root)) for file in files]
+
+    def __len__(self) -> int:
+        return len(self._files)
+
+    def image(self, index: int) -> Image.Image:
+        """The decoded image."""
+        return open_image(self.root / self._files[index], self.name(index))
+
+    def name(self, index: int) -> str:
+        """The file's path."""
+        return str(self.root / self._files[index])
+
+    def fingerprint(self) -> str:
+        """Of all paths within the folder, and of some files' sizes."""
+        some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
+        sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
+        return digest([*self._files, *sizes])
+
+
+class FolderSource(ImageFiles):
     """One folder a class; images at any depth below it.
 
     An empty folder is a class too and keeps its index, as in torchvision's ``ImageFolder`` with
@@ -168,28 +193,12 @@ class FolderSource:
         _check_folders(root, files, names, found is not None and found.unfinished)
         known = tuple(files if names is None else names)
         place = {name: label for label, name in enumerate(known)}
-        self.root = root
-        self._files = [str(file.relative_to(root)) for own in files.values() for file in own]
+        super().__init__(root, [file for own in files.values() for file in own])
         labels = [place[name] for name, own in files.items() for _ in own]
         self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
         self.classes = Classes(len(known), known)
         if table is not None and names is None:
             self.classes = _classes_of(table, known)
-
-    def __len__(self) -> int:
-        return len(self._files)
-
-    def image(self, index: int) -> Image.Image:
-        """The decoded image."""
-        return open_image(self.root / self._files[index], self.name(index))
-
-    def name(self, index: int) -> str:
-        """The file's path."""
-        return str(self.root / self._files[index])
-
-    def fingerprint(self) -> str:
-        """Of all paths within the folder, and of some files' sizes."""
-        return folder_fingerprint(self.root, self._files)
 
 
 class SubsetSource:
@@ -234,13 +243,6 @@ def digest(parts: Iterable[str | int | bytes]) -> str:
         content = part if isinstance(part, bytes) else str(part).encode(errors="surrogateescape")
         state.update(b"%d:" % len(content) + content)
     return state.hexdigest()[:16]
-
-
-def folder_fingerprint(root: Path, files: Sequence[str]) -> str:
-    """Of all paths within a folder, and of some files' sizes."""
-    some = [root / files[row] for row in spread_rows(len(files), SIZED)]
-    sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
-    return digest([*files, *sizes])
 
 
 def class_folders(root: Path) -> list[Path]:
