@@ -16,7 +16,9 @@ ours and timm's must be equal.
 """
 
 import argparse
+import atexit
 import copy
+import shutil
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -82,6 +84,7 @@ def our_step(
     if cached and teacher is not None:
         views = torch.arange(len(batch()[0]))
         folder = Path(tempfile.mkdtemp())
+        atexit.register(shutil.rmtree, folder, ignore_errors=True)
         answers = Answers("labels", student.num_classes)
         teacher.memory = LabelMemory(LabelFolder(folder, answers, len(views), "bench"))
         teacher.memory.recall(views, device)
