@@ -13,11 +13,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import check_range, complete, user_tree
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
+from dearkd.recipes import Recipe, recipe_settings
 from dearkd.training.settings import (
     DistillConfig,
     MemoryFormat,
@@ -31,6 +32,7 @@ __all__ = ["WITHOUT_EFFECT", "TrainConfig", "load_config", "train_config"]
 
 WITHOUT_EFFECT = (
     *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),
+    "recipe",  # a name of settings that are written down beside it
     "cache_labels",  # it changes none with labels, and less than rounding does with logits
 )
 """The seed, and settings that have no effect on the trained weights."""
@@ -50,6 +52,10 @@ FORMER_DISTILL: dict[str, Any] = {
 class TrainConfig:
     """One training run."""
 
+    recipe: Recipe = "paper"
+    """Settings beneath those that are given: paper, none; best, those that our studies found
+    (`dearkd.recipes`), which a synthetic set is met with where method, stages and distillation are
+    left open."""
     method: str = "dearkd"
     """dearkd, deit-hard, deit-soft, deit (any ``distill.logits``), ce, or one of yours
     (`dearkd.training.methods`)."""
@@ -173,7 +179,9 @@ def train_config(*layers: DictConfig) -> TrainConfig:
     Raises:
         UserError: Unknown key (with the nearest known one), wrong type or value out of range.
     """
-    return _tupled(complete(TrainConfig, *layers))
+    given = OmegaConf.merge(*layers)
+    assert isinstance(given, DictConfig)
+    return _tupled(complete(TrainConfig, recipe_settings(given), given))
 
 
 def _drop_former_defaults(tree: DictConfig) -> None:

@@ -16,7 +16,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
     [
         ("optim.lrr=3", "unknown config key 'optim.lrr'; did you mean 'optim.lr'"),
         ("lr=3", "did you mean 'optim.lr'"),
-        ("zzz=1", "known: method, method_args, student"),
+        ("zzz=1", "known: recipe, method, method_args, student"),
         ("data.lr=3", "did you mean 'optim.lr'"),
         ("data.batch_sz=3", "unknown config key 'data.batch_sz'; did you mean 'data.batch_size'"),
         ("optm.warmup_epoch=3", "'optm.warmup_epoch'; did you mean 'optim.warmup_epochs'"),

@@ -77,6 +77,13 @@ def train(
             help="timm name, e.g. dearkd_tiny_patch16_224.", autocompletion=lambda: STUDENTS
         ),
     ] = None,
+    recipe: Annotated[
+        Literal["paper", "best"] | None,
+        typer.Option(
+            help="best: the settings that did best in our studies, on a synthetic set; taken there "
+            "where neither method nor stages are given."
+        ),
+    ] = None,
     method: Annotated[
         str | None,
         typer.Option(
@@ -137,6 +144,7 @@ def train(
     **Go on** after Ctrl-C, a crash or kill -9: `dearkd train --resume`
     """
     options = {
+        "recipe": recipe,
         "method": method,
         "student": student,
         "stage1": stage1,

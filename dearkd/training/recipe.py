@@ -54,9 +54,17 @@ def addressed(
     resumed from any folder. ``given``: the teacher came from Python and needs no name.
 
     Raises:
-        UserError: If the method needs a teacher and none is named.
+        UserError: If the method needs a teacher and none is named, or the recipe is not for the
+            data.
     """
     notes = []
+    if config.recipe == "best":
+        if read_set(config.data.train) is None:
+            raise UserError(
+                f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
+                "leave it out"
+            )
+        notes.append("recipe best, soft labels alone (--recipe paper has the paper's)")
     if method.has_teacher and config.teacher.name is None and not given:
         if config.data.train != DIGITS:
             raise UserError(

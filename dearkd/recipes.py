@@ -1,0 +1,54 @@
+"""Recipes by name: settings that lie beneath those that are typed or in a file.
+
+``paper`` adds none: a method is what its paper says. ``best`` is what our own studies found, on a
+synthetic set (RESULTS.md has its rows). What is typed goes over a recipe's settings; its method
+alone is fixed.
+
+Departure:
+    The paper trains DF-DearKD on hard labels, in two stages, on views that are not mixed.
+"""
+
+from typing import Any, Literal
+
+from omegaconf import DictConfig
+
+from dearkd.data.synthetic_set import read_set
+from dearkd.errors import UserError
+
+__all__ = ["Recipe", "recipe_settings"]
+
+Recipe = Literal["paper", "best"]
+
+ON_SYNTHETIC: dict[str, Any] = {
+    "method": "deit-soft",
+    "stage1": 100,
+    "stage2": 0,
+    "distill": {"class_weight": 0.0},
+    "data": {"mixup": 0.8, "cutmix": 1.0},
+}
+"""``best`` on a synthetic set: the teacher's soft labels of mixed views, and nothing else."""
+CHOSEN = ("recipe", "method", "stage1", "stage2", "switch", "distill")
+"""Settings of which none is given where a synthetic set is met with ``best`` unasked."""
+
+
+def recipe_settings(given: DictConfig) -> dict[str, Any]:
+    """The settings that the recipe of a run adds beneath ``given``, and its name.
+
+    Where a synthetic set is to be trained on and ``given`` says nothing of how, it is ``best``.
+
+    Raises:
+        UserError: If ``best`` is asked for with a method that is not its own.
+    """
+    synthetic = read_set(str(given.get("data", {}).get("train"))) is not None
+    recipe = given.get("recipe")
+    if recipe is None and synthetic and not any(name in given for name in CHOSEN):
+        recipe = "best"
+    if recipe != "best":
+        return {"recipe": recipe or "paper"}
+    method = given.get("method", ON_SYNTHETIC["method"])
+    if method != ON_SYNTHETIC["method"]:
+        raise UserError(
+            f"recipe=best has a method of its own, {ON_SYNTHETIC['method']}, got {method}; leave "
+            "one of them out"
+        )
+    return {"recipe": "best", **ON_SYNTHETIC}
