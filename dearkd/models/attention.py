@@ -75,6 +75,7 @@ class MultiHeadConvAttention(Attention):
 
     def __init__(self, dim: int, **kwargs: Any) -> None:
         super().__init__(dim, **kwargs)
+        self.strength, self.position_drop = 1.0, 0.0
         factory = {"device": kwargs.get("device"), "dtype": kwargs.get("dtype")}
         self.position_alpha = nn.Parameter(torch.empty(self.num_heads, **factory))
         self.position_centres = nn.Parameter(torch.empty(self.num_heads, 2, **factory))
@@ -83,10 +84,23 @@ class MultiHeadConvAttention(Attention):
 
     def reset_parameters(self) -> None:
         """Puts the heads back on their initial centres."""
-        alpha, centres = initial_positions(self.num_heads)
+        alpha, centres = initial_positions(self.num_heads, self.strength)
         with torch.no_grad():
             self.position_alpha.copy_(alpha)
             self.position_centres.copy_(centres)
+
+    def set_positions(self, strength: float, position_drop: float) -> None:
+        """Sets where alpha starts, puts the heads there, and how many lose their position term.
+
+        In training a share ``position_drop`` of the heads attends by content alone, drawn anew for
+        every image.
+
+        Departure:
+            Dropout in MHCA is said to matter; which one is not said, and none is the default. The
+            heads that are left are not scaled up: that would change their widths.
+        """
+        self.strength, self.position_drop = strength, position_drop
+        self.reset_parameters()
 
     def set_grid_size(self, grid_size: tuple[int, int]) -> None:
         """Sets the rows and columns of patches in the sequences to come."""
@@ -114,10 +128,16 @@ class MultiHeadConvAttention(Attention):
 
     def fuse(self, content: Tensor) -> Tensor:
         """Attention weights from content scores q . k / sqrt(d), by the dense position scores."""
-        position = dense_positions(
-            self.position_alpha, self.position_centres, self.grid_size, content
+        return (content + self._positions(content)).softmax(dim=-1)
+
+    def _positions(self, content: Tensor) -> Tensor:
+        return dense_positions(
+            self.position_alpha,
+            self.position_centres,
+            self.grid_size,
+            content,
+            self.position_drop if self.training else 0.0,
         )
-        return (content + position).softmax(dim=-1)
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return folded_attention(
@@ -129,6 +149,7 @@ class MultiHeadConvAttention(Attention):
             self.grid_size,
             self.scale,
             self.attn_drop.p if self.training else 0.0,
+            self.position_drop if self.training else 0.0,
         )
 
 
@@ -157,9 +178,7 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
     def fuse(self, content: Tensor) -> Tensor:
         """Attention weights: the softmaxes of content and of position, mixed by the gate."""
         gate = self.position_gate.to(content.dtype).sigmoid()[:, None, None]
-        position = dense_positions(
-            self.position_alpha, self.position_centres, self.grid_size, content
-        )
+        position = self._positions(content)
         return (1 - gate) * content.softmax(dim=-1) + gate * position.softmax(dim=-1)
 
 
@@ -183,9 +202,12 @@ def folded_attention(
     grid_size: tuple[int, int],
     scale: float,
     dropout: float,
+    position_drop: float = 0.0,
 ) -> Tensor:  # batch heads tokens dim
     """The output of attention whose position term is folded into q and k, by a fused kernel."""
     extra_query, extra_key = folded_channels(alpha, centres, grid_size, value, scale)
+    if position_drop > 0:
+        extra_query = extra_query * kept_heads(value, position_drop)
     return widened_attention(query, key, value, extra_query, extra_key, scale, dropout)
 
 
@@ -193,8 +215,8 @@ def widened_attention(
     query: Tensor,  # batch heads tokens dim, as key and value
     key: Tensor,
     value: Tensor,
-    extra_query: Tensor,  # heads tokens channels, as extra_key
-    extra_key: Tensor,
+    extra_query: Tensor,  # heads tokens channels, or batch heads tokens channels
+    extra_key: Tensor,  # heads tokens channels
     scale: float,
     dropout: float = 0.0,
 ) -> Tensor:  # batch heads tokens dim
@@ -226,12 +248,23 @@ def dense_positions(
     centres: Tensor,  # heads 2
     grid_size: tuple[int, int],
     content: Tensor,  # batch heads tokens tokens
-) -> Tensor:  # heads tokens tokens
+    position_drop: float = 0.0,
+) -> Tensor:  # heads tokens tokens, or batch heads tokens tokens with dropout
     """The position scores of all pairs, in the dtype of ``content``."""
     alpha, centres = at_least_float32(alpha), at_least_float32(centres)
     coordinates = patch_coordinates(grid_size, alpha.dtype, content.device)
     prefix = content.shape[-2] - coordinates.shape[0]
-    return position_scores(alpha, centres, coordinates, prefix).to(content.dtype)
+    scores = position_scores(alpha, centres, coordinates, prefix).to(content.dtype)
+    return scores * kept_heads(content, position_drop) if position_drop > 0 else scores
+
+
+def kept_heads(
+    like: Tensor,  # batch heads tokens dim
+    position_drop: float,
+) -> Tensor:  # batch heads 1 1
+    """1 for heads that keep their position term for an image, and 0 for a share of them."""
+    draws = torch.rand([like.shape[0], like.shape[1], 1, 1], device=like.device)
+    return (draws >= position_drop).to(like.dtype)
 
 
 for _kept_whole in (without_mask, folded_attention, content_scores, dense_positions):

@@ -36,17 +36,19 @@ __all__ = [
 SPARE_ALPHA = 0.1  # heads beyond the square grid start 2.2 patches wide: nearly content alone
 
 
-def initial_positions(num_heads: int) -> tuple[Float[Tensor, "heads"], Float[Tensor, "heads 2"]]:
+def initial_positions(
+    num_heads: int, strength: float = 1.0
+) -> tuple[Float[Tensor, "heads"], Float[Tensor, "heads 2"]]:
     """Strength alpha and centre Delta (patches) of every head, arranged like a convolution.
 
     Departure:
         The DearKD paper gives no values. Centres fill the largest square grid that the heads
-        allow (3x3 for 9 to 15 heads, 4x4 at +-0.5, +-1.5 for 16) with alpha 1; the spare heads
-        sit at 0 with alpha 0.1.
+        allow (3x3 for 9 to 15 heads, 4x4 at +-0.5, +-1.5 for 16) with alpha ``strength``, 1 by
+        default; the spare heads sit at 0 with alpha 0.1, or less if ``strength`` is.
     """
     side = math.isqrt(num_heads)
-    alpha = torch.full((num_heads,), SPARE_ALPHA)
-    alpha[: side * side] = 1.0
+    alpha = torch.full((num_heads,), min(SPARE_ALPHA, strength))
+    alpha[: side * side] = strength
     centres = torch.zeros(num_heads, 2)
     centres[: side * side] = patch_coordinates((side, side))
     return alpha, centres

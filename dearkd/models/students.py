@@ -1,8 +1,8 @@
 """The students by name and size; importing this module registers them with timm.
 
-``dearkd_*`` have MHCA in the first 8 of 12 blocks and ``dearkd_*_mhsa_*`` are the same without the
-position term. DeiT's own head counts are in timm's ``deit_*_distilled_patch16_224`` and, for 32 px,
-in ``deit_*_distilled_patch4_32`` here.
+``dearkd_*`` have MHCA in the first two thirds of their blocks, 8 of 12 (mini: 5 of 7), and
+``dearkd_*_mhsa_*`` are the same without the position term. DeiT's own head counts are in timm's
+``deit_*_distilled_patch16_224`` and, for 32 px, in ``deit_*_distilled_patch4_32`` here.
 
 Source:
     Chen et al. 2022 (DearKD), https://arxiv.org/abs/2204.12997; Touvron et al. 2020 (DeiT),
@@ -56,10 +56,11 @@ default_cfgs = generate_default_cfgs(
         },
         **{
             f"dearkd_{size}{twin}_patch4_32": _cfg(32)
-            for size in ("micro", "tiny")
+            for size in ("micro", "mini", "tiny")
             for twin in ("", "_mhsa")
         },
         "deit_micro_distilled_patch4_32": _cfg(32),
+        "deit_mini_distilled_patch4_32": _cfg(32),
         "deit_tiny_distilled_patch4_32": _cfg(32),
     }
 )
@@ -69,6 +70,8 @@ _SMALL = {"patch_size": 16, "embed_dim": 384, "num_heads": 12}
 _BASE = {"patch_size": 16, "embed_dim": 768, "num_heads": 16}
 # 9 heads are one 3x3 kernel, and 12 + 4 channels a head fill a CPU's vectors.
 _MICRO_32 = {"patch_size": 4, "embed_dim": 108, "num_heads": 9}
+# The same arithmetic in fewer blocks, of a width and head dim that are multiples of 16.
+_MINI_32 = {"patch_size": 4, "embed_dim": 144, "num_heads": 9, "depth": 7}
 _TINY_32 = {"patch_size": 4, "embed_dim": 192, "num_heads": 12}
 
 
@@ -94,6 +97,12 @@ def dearkd_base_patch16_224(pretrained: bool = False, **kwargs: Any) -> nn.Modul
 def dearkd_micro_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """A DearKD student for 32 px and CPUs: 9 heads, 1.7 M parameters."""
     return _create("dearkd_micro_patch4_32", pretrained, kwargs, **_MICRO_32)
+
+
+@register_model
+def dearkd_mini_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """A DearKD student for 32 px and CPUs: 5 MHCA + 2 MHSA blocks, 9 heads, 1.8 M parameters."""
+    return _create("dearkd_mini_patch4_32", pretrained, kwargs, mhca_depth=5, **_MINI_32)
 
 
 @register_model
@@ -127,6 +136,12 @@ def dearkd_micro_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.M
 
 
 @register_model
+def dearkd_mini_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The mini student without the position term, 9 heads."""
+    return _create("dearkd_mini_mhsa_patch4_32", pretrained, kwargs, mhca_depth=0, **_MINI_32)
+
+
+@register_model
 def dearkd_tiny_mhsa_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
     """DearKD-Ti for 32 px without the position term, 12 heads."""
     return _create("dearkd_tiny_mhsa_patch4_32", pretrained, kwargs, mhca_depth=0, **_TINY_32)
@@ -137,6 +152,13 @@ def deit_micro_distilled_patch4_32(pretrained: bool = False, **kwargs: Any) -> n
     """The micro student with DeiT-Ti's 3 heads and no position term."""
     stock = {**_MICRO_32, "num_heads": 3}
     return _create("deit_micro_distilled_patch4_32", pretrained, kwargs, mhca_depth=0, **stock)
+
+
+@register_model
+def deit_mini_distilled_patch4_32(pretrained: bool = False, **kwargs: Any) -> nn.Module:
+    """The mini student with DeiT-Ti's 3 heads and no position term."""
+    stock = {**_MINI_32, "num_heads": 3}
+    return _create("deit_mini_distilled_patch4_32", pretrained, kwargs, mhca_depth=0, **stock)
 
 
 @register_model

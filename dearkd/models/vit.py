@@ -26,8 +26,10 @@ _ATTENTION: dict[str, type[MultiHeadConvAttention]] = {
 }
 _DROPOUTS = (
     *("attn_drop_rate", "drop_path_rate", "drop_rate"),
-    *("patch_drop_rate", "pos_drop_rate", "proj_drop_rate"),
+    *("patch_drop_rate", "pos_drop_rate", "proj_drop_rate", "mhca_dropout"),
 )
+MOST_ALPHA = 100
+"""Where a head may start at most: all weight is on one patch long before."""
 _HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 
 
@@ -35,24 +37,42 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     """DeiT's distilled transformer whose first ``mhca_depth`` blocks have MHCA.
 
     ``mhca_fusion`` says how the position term joins the attention: ``additive`` adds it inside the
-    softmax, ``gated`` mixes two softmaxes. Everything else is timm's; ``attn_drop_rate`` and
+    softmax, ``gated`` mixes two softmaxes. ``mhca_alpha`` is where the heads' strength starts, and
+    ``mhca_dropout`` the share of heads that go without the position term for an image in training
+    (`MultiHeadConvAttention.set_positions`). Everything else is timm's; ``attn_drop_rate`` and
     ``proj_drop_rate`` act in MHCA as they do in plain attention.
 
     Raises:
-        UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a dropout rate
-            is out of range, patches are to be dropped (MHCA needs the whole grid), or the class
-            and distillation tokens are to have no position.
+        UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a number of MHCA
+            has no effect without it, a dropout rate is out of range, patches are to be dropped
+            (MHCA needs the whole grid), or the class and distillation tokens are to have no
+            position.
     """
 
     def __init__(
-        self, *args: Any, mhca_depth: int = 8, mhca_fusion: str = "additive", **kwargs: Any
+        self,
+        *args: Any,
+        mhca_depth: int = 8,
+        mhca_fusion: str = "additive",
+        mhca_alpha: float = 1.0,
+        mhca_dropout: float = 0.0,
+        **kwargs: Any,
     ) -> None:
         depth = kwargs.get("depth", 12)
         if not 0 <= mhca_depth <= depth:
             raise UserError(f"mhca_depth must be 0 to {depth} (the depth), got {mhca_depth}")
         if mhca_fusion not in _ATTENTION:
             raise UserError(f"mhca_fusion must be additive or gated, got {mhca_fusion!r}")
-        _check_options(kwargs, has_mhca=mhca_depth > 0)
+        _check_options({**kwargs, "mhca_dropout": mhca_dropout}, has_mhca=mhca_depth > 0)
+        if not 0 <= mhca_alpha <= MOST_ALPHA:
+            raise UserError(
+                f"mhca_alpha must be at least 0 and at most {MOST_ALPHA}, got {mhca_alpha}"
+            )
+        if mhca_depth == 0 and (mhca_alpha, mhca_dropout) != (1, 0):
+            raise UserError(
+                f"mhca_alpha={mhca_alpha:g} and mhca_dropout={mhca_dropout:g} have no effect with "
+                "mhca_depth=0; leave them out"
+            )
 
         def block(*, depth: int, attn_layer: Any = Attention, **block_kwargs: Any) -> Block:
             layer = _ATTENTION[mhca_fusion] if depth < mhca_depth else attn_layer
@@ -61,6 +81,9 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
         super().__init__(  # type: ignore[no-untyped-call, unused-ignore]
             *args, block_fn=block, **kwargs
         )
+        for layer in self.modules():
+            if isinstance(layer, MultiHeadConvAttention):
+                layer.set_positions(mhca_alpha, mhca_dropout)
         self._set_attention_grid(self.patch_embed.grid_size)
 
     def set_input_size(

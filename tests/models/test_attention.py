@@ -264,6 +264,31 @@ def test_dropout_acts_in_training_alone(which: str, kind: type[MultiHeadConvAtte
     assert torch.equal(attn(x), attn(x))
 
 
+@pytest.mark.parametrize("unfused", [False, True])
+@pytest.mark.parametrize("kind", [MultiHeadConvAttention, GatedMultiHeadConvAttention])
+def test_position_dropout_takes_the_term_from_some_heads_of_some_images(
+    kind: type[MultiHeadConvAttention], unfused: bool
+) -> None:
+    attn, x = layer(kind), tokens((4, 4), 2)
+    attn.position_drop = 0.5
+    if unfused:
+        attn.fused_attn = False
+    torch.manual_seed(3)
+    got = attn(x)
+    torch.manual_seed(3)
+    kept = torch.rand(2, HEADS) >= 0.5
+    assert 0 < kept.sum() < 2 * HEADS
+    for image, alive in enumerate(kept):
+        twin = layer(kind)
+        twin.load_state_dict(attn.state_dict())
+        with torch.no_grad():
+            twin.position_alpha.mul_(alive)
+        alone = slow_forward(twin, x[image : image + 1], 2)
+        torch.testing.assert_close(got[image : image + 1], alone, rtol=0, atol=1e-10)
+    attn.eval()
+    assert torch.equal(attn(x), attn(x))
+
+
 def test_attention_matrix_reproduces_plain_and_convolutional_layers() -> None:
     plain = Attention(DIM, num_heads=HEADS).double()
     x = tokens((4, 4), 2)

@@ -88,13 +88,16 @@ def test_sizes_are_the_papers(name: str, parameters: int, gmacs: float) -> None:
         ("dearkd_small_patch16_224", 12, 8),
         ("dearkd_base_patch16_224", 16, 8),
         ("dearkd_micro_patch4_32", 9, 8),
+        ("dearkd_mini_patch4_32", 9, 5),
         ("dearkd_tiny_patch4_32", 12, 8),
         ("dearkd_tiny_mhsa_patch16_224", 12, 0),
         ("dearkd_small_mhsa_patch16_224", 12, 0),
         ("dearkd_base_mhsa_patch16_224", 16, 0),
         ("dearkd_micro_mhsa_patch4_32", 9, 0),
+        ("dearkd_mini_mhsa_patch4_32", 9, 0),
         ("dearkd_tiny_mhsa_patch4_32", 12, 0),
         ("deit_micro_distilled_patch4_32", 3, 0),
+        ("deit_mini_distilled_patch4_32", 3, 0),
         ("deit_tiny_distilled_patch4_32", 3, 0),
     ],
 )
@@ -109,7 +112,7 @@ def test_registered_models(name: str, heads: int, mhca: int) -> None:
     assert model.head.out_features == model.head_dist.out_features == 7
     layers = [block.attn for block in model.blocks]
     assert [isinstance(attn, MultiHeadConvAttention) for attn in layers] == [
-        i < mhca for i in range(12)
+        i < mhca for i in range(7 if "mini" in name else 12)
     ]
     assert {attn.num_heads for attn in layers} == {heads}
 
@@ -243,6 +246,12 @@ def test_pretrained_without_weights_is_timms_error() -> None:
         ({"proj_drop_rate": -0.1}, "proj_drop_rate must be at least 0 and less than 1, got -0.1"),
         ({"drop_path_rate": 1}, "drop_path_rate must be at least 0 and less than 1, got 1"),
         ({"no_embed_class": True}, "no_embed_class must be False"),
+        ({"mhca_dropout": 1.0}, "mhca_dropout must be at least 0 and less than 1, got 1"),
+        ({"mhca_alpha": -1.0}, "mhca_alpha must be at least 0 and at most 100, got -1"),
+        (
+            {"mhca_depth": 0, "mhca_alpha": 0.1},
+            "mhca_alpha=0.1 and mhca_dropout=0 have no effect with mhca_depth=0",
+        ),
     ],
 )
 def test_bad_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:
@@ -258,9 +267,21 @@ def test_options_of_mhca_reach_every_registered_student(name: str) -> None:
     with torch.device("meta"):
         model = create(name, mhca_fusion="gated", **options)
     kinds = [isinstance(block.attn, GatedMultiHeadConvAttention) for block in model.blocks]
-    assert kinds == [True] * 4 + [False] * 8
+    assert kinds == [True] * 4 + [False] * (len(kinds) - 4)
     for block in model.blocks:
         assert (block.attn.attn_drop.p, block.attn.proj_drop.p) == (0.1, 0.2)
+
+
+def test_heads_start_as_sharp_as_they_are_told_to() -> None:
+    model: Any = student(mhca_alpha=0.25, mhca_dropout=0.1)
+    layers = [block.attn for block in model.blocks if hasattr(block.attn, "position_alpha")]
+    assert len(layers) == 2
+    for attn in layers:
+        assert attn.position_drop == 0.1
+        assert torch.equal(attn.position_alpha, torch.full((9,), 0.25))
+    model.blocks[0].attn.position_alpha.data.zero_()
+    model.blocks[0].attn.reset_parameters()
+    assert torch.equal(model.blocks[0].attn.position_alpha, torch.full((9,), 0.25))
 
 
 def test_dropout_in_mhca_acts_in_training_alone() -> None:
