@@ -21,8 +21,8 @@ DEARKD = Path(sys.executable).parent / "dearkd"
 
 FROM_TEACHER = ["--teacher", str(TEACHER)]
 REAL = ["--data", "digits", "--stage1", "10", "--stage2", "2"]
-# Nearly as many steps on the synthetic images as on the real ones, and the same kind of views.
-SYNTHETIC = ["--data", str(SET), "--stage1", "30", "--stage2", "6", "--eval-data", "digits"]
+# The views are of the kind that the real images have.
+SYNTHETIC = ["--data", str(SET), "--recipe", "best", "--stage1", "72", "--eval-data", "digits"]
 SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits", "--set", "eval_every=6"]
 IMAGES = [str(CONFIGS / "synth" / "digits.yaml"), *FROM_TEACHER, "--verifier", "digits"]
 IMAGES += [
@@ -51,7 +51,7 @@ CHAPTERS = {
     ),
     "ViT from scratch": (ROOT / "ce", ["train", "--method", "ce", *REAL]),
     "images out of the teacher": (SET, ["synthesize", *IMAGES]),
-    "DF-DearKD, no real image": (ROOT / "df-dearkd", ["train", *SYNTHETIC, *FROM_TEACHER]),
+    "no real image": (ROOT / "data-free", ["train", *SYNTHETIC, *FROM_TEACHER]),
 }
 
 

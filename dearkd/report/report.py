@@ -18,6 +18,7 @@ from dearkd.report.attention_chapter import attention_section, has_attention
 from dearkd.report.collect import collect
 from dearkd.report.contents import Report, Run, SyntheticSet
 from dearkd.report.curves_chapter import curve_section
+from dearkd.report.gap_chapter import gap_section
 from dearkd.report.headline import headline
 from dearkd.report.mistakes_chapter import mistake_section
 from dearkd.report.origin_chapter import origin_section, settings_section
@@ -81,6 +82,8 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     sections: list[Section] = [study_section(record) for record in report.studies]
     if report.runs:
         sections += [result_section(report), curve_section(report)]
+    if (gap := gap_section(report, _opened)) is not None:
+        sections.append(gap)
     if has_attention(report):
         sections.append(attention_section(report))
     if report.runs and errors is not None:

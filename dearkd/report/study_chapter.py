@@ -33,11 +33,35 @@ def study_section(record: Record) -> Section:
     blocks: list[Block] = [Table(t.titles, t.rows) for t in study_tables(record)]
     blocks += [Note(note) for note in notes(record)]
     groups = dict(_groups(record))
+    if (growth := _growth(record)) is not None:
+        blocks += [Legend([(arm, n) for n, arm in enumerate(record.study.arms)]), Plots([growth])]
     plots = [plot for key in _terms(record) if (plot := _plot(groups, key)) is not None]
     if plots:
         names = [(name, style) for style, name in enumerate(groups)]
         blocks += [Legend(names), Note(BANDS), Plots(plots)]
     return Section(f"Study {record.study.name}", blocks)
+
+
+def _growth(record: Record) -> Plot | None:
+    """Top-1 over the number of training images, a curve an arm; None where all have as many."""
+    lines = []
+    for style, arm in enumerate(record.study.arms):
+        found: dict[int, list[float]] = {}
+        for entry in record.of_study():
+            summary = entry["summary"]
+            if entry["arm"] == arm and summary.get("top1") is not None:
+                found.setdefault(summary["train_images"], []).append(summary["top1"])
+        x = sorted(found)
+        means = [fmean(found[images]) for images in x]
+        spreads = [stdev(found[images]) if len(found[images]) > 1 else 0.0 for images in x]
+        low = [mean - spread for mean, spread in zip(means, spreads, strict=True)]
+        high = [mean + spread for mean, spread in zip(means, spreads, strict=True)]
+        lines.append(Line(arm, x, means, style, low, high))
+    if all(len(line.x) < 2 for line in lines):
+        return None
+    figure = curves(lines, x_title="training images", y_title="top-1, %")
+    figure.update_xaxes(type="log", dtick=None)
+    return Plot(figure, "What more images are worth: top-1 over their number", BANDS)
 
 
 def _groups(record: Record) -> Iterator[tuple[str, list[Entry]]]:

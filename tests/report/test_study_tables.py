@@ -145,3 +145,20 @@ def test_curves_are_means_with_a_band_of_one_deviation(tmp_path):
     deviation = 13**0.5  # of 50, 52, 57: (9 + 1 + 16) / 2
     assert list(band.y)[:2] == pytest.approx([52 + deviation, 53 + deviation])
     assert list(band.y)[2:] == pytest.approx([53 - deviation, 52 - deviation])
+
+
+def test_what_more_images_are_worth_is_a_curve_over_their_number(tmp_path):
+    entries = both(0.1)
+    for taught, top1 in (("labels", 40.0), ("taught", 45.0)):
+        few = entry(taught, 0, top1, 0.02)
+        few["summary"]["train_images"] = 900
+        entries.append(few)
+    section = study_section(record(tmp_path, entries, fractions=(0.02, 0.1)))
+    titles = [p.title for block in section.blocks if block.kind == "plots" for p in block.plots]
+    assert titles[0].startswith("What more images are worth")
+    plot = next(block for block in section.blocks if block.kind == "plots").plots[0]
+    band, line, _, taught = plot.figure.data
+    assert (list(line.x), list(line.y)) == ([900, 4500], [40.0, 53.0])
+    assert list(taught.y) == [45.0, 64.0]
+    assert list(band.y)[:2] == pytest.approx([40.0, 53 + 13**0.5])
+    assert plot.figure.layout.xaxis.type == "log"

@@ -1,0 +1,75 @@
+"""The chapter on students without a real image: which runs it shows, and the gap that it tells."""
+
+import json
+import re
+
+import pytest
+from commands import invoke
+from conftest import quiet_train
+
+from dearkd.pages.page import Note, Plots
+from dearkd.report.collect import collect
+from dearkd.report.gap_chapter import gap_section
+from dearkd.report.report import _opened
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory, toy_teacher):
+    root = tmp_path_factory.mktemp("gap") / "runs"
+    options = ["--res", 16, "--iters", 1, "--per-class", 2, "--out", root / "made"]
+    result = invoke("synthesize", "--teacher", toy_teacher, *options, "--set", "compile=never")
+    assert result.exit_code == 0, result.output
+    student = {"student": "toy_student", "teacher.name": str(toy_teacher)}
+    real = {**student, "stage1": 2, "stage2": 0}
+    quiet_train({**real, "out": str(root / "real")})
+    made = {"data.train": str(root / "made"), "data.evaluation": "digits", "recipe": "best"}
+    made |= {**student, "method": "deit-soft", "stage1": 3, "out": str(root / "data-free")}
+    quiet_train(made, ["data.batch_size=10"])
+    return root
+
+
+def top1(folder):
+    return json.loads((folder / "summary.json").read_text())["top1"]
+
+
+def test_images_curves_and_teacher_are_in_one_figure(runs, toy_teacher):
+    section = gap_section(collect([runs, toy_teacher]), _opened)
+    (plots,) = [block for block in section.blocks if isinstance(block, Plots)]
+    (plot,) = plots.plots
+    assert len(plot.figure.layout.images) == 10
+    by_name = {trace.name: trace for trace in plot.figure.data}
+    assert set(by_name) == {"data-free", "real"}
+    assert by_name["data-free"].x == pytest.approx([0.02, 0.04, 0.06])
+    assert by_name["real"].x == pytest.approx([1.438, 2.876])
+    assert by_name["real"].y[-1] == top1(runs / "real")
+    (line,) = plot.figure.layout.shapes
+    assert line.y0 == line.y1 == top1(toy_teacher)
+
+
+def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):
+    section = gap_section(collect([runs, toy_teacher]), _opened)
+    (note,) = [block.text for block in section.blocks if isinstance(block, Note)]
+    own = top1(runs / "data-free")
+    assert f"data-free learned from 20 images of made and reads {own:.2f} % of 359 test" in note
+    twin = top1(runs / "real") - own
+    way = "below" if twin >= 0 else "above"
+    expected = rf"{abs(twin):.2f} points {way} real \(the same network on 1,438 images of digits\)"
+    assert re.search(expected, note)
+    assert f"{abs(top1(toy_teacher) - own):.2f} points" in note
+    assert "(its teacher)" in note
+
+
+def test_without_a_student_of_a_set_there_is_no_chapter(runs):
+    assert gap_section(collect([runs / "real", runs / "made"]), _opened) is None
+
+
+def test_a_set_whose_images_are_gone_still_has_its_curve(runs):
+    section = gap_section(collect([runs]), lambda item: None)
+    (plots,) = [block for block in section.blocks if isinstance(block, Plots)]
+    assert len(plots.plots[0].figure.layout.images) == 0
+
+
+def test_the_page_has_the_chapter(runs, tmp_path):
+    out = tmp_path / "page.html"
+    assert invoke("report", runs, "--out", out, "--no-predictions").exit_code == 0
+    assert 'id="without-a-real-image"' in out.read_text()
