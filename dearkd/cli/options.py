@@ -7,6 +7,8 @@ import typer
 from rich.console import Console
 
 __all__ = [
+    "IMAGES",
+    "RUN",
     "AsJson",
     "Config",
     "Data",
@@ -30,6 +32,9 @@ __all__ = [
     "text",
 ]
 
+IMAGES, RUN = "Images", "The run"
+"""Boxes of options in a verb's help."""
+
 console = Console(highlight=False, soft_wrap=True, markup=False)
 """Without markup, because paths may have square brackets."""
 
@@ -41,22 +46,36 @@ Data = Annotated[
     str | None,
     typer.Option(
         help="digits, an image folder (train/, val/; or pictures without labels), parquet files, "
-        "WebDataset tars, or a timm name (torch/cifar10, hfds/...)."
+        "WebDataset tars, or a timm name (torch/cifar10, hfds/...).",
+        rich_help_panel=IMAGES,
     ),
 ]
 EvalData = Annotated[
-    str | None, typer.Option(help="Evaluate on this instead of the data's own split.")
+    str | None,
+    typer.Option(help="Evaluate on this instead of the data's own split.", rich_help_panel=IMAGES),
 ]
-Out = Annotated[Path | None, typer.Option(help="Folder to write; default: a new one under runs/.")]
+Out = Annotated[
+    Path | None,
+    typer.Option(help="Folder to write; default: a new one under runs/.", rich_help_panel=RUN),
+]
 Resume = Annotated[
     bool,
-    typer.Option("--resume", help="Go on in the folder --out (default: the newest unfinished)."),
+    typer.Option(
+        "--resume",
+        help="Go on in the folder --out (default: the newest unfinished).",
+        rich_help_panel=RUN,
+    ),
 ]
 Settings = Annotated[
     list[str] | None,
-    typer.Option("--set", metavar="KEY=VALUE", help="Any field of the config, e.g. optim.lr=3e-4."),
+    typer.Option(
+        "--set",
+        metavar="KEY=VALUE",
+        help="Any field of the config, e.g. optim.lr=3e-4.",
+        rich_help_panel=RUN,
+    ),
 ]
-Seed = Annotated[int | None, typer.Option(help="Decides every random draw.")]
+Seed = Annotated[int | None, typer.Option(help="Decides every random draw.", rich_help_panel=RUN)]
 TeacherWeights = Annotated[
     Path | None, typer.Option(help="The teacher's weights: safetensors or a .pth state dict.")
 ]
@@ -72,24 +91,40 @@ Which = Annotated[
 AsJson = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 Imports = Annotated[
     list[Path] | None,
-    typer.Option("--import", help="Python file run first; it may register your models with timm."),
+    typer.Option(
+        "--import",
+        help="Python file run first; it may register your models with timm.",
+        rich_help_panel=RUN,
+    ),
 ]
 Trust = Annotated[
     bool,
-    typer.Option("--trust", help="Run code that comes with a network: .pt2, a run's imports."),
+    typer.Option(
+        "--trust",
+        help="Run code that comes with a network: .pt2, a run's imports.",
+        rich_help_panel=RUN,
+    ),
 ]
-ImgSize = Annotated[int | None, typer.Option(help="Pixels a side; default: the model's own.")]
+ImgSize = Annotated[
+    int | None,
+    typer.Option(help="Pixels a side; default: the model's own.", rich_help_panel=IMAGES),
+]
 Fraction = Annotated[
     float | None,
-    typer.Option(help="Train on this share of every class: the same images for every seed."),
+    typer.Option(
+        help="Train on this share of every class: the same images for every seed.",
+        rich_help_panel=IMAGES,
+    ),
 ]
 OnBadImage = Annotated[
     Literal["skip", "fail"] | None,
-    typer.Option(help="An unreadable image: replace it, or stop."),
+    typer.Option(help="An unreadable image: replace it, or stop.", rich_help_panel=IMAGES),
 ]
 DryRun = Annotated[
     bool,
-    typer.Option("--dry-run", help="Show config, sizes, time and memory; write nothing."),
+    typer.Option(
+        "--dry-run", help="Show config, sizes, time and memory; write nothing.", rich_help_panel=RUN
+    ),
 ]
 
 

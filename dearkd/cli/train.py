@@ -7,6 +7,7 @@ import typer
 
 from dearkd.cli.guard import guarded
 from dearkd.cli.options import (
+    IMAGES,
     Config,
     Data,
     DryRun,
@@ -19,7 +20,6 @@ from dearkd.cli.options import (
     Resume,
     Seed,
     Settings,
-    TeacherWeights,
     Trust,
     console,
     text,
@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["teacher", "train"]
 
 STUDENTS = [
+    "dearkd_mini_patch4_32",
     "dearkd_micro_patch4_32",
     "dearkd_tiny_patch4_32",
     "dearkd_tiny_patch16_224",
@@ -41,6 +42,8 @@ STUDENTS = [
     "dearkd_base_patch16_224",
 ]
 """Spelled out, as completion by TAB must not load timm; a test compares it with timm's list."""
+
+LEARNING = "What the student learns, and how long"
 
 
 def _epochs_or_auto(text: str) -> int | str:
@@ -68,20 +71,31 @@ def train(
     data: Data = None,
     eval_data: EvalData = None,
     teacher: Annotated[
-        str | None, typer.Option(help="timm name, or the folder of a `dearkd teacher` run.")
+        str | None,
+        typer.Option(
+            help="timm name, or the folder of a `dearkd teacher` run.", rich_help_panel=LEARNING
+        ),
     ] = None,
-    teacher_weights: TeacherWeights = None,
+    teacher_weights: Annotated[
+        Path | None,
+        typer.Option(
+            help="Its weights: safetensors or a .pth state dict.", rich_help_panel=LEARNING
+        ),
+    ] = None,
     student: Annotated[
         str | None,
         typer.Option(
-            help="timm name, e.g. dearkd_tiny_patch16_224.", autocompletion=lambda: STUDENTS
+            help="timm name, e.g. dearkd_tiny_patch16_224.",
+            autocompletion=lambda: STUDENTS,
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     recipe: Annotated[
         Literal["paper", "best"] | None,
         typer.Option(
             help="best: the settings that did best in our studies, on a synthetic set; taken there "
-            "where neither method nor stages are given."
+            "where neither method nor stages are given.",
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     method: Annotated[
@@ -90,6 +104,7 @@ def train(
             metavar="|".join(METHOD_NAMES),
             help="What the student learns from.",
             autocompletion=lambda: list(METHOD_NAMES),
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     stage1: Annotated[
@@ -98,26 +113,37 @@ def train(
             parser=_epochs_or_auto,
             metavar="N|auto",
             help="Epochs with the teacher; auto: until its features teach no more.",
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     stage2: Annotated[
         int | None,
-        typer.Option(help="Epochs on the labels alone (the teacher's where there are none)."),
+        typer.Option(
+            help="Epochs on the labels alone (the teacher's where there are none).",
+            rich_help_panel=LEARNING,
+        ),
     ] = None,
     epochs: Annotated[
-        int | None, typer.Option(help="With --stage1 auto: length of both stages together.")
+        int | None,
+        typer.Option(
+            help="With --stage1 auto: length of both stages together.", rich_help_panel=LEARNING
+        ),
     ] = None,
     unlabelled: Annotated[
         bool,
         typer.Option(
             "--unlabelled",
             help="Leave the images' labels out; pictures without class folders have none anyway.",
+            rich_help_panel=IMAGES,
         ),
     ] = False,
     fraction: Fraction = None,
     img_size: ImgSize = None,
     init: Annotated[
-        str | None, typer.Option(help="Start from a run folder's or a timm model's weights.")
+        str | None,
+        typer.Option(
+            help="Start from a run folder's or a timm model's weights.", rich_help_panel=LEARNING
+        ),
     ] = None,
     seed: Seed = None,
     on_bad_image: OnBadImage = None,
@@ -125,7 +151,8 @@ def train(
         Path | None,
         typer.Option(
             help="Folder to keep the teacher's answers in: later runs of the same data, seed and "
-            "teacher read them, whatever student, method or batch size."
+            "teacher read them, whatever student, method or batch size.",
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     out: Out = None,
