@@ -10,8 +10,8 @@
 teacher's labels from a folder, as ``--cache-labels`` keeps them. "plain" is cross-entropy against
 ``ClassificationTask``. "epoch" is so many stage-1 steps end to end, loader included, on pictures
 of the student's size; its "waiting" is the share of the time that our loader keeps the loop. timm's
-steps follow its train.py: its AdamW, and the loss read every step. Weights are random, which costs
-a step the same. Before anything is timed, the losses of DeiT's hard distillation are compared:
+steps follow its train.py: its AdamW, and the loss read every step. ``--compile`` adds both sides
+under torch.compile. Weights are random, which costs a step the same. Before anything is timed, the losses of DeiT's hard distillation are compared:
 ours and timm's must be equal.
 """
 
@@ -66,10 +66,16 @@ EPOCH_STEPS = 10
 
 
 def our_step(
-    objective: nn.Module, batch: Batch, device: torch.device, cached: bool = False
+    objective: nn.Module,
+    batch: Batch,
+    device: torch.device,
+    cached: bool = False,
+    compiled: bool = False,
 ) -> Step:
     """The step of ``dearkd.training.loop``, in the arithmetic that ``auto`` takes here."""
     objective.to(device).train()
+    if compiled:
+        objective.compile()
     student: Any = objective.student
     precision = precision_rule(student, device)[0]
     student.to(memory_format=LAYOUTS[layout_rule(student, device, precision)[0]])
@@ -102,9 +108,13 @@ def our_step(
     return step
 
 
-def timm_step(task: Any, batch: Batch, device: torch.device, bf16: bool = False) -> Step:
+def timm_step(
+    task: Any, batch: Batch, device: torch.device, bf16: bool = False, compiled: bool = False
+) -> Step:
     """The step of timm's train.py."""
     task.to(device).train()
+    if compiled:
+        task.compile()
     optimizer: Any = create_optimizer_v2(task.trainable_module, opt="adamw", lr=1e-4)
 
     def step() -> None:
@@ -194,6 +204,21 @@ def steps(args: argparse.Namespace) -> tuple[dict[str, dict[str, Step]], dict[st
             "timm, bf16 autocast": timm_step(plain(), fixed, device, bf16=True),
         },
     }
+    if args.compile:
+        compiled: dict[str, Any] = {"batch": fixed, "device": device, "compiled": True}
+        rows["stage 1"] |= {
+            "ours, compiled": our_step(DearKD(own(student), guide()), **compiled),
+            "ours, cached, compiled": our_step(
+                DearKD(own(student), guide()), cached=True, **compiled
+            ),
+            "timm, fp32, compiled": timm_step(task(), **compiled),
+            "timm, bf16 autocast, compiled": timm_step(task(), bf16=True, **compiled),
+        }
+        rows["plain"] |= {
+            "ours, compiled": our_step(CrossEntropy(own(student)), **compiled),
+            "timm, fp32, compiled": timm_step(plain(), **compiled),
+            "timm, bf16 autocast, compiled": timm_step(plain(), bf16=True, **compiled),
+        }
     if cfg["input_size"][-1] <= 64 and args.batch == BATCH:
         rows["epoch"] = epoch_paths(args, lambda: DearKD(own(student), guide()), task, device)
     return rows, {"loss_ours": ours, "loss_timm": theirs}
@@ -255,6 +280,7 @@ def main() -> None:
     parser.add_argument("--teacher", default="dearkd_cnn8_32")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
+    parser.add_argument("--compile", action="store_true", help="both sides under torch.compile too")
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--row", choices=("stage 1", "plain", "epoch"), help="one row alone")
@@ -290,6 +316,7 @@ def main() -> None:
             result["rows"].append(row)
     if args.device == "cpu":
         same = ["--student", args.student, "--teacher", args.teacher, "--batch", str(args.batch)]
+        same += ["--compile"] if args.compile else []
         for row in result["rows"]:
             row["peak_gigabytes"] = {
                 path: peak_gigabytes(__file__, *same, "--row", row["work"], "--path", path)
