@@ -11,8 +11,8 @@ teacher's labels from a folder, as ``--cache-labels`` keeps them. "plain" is cro
 ``ClassificationTask``. "epoch" is so many stage-1 steps end to end, loader included, on pictures
 of the student's size; its "waiting" is the share of the time that our loader keeps the loop. timm's
 steps follow its train.py: its AdamW, and the loss read every step. ``--compile`` adds both sides
-under torch.compile. Weights are random, which costs a step the same. Before anything is timed, the losses of DeiT's hard distillation are compared:
-ours and timm's must be equal.
+under torch.compile. Weights are random, which costs a step the same. Before anything is timed, the
+losses of DeiT's hard distillation are compared: ours and timm's must be equal.
 """
 
 import argparse

@@ -16,6 +16,7 @@ from dearkd.cli.report import report
 from dearkd.cli.sweep import sweep
 from dearkd.cli.synthesize import synthesize
 from dearkd.cli.train import teacher, train
+from dearkd.cli.verify import verify
 
 __all__ = ["STORY", "app", "run"]
 
@@ -42,6 +43,8 @@ The verbs, each with an example, in the order of a story:
 
 - What does it see in this picture? `dearkd predict runs/vit holiday.jpg`
 
+- Is this run what it says it is? `dearkd verify runs/vit`
+
 - Take it elsewhere: `dearkd export runs/vit --to onnx --out vit.onnx`
 
 `dearkd train` and `dearkd synthesize` alone run on embedded handwritten digits. What a verb can do
@@ -64,6 +67,7 @@ app.command()(analyze)
 app.command()(sweep)
 app.command()(report)
 app.command()(predict)
+app.command()(verify)
 app.command()(export)
 
 

@@ -1,5 +1,6 @@
 """The run folder: its files, how they are written and read, and who may write to it."""
 
+import hashlib
 import itertools
 import json
 import shutil
@@ -117,6 +118,15 @@ class RunFolder:
         """Stores the results of the finished run as ``summary.json``."""
         text = json.dumps(summary, indent=2) + "\n"
         write_atomically(self.summary_file, lambda file: _write_text(file, text))
+
+    def hashes(self) -> dict[str, str]:
+        """SHA-256 of the files that a finished run does not change any more, by relative path."""
+        files = (self.config_file, self.metrics_file, self.model_file, self.best_file)
+        return {
+            file.relative_to(self.path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            for file in files
+            if file.is_file()
+        }
 
     def append_session(self, session: dict[str, Any]) -> None:
         """Appends the commit, versions and device with which the run is begun or resumed."""

@@ -24,8 +24,8 @@ Entry = dict[str, Any]
 """A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
 DIGITS = 5
 """Significant digits of the numbers of a curve."""
-NOT_OF_A_RUN = ("sessions", "teacher_labels")
-"""Parts of a summary that a record leaves out: they name folders, or repeat what it has."""
+NOT_OF_A_RUN = ("sessions", "teacher_labels", "files")
+"""Parts of a summary that a record leaves out: they are of its folder, or repeat what it has."""
 KEYS = {"study", "runs"}
 """What the file holds."""
 WORDS, PARTS = {"arm", "fraction", "seed", "hash"}, {"settings", "summary", "machine", "curve"}

@@ -11,7 +11,7 @@ from accelerate import Accelerator
 from dearkd.config import TrainConfig
 from dearkd.models import cost
 from dearkd.run_folder import processes
-from dearkd.run_folder.provenance import commit, versions
+from dearkd.run_folder.provenance import commit, machine, versions
 from dearkd.said import counted
 from dearkd.training.build import Parts
 from dearkd.training.label_cache import LabelCache
@@ -101,6 +101,7 @@ def session(
     return {
         "from_epoch": saved["position"]["epoch"] if saved else 0,
         "device": _device_name(accelerator.device),
+        "cpu": machine()["cpu"],
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
         "arithmetic": reasons or None,

@@ -151,9 +151,8 @@ def _run(
         used = None if labels is None else labels.used(accelerator)
         if accelerator.is_main_process:
             trainer.save_weights(folder.model_file)
-            folder.write_summary(
-                summary(parts, trainer, heads, accelerator, folder.sessions(), used)
-            )
+            results = summary(parts, trainer, heads, accelerator, folder.sessions(), used)
+            folder.write_summary({**results, "files": folder.hashes()})
             if used is not None:
                 say(f"teacher's labels: {used['read']:,} read, {used['computed']:,} computed")
             say(closing_line(folder.path, heads))

@@ -1,0 +1,1 @@
+"""Whether a run or a synthetic set is what its files say."""
