@@ -6,12 +6,13 @@ READY := $(VENV)/.ready
 
 LOWER := .venv-lower
 
-.PHONY: help env test lint types unit slow lower demo clean
+.PHONY: help env test lint types unit slow gpu lower demo clean
 
 help:
 	@echo "make demo   environment, then teacher, DearKD, DeiT and plain ViT on embedded data, one table"
 	@echo "make test   environment, then lint, types and tests"
 	@echo "make slow   the tests that take minutes"
+	@echo "make gpu    the tests that need a CUDA device"
 	@echo "make lower  the tests with every dependency at its lower bound, in an environment of its own"
 	@echo "make clean  remove the environment and what tools left behind (runs/ stays)"
 
@@ -38,6 +39,9 @@ unit: $(READY)
 
 slow: $(READY)
 	$(BIN)/python -m pytest -m slow
+
+gpu: $(READY)
+	$(BIN)/python -m pytest -m gpu
 
 lower: $(READY)
 	$(PYTHON) -m venv --clear $(LOWER)

@@ -2,6 +2,7 @@
 
 import gc
 import io
+import json
 import os
 from pathlib import Path
 
@@ -37,9 +38,11 @@ import dearkd  # noqa: E402, F401 - registers the real students too
 from dearkd.config import load_config  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
+from dearkd.run_folder.folder import RunFolder  # noqa: E402
 from dearkd.trained.open import open_trained  # noqa: E402
 from dearkd.trained.resolve import resolve  # noqa: E402
 from dearkd.training import train as launch  # noqa: E402
+from dearkd.training.loop import Trainer  # noqa: E402
 from dearkd.training.methods import METHODS  # noqa: E402
 
 FAST = [
@@ -93,6 +96,52 @@ def quiet_train(options, settings=(), resume=False, folder=None, config=None):
         config = load_config(None, [*FAST, *teacher, *settings], options)
     console = Console(file=io.StringIO())
     launch.train(config, console=console, resume=resume, folder=folder)
+
+
+class KilledError(Exception):
+    """In place of kill -9."""
+
+
+def stopped_after_one_epoch(options, monkeypatch):
+    """Trains until the first epoch is saved, and no further."""
+    finish = Trainer._save
+
+    def save(self, *rest):
+        finish(self, *rest)
+        raise KilledError
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", save)
+        with pytest.raises(KilledError):
+            quiet_train(options, ["data.fraction=0.3"])
+
+
+def go_on(folder, settings=()):
+    """Goes on with a run to its end; returns its summary."""
+    run = RunFolder(Path(folder))
+    quiet_train({}, settings, resume=True, folder=run, config=run.read_config())
+    return json.loads(run.summary_file.read_text())
+
+
+@pytest.fixture(scope="session")
+def device():
+    """The device of `make gpu`; without CUDA that tier fails, it does not pass by doing nothing.
+
+    ``DEARKD_GPU_TIER=cpu`` tries its tests themselves on a machine without one.
+    """
+    name = os.environ.get("DEARKD_GPU_TIER", "cuda")
+    if name == "cuda" and not torch.cuda.is_available():
+        pytest.fail("make gpu needs a CUDA device, and torch sees none", pytrace=False)
+    return torch.device(name)
+
+
+@pytest.fixture
+def cuda(device):
+    """CUDA itself, for what nothing else has."""
+    if device.type != "cuda":
+        pytest.skip("about CUDA alone")
+    torch.cuda.reset_peak_memory_stats()
+    return device
 
 
 @pytest.fixture(scope="module")

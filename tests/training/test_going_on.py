@@ -1,42 +1,15 @@
 """A resumed run keeps where it came from, asks for no more than it needs, and ends once."""
 
-import json
 import shutil
-from pathlib import Path
 
 import pytest
 import torch
-from conftest import quiet_train
+from conftest import go_on, quiet_train, stopped_after_one_epoch
 from timm.utils.model_ema import ModelEmaV3
 
 from dearkd.run_folder import provenance
-from dearkd.run_folder.folder import RunFolder
-from dearkd.training.loop import Trainer
 
 OPTIONS = {"student": "toy_student", "method": "ce", "stage1": 2, "stage2": 0}
-
-
-class KilledError(Exception):
-    pass
-
-
-def stopped_after_one_epoch(options, monkeypatch):
-    finish = Trainer._save
-
-    def save(self, *rest):
-        finish(self, *rest)
-        raise KilledError
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Trainer, "_save", save)
-        with pytest.raises(KilledError):
-            quiet_train(options, ["data.fraction=0.3"])
-
-
-def go_on(folder, settings=()):
-    run = RunFolder(Path(folder))
-    quiet_train({}, settings, resume=True, folder=run, config=run.read_config())
-    return json.loads(run.summary_file.read_text())
 
 
 def test_a_resumed_run_says_what_it_was_begun_with(tmp_path, monkeypatch):
