@@ -7,7 +7,13 @@ from typing import Any, TypeVar
 
 import torch
 from accelerate import Accelerator, PartialState
-from accelerate.utils import broadcast_object_list, parse_flag_from_env
+from accelerate.utils import (
+    DistributedDataParallelKwargs,
+    broadcast_object_list,
+    parse_flag_from_env,
+)
+
+from dearkd.errors import UserError
 
 __all__ = [
     "from_main",
@@ -19,10 +25,27 @@ __all__ = [
 ]
 
 Result = TypeVar("Result")
+UNTRIED = {
+    "ACCELERATE_USE_FSDP": "FSDP",
+    "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
+    "ACCELERATE_USE_MEGATRON_LM": "Megatron-LM",
+}
+"""What accelerate's launcher sets for engines that shard a model; dearkd copies it (DDP)."""
 
 
 def process_state() -> PartialState:
-    """This process's rank and device; on machines without an accelerator CPUs form the world."""
+    """This process's rank and device; on machines without an accelerator CPUs form the world.
+
+    Raises:
+        UserError: If accelerate is set to an engine that dearkd was never tried with.
+    """
+    for flag, engine in UNTRIED.items():
+        if parse_flag_from_env(flag):
+            raise UserError(
+                f"accelerate is set to {engine}, which dearkd was never tried with; launch it "
+                "with torchrun, or with accelerate launch --multi_gpu: the largest student here, "
+                "87 M parameters, fits on every device"
+            )
     return PartialState(cpu=_on_cpu())
 
 
@@ -30,9 +53,12 @@ def process_accelerator(**kwargs: Any) -> Accelerator:
     """Accelerate's view of the processes and the device.
 
     It is left out of the arithmetic, whatever ``ACCELERATE_MIXED_PRECISION`` says: accelerate keeps
-    one precision a process, and a notebook trains one run after another.
+    one precision a process, and a notebook trains one run after another. Buffers are not broadcast
+    in every step: a teacher's never change, and running statistics are shared when they are read
+    (`dearkd.training.batch_norm`).
     """
-    return Accelerator(cpu=_on_cpu(), mixed_precision="no", **kwargs)
+    quiet = DistributedDataParallelKwargs(broadcast_buffers=False)
+    return Accelerator(cpu=_on_cpu(), mixed_precision="no", kwargs_handlers=[quiet], **kwargs)
 
 
 def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:

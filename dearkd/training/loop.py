@@ -25,6 +25,7 @@ from dearkd.run_folder.files import save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
 from dearkd.training.agenda import Agenda
+from dearkd.training.batch_norm import share_running_statistics
 from dearkd.training.checkpoint import restore, restore_objective, run_state
 from dearkd.training.finite import check_weights, mean_terms
 from dearkd.training.optim import (
@@ -238,6 +239,7 @@ class Trainer:
         """Probes, evaluates when due, writes the log line and the best weights."""
         position, started = self.position, time.monotonic()
         result: dict[str, float] = {}
+        self._share_statistics()
         if self.probe is not None and self.accelerator.is_main_process:
             line.update(self.probe(self.averaged))
         due = position.epoch % self.config.eval_every == 0 or position.epoch == self.epochs
@@ -268,6 +270,7 @@ class Trainer:
         """
         if self.save_more is not None:
             self.save_more()
+        self._share_statistics()
         if self.accelerator.is_main_process:
             average = None if self.ema is None else self.ema.module
             state = run_state(
@@ -275,6 +278,10 @@ class Trainer:
             )
             save_checkpoint(self.folder.last_file, state)
         self.agenda.has_saved()
+
+    def _share_statistics(self) -> None:
+        for network in (self.student, *([] if self.ema is None else [self.ema.module])):
+            share_running_statistics(network, self.accelerator)
 
     def _read_terms(self) -> dict[str, float]:
         """Mean of each term over the epoch so far; waits for the device."""

@@ -4,11 +4,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
-from commands import invoke
+from commands import invoke, refused
+from conftest import go_on, stopped_after_one_epoch
 
 from dearkd.run_folder.folder import RunFolder
+from dearkd.training.method_names import METHOD_NAMES
 
 TRAIN = (
     "train --fraction 0.1 --stage1 auto --epochs 3 --stage2 0 --set switch.fall=1 "
@@ -53,6 +56,59 @@ def test_two_processes_train_and_judge_as_one(tmp_path):
     judged = [json.loads(dearkd(f"eval {tmp_path / '1'} --json", n)) for n in (1, 2)]
     assert judged[0] == judged[1]
     assert judged[0]["images"] == {"count": 359}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", METHOD_NAMES)
+def test_two_processes_follow_the_curve_of_one_with_every_method(tmp_path, method):
+    line = f"train --method {method} --fraction 0.1 --stage1 2 --stage2 1 --set precision=fp32 "
+    line += "--set data.batch_size=12 --set data.mixup=0.8 --set student_args.depth=3 "
+    line += "--set student_args.mhca_depth=2 --set data.micro_batch=3 "
+    if method != "ce":
+        line += "--set teacher.precision=fp32 --set teacher.memory_format=contiguous "
+    for processes in (1, 2):
+        dearkd(f"{line} --out {tmp_path / str(processes)}", processes)
+    one, two = (RunFolder(tmp_path / name).read_metrics() for name in ("1", "2"))
+    for left, right in zip(one, two, strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], rel=1e-4)
+
+
+def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path):
+    """A process of two sees the batch of a pass of one: losses are equal, and one network results.
+
+    Both judge the evaluation images, a half each; by the file alone one process finds the same.
+    """
+    line = "teacher toy_cnn --fraction 0.1 --epochs 2 --set data.batch_size=12"
+    line += " --set precision=fp32 --set memory_format=contiguous --set checkpoint_minutes=1e-9"
+    dearkd(f"{line} --set data.micro_batch=6 --out {tmp_path / '1'}", 1)
+    dearkd(f"{line} --out {tmp_path / '2'} --import {Path(__file__).parents[1] / 'conftest.py'}", 2)
+    one, two = (RunFolder(tmp_path / name).read_metrics() for name in ("1", "2"))
+    for left, right in zip(one, two, strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], rel=1e-4)
+    summary = json.loads((tmp_path / "2" / "summary.json").read_text())
+    judged = json.loads(dearkd(f"eval {tmp_path / '2'} --json", 1))
+    assert judged["logits"]["top1"] == summary["top1"] == two[-1]["top1"]
+
+
+def test_a_run_of_one_process_goes_on_in_two(tmp_path, monkeypatch):
+    options = {"method": "dearkd", "stage1": 1, "stage2": 2, "student_args.depth": 3}
+    options |= {"student_args.mhca_depth": 2}
+    for name in ("whole", "halted"):
+        stopped_after_one_epoch({**options, "out": str(tmp_path / name)}, monkeypatch)
+    go_on(tmp_path / "whole")
+    dearkd(f"train --resume --out {tmp_path / 'halted'}", 2)
+    one, two = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "halted"))
+    assert [line["stage"] for line in two] == ["stage1", "stage2", "stage2"]
+    for left, right in zip(one, two, strict=True):
+        assert right["loss"] == pytest.approx(left["loss"], rel=1e-4)
+    summary = json.loads((tmp_path / "halted" / "summary.json").read_text())
+    assert [session["processes"] for session in summary["sessions"]] == [1, 2]
+
+
+def test_engines_that_were_never_tried_are_refused(monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    message = refused("train", "--dry-run")
+    assert "accelerate is set to FSDP, which dearkd was never tried with; launch it" in message
 
 
 def test_two_processes_make_the_images_of_one(tmp_path, monkeypatch):
