@@ -62,7 +62,7 @@ class TrainConfig:
     method_args: dict[str, Any] = field(default_factory=dict)
     """Arguments of a method of your own, besides what ``distill`` has."""
     student: str | None = None
-    """timm name. None: ``dearkd_micro_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``.
+    """timm name. None: ``dearkd_mini_patch4_32`` up to 64 px, else ``dearkd_tiny_patch16_224``.
     ``cnn``: a small CNN for the data's size, as `dearkd teacher` takes."""
     student_args: dict[str, Any] = field(default_factory=dict)
     """Further arguments of the student, e.g. ``mhca_depth``, ``mhca_fusion``, of `dearkd_*`."""

@@ -120,7 +120,7 @@ def _together() -> _Found:
     """Whether the compiled packages fit each other, by calling them together."""
     boxes = torch.tensor([[0.0, 0.0, 1.0, 1.0], [0.0, 0.0, 1.0, 0.9]])
     kept = torchvision.ops.nms(boxes, torch.tensor([0.9, 0.8]), 0.5)
-    student = timm.create_model("dearkd_micro_patch4_32").eval()
+    student = timm.create_model("dearkd_mini_patch4_32").eval()
     with torch.inference_mode():
         finite = bool(student(torch.zeros(1, 3, 32, 32)).isfinite().all())
     if kept.tolist() != [0] or not finite:
@@ -183,7 +183,7 @@ def _speed() -> _Found:
         return "not measured: without units for it bf16 is several times slower than fp32"
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gains = []
-    for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_micro_patch4_32")):
+    for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_mini_patch4_32")):
         model = timm.create_model(name).to(device)
         precision = precision_rule(model, device)[0]
         layout = LAYOUTS[layout_rule(model, device, precision)[0]]

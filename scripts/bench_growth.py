@@ -50,7 +50,7 @@ def step_cost(side: int, batch: int, classes: int) -> dict[str, float]:
     torch.manual_seed(0)
     device = torch.device("cpu")
     student: Any = timm.create_model(
-        "dearkd_micro_patch4_32", img_size=side, num_classes=classes
+        "dearkd_mini_patch4_32", img_size=side, num_classes=classes
     ).train()
     teacher = Teacher(
         timm.create_model("dearkd_cnn8_32", num_classes=classes),

@@ -276,7 +276,7 @@ def least(args: argparse.Namespace, row: str) -> dict[str, float]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--student", default="dearkd_micro_patch4_32")
+    parser.add_argument("--student", default="dearkd_mini_patch4_32")
     parser.add_argument("--teacher", default="dearkd_cnn8_32")
     parser.add_argument("--batch", type=int, default=64)
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")

@@ -29,4 +29,4 @@ def default_size(pixels: int) -> int:
 
 def default_student(pixels: int) -> str:
     """Timm name of the student that is taken by default."""
-    return "dearkd_micro_patch4_32" if is_small(pixels) else "dearkd_tiny_patch16_224"
+    return "dearkd_mini_patch4_32" if is_small(pixels) else "dearkd_tiny_patch16_224"

@@ -73,7 +73,7 @@ def test_images_are_as_large_as_the_teachers_where_nothing_else_decides(data, tm
     options = {"data__train": data, "teacher__name": str(folder)}
     built = parts(FAST_TEACHER, **options)
     assert built.config.data.img_size == 24
-    assert built.config.student == "dearkd_micro_patch4_32"
+    assert built.config.student == "dearkd_mini_patch4_32"
     assert "image size 24, as the teacher" in built.choices
     assert parts(FAST_TEACHER, **options, data__img_size=32).config.data.img_size == 32
 
@@ -158,7 +158,7 @@ def test_a_setting_without_effect_is_refused(method, setting):
             ["temperature=2"],
             "distill.temperature=2.0 has no effect with distill.log",
         ),
-        ("deit-soft", ["token=class"], "would leave the distillation head of dearkd_micro"),
+        ("deit-soft", ["token=class"], "would leave the distillation head of dearkd_mini"),
         (
             "deit-hard",
             ["logits=soft"],
