@@ -1,5 +1,6 @@
 """A folder of pictures without labels, and labelled images with their labels left out."""
 
+import os
 from pathlib import Path
 
 import numpy as np
@@ -28,8 +29,7 @@ class PictureFolder(ImageFiles):
     """
 
     def __init__(self, root: Path) -> None:
-        found = image_files(root)
-        shown = [file for file in found if not _is_hidden(file.relative_to(root))]
+        shown = [file for file in image_files(root) if not _is_hidden(file)]
         if not shown:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise UserError(f"{root} holds no image ({suffixes}); pass the folder of the images")
@@ -53,6 +53,6 @@ def without_labels(source: ImageSource) -> ImageSource:
     return SubsetSource(source, rows, new_labels=gone, classes=UNLABELLED)
 
 
-def _is_hidden(file: Path) -> bool:
+def _is_hidden(file: str) -> bool:
     """Whether the file, or a folder that it lies in, is hidden."""
-    return any(part.startswith(".") for part in file.parts)
+    return file.startswith(".") or f"{os.sep}." in file

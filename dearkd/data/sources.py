@@ -7,8 +7,10 @@ workers.
 import hashlib
 import importlib.metadata
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -144,12 +146,37 @@ class DigitsSource:
         return digest([self._pixels.tobytes()])
 
 
-class ImageFiles:
-    """Image files below a folder, in the order given."""
+class PackedNames(Sequence[str]):
+    """Many short texts in one block of memory.
 
-    def __init__(self, root: Path, files: Sequence[Path]) -> None:
+    A list of a million has a million objects, which every loader process comes to copy.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        content, ends = bytearray(), array("Q")
+        for name in names:
+            content += os.fsencode(name)
+            ends.append(len(content))
+        self._content = bytes(content)
+        self._ends = np.frombuffer(ends, dtype=np.uint64)
+
+    def __len__(self) -> int:
+        return len(self._ends)
+
+    def __getitem__(self, index: Any) -> Any:
+        if isinstance(index, slice):
+            return [self[place] for place in range(*index.indices(len(self)))]
+        place = range(len(self))[index]
+        start = int(self._ends[place - 1]) if place else 0
+        return os.fsdecode(self._content[start : int(self._ends[place])])
+
+
+class ImageFiles:
+    """Image files below a folder, in the order given, as paths within it."""
+
+    def __init__(self, root: Path, files: Iterable[str]) -> None:
         self.root = root
-        self._files = [str(file.relative_to(root)) for file in files]
+        self._files = PackedNames(files)
 
     def __len__(self) -> int:
         return len(self._files)
@@ -166,7 +193,7 @@ class ImageFiles:
         """Of all paths within the folder, and of some files' sizes."""
         some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
-        return digest([*self._files, *sizes])
+        return digest(chain(self._files, sizes))
 
 
 class FolderSource(ImageFiles):
@@ -185,17 +212,23 @@ class FolderSource(ImageFiles):
     def __init__(self, root: Path, names: Sequence[str] | None = None) -> None:
         found = read_set(root)
         table = found.classes() if found is not None and found.finished else None
-        files = {
-            folder.name: image_files(folder)
-            for folder in natural_order(class_folders(root))
-            if table is None or folder.name in table.indices
-        }
-        _check_folders(root, files, names, found is not None and found.unfinished)
-        known = tuple(files if names is None else names)
+        counts: dict[str, int] = {}
+
+        def files() -> Iterator[str]:
+            for folder in natural_order(class_folders(root)):
+                if table is None or folder.name in table.indices:
+                    own = image_files(folder)
+                    counts[folder.name] = len(own)
+                    yield from (os.path.join(folder.name, file) for file in own)  # noqa: PTH118
+
+        super().__init__(root, files())
+        _check_folders(root, counts, names, found is not None and found.unfinished)
+        known = tuple(counts if names is None else names)
         place = {name: label for label, name in enumerate(known)}
-        super().__init__(root, [file for own in files.values() for file in own])
-        labels = [place[name] for name, own in files.items() for _ in own]
-        self.labels: NDArray[np.int64] = np.asarray(labels, dtype=np.int64)
+        labels = [place.get(name, NO_LABEL) for name in counts]
+        self.labels: NDArray[np.int64] = np.repeat(
+            np.asarray(labels, dtype=np.int64), list(counts.values())
+        )
         self.classes = Classes(len(known), known)
         if table is not None and names is None:
             self.classes = _classes_of(table, known)
@@ -250,14 +283,18 @@ def class_folders(root: Path) -> list[Path]:
     return [entry for entry in root.iterdir() if entry.is_dir() and not entry.name.startswith(".")]
 
 
-def image_files(folder: Path) -> list[Path]:
-    """The images below a folder, in natural order."""
-    found = [
-        Path(parent) / file
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
-    ]
+def image_files(folder: Path) -> list[str]:
+    """The images below a folder, as paths within it, in natural order."""
+    found: list[str] = []
+    for parent, _, files in os.walk(folder, followlinks=True):
+        place = os.path.relpath(parent, folder)
+        within = "" if place == os.curdir else place + os.sep
+        found += [
+            within + file
+            for file in files
+            if os.path.splitext(file)[1].lower() in IMAGE_SUFFIXES  # noqa: PTH122 - of a million
+            and not file.startswith(".")
+        ]
     return natural_order(found)
 
 
@@ -301,24 +338,24 @@ def natural_order(items: Iterable[T]) -> list[T]:
 
 
 def _check_folders(
-    root: Path, files: Mapping[str, Sequence[Path]], names: Sequence[str] | None, unfinished: bool
+    root: Path, counts: Mapping[str, int], names: Sequence[str] | None, unfinished: bool
 ) -> None:
     """Refuses folders without any image, and evaluation classes that are not trained."""
-    if unfinished and not any(files.values()):
+    if unfinished and not any(counts.values()):
         raise UserError(
             f"{root} is an unfinished synthetic set without an image; finish it: "
             f"dearkd synthesize --resume --out {root}"
         )
-    if not files:
+    if not counts:
         what = "no class folders" if any(root.iterdir()) else "nothing"
         raise UserError(f"{root} holds {what}; put each class's images into a folder of its own")
-    if not any(files.values()):
-        shown = ", ".join(list(files)[:SHOWN]) + (", ..." if len(files) > SHOWN else "")
+    if not any(counts.values()):
+        shown = ", ".join(list(counts)[:SHOWN]) + (", ..." if len(counts) > SHOWN else "")
         raise UserError(
-            f"{root} has {len(files)} class folders ({shown}) but no image in them "
+            f"{root} has {len(counts)} class folders ({shown}) but no image in them "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}); add images"
         )
-    unknown = [name for name, own in files.items() if own and names and name not in names]
+    unknown = [name for name, own in counts.items() if own and names and name not in names]
     if unknown:
         raise UserError(
             f"{root} has class {unknown[0]!r}, not among the {len(names or ())} classes "

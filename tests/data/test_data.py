@@ -19,6 +19,7 @@ from dearkd.data.datasets import Classes, match_classes, open_data, open_evaluat
 from dearkd.data.decode import BadImageError, open_image, to_rgb
 from dearkd.data.hosted import TimmSource
 from dearkd.data.parquet import ParquetSource
+from dearkd.data.sources import PackedNames
 from dearkd.errors import UserError
 
 
@@ -495,3 +496,16 @@ def test_hosted_data_out_of_reach_ends_in_one_line(error, kind, message, monkeyp
     with pytest.raises(kind, match=rf"^data 'hfds/x' {message}") as caught:
         open_data("hfds/x")
     assert "\n" not in str(caught.value)
+
+
+def test_packed_names_are_a_list_of_names():
+    names = ["a/1.png", "", "b/ü 2.png", "\udcff.png", "c"]
+    packed = PackedNames(iter(names))
+    assert list(packed) == names
+    assert len(packed) == 5
+    assert packed[-1] == "c"
+    assert packed[1:4] == names[1:4]
+    assert list(PackedNames([])) == []
+    for place in (5, -6):
+        with pytest.raises(IndexError):
+            packed[place]
