@@ -22,6 +22,7 @@ __all__ = [
     "ListedImage",
     "SyntheticSet",
     "finished_sets",
+    "is_set",
     "missing_images",
     "read_set",
 ]
@@ -119,10 +120,16 @@ class SyntheticSet:
             ) from error
 
 
+def is_set(path: str | Path) -> bool:
+    """Whether a folder has a file of a synthetic set, finished or not; nothing is read."""
+    root = Path(path).expanduser()
+    return any((root / name).is_file() for name in (MANIFEST_FILE, SETTINGS_FILE, CONFIG_FILE))
+
+
 def read_set(path: str | Path) -> SyntheticSet | None:
     """The synthetic set in a folder, finished or not; None: none of its files are there."""
     root = Path(path).expanduser()
-    if not any((root / name).is_file() for name in (MANIFEST_FILE, SETTINGS_FILE, CONFIG_FILE)):
+    if not is_set(root):
         return None
     finished = (root / MANIFEST_FILE).is_file()
     manifest, damage = _content(root / MANIFEST_FILE) if finished else ({}, None)

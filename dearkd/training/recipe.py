@@ -25,7 +25,7 @@ from dearkd.data.sizes import (
     patch_size,
 )
 from dearkd.data.splits import is_pattern
-from dearkd.data.synthetic_set import read_set
+from dearkd.data.synthetic_set import is_set, read_set
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
@@ -59,7 +59,7 @@ def addressed(
     """
     notes = []
     if config.recipe == "best":
-        if read_set(config.data.train) is None:
+        if not is_set(config.data.train):
             raise UserError(
                 f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
                 "leave it out"
