@@ -1,10 +1,13 @@
-"""Notes before training on classes with too few training images or no evaluation images."""
+"""Notes before training on classes with too few training images or no evaluation images, and on
+images that lie beside the class folders."""
 
 from collections.abc import Sequence
 
 import numpy as np
 
-from dearkd.data.sources import ImageSource
+from dearkd.data.sources import IMAGE_SUFFIXES, FolderSource, ImageSource, SubsetSource
+from dearkd.data.synthetic_set import is_set
+from dearkd.said import counted
 
 __all__ = ["class_notes"]
 
@@ -15,12 +18,13 @@ SHOWN = 5
 def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]:
     """One line for each kind of class that a user should know of; empty if there are none.
 
-    The kinds are classes without a training image, with a single one, and without an evaluation
+    Images beside the class folders go first. The kinds are classes without a training image, with a single one, and without an evaluation
     image. The labels of both sources must be numbered alike, as ``open_data`` numbers them. Of
     images without labels there is nothing to tell.
     """
+    beside = [*_beside(train), *(() if evaluation is None else _beside(evaluation))]
     if not train.classes.known:
-        return []
+        return beside
     count = train.classes.count
     images = np.bincount(train.labels, minlength=count)
     one = len(np.flatnonzero(images == 0)) == 1
@@ -39,7 +43,28 @@ def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]
         them = "it" if len(unseen) == 1 else "them"
         text = f"no evaluation image, so the accuracy says nothing of {them}"
         notes.append(_note(train, unseen, text))
-    return [note for note in notes if note]
+    return [*beside, *(note for note in notes if note)]
+
+
+def _beside(source: ImageSource) -> list[str]:
+    """What a folder of class folders holds besides: images of no class, which nobody sees."""
+    while isinstance(source, SubsetSource):
+        source = source.source
+    if not isinstance(source, FolderSource):
+        return []
+    loose = [
+        entry.name
+        for entry in sorted(source.root.iterdir())
+        if entry.suffix.lower() in IMAGE_SUFFIXES and not entry.name.startswith(".")
+    ]
+    if not loose or is_set(source.root):
+        return []
+    one = len(loose) == 1
+    return [
+        f"{counted(len(loose), 'image')} beside the class folders of {source.root} "
+        f"{'has no class and is' if one else 'have no class and are'} left out: {loose[0]}"
+        f"{'' if one else ', ...'}"
+    ]
 
 
 def _note(source: ImageSource, labels: Sequence[int], text: str) -> str:

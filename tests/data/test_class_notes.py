@@ -75,3 +75,15 @@ def test_five_classes_are_named_and_the_rest_counted():
 
 def test_whole_data_has_no_notes():
     assert class_notes(*open_data("digits")) == []
+
+
+def test_images_beside_the_class_folders_are_told_of(tmp_path):
+    write_folder(tmp_path / "train", {"cat": 2, "dog": 2})
+    train, _ = open_data(str(tmp_path / "train"))
+    assert class_notes(train, None) == []
+    for name in ("b.png", "a.JPG", "notes.txt", ".hidden.png"):
+        (tmp_path / "train" / name).write_bytes(b"")
+    assert class_notes(subset(train, 0.5), None)[0] == (
+        f"2 images beside the class folders of {tmp_path / 'train'} have no class and are left "
+        "out: a.JPG, ..."
+    )
