@@ -1,5 +1,4 @@
-"""Notes before training on classes with too few training images or no evaluation images, and on
-images that lie beside the class folders."""
+"""Notes before training on classes with few images or none, and on images without a class."""
 
 from collections.abc import Sequence
 
@@ -18,9 +17,9 @@ SHOWN = 5
 def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]:
     """One line for each kind of class that a user should know of; empty if there are none.
 
-    Images beside the class folders go first. The kinds are classes without a training image, with a single one, and without an evaluation
-    image. The labels of both sources must be numbered alike, as ``open_data`` numbers them. Of
-    images without labels there is nothing to tell.
+    Images beside the class folders go first. The kinds are classes without a training image, with
+    a single one, and without an evaluation image. The labels of both sources must be numbered
+    alike, as ``open_data`` numbers them. Of images without labels there is nothing to tell.
     """
     beside = [*_beside(train), *(() if evaluation is None else _beside(evaluation))]
     if not train.classes.known:
