@@ -5,7 +5,9 @@ synthetic set (RESULTS.md has its rows). What is typed goes over a recipe's sett
 alone is fixed.
 
 Departure:
-    The paper trains DF-DearKD on hard labels, in two stages, on views that are not mixed.
+    The paper trains DF-DearKD on hard labels, in two stages, on views that are not mixed. On the
+    digits' set of `make demo` that gives 80 %, soft labels 95, of mixed views 97, and with the
+    hidden loss 98 (one seed; ``configs/studies/digits_data_free.yaml``).
 """
 
 from typing import Any, Literal
@@ -20,13 +22,14 @@ __all__ = ["Recipe", "recipe_settings"]
 Recipe = Literal["paper", "best"]
 
 ON_SYNTHETIC: dict[str, Any] = {
-    "method": "deit-soft",
+    "method": "dearkd",
     "stage1": 100,
     "stage2": 0,
-    "distill": {"class_weight": 0.0},
+    "distill": {"logits": "soft", "class_weight": 0.0},
     "data": {"mixup": 0.8, "cutmix": 1.0},
 }
-"""``best`` on a synthetic set: the teacher's soft labels of mixed views, and nothing else."""
+"""``best`` on a synthetic set: the teacher's soft labels and features of mixed views, and no label
+of the set; there is no second stage."""
 CHOSEN = ("recipe", "method", "stage1", "stage2", "switch", "distill")
 """Settings of which none is given where a synthetic set is met with ``best`` unasked."""
 

@@ -12,7 +12,7 @@ from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.recipes import ON_SYNTHETIC
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
-BEST = {"recipe": "best", "method": "deit-soft", "stage1": 100, "stage2": 0}
+BEST = {"recipe": "best", "method": "dearkd", "stage1": 100, "stage2": 0}
 
 
 @pytest.fixture
@@ -30,7 +30,7 @@ def fields(config):
 def test_a_synthetic_set_is_met_with_best_where_nothing_is_said_of_how(synthetic):
     config = load_config(None, ["optim.lr=1e-3"], {"data.train": synthetic, "seed": 3})
     assert fields(config) == BEST
-    assert config.distill.class_weight == 0
+    assert (config.distill.logits, config.distill.class_weight) == ("soft", 0)
     assert (config.data.mixup, config.data.cutmix, config.data.train) == (0.8, 1.0, synthetic)
 
 
@@ -64,7 +64,7 @@ def test_every_published_recipe_is_the_papers(file, synthetic):
 
 
 def test_what_is_given_goes_over_a_recipe(synthetic):
-    given = {"data.train": synthetic, "recipe": "best", "stage1": 7, "method": "deit-soft"}
+    given = {"data.train": synthetic, "recipe": "best", "stage1": 7, "method": "dearkd"}
     config = load_config(None, ["data.mixup=0", "distill.temperature=2"], given)
     assert (config.stage1, config.stage2, config.data.mixup, config.data.cutmix) == (7, 0, 0, 1)
     assert (config.distill.temperature, config.distill.class_weight) == (2, 0)
@@ -72,7 +72,7 @@ def test_what_is_given_goes_over_a_recipe(synthetic):
 
 def test_best_has_one_method(synthetic):
     message = refused("train", "--data", synthetic, "--recipe", "best", "--method", "ce")
-    assert "recipe=best has a method of its own, deit-soft, got ce; leave one of them" in message
+    assert "recipe=best has a method of its own, dearkd, got ce; leave one of them" in message
 
 
 def test_best_is_refused_on_data_that_it_is_not_known_for(tmp_path):
@@ -99,7 +99,7 @@ def test_the_command_trains_a_synthetic_set_on_soft_labels_alone(toy_teacher, tm
     line = ["train", "--data", made, "--teacher", toy_teacher, "--recipe", "best", *small]
     result = invoke(*line, "--eval-data", "digits", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "recipe best, soft labels alone (--recipe paper has the paper's)" in result.output
+    assert "recipe best: soft labels, one stage, mixed views (--recipe paper" in result.output
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["recipe"] == "best"
     assert stored["distill"]["logits"] == "soft"

@@ -64,7 +64,9 @@ def addressed(
                 f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
                 "leave it out"
             )
-        notes.append("recipe best, soft labels alone (--recipe paper has the paper's)")
+        notes.append(
+            "recipe best: soft labels, one stage, mixed views (--recipe paper has the paper's)"
+        )
     if method.has_teacher and config.teacher.name is None and not given:
         if config.data.train != DIGITS:
             raise UserError(

@@ -23,7 +23,7 @@ def runs(tmp_path_factory, toy_teacher):
     real = {**student, "stage1": 2, "stage2": 0}
     quiet_train({**real, "out": str(root / "real")})
     made = {"data.train": str(root / "made"), "data.evaluation": "digits", "recipe": "best"}
-    made |= {**student, "method": "deit-soft", "stage1": 3, "out": str(root / "data-free")}
+    made |= {**student, "stage1": 3, "out": str(root / "data-free")}
     quiet_train(made, ["data.batch_size=10"])
     return root
 
