@@ -42,7 +42,8 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: If ``best`` is asked for with a method that is not its own.
     """
-    synthetic = is_set(str(given.get("data", {}).get("train")))
+    data = given.get("data")
+    synthetic = isinstance(data, DictConfig) and is_set(str(data.get("train")))
     recipe = given.get("recipe")
     if recipe is None and synthetic and not any(name in given for name in CHOSEN):
         recipe = "best"

@@ -7,42 +7,43 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
 
+from dearkd.config import train_config
 from dearkd.data import synthetic_set
+from dearkd.errors import UserError, one_line
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
-from dearkd.said import counted, listed
+from dearkd.run_folder.shapes import ANALYSIS, EPOCH, LOSS_CURVES, MANIFEST, SUMMARY, misfit
+from dearkd.said import counted
 
 __all__ = ["read_run", "read_set"]
 
 NAMED_CLASSES = 6
 """Classes with missing images that are named at most."""
-MANIFEST_KINDS = {
-    "classes": dict,
-    "config": dict,
-    "groups": list,
-    "images": list,
-    "quality": dict,
-    "teacher": dict,
-}
-"""The keys of a manifest that the chapters read, and their types."""
 
 
 def read_run(path: Path, name: str) -> Run:
     """A run folder, as far as it can be read; its notes say what is missing or damaged."""
     folder, notes = RunFolder(path), list[str]()
-    config = _read(folder.config_file, yaml.safe_load, notes)
-    summary = _read(folder.summary_file, json.loads, notes)
-    metrics = [line for line in folder.read_metrics() if _is_epoch(line)]
+    config = _read(folder.config_file, yaml.safe_load, notes, _config_fault)
+    summary = _read(folder.summary_file, json.loads, notes, lambda it: misfit(it, SUMMARY))
+    lines = folder.read_metrics()
+    metrics = _of_one_model([line for line in lines if misfit(line, EPOCH) is None])
+    if len(metrics) < len(lines):
+        odd = counted(len(lines) - len(metrics), "line")
+        notes.append(f"{odd} of metrics.jsonl are no epochs as training writes them: left out")
     run = Run(
         path=path,
         name=name,
         config=config,
         metrics=metrics,
         summary=summary,
-        analysis=_read(path / "analysis.json", json.loads, notes),
+        analysis=_read(path / "analysis.json", json.loads, notes, lambda it: misfit(it, ANALYSIS)),
     )
     if not config:
         notes.append("it has no readable config.yaml: its settings are not known")
@@ -55,9 +56,25 @@ def read_run(path: Path, name: str) -> Run:
     return dataclasses.replace(run, notes=tuple(notes))
 
 
-def _is_epoch(line: Any) -> bool:
-    """Whether a line of ``metrics.jsonl`` is one that training writes."""
-    return isinstance(line, dict) and {"epoch", "stage"} <= line.keys()
+def _of_one_model(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The lines whose measures by block and head have as many of both as the first ones have."""
+    first: dict[str, tuple[int, ...]] = {}
+    kept = []
+    for line in lines:
+        shapes = {key: np.shape(line[key]) for key in line if isinstance(line[key], list)}
+        if all(first.setdefault(key, shape) == shape for key, shape in shapes.items()):
+            kept.append(line)
+    return kept
+
+
+def _config_fault(tree: Any) -> str | None:
+    """What of a configuration is not as `dearkd train` writes it; an older one has other keys."""
+    given = {key: value for key, value in tree.items() if value is not None}
+    try:
+        train_config(OmegaConf.create(given))
+    except (UserError, OmegaConfBaseException) as error:
+        return None if "unknown config key" in str(error) else one_line(error)
+    return None
 
 
 def read_set(path: Path, name: str) -> SyntheticSet:
@@ -81,7 +98,9 @@ def read_set(path: Path, name: str) -> SyntheticSet:
         name=name,
         manifest=manifest,
         settings=settings,
-        curves=_read(path / "loss_curves.json", json.loads, notes).get("groups", {}),
+        curves=_read(
+            path / "loss_curves.json", json.loads, notes, lambda it: misfit(it, LOSS_CURVES)
+        ).get("groups", {}),
         diversity=_read(path / "diversity.json", json.loads, notes),
         notes=tuple(notes),
     )
@@ -89,37 +108,24 @@ def read_set(path: Path, name: str) -> SyntheticSet:
 
 def _fault(manifest: dict[str, Any]) -> str:
     """Why the chapters can't show a manifest; empty if they can."""
-    if lacking := sorted(MANIFEST_KINDS.keys() - manifest.keys()):
-        return f"it lacks {listed(lacking)}"
-    for key, kind in MANIFEST_KINDS.items():
-        if not isinstance(manifest[key], kind):
-            return f"its {key} is no {'mapping' if kind is dict else 'list'}"
+    if (fault := misfit(manifest, MANIFEST)) is not None:
+        return fault
     if not manifest["images"]:
         return "it lists no images"
-    if not all(map(_is_record, manifest["images"])):
-        return "an image has no file or no target"
-    targets = {str(image["target"]) for image in manifest["images"]}
+    targets = {image["target"] for image in manifest["images"]}
+    names = manifest.get("class_names")
+    if names is not None and not all(0 <= target < len(names) for target in targets):
+        return "an image has a class that has no name"
     for role, verdicts in manifest["quality"].items():
-        if not _covers(verdicts, targets):
+        if not _covers(verdicts, set(map(str, targets))):
             return f"the verdicts of its {role} do not cover all classes"
     return ""
 
 
-def _is_record(image: Any) -> bool:
-    """Whether an entry of the manifest's images names a file and a class."""
-    return (
-        isinstance(image, dict)
-        and isinstance(image.get("file"), str)
-        and isinstance(image.get("target"), int)
-    )
-
-
 def _covers(verdicts: Any, targets: set[str]) -> bool:
     """Whether a network's verdicts on a set have a share for each of these classes."""
-    recognition = verdicts.get("recognition") if isinstance(verdicts, dict) else None
-    if not isinstance(recognition, dict) or "confidence_histogram" not in verdicts:
-        return False
-    return "overall" in recognition and targets <= recognition.get("per_class", {}).keys()
+    per_class: dict[str, float] = verdicts["recognition"]["per_class"]
+    return targets <= per_class.keys()
 
 
 def _missing(stored: synthetic_set.SyntheticSet) -> str:
@@ -141,15 +147,24 @@ def _missing(stored: synthetic_set.SyntheticSet) -> str:
     )
 
 
-def _read(file: Path, parse: Callable[[str], Any], notes: list[str]) -> dict[str, Any]:
-    """The mapping in a file, parsed by ``parse``; empty, with a note, if it holds none."""
+def _read(
+    file: Path,
+    parse: Callable[[str], Any],
+    notes: list[str],
+    fault: Callable[[Any], str | None] = lambda content: None,
+) -> dict[str, Any]:
+    """The mapping in a file, parsed by ``parse``; empty, with a note, if it holds none.
+
+    ``fault`` says what of it is not as dearkd writes it.
+    """
     if not file.is_file():
         return {}
     try:
         content = parse(file.read_text(encoding="utf-8"))
     except (ValueError, yaml.YAMLError):
         content = None
-    if isinstance(content, dict):
-        return content
-    notes.append(f"{file.name} is damaged and was left out")
+    found = fault(content) if isinstance(content, dict) else ""
+    if found is None:
+        return dict(content)
+    notes.append(f"{file.name} is damaged{f' ({found})' if found else ''} and was left out")
     return {}

@@ -17,6 +17,8 @@ from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
+from dearkd.run_folder.shapes import RECORDED_RUN, STUDY, misfit
+from dearkd.said import listed
 
 __all__ = ["COPY", "Entry", "NoRecordError", "Record", "Study", "entry_of", "read_record"]
 
@@ -28,8 +30,6 @@ NOT_OF_A_RUN = ("sessions", "teacher_labels", "files")
 """Parts of a summary that a record leaves out: they are of its folder, or repeat what it has."""
 KEYS = {"study", "runs"}
 """What the file holds."""
-WORDS, PARTS = {"arm", "fraction", "seed", "hash"}, {"settings", "summary", "machine", "curve"}
-"""What each of its runs has: words and numbers, and mappings."""
 COPY = "record.json"
 """Name of the copy that lies among the runs, for `dearkd report`."""
 
@@ -117,6 +117,8 @@ def read_record(path: Path) -> Record:
     if not isinstance(content, dict) or not content.keys() >= KEYS:
         raise NoRecordError(f"{path} is no record of dearkd sweep; name another file by --record")
     try:
+        if (fault := misfit(content["study"], STUDY, "study")) is not None:
+            raise TypeError(fault)
         study = _study(content["study"])
         for number, entry in enumerate(content["runs"], start=1):
             _check_entry(entry, number)
@@ -152,13 +154,13 @@ def _study(stored: dict[str, Any]) -> Study:
     )
 
 
-def _check_entry(entry: dict[str, Any], number: int) -> None:
+def _check_entry(entry: Any, number: int) -> None:
     """Refuses a run that lacks a part, or whose parts are something else than they were."""
-    for key in sorted(WORDS | PARTS):
-        if key not in entry:
-            raise KeyError(f"{key} in run {number}")
-        if key in PARTS and not isinstance(entry[key], dict):
-            raise TypeError(f"{key} of run {number} is no mapping")
+    if (fault := misfit(entry, RECORDED_RUN)) is not None:
+        raise TypeError(f"run {number}: {fault}")
+    lengths = {len(values) for values in entry["curve"].values()}
+    if len(lengths) > 1:
+        raise TypeError(f"run {number}: its curves have {listed(sorted(map(str, lengths)))} epochs")
 
 
 def _key(entry: Mapping[str, Any]) -> tuple[str, float | None, int]:

@@ -51,7 +51,7 @@ class _Pixels:
     def __init__(self, item: SyntheticSet, source: ImageSource) -> None:
         self.source = source
         self.place = {source.name(index): index for index in range(len(source))}
-        self.mode = "L" if len(item.manifest["teacher"]["mean"]) == 1 else "RGB"
+        self.item = item
 
     def of(self, name: str) -> torch.Tensor:
         """uint8 pixels (channels, height, width).
@@ -59,7 +59,8 @@ class _Pixels:
         Raises:
             BadImageError: If it cannot be read.
         """
-        array = np.array(self.source.image(self.place[name]).convert(self.mode))
+        mode = "L" if len(self.item.manifest["teacher"]["mean"]) == 1 else "RGB"
+        array = np.array(self.source.image(self.place[name]).convert(mode))
         return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
 
 

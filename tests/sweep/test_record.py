@@ -52,7 +52,7 @@ def test_a_damaged_record_is_refused(change, tmp_path):
 def test_the_report_says_what_is_wrong_with_a_record(tmp_path):
     path = written_record(tmp_path)
     path.write_text(path.read_text().replace('"curve"', '"curv"'))
-    assert "a.json is damaged (no 'curve in run 1')" in refused("report", path)
+    assert "a.json is damaged (run 1: curve is missing)" in refused("report", path)
     path.write_text("{}")
     assert "a.json is a file; pass the run folder it lies in, or a record" in refused(
         "report", path
