@@ -133,8 +133,9 @@ def evaluate(
     if out is not None or any(value is not None for value in measures.values()):
         _refuse(of_model)
         from dearkd.measures import eval_set
+        from dearkd.measures.set_request import SetRequest
 
-        request = eval_set.SetRequest(target=target, **measures, **common)
+        request = SetRequest(target=target, **measures, **common)
         eval_set.evaluate_set(
             request, console=console, errors=error_console(), out=out, as_json=as_json
         )

@@ -46,10 +46,10 @@ def probe_name(part: Mapping[str, Any]) -> str | None:
     if not isinstance(top1, int | float) or not isinstance(budget, Mapping):
         return None
     assert isinstance(probe, Mapping)
-    steps = f"{budget.get('steps')} steps of {budget.get('batch_size')}"
     real = f"{probe.get('eval_images')} images of {data_name(probe.get('against'))}"
-    teacher = data_name(probe.get("teacher"))
-    return f"top-1 of a probe student on {real} ({budget.get('student')}, {steps}, taught by {teacher})"
+    steps = f"{budget.get('steps')} steps of {budget.get('batch_size')}"
+    how = f"{budget.get('student')}, {steps}, taught by {data_name(probe.get('teacher'))}"
+    return f"top-1 of a probe student on {real} ({how})"
 
 
 def network_name(measured: Mapping[str, Any]) -> str:

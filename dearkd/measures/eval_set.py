@@ -4,14 +4,12 @@ import importlib.metadata
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
 
-from dearkd.data.feed import EVALUATION_BATCH
 from dearkd.data.loaders import BadImages, OnBadImage
 from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
 from dearkd.errors import UserError
@@ -30,84 +28,20 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
+from dearkd.measures.set_request import SetRequest
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.stop import Interrupted
-from dearkd.said import seconds_text
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
-__all__ = ["SetRequest", "evaluate_set"]
+__all__ = ["evaluate_set"]
 
 STORED = "diversity.json"
 """The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
 PROBE_KEYS = ("probe_top1", "probe")
 """What a result has of a probe student."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetRequest:
-    """What to measure of a set of images, with which networks, on which images."""
-
-    target: str | None = None
-    """Any data that `dearkd.data.datasets` opens; None: the newest synthetic set under runs/."""
-    lpips: bool | None = None
-    lpips_net: str | None = None
-    lpips_weights: Path | None = None
-    against: str | None = None
-    """Real images, which are measured too and compared with."""
-    features: str | None = None
-    """A network whose pooled features are compared."""
-    features_weights: Path | None = None
-    verifier: str | None = None
-    verifier_weights: Path | None = None
-    limit: int | None = None
-    """Images of a class that are measured at most; None: all. A probe student learns from all."""
-    probe: bool | None = None
-    """Whether to train a small student on the set and read it on ``against``."""
-    teacher: str | None = None
-    """The probe student's teacher; None: the network that a synthetic set was made from."""
-    teacher_weights: Path | None = None
-    seed: int | None = None
-    """Chooses the images where ``limit`` leaves some out, and is the probe's seed; None: 0."""
-    img_size: int | None = None
-    """Pixels a side for LPIPS; other networks have a size of their own."""
-    batch_size: int = EVALUATION_BATCH
-    on_bad_image: str | None = None
-    trust: bool = False
-    """Whether to run the Python files that a network's run imports."""
-
-    def __post_init__(self) -> None:
-        """Refuses unknown values and options that would have no effect."""
-        if not (self.lpips or self.features or self.verifier or self.probe):
-            raise UserError(
-                "nothing to measure; add --lpips, --features NET, --verifier NET or --probe"
-            )
-        embedding = {"--lpips": self.lpips, "--features": self.features}
-        known = get_args(LpipsNet)
-        if self.lpips_net is not None and self.lpips_net not in known:
-            raise UserError(f"--lpips-net must be {', '.join(known)}, got {self.lpips_net!r}")
-        for option, value, needed in (
-            ("--lpips-net", self.lpips_net, {"--lpips": self.lpips}),
-            ("--lpips-weights", self.lpips_weights, {"--lpips": self.lpips}),
-            ("--img-size", self.img_size, {"--lpips": self.lpips}),
-            ("--features-weights", self.features_weights, {"--features": self.features}),
-            ("--verifier-weights", self.verifier_weights, {"--verifier": self.verifier}),
-            ("--against", self.against, {**embedding, "--probe": self.probe}),
-            ("--limit", self.limit, {**embedding, "--verifier": self.verifier}),
-            ("--teacher", self.teacher, {"--probe": self.probe}),
-            ("--teacher-weights", self.teacher_weights, {"--teacher": self.teacher}),
-            ("--seed", self.seed, {"--limit": self.limit, "--probe": self.probe}),
-        ):
-            if value is not None and not any(needed.values()):
-                raise UserError(f"{option} {value} has no effect without {' or '.join(needed)}")
-        if self.limit is not None and self.limit < 2:
-            raise UserError(f"--limit must be at least 2 images a class, got {self.limit}")
-        if self.probe and self.against is None:
-            raise UserError(
-                "--probe reads its student on real labelled images; name them by --against"
-            )
 
 
 def evaluate_set(
@@ -278,7 +212,7 @@ class _Judge:
             target, request.against, teacher, request.seed or 0, self.bad_images.policy
         )
         probe = open_probe(asked, self.accelerator)
-        self.errors.print(f"{probe.forecast}, about {seconds_text(probe.seconds)}")
+        self.errors.print(probe.forecast)
         return probe
 
     def _probed(self, probe: ProbeStudent) -> dict[str, Any]:

@@ -26,6 +26,7 @@ from dearkd.judging.evaluate import evaluate
 from dearkd.models.create import model_cfg
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import commit
+from dearkd.said import counted, seconds_text
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -77,9 +78,12 @@ class ProbeStudent:
 
     @property
     def forecast(self) -> str:
-        """What it is and how long it takes, in a line."""
-        config = self.parts.config
-        return f"probe student: {config.student}, {STEPS} steps of {BATCH} at {config.data.img_size} px on {len(self.parts.train):,} images"
+        """What it is, and how long it takes, in a line."""
+        config, images = self.parts.config, counted(len(self.parts.train), "image")
+        return (
+            f"probe student: {config.student} on {images} of {config.data.img_size} px, {STEPS} "
+            f"steps of {BATCH}, about {seconds_text(self.seconds)}"
+        )
 
     def result(self, advance: Callable[[int], None]) -> dict[str, Any]:
         """Trains the student and reads it: ``probe_top1`` in percent, and under ``probe`` the rest.

@@ -6,6 +6,7 @@ report that were trained on the sets and differ by the set, the seed and the epo
 """
 
 import json
+import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
@@ -131,17 +132,20 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     Source:
         Spearman 1904, https://doi.org/10.2307/1412159: the correlation coefficient of the ranks.
     """
-    ranks = [_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)]
-    if len(first) < LEAST_SETS or any(np.ptp(one) == 0 for one in ranks):
+    if len(first) < LEAST_SETS:
         return None
-    return float(np.clip(np.corrcoef(*ranks)[0, 1], -1, 1))
+    one, other = (
+        _centred_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)
+    )
+    size = math.sqrt(float(one @ one) * float(other @ other))
+    return None if size == 0 else float(one @ other) / size
 
 
-def _ranks(values: Float[np.ndarray, " count"]) -> Float[np.ndarray, " count"]:
-    """Ranks from 1; equal values share the mean of theirs."""
+def _centred_ranks(values: Float[np.ndarray, " count"]) -> Float[np.ndarray, " count"]:
+    """Ranks less their mean; equal values share the mean of theirs."""
     _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    mean: NDArray[np.float64] = np.cumsum(count) - (count - 1) / 2
-    return mean[place]
+    last: NDArray[np.float64] = np.cumsum(count) - (count - 1) / 2
+    return last[place] - (len(values) + 1) / 2
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:
