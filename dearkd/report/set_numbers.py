@@ -23,7 +23,7 @@ def set_numbers(item: SyntheticSet) -> dict[str, float]:
     found: dict[str, Any] = {**_of_manifest(item), **_of_networks(stored)}
     if (name := probe_name(stored)) is not None:
         found[name] = stored["probe_top1"]
-    return {name: value for name, value in found.items() if isinstance(value, int | float)}
+    return {name: float(value) for name, value in found.items() if isinstance(value, int | float)}
 
 
 def _of_manifest(item: SyntheticSet) -> dict[str, Any]:

@@ -175,7 +175,7 @@ def _probed(sets: Iterable[SyntheticSet]) -> list[tuple[str, list[tuple[Syntheti
         probe = item.diversity["probe"]
         facts = [probe.get(key) for key in ("budget", "teacher", "against", "eval_images")]
         key = json.dumps(facts, sort_keys=True)
-        parts.setdefault(key, (name, []))[1].append((item, item.diversity["probe_top1"]))
+        parts.setdefault(key, (name, []))[1].append((item, float(item.diversity["probe_top1"])))
     return list(parts.values())
 
 
@@ -232,4 +232,4 @@ def _called(runs: Sequence[Run]) -> str:
 def _cell(value: float | None) -> str:
     if value is None:
         return ""
-    return f"{value:,}" if isinstance(value, int) else f"{value:.4g}"
+    return f"{value:,.0f}" if value.is_integer() and value >= 1000 else f"{value:.4g}"

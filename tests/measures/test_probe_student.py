@@ -139,9 +139,12 @@ def test_an_interrupted_probe_leaves_the_stored_result_as_it_was(copy, monkeypat
     before = (copy / "diversity.json").read_bytes()
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    monkeypatch.setattr(
-        probe_student._Views, "step", lambda *args: os.kill(os.getpid(), signal.SIGTERM)
-    )
+
+    def asked_to_stop(self, step, images, terms):
+        if step == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(probe_student._Views, "step", asked_to_stop)
     out = tmp_path / "result.json"
     result = invoke("eval", copy, "--probe", "--against", "digits", "--seed", 5, "--out", out)
     assert result.exit_code == 130, result.output

@@ -47,10 +47,10 @@ def test_the_rank_correlation_is_that_of_a_slow_form_and_of_scipy(count, ties):
 
 
 def test_its_limits():
-    assert rank_correlation([1, 2, 30], [5, 6, 7]) == 1
-    assert rank_correlation([1, 2, 30], [7, 6, 5]) == -1
-    assert rank_correlation([1, 2], [1, 2]) is None
-    assert rank_correlation([4, 4, 4], [1, 2, 3]) is None
+    assert rank_correlation([1.0, 2.0, 30.0], [5.0, 6.0, 7.0]) == 1
+    assert rank_correlation([1.0, 2.0, 30.0], [7.0, 6.0, 5.0]) == -1
+    assert rank_correlation([1.0, 2.0], [1.0, 2.0]) is None
+    assert rank_correlation([4.0, 4.0, 4.0], [1.0, 2.0, 3.0]) is None
 
 
 def make_set(root, name, *, recognised, images=4, **stored):
