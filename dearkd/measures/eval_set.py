@@ -1,4 +1,4 @@
-"""``dearkd eval --lpips``: how diverse a set of images is, and how near it is to real ones."""
+"""``dearkd eval`` on a set of images: how diverse, how near to real ones, what it teaches."""
 
 import importlib.metadata
 import json
