@@ -42,6 +42,8 @@ STORED = "diversity.json"
 """The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
 PROBE_KEYS = ("probe_top1", "probe")
 """What a result has of a probe student."""
+OTHERS = {"lpips", "features", "verifier"}
+"""What a result has of the other networks."""
 
 
 def evaluate_set(
@@ -92,14 +94,11 @@ def _with_stored(result: dict[str, Any], request: SetRequest, file: Path) -> dic
         return result
     if not isinstance(found, dict):
         return result
-    probed = {key: value for key, value in found.items() if key in PROBE_KEYS}
     if not request.probe:
-        return result | probed
-    if request.lpips or request.features or request.verifier:
+        return result | {key: value for key, value in found.items() if key in PROBE_KEYS}
+    if request.lpips or request.features or request.verifier or not OTHERS & found.keys():
         return result
-    return (result if found.keys() == probed.keys() else found) | {
-        key: result[key] for key in PROBE_KEYS
-    }
+    return found | {key: result[key] for key in PROBE_KEYS}
 
 
 class _Judge:

@@ -40,8 +40,10 @@ from dearkd.training.stages import Position
 __all__ = ["ProbeRequest", "ProbeStudent", "open_probe"]
 
 STUDENT = "dearkd_resnet10t_32"
-"""Departure: a CNN of 15 million multiply-adds at 32 px. A transformer of as many steps takes three
-times as long, and has learned little of such images by then."""
+"""Departure: a CNN of 15 million multiply-adds at 32 px, 0.09 core-seconds a step of 64 there. A
+micro student of four blocks takes 0.30, and of 600 such steps a CIFAR-10 transformer learns little.
+On digits (seed 0) 1,000 images of a generator gave 98.3 %, 100 of them 96.9, all 1,000 under noise
+82.5; the four blocks 58.8 from the first."""
 STEPS, BATCH = 600, 64
 LEAST = 8
 """Pixels a side that the student halves three times."""
