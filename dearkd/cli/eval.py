@@ -13,6 +13,7 @@ from dearkd.cli.options import (
     OnBadImage,
     Trust,
     console,
+    error_console,
     run_imports,
 )
 from dearkd.errors import UserError
@@ -56,9 +57,23 @@ def evaluate(
     against: Annotated[
         str | None, _of_set(help="Real images, measured too, and the set's distance to them.")
     ] = None,
-    limit: Annotated[int | None, _of_set(help="At most so many images of a class.")] = None,
+    probe: Annotated[
+        bool,
+        _of_set(
+            "--probe",
+            help="Top-1 on --against of a small student that learns from the set, in a fixed "
+            "budget; takes a minute or more, told beforehand.",
+        ),
+    ] = False,
+    teacher: Annotated[
+        str | None,
+        _of_set(help="Whose labels --probe learns; default: the network the set was made from."),
+    ] = None,
+    limit: Annotated[
+        int | None, _of_set(help="At most so many images of a class, but for --probe.")
+    ] = None,
     seed: Annotated[
-        int | None, _of_set(help="Decides which images --limit keeps; default 0.")
+        int | None, _of_set(help="Of --probe, and of which images --limit keeps; default 0.")
     ] = None,
     lpips_net: Annotated[
         Literal["alex", "vgg", "squeeze"] | None,
@@ -73,6 +88,9 @@ def evaluate(
     verifier_weights: Annotated[
         Path | None, _of_set(help="Local weights of --verifier: safetensors or .pth.")
     ] = None,
+    teacher_weights: Annotated[
+        Path | None, _of_set(help="Local weights of --teacher: safetensors or .pth.")
+    ] = None,
     out: Annotated[Path | None, _of_set(help="Write the result to this JSON file.")] = None,
     img_size: ImgSize = None,
     batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
@@ -86,7 +104,8 @@ def evaluate(
     **Example:** `dearkd eval runs/dearkd-digits-1` or
     `dearkd eval regnety_160.deit_in1k --data imagenet/val`
 
-    **Images:** `dearkd eval runs/synth-1 --lpips --against photos/ --limit 50`
+    **Images:** `dearkd eval runs/synth-1 --lpips --against photos/ --limit 50`, or what a small
+    student learns from them: `dearkd eval runs/synth-1 --probe --against photos/`
     """
     measures: dict[str, Any] = {
         "lpips": lpips or None,
@@ -97,6 +116,9 @@ def evaluate(
         "features_weights": features_weights,
         "verifier": verifier,
         "verifier_weights": verifier_weights,
+        "probe": probe or None,
+        "teacher": teacher,
+        "teacher_weights": teacher_weights,
         "limit": limit,
         "seed": seed,
     }
@@ -111,9 +133,12 @@ def evaluate(
     if out is not None or any(value is not None for value in measures.values()):
         _refuse(of_model)
         from dearkd.measures import eval_set
+        from dearkd.measures.set_request import SetRequest
 
-        request = eval_set.SetRequest(target=target, **measures, **common)
-        eval_set.evaluate_set(request, console=console, out=out, as_json=as_json)
+        request = SetRequest(target=target, **measures, **common)
+        eval_set.evaluate_set(
+            request, console=console, errors=error_console(), out=out, as_json=as_json
+        )
         return
     if target is None:
         raise UserError(

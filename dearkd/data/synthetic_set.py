@@ -13,6 +13,8 @@ from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+import yaml  # type: ignore[import-untyped, unused-ignore]
+
 from dearkd.errors import UserError, one_line
 
 __all__ = [
@@ -92,6 +94,19 @@ class SyntheticSet:
             return bool(self.settings["config"]["flip_probability"] > 0)
         except (KeyError, TypeError):
             return None
+
+    @property
+    def teacher(self) -> tuple[str, Path | None] | None:
+        """Name and weights file of the network that it was made from; None: it does not say."""
+        try:
+            text = (self.root / CONFIG_FILE).read_text(encoding="utf-8")
+            named = yaml.safe_load(text)["teacher"]
+            name, weights = named["name"], named.get("weights")
+        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+            return None
+        if not isinstance(name, str):
+            return None
+        return name, Path(weights) if isinstance(weights, str) else None
 
     @cached_property
     def images(self) -> tuple[ListedImage, ...]:

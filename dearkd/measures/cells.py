@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-__all__ = ["distance_cells", "nearness_cells", "network_name"]
+from dearkd.said import data_name
+
+__all__ = ["distance_cells", "nearness_cells", "network_name", "probe_cells", "probe_name"]
 
 
 def distance_cells(part: Mapping[str, Any]) -> dict[str, str]:
@@ -25,6 +27,29 @@ def nearness_cells(part: Mapping[str, Any]) -> dict[str, str]:
         for key in ("frechet_distance", "density", "coverage")
         if key in near
     }
+
+
+def probe_cells(part: Mapping[str, Any]) -> dict[str, str]:
+    """The top-1 of the probe student, by its budget and what it was read on; none without one."""
+    if (name := probe_name(part)) is None:
+        return {}
+    return {name: f"{part['probe_top1']:.2f} %"}
+
+
+def probe_name(part: Mapping[str, Any]) -> str | None:
+    """What the top-1 of a probe student is called in tables, by all that it is compared within.
+
+    None where there is none.
+    """
+    top1, probe = part.get("probe_top1"), part.get("probe")
+    budget = probe.get("budget") if isinstance(probe, Mapping) else None
+    if not isinstance(top1, int | float) or not isinstance(budget, Mapping):
+        return None
+    assert isinstance(probe, Mapping)
+    real = f"{probe.get('eval_images')} images of {data_name(probe.get('against'))}"
+    steps = f"{budget.get('steps')} steps of {budget.get('batch_size')}"
+    how = f"{budget.get('student')}, {steps}, taught by {data_name(probe.get('teacher'))}"
+    return f"top-1 of a probe student on {real} ({how})"
 
 
 def network_name(measured: Mapping[str, Any]) -> str:

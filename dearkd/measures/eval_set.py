@@ -1,26 +1,23 @@
-"""``dearkd eval --lpips``: how diverse a set of images is, and how near it is to real ones."""
+"""``dearkd eval`` on a set of images: how diverse, how near to real ones, what it teaches."""
 
 import importlib.metadata
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast, get_args
+from typing import Any, cast
 
 from rich.console import Console
 from rich.progress import Progress
-from rich.table import Table
 
-from dearkd.data.datasets import ImageSource
-from dearkd.data.feed import EVALUATION_BATCH
 from dearkd.data.loaders import BadImages, OnBadImage
-from dearkd.data.synthetic_set import MANIFEST_FILE
+from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
 from dearkd.errors import UserError
-from dearkd.measures.cells import distance_cells, nearness_cells, network_name
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet
 from dearkd.measures.lpips_weights import load_lpips
+from dearkd.measures.probe_student import ProbeRequest, ProbeStudent, open_probe
+from dearkd.measures.result_table import print_result
 from dearkd.measures.set_measures import (
     Advance,
     Network,
@@ -31,76 +28,40 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
+from dearkd.measures.set_request import SetRequest
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
-from dearkd.said import counted
+from dearkd.run_folder.stop import Interrupted
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
-__all__ = ["SetRequest", "evaluate_set"]
+__all__ = ["evaluate_set"]
 
 STORED = "diversity.json"
 """The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SetRequest:
-    """What to measure of a set of images, with which networks, on which images."""
-
-    target: str | None = None
-    """Any data that `dearkd.data.datasets` opens; None: the newest synthetic set under runs/."""
-    lpips: bool | None = None
-    lpips_net: str | None = None
-    lpips_weights: Path | None = None
-    against: str | None = None
-    """Real images, which are measured too and compared with."""
-    features: str | None = None
-    """A network whose pooled features are compared."""
-    features_weights: Path | None = None
-    verifier: str | None = None
-    verifier_weights: Path | None = None
-    limit: int | None = None
-    """Images of a class that are measured at most; None: all."""
-    seed: int | None = None
-    """Chooses the images where ``limit`` leaves some out; None: 0."""
-    img_size: int | None = None
-    """Pixels a side for LPIPS; other networks have a size of their own."""
-    batch_size: int = EVALUATION_BATCH
-    on_bad_image: str | None = None
-    trust: bool = False
-    """Whether to run the Python files that a network's run imports."""
-
-    def __post_init__(self) -> None:
-        """Refuses unknown values and options that would have no effect."""
-        if not (self.lpips or self.features or self.verifier):
-            raise UserError("nothing to measure; add --lpips, --features NET or --verifier NET")
-        known = get_args(LpipsNet)
-        if self.lpips_net is not None and self.lpips_net not in known:
-            raise UserError(f"--lpips-net must be {', '.join(known)}, got {self.lpips_net!r}")
-        for option, value, needed in (
-            ("--lpips-net", self.lpips_net, {"--lpips": self.lpips}),
-            ("--lpips-weights", self.lpips_weights, {"--lpips": self.lpips}),
-            ("--img-size", self.img_size, {"--lpips": self.lpips}),
-            ("--features-weights", self.features_weights, {"--features": self.features}),
-            ("--verifier-weights", self.verifier_weights, {"--verifier": self.verifier}),
-            ("--against", self.against, {"--lpips": self.lpips, "--features": self.features}),
-            ("--seed", self.seed, {"--limit": self.limit}),
-        ):
-            if value is not None and not any(needed.values()):
-                raise UserError(f"{option} {value} has no effect without {' or '.join(needed)}")
-        if self.limit is not None and self.limit < 2:
-            raise UserError(f"--limit must be at least 2 images a class, got {self.limit}")
+PROBE_KEYS = ("probe_top1", "probe")
+"""What a result has of a probe student."""
+OTHERS = {"lpips", "features", "verifier"}
+"""What a result has of the other networks."""
 
 
 def evaluate_set(
-    request: SetRequest, *, console: Console, out: Path | None = None, as_json: bool = False
+    request: SetRequest,
+    *,
+    console: Console,
+    errors: Console,
+    out: Path | None = None,
+    as_json: bool = False,
 ) -> dict[str, Any]:
     """Measures what the request asks for, prints it and returns it.
 
-    The result is also written to ``out``, and into the folder of a synthetic set.
+    The result is also written to ``out``, and into the folder of a synthetic set, where a probe's
+    number and the other measures stay until they are taken anew. ``errors`` tells the time that a
+    probe takes.
 
     Raises:
+        Interrupted: After Ctrl-C or SIGTERM while a probe student learns; nothing is written.
         UserError: If images or a network can't be opened, or there are too few images.
         FileNotFoundError: If a path does not exist.
         OSError: If the result cannot be written.
@@ -110,22 +71,43 @@ def evaluate_set(
     files = [file for file in (out, stored) if file is not None]
     for file in files:
         make_room(file)
-    result = _Judge(request, target, console).result()
+    result = _Judge(request, target, console, errors).result()
     if as_json:
         console.print_json(json.dumps(result))
     else:
-        _print_result(result, console)
+        print_result(result, console)
     for file in files:
-        write_text(file, json.dumps(result, indent=2) + "\n")
+        content = _with_stored(result, request, file) if file is stored else result
+        write_text(file, json.dumps(content, indent=2) + "\n")
     return result
+
+
+def _with_stored(result: dict[str, Any], request: SetRequest, file: Path) -> dict[str, Any]:
+    """The result with what the set's file has of the other kind: of a probe, or of other measures.
+
+    A probe takes minutes and says itself what it is of, so that it need not be taken again with
+    every other measure.
+    """
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return result
+    if not isinstance(found, dict):
+        return result
+    if not request.probe:
+        return result | {key: value for key, value in found.items() if key in PROBE_KEYS}
+    if request.lpips or request.features or request.verifier or not OTHERS & found.keys():
+        return result
+    return found | {key: result[key] for key in PROBE_KEYS}
 
 
 class _Judge:
     """Takes the measures of one request, of the set and of the reference."""
 
-    def __init__(self, request: SetRequest, target: str, console: Console) -> None:
+    def __init__(self, request: SetRequest, target: str, console: Console, errors: Console) -> None:
         self.request = request
         self.console = console
+        self.errors = errors
         self.accelerator = process_accelerator()
         if self.accelerator.num_processes > 1:
             raise UserError("sets of images are measured by one process; start dearkd directly")
@@ -133,6 +115,7 @@ class _Judge:
         self.found = {
             "features": _resolved("features", request.features, request.features_weights, request),
             "verifier": _resolved("verifier", request.verifier, request.verifier_weights, request),
+            "teacher": _resolved("teacher", *_teacher(request, target), request),
         }
         refuse_idle_trust(request.trust, *self.found.values())
         self.names = [target] if request.against is None else [target, request.against]
@@ -141,6 +124,7 @@ class _Judge:
             {"data": name, "images": len(source), "classes": len(set(source.labels.tolist()))}
             for name, source in zip(self.names, self.sources, strict=True)
         ]
+        self.probe = self._opened_probe(target)
 
     def result(self) -> dict[str, Any]:
         """All measures by name; those of the reference are under ``reference``."""
@@ -151,9 +135,11 @@ class _Judge:
             common |= self._features()
         if (found := self.found["verifier"]) is not None:
             network = self._network(found)
-            with self._progress("verifier", self.sources[0]) as advance:
+            with self._progress("verifier", len(self.sources[0])) as advance:
                 judged = verdict(self.sources[0], network, advance)
             common["verifier"] = {"network": request.verifier, **judged}
+        if self.probe is not None:
+            common |= self._probed(self.probe)
         result = self.parts[0] | common
         if request.against is not None:
             result["reference"] = self.parts[1]
@@ -170,12 +156,12 @@ class _Judge:
         request = self.request
         net = cast(LpipsNet, request.lpips_net or "alex")
         embedding = load_lpips(net, request.lpips_weights).to(self.accelerator.device)
-        with self._progress("sizes", self.sources[0]) as advance:
+        with self._progress("sizes", len(self.sources[0])) as advance:
             size, words = choose_size(self.sources[0], request.img_size, advance)
         sets = [ImageSet(source, size, self.bad_images) for source in self.sources]
         how = {"net": net, "img_size": size, "images_are": words}
         for part, images in zip(self.parts, sets, strict=True):
-            with self._progress(f"LPIPS of {part['data']}", images.source) as advance:
+            with self._progress(f"LPIPS of {part['data']}", len(images.source)) as advance:
                 found = lpips_diversity(images, embedding, request.batch_size, advance)
             part["lpips"] = how | found.as_dict()
         if request.against is None or request.features is not None:
@@ -185,7 +171,7 @@ class _Judge:
     def _near_in_lpips(self, sets: list[ImageSet], embedding: LpipsEmbedding) -> dict[str, Any]:
         found = []
         for images in sets:
-            with self._progress("features", images.source) as advance:
+            with self._progress("features", len(images.source)) as advance:
                 found.append(lpips_features(images, embedding, self.request.batch_size, advance))
         return nearness(*found)
 
@@ -195,7 +181,7 @@ class _Judge:
         network = self._network(found)
         embeddings = []
         for part, source in zip(self.parts, self.sources, strict=True):
-            with self._progress(f"features of {part['data']}", source) as advance:
+            with self._progress(f"features of {part['data']}", len(source)) as advance:
                 features = network_features(source, network, advance)
             spread = feature_diversity(features, source.classes.names)
             part["features"] = {"network": network.trained.name} | spread.as_dict()
@@ -214,20 +200,59 @@ class _Judge:
             self.bad_images,
         )
 
+    def _opened_probe(self, target: str) -> ProbeStudent | None:
+        """The probe student, if one is asked for; says how long it will take."""
+        request, teacher = self.request, self.found["teacher"]
+        if not request.probe:
+            return None
+        assert teacher is not None
+        assert request.against is not None
+        asked = ProbeRequest(
+            target, request.against, teacher, request.seed or 0, self.bad_images.policy
+        )
+        probe = open_probe(asked, self.accelerator)
+        self.errors.print(probe.forecast)
+        return probe
+
+    def _probed(self, probe: ProbeStudent) -> dict[str, Any]:
+        try:
+            with self._progress("probe student", probe.views) as advance:
+                return probe.result(advance)
+        except Interrupted:
+            self.errors.print("stopped in the probe; nothing was written")
+            raise
+
     @contextmanager
-    def _progress(self, what: str, source: ImageSource) -> Iterator[Advance]:
+    def _progress(self, what: str, images: int) -> Iterator[Advance]:
         """A progress bar on a terminal; it grows where images are read more than once."""
         hidden = not self.console.is_terminal
         with Progress(console=self.console, transient=True, disable=hidden) as progress:
-            task = progress.add_task(what, total=len(source))
+            task = progress.add_task(what, total=images)
 
             def advance(count: int) -> None:
                 progress.advance(task, count)
                 state = progress.tasks[0]
                 if state.total is not None and state.completed > state.total:
-                    progress.update(task, total=state.total + len(source))
+                    progress.update(task, total=state.total + images)
 
             yield advance
+
+
+def _teacher(request: SetRequest, target: str) -> tuple[str | None, Path | None]:
+    """Name and weights of the probe student's teacher; (None, None) where there is no probe.
+
+    Raises:
+        UserError: If none is named, and the set is none that dearkd made from a network.
+    """
+    if request.teacher is not None or not request.probe:
+        return request.teacher, request.teacher_weights
+    found = read_set(target)
+    if found is None or found.teacher is None:
+        raise UserError(
+            f"--probe needs the network that teaches its student, and {target} does not say which "
+            "it was made from; add --teacher NET"
+        )
+    return found.teacher
 
 
 def _resolved(
@@ -236,47 +261,3 @@ def _resolved(
     if name is None:
         return None
     return resolve(name, role, weights=weights, trust=request.trust)
-
-
-def _print_result(result: dict[str, Any], console: Console) -> None:
-    columns = [result, *([result["reference"]] if "reference" in result else [])]
-    headings = ["set", "reference"][: len(columns)]
-    table = Table("", *headings, title=f"{result['data']}: {counted(result['images'], 'image')}")
-    distances = [distance_cells(column) for column in columns]
-    for name in distances[0]:
-        table.add_row(name, *[cells[name] for cells in distances])
-    for name, cell in nearness_cells(result).items():
-        table.add_row(name, cell)
-    if "verifier" in result:
-        name = network_name(result["verifier"])
-        table.add_row(f"recognised by {name}", f"{result['verifier']['top1']:.2f} %")
-    console.print(table)
-    for note in _notes(result):
-        console.print(note)
-
-
-def _notes(result: dict[str, Any]) -> list[str]:
-    """Sentences on how the numbers were computed and what they leave out."""
-    notes = []
-    if "lpips" in result or "features" in result:
-        notes.append("+/-: one standard error, jackknife over images")
-    if "lpips" in result:
-        notes.append(result["lpips"]["images_are"])
-    if count := len(result["unreadable"]):
-        verb = "is" if count == 1 else "are"
-        notes.append(f"{counted(count, 'unreadable image')} {verb} left out")
-    for part in (result, result.get("reference", {})):
-        measured = part.get("lpips") or part.get("features")
-        if measured and measured["classes_of_two_or_more"] < part["classes"]:
-            single = part["classes"] - measured["classes_of_two_or_more"]
-            notes.append(
-                f"{part['data']}: {single} of {part['classes']} classes have one image and are "
-                "left out within classes"
-            )
-    near = result.get("nearness")
-    if near and min(result["images"], result["reference"]["images"]) <= near["dim"]:
-        notes.append(
-            f"fewer images than the {near['dim']} dimensions: the Frechet distance is biased "
-            "upwards; compare it between sets of one size alone"
-        )
-    return notes

@@ -13,7 +13,7 @@ from dearkd.report.contents import ARITHMETIC, Group, Run
 from dearkd.report.seeds import Difference, Spread, paired_difference, spread
 from dearkd.said import number
 
-__all__ = ["Configuration", "configurations", "over_seeds", "seed_cells", "seed_titles"]
+__all__ = ["Configuration", "alike", "configurations", "over_seeds", "seed_cells", "seed_titles"]
 
 SEED_ENDING = re.compile(r"[-_. ]*(seed|s)?[-_. ]*\d+$")
 
@@ -78,13 +78,27 @@ def configurations(group: Group) -> list[Configuration]:
     """
     able = [run for run in group.runs if run.finished and run.top1 is not None]
     found: list[list[Run]] = []
-    for runs in _alike(able, (*WITHOUT_EFFECT, *ARITHMETIC)):
+    for runs in alike(able, (*WITHOUT_EFFECT, *ARITHMETIC)):
         is_study = len({run.seed for run in runs}) < len(runs)
-        found += _alike(runs, WITHOUT_EFFECT) if is_study else [runs]
+        found += alike(runs, WITHOUT_EFFECT) if is_study else [runs]
     return [
         Configuration(_name(runs, found), tuple(runs), any(map(group.is_teacher, runs)))
         for runs in found
     ]
+
+
+def alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
+    """The runs in groups of equal settings, ``ignored`` ones aside; a run without any is alone."""
+    parts: dict[str, list[Run]] = {}
+    for run in runs:
+        settings = {
+            key: value
+            for key, value in flattened(run.config).items()
+            if key not in ignored and value is not None
+        }
+        key = json.dumps(settings, default=str, sort_keys=True) if settings else run.name
+        parts.setdefault(key, []).append(run)
+    return list(parts.values())
 
 
 def over_seeds(group: Group) -> list[dict[str, Any]]:
@@ -139,20 +153,6 @@ def _row(one: Configuration, base: Configuration) -> dict[str, Any]:
         "verdict": None if one is base else verdict,
         "runs": [run.name for run in one.runs],
     }
-
-
-def _alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
-    """The runs in groups of equal settings, ``ignored`` ones aside; a run without any is alone."""
-    parts: dict[str, list[Run]] = {}
-    for run in runs:
-        settings = {
-            key: value
-            for key, value in flattened(run.config).items()
-            if key not in ignored and value is not None
-        }
-        key = json.dumps(settings, default=str, sort_keys=True) if settings else run.name
-        parts.setdefault(key, []).append(run)
-    return list(parts.values())
 
 
 def _name(runs: list[Run], found: list[list[Run]]) -> str:

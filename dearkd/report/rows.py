@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from dearkd.config_file import flattened
+from dearkd.measures.cells import probe_name
 from dearkd.report.contents import ARITHMETIC, Group, Run, SyntheticSet
 
 __all__ = ["config_difference", "result_row", "set_row"]
@@ -87,6 +88,8 @@ def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
     row["lpips_net"] = lpips.get("net")
     row["lpips_within_class"] = lpips.get("within_class")
     row["lpips_overall"] = lpips.get("overall")
+    row["probe_top1"] = synthetic.diversity.get("probe_top1")
+    row["probe"] = probe_name(synthetic.diversity)
     return row
 
 

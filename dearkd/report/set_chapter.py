@@ -8,11 +8,12 @@ import numpy as np
 
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE
-from dearkd.measures.cells import distance_cells, nearness_cells
+from dearkd.measures.cells import distance_cells, nearness_cells, probe_cells
 from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.pages.plots import Line, bars, curves
 from dearkd.report.contents import Report, SyntheticSet
 from dearkd.report.rows import set_row
+from dearkd.report.set_ranking import rankings
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
 from dearkd.said import command, counted, data_name, seconds_text
 
@@ -43,7 +44,8 @@ def synthetic_section(
     ]
     finished = [item for item in report.sets if item.manifest]
     if finished:
-        blocks += [_verdict_table(finished), *_diversity(finished)]
+        blocks += [_verdict_table(finished), *_measured(finished)]
+    blocks += [Table(found.titles, found.rows, found.note) for found in rankings(report)]
     if known := [item for item in report.sets if item.config]:
         blocks.append(_origin_table(known))
     for item in finished:
@@ -135,21 +137,21 @@ def _share(row: dict[str, Any], role: str) -> str:
     return "" if share is None else f"{100 * share:.1f} %"
 
 
-def _diversity(sets: Sequence[SyntheticSet]) -> list[Block]:
-    """A table of diversity and nearness, a column for each set; none where nothing was measured."""
+def _measured(sets: Sequence[SyntheticSet]) -> list[Block]:
+    """A table of all measures, a column for each set; none where nothing was measured."""
     columns = [_measures(item) for item in sets]
     names = dict.fromkeys(name for column in columns for name in column)
     if not names:
         return []
     rows = [[name, *[column.get(name, "") for column in columns]] for name in names]
-    titles = ["how unlike its images are", *[item.name for item in sets]]
+    titles = ["measure", *[item.name for item in sets]]
     errors = any("\u00b1" in cell for row in rows for cell in row)
     text = "\u00b1 is the jackknife's standard error over images" if errors else ""
     return [Table(titles, rows, text)]
 
 
 def _measures(item: SyntheticSet) -> dict[str, str]:
-    """Diversity and nearness of a set by name, from its manifest and ``dearkd eval --lpips``."""
+    """The measures of a set by name, from its manifest and from ``dearkd eval``."""
     row, stored = set_row(item), item.diversity
     found = {
         f"distance within a class, {role}'s embedding": f"{row[f'{role}_diversity']:.4f}"
@@ -159,7 +161,7 @@ def _measures(item: SyntheticSet) -> dict[str, str]:
     reference = distance_cells(stored.get("reference") or {})
     found |= distance_cells(stored)
     found |= {f"{name}, reference": cell for name, cell in reference.items()}
-    found |= nearness_cells(stored)
+    found |= nearness_cells(stored) | probe_cells(stored)
     return {name: cell.replace("+/-", "\u00b1") for name, cell in found.items()}
 
 

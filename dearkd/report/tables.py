@@ -9,6 +9,7 @@ from dearkd.report.configurations import configurations, over_seeds, seed_cells,
 from dearkd.report.contents import Group, Report, Run, SyntheticSet
 from dearkd.report.headline import group_name, headline
 from dearkd.report.rows import config_difference, result_row, set_row
+from dearkd.report.set_ranking import rankings
 from dearkd.report.study_tables import study_markdown, study_rows
 from dearkd.said import data_name, delta_text, markdown_table, number, seconds_text
 
@@ -39,6 +40,7 @@ SET_COLUMNS = {
     "verifier_recognition": "recognised by it",
     "verifier_diversity": "distance within a class, to the verifier",
     "lpips_within_class": "LPIPS within a class",
+    "probe_top1": "top-1 % of a probe student",
 }
 """Columns of the Markdown table of synthetic sets: key of a row, and title."""
 
@@ -63,6 +65,9 @@ def as_markdown(report: Report) -> str:
     if report.sets:
         rows = [_set_cells(synthetic) for synthetic in report.sets]
         parts += ["**Synthetic sets**", markdown_table(list(SET_COLUMNS.values()), rows)]
+    for found in rankings(report):
+        parts += ["**Which measure ranks the sets as students do**"]
+        parts += [markdown_table(found.titles, found.rows), found.note]
     notes = [f"- {item.name}: {note}" for item in report.items for note in item.notes]
     return "\n\n".join([*parts, *(["\n".join(notes)] if notes else [])]) + "\n"
 
@@ -113,6 +118,7 @@ def as_json(report: Report) -> str:
         },
         "over_seeds": [row for group in report.groups for row in over_seeds(group)],
         "sets": sets,
+        "rankings": [found.as_dict() for found in rankings(report)],
         "studies": [{"name": r.study.name, "runs": r.of_study()} for r in report.studies],
     }
     return json.dumps(content, indent=1) + "\n"
