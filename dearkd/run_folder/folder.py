@@ -12,6 +12,7 @@ from typing import Any
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.errors import UserError, WriteError
+from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import remove_leftovers, write_atomically
 from dearkd.run_folder.lock import held, is_held
 
@@ -26,7 +27,7 @@ class RunFolder:
 
     They are ``config.yaml`` (resolved), ``sessions.jsonl`` (a line each time that the run is begun
     or resumed), ``metrics.jsonl`` (a line an epoch), ``summary.json``, ``model.safetensors`` and
-    ``checkpoint/{last.pt,best.safetensors}``. ``is_new``: the program has just made the folder.
+    ``checkpoint/{last.pt,previous.pt,best.safetensors}``. ``is_new``: the program has just made the folder.
     """
 
     def __init__(self, path: Path, *, is_new: bool = False) -> None:
@@ -37,7 +38,8 @@ class RunFolder:
         self.sessions_file = path / "sessions.jsonl"
         self.summary_file = path / "summary.json"
         self.model_file = path / "model.safetensors"
-        self.last_file = path / "checkpoint" / "last.pt"
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self.last_file = self.checkpoints.last
         self.best_file = path / "checkpoint" / "best.safetensors"
 
     @contextmanager

@@ -21,12 +21,12 @@ from torch import Tensor, nn
 from dearkd.config import TrainConfig
 from dearkd.models.heads import answering, learning_heads
 from dearkd.models.precision import precision_context
-from dearkd.run_folder.files import save_checkpoint, save_model
+from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted, StopRequest
 from dearkd.training.agenda import Agenda
 from dearkd.training.batch_norm import share_running_statistics
-from dearkd.training.checkpoint import restore, restore_objective, run_state
+from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
 from dearkd.training.finite import check_weights, mean_terms
 from dearkd.training.optim import (
     build_optimizer,
@@ -104,9 +104,8 @@ class Trainer:
         """
         saved = saved or {}
         if saved:
-            self.position = restore(
-                saved, self.student, None if self.ema is None else self.ema.module
-            )
+            average = None if self.ema is None else self.ema.module
+            self.position = restore(saved, self.student, average, self.folder.last_file)
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
@@ -176,7 +175,7 @@ class Trainer:
             self.progress.step(position.step, images, self._read_terms() if read else None)
             if (save or stop) and position.step < self.steps:
                 self._read_terms()  # never replace a good checkpoint by one with a NaN in it
-                check_weights(objective, position, self.config.optim.lr)
+                check_weights(objective, optimizer, position, self.config.optim.lr)
                 self._save(objective, optimizer)
                 if stop:
                     raise Interrupted
@@ -195,7 +194,7 @@ class Trainer:
             "data_wait": (self.batches.waited - waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
-        check_weights(objective, position, self.config.optim.lr)
+        check_weights(objective, optimizer, position, self.config.optim.lr)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
         self._finish_epoch(line, objective)
@@ -276,7 +275,7 @@ class Trainer:
             state = run_state(
                 self._unwrapped(objective), optimizer, average, self.position, self.classes
             )
-            save_checkpoint(self.folder.last_file, state)
+            self.folder.checkpoints.save(state, identity(self.config))
         self.agenda.has_saved()
 
     def _share_statistics(self) -> None:
