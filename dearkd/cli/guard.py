@@ -13,7 +13,7 @@ import typer
 from dearkd.cli.options import error_console
 from dearkd.errors import UserError, one_line
 from dearkd.loading import without_collection
-from dearkd.run_folder.stop import Interrupted
+from dearkd.run_folder.stop import Interrupted, RequeueSignal
 
 __all__ = ["guarded"]
 
@@ -66,8 +66,8 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
         except OutOfMemoryError as error:
             remedy = LESS_MEMORY.get(verb.__name__, "end what else uses the device")
             _raise_or_refuse(error, f"out of memory; {remedy} ({one_line(error)})")
-        except Interrupted:
-            raise typer.Exit(130) from None
+        except (Interrupted, RequeueSignal) as stopped:  # before Typer takes it for Ctrl-C
+            raise typer.Exit(stopped.code) from None
 
     return call
 

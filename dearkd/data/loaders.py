@@ -22,6 +22,7 @@ from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
 from dearkd.data.views import CACHE_BYTES, Views
 from dearkd.errors import UserError
+from dearkd.run_folder.stop import SCHEDULER
 
 __all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
 
@@ -247,9 +248,9 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the parent saves.
+    """Ctrl-C and a scheduler's signals reach the whole process group: only the parent saves.
 
     It ends the workers itself, and they end by themselves when it is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for kind in (signal.SIGINT, *SCHEDULER):
+        signal.signal(kind, signal.SIG_IGN)

@@ -16,8 +16,9 @@ from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import remove_leftovers, write_atomically
 from dearkd.run_folder.lock import held, is_held
 
-__all__ = ["RunFolder", "newest_unfinished", "next_folder"]
+__all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
 
+CONFIG_FILE = "config.yaml"
 LOCK = "checkpoint/lock"
 """File that a process at work on the run holds."""
 
@@ -27,13 +28,14 @@ class RunFolder:
 
     They are ``config.yaml`` (resolved), ``sessions.jsonl`` (a line each time that the run is begun
     or resumed), ``metrics.jsonl`` (a line an epoch), ``summary.json``, ``model.safetensors`` and
-    ``checkpoint/{last.pt,previous.pt,best.safetensors}``. ``is_new``: the program has just made the folder.
+    ``checkpoint/{last.pt,previous.pt,best.safetensors}``. ``is_new``: the program has just made
+    the folder.
     """
 
     def __init__(self, path: Path, *, is_new: bool = False) -> None:
         self.path = path
         self.is_new = is_new
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG_FILE
         self.metrics_file = path / "metrics.jsonl"
         self.sessions_file = path / "sessions.jsonl"
         self.summary_file = path / "summary.json"

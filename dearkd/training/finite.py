@@ -50,7 +50,7 @@ def check_weights(
         UserError: If a trained weight, a statistic of BatchNorm or a moment of the optimizer is
             NaN or infinite.
     """
-    kept = {
+    kept: dict[str, list[Tensor]] = {
         "weight": [weight for weight in objective.parameters() if weight.requires_grad],
         "statistic of BatchNorm": [
             buffer for name, buffer in objective.named_buffers() if name.endswith(RUNNING)

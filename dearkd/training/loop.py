@@ -23,7 +23,7 @@ from dearkd.models.heads import answering, learning_heads
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.run_folder.stop import StopRequest
 from dearkd.training.agenda import Agenda
 from dearkd.training.batch_norm import share_running_statistics
 from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
@@ -99,7 +99,7 @@ class Trainer:
         Each stage lets its objective go when it is over, with the teacher in it.
 
         Raises:
-            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+            Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, with the state saved.
             UserError: If the loss is not finite, or the checkpoint is of another run.
         """
         saved = saved or {}
@@ -178,7 +178,7 @@ class Trainer:
                 check_weights(objective, optimizer, position, self.config.optim.lr)
                 self._save(objective, optimizer)
                 if stop:
-                    raise Interrupted
+                    raise self.stop.interrupted()
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
         if stage.rule is not None:
@@ -200,7 +200,7 @@ class Trainer:
         self._finish_epoch(line, objective)
         self._save(objective, optimizer)
         if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
-            raise Interrupted
+            raise self.stop.interrupted()
 
     def _step(
         self,

@@ -65,9 +65,7 @@ def train(
     if resume and folder is not None and folder.summary_file.exists():
         say(f"{folder.path} is finished; there is nothing left to do")
         return folder
-    saved = {}
-    if resume and folder is not None:
-        saved = folder.checkpoints.load(identity(config), say)
+    saved = _saved(folder, config, say) if resume else {}
     if folder is None and config.out is not None:
         folder = RunFolder(Path(config.out))
     if folder is not None and not dry_run:
@@ -106,6 +104,11 @@ def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]
         parts, reasons = with_arithmetic(parts, state.device, state.num_processes)
     place_models(parts, state.device)
     return parts, reasons
+
+
+def _saved(folder: RunFolder | None, config: TrainConfig, say: Say) -> dict[str, Any]:
+    """The checkpoint of a run that was begun; empty if it was killed before its first one."""
+    return {} if folder is None else folder.checkpoints.load(identity(config), say)
 
 
 def _announce(parts: Parts, oddities: Sequence[str | None], resume: bool, say: Say) -> None:
