@@ -247,7 +247,7 @@ def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
     if wanted <= images // LEAST_STEPS:
         return wanted
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    unit = math.lcm(2, data.micro_batch or 2) * world
+    unit = math.lcm(2, data.views_a_pass or 2) * world
     most = min(wanted, max(LEAST_BATCH, images // LEAST_STEPS))
     steps = math.ceil(images / most)
     return max(unit, images // steps // unit * unit)

@@ -24,7 +24,7 @@ from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import place_models, with_arithmetic
-from dearkd.training.batches import epoch_order, evaluation_images, training_batches
+from dearkd.training.batches import epoch_order, evaluation_images, halving, training_batches
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.checkpoint import identity
 from dearkd.training.dry_run import describe
@@ -207,6 +207,7 @@ def _fitted(
                 "count": trained.num_classes,
             },
             accumulate=accumulate,
+            halving=halving(parts, accelerator),
             probe=attention_probe(
                 parts.student,
                 parts.evaluation or parts.train,

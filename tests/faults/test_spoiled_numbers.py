@@ -2,6 +2,7 @@
 
 import io
 import shutil
+from itertools import chain
 
 import pytest
 import torch
@@ -29,8 +30,8 @@ def spoiled_after(step_of_run, spoil, monkeypatch):
     """Has ``spoil`` done to the trainer right after that optimizer step."""
     real = Trainer._step
 
-    def step(self, objective, optimizer, batches):
-        images = real(self, objective, optimizer, batches)
+    def step(self, objective, optimizer):
+        images = real(self, objective, optimizer)
         if self._global_step() + 1 == step_of_run:
             spoil(self, objective, optimizer)
         return images
@@ -164,15 +165,16 @@ def test_what_the_last_step_broke_never_replaces_a_good_checkpoint(
 
 @pytest.mark.parametrize("step", [STEPS + 2, 2 * STEPS], ids=["inside", "last"])
 def test_a_batch_that_is_not_finite_is_refused_before_the_save(step, tmp_path, monkeypatch):
-    real = Trainer._step
+    real = Trainer._passes
 
-    def spoiled(self, objective, optimizer, batches):
-        parts = list(batches)
+    def spoiled(self, objective):
+        batch = next(self.feed)
         if self._global_step() + 1 == step:
-            parts[0][0][0, 0, 0, 0] = float("nan")
-        return real(self, objective, optimizer, iter(parts))
+            batch[0][0, 0, 0, 0] = float("nan")
+        self.feed = chain([batch], self.feed)
+        return real(self, objective)
 
-    monkeypatch.setattr(Trainer, "_step", spoiled)
+    monkeypatch.setattr(Trainer, "_passes", spoiled)
     with pytest.raises(
         UserError, match=r"class is nan in epoch 1, step \d; the last checkpoint is"
     ):
