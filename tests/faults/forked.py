@@ -22,7 +22,7 @@ PATIENCE = 300.0
 
 
 def start(words, log):
-    """The command, at work; what it says goes to ``log``."""
+    """The command, or torchrun, at work; what it says goes to ``log``."""
     process = _CONTEXT.Process(target=_run, args=([str(word) for word in words], str(log)))
     process.start()
     return process
@@ -74,8 +74,14 @@ def _run(words, log):
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(stream, number)
-    sys.argv = ["dearkd", *words]
     gc.freeze()  # what was loaded is no garbage: a run looks for some several times
+    if words[0] == "torchrun":
+        from torch.distributed.run import main as torchrun
+
+        os.environ["ACCELERATE_USE_CPU"] = "true"
+        torchrun(["--standalone", *words[1:]])
+        return
+    sys.argv = ["dearkd", *words]
     from dearkd.cli.main import main
 
     main()

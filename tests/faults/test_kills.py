@@ -85,6 +85,13 @@ class Synthesis(Files):
         return [*MADE, "--out", folder / "set"]
 
 
+class SynthesisOfTwo(Synthesis):
+    """By two processes, which torchrun starts; they are killed with it."""
+
+    def line(self, folder):
+        return ["torchrun", "--nproc_per_node", "2", "-m", "dearkd", *super().line(folder)]
+
+
 class Sweep(Files):
     results = "study/*/model.safetensors"
 
@@ -100,7 +107,13 @@ class Sweep(Files):
 
 @pytest.mark.parametrize(
     "kind",
-    [Training, Cache, Synthesis, pytest.param(Sweep, marks=pytest.mark.slow)],
+    [
+        Training,
+        Cache,
+        Synthesis,
+        pytest.param(SynthesisOfTwo, marks=pytest.mark.slow),
+        pytest.param(Sweep, marks=pytest.mark.slow),
+    ],
     ids=lambda kind: kind.__name__.lower(),
 )
 def test_kill_9_at_random_moments(kind, tmp_path, moments, record_fault):
