@@ -3,7 +3,6 @@
 import os
 import signal
 
-import pytest
 import yaml
 from commands import invoke, refused
 from conftest import FAST
@@ -31,15 +30,12 @@ def stopped_once(monkeypatch, kind, line):
         return invoke(*line)
 
 
-@pytest.mark.parametrize(
-    ("kind", "code"), [(signal.SIGUSR1, 75), (signal.SIGTERM, 75), (signal.SIGINT, 130)]
-)
-def test_one_command_starts_goes_on_and_leaves_what_is_finished(kind, code, tmp_path, monkeypatch):
+def test_one_command_starts_goes_on_and_leaves_what_is_finished(tmp_path, monkeypatch):
     line = [*TRAIN, "--stage1", "2", "--stage2", "0", "--set", "data.batch_size=140"]
     line += ["--out", tmp_path / "run"]
     run = RunFolder(tmp_path / "run")
-    stopped = stopped_once(monkeypatch, kind, line)
-    assert stopped.exit_code == code, stopped.output
+    stopped = stopped_once(monkeypatch, signal.SIGUSR1, line)
+    assert stopped.exit_code == 75, stopped.output
     assert (
         f"stopped and saved; go on with: dearkd train --resume --out {run.path}" in stopped.stdout
     )
