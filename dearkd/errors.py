@@ -1,6 +1,13 @@
 """Errors for the user, which are shown in one line; any other error is a bug of ours."""
 
-__all__ = ["MissingFileError", "UnusableImportError", "UserError", "WriteError", "one_line"]
+__all__ = [
+    "MissingFileError",
+    "UnusableImportError",
+    "UserError",
+    "WriteError",
+    "is_out_of_memory",
+    "one_line",
+]
 
 LONGEST = 200
 """Most characters of another library's message that are passed on."""
@@ -20,6 +27,18 @@ class UnusableImportError(UserError, ImportError):
 
 class WriteError(UserError, OSError):
     """A file that could not be written: no room, or no permission."""
+
+
+FULL = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+"""How torch says of a CPU and of Apple's GPUs what has an error of its own on others."""
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether the device, or the machine, has no memory left for what was asked."""
+    from torch import OutOfMemoryError
+
+    told = isinstance(error, RuntimeError) and any(words in str(error) for words in FULL)
+    return told or isinstance(error, OutOfMemoryError | MemoryError)
 
 
 def one_line(error: BaseException) -> str:

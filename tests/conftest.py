@@ -144,6 +144,40 @@ def cuda(device):
     return device
 
 
+def pytest_addoption(parser):
+    parser.addoption("--moments", type=int, default=1, help="tests/faults: times of each fault")
+    parser.addoption("--record", type=Path, help="tests/faults: JSON file for their table")
+
+
+@pytest.fixture
+def moments(request):
+    """How many times a fault is caused."""
+    return request.config.getoption("--moments")
+
+
+@pytest.fixture(scope="session")
+def _fault_rows(request):
+    rows = {}
+    yield rows
+    if (file := request.config.getoption("--record")) is not None:
+        file.write_text(json.dumps(rows, indent=1) + "\n")
+
+
+@pytest.fixture
+def record_fault(_fault_rows):
+    """Notes a fault: times caused, survived, finished work lost, seconds to go on (median, max)."""
+
+    def record(fault, *, times, survived, lost=0, seconds_to_go_on=None):
+        _fault_rows[fault] = {
+            "times": times,
+            "survived": survived,
+            "finished_work_lost": lost,
+            "seconds_to_go_on": seconds_to_go_on,
+        }
+
+    return record
+
+
 @pytest.fixture(scope="module")
 def quick_collections():
     """Every stage of a run collects garbage twice: what was imported is none."""

@@ -17,6 +17,7 @@ from dearkd.cli.sweep import sweep
 from dearkd.cli.synthesize import synthesize
 from dearkd.cli.train import teacher, train
 from dearkd.cli.verify import verify
+from dearkd.run_folder.stop import INTERRUPTED
 
 __all__ = ["STORY", "app", "run"]
 
@@ -83,7 +84,7 @@ def run() -> None:
             sys.stderr.write(f"error: {message}; see {verb} --help\n")
         sys.exit(2)
     except typer.Abort:  # Ctrl-C
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     sys.exit(code or 0)
 
 

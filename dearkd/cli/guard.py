@@ -11,13 +11,15 @@ from typing import Any
 import typer
 
 from dearkd.cli.options import error_console
-from dearkd.errors import UserError, one_line
+from dearkd.errors import UserError, is_out_of_memory, one_line
 from dearkd.loading import without_collection
-from dearkd.run_folder.stop import Interrupted
+from dearkd.run_folder.stop import Interrupted, RequeueSignal
 
 __all__ = ["guarded"]
 
-_SMALLER_STEPS = "lower data.micro_batch, e.g. --set data.micro_batch=64: the batch stays the same"
+_SMALLER_STEPS = (
+    "add --set data.micro_batch=auto, or a number of views a pass: the batch stays the same"
+)
 LESS_MEMORY = {
     "train": _SMALLER_STEPS,
     "teacher": _SMALLER_STEPS,
@@ -46,34 +48,35 @@ def guarded(verb: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(verb)
     def call(*args: Any, **kwargs: Any) -> None:
         with without_collection():
-            from torch import OutOfMemoryError
-
-        from synth.refusal import SynthError
+            import torch  # noqa: F401 - takes seconds, so it is not left to whoever needs it first
 
         if not sys.warnoptions:
             # Pillow's is of an enormous image, which it reads; a yet larger one it refuses.
             warnings.filterwarnings("ignore", module="torch|timm|accelerate|PIL")
         try:
             verb(*args, **kwargs)
-        except (UserError, SynthError) as error:
-            _raise_or_refuse(error, " ".join(str(error).split()))
-        except OSError as error:
-            if error.errno not in ENVIRONMENT:
+        except (Interrupted, RequeueSignal) as stopped:  # before Typer takes it for Ctrl-C
+            raise typer.Exit(stopped.code) from None
+        except Exception as error:
+            line = _line(error, verb.__name__)
+            if line is None or os.environ.get("DEARKD_TRACEBACK"):
                 raise
-            place = f": {error.filename}" if error.filename else ""
-            remedy = ENVIRONMENT[error.errno]
-            _raise_or_refuse(error, f"{error.strerror}{place}; {remedy}")
-        except OutOfMemoryError as error:
-            remedy = LESS_MEMORY.get(verb.__name__, "end what else uses the device")
-            _raise_or_refuse(error, f"out of memory; {remedy} ({one_line(error)})")
-        except Interrupted:
-            raise typer.Exit(130) from None
+            error_console().print(f"error: {line}", style="red")
+            raise typer.Exit(2) from None
 
     return call
 
 
-def _raise_or_refuse(error: Exception, line: str) -> None:
-    if os.environ.get("DEARKD_TRACEBACK"):
-        raise error
-    error_console().print(f"error: {line}", style="red")
-    raise typer.Exit(2) from None
+def _line(error: Exception, verb: str) -> str | None:
+    """What the user is told, in one line; None of a bug of ours."""
+    from synth.refusal import SynthError
+
+    if isinstance(error, UserError | SynthError):
+        return " ".join(str(error).split())
+    if isinstance(error, OSError) and error.errno in ENVIRONMENT:
+        place = f": {error.filename}" if error.filename else ""
+        return f"{error.strerror}{place}; {ENVIRONMENT[error.errno]}"
+    if is_out_of_memory(error):
+        remedy = LESS_MEMORY.get(verb, "end what else uses the device")
+        return f"out of memory; {remedy} ({one_line(error)})"
+    return None

@@ -1,4 +1,4 @@
-"""Entry point of the installed command, which handles Ctrl-C before slow imports begin."""
+"""Entry point of the installed command, which handles signals before slow imports begin."""
 
 import gc
 import os
@@ -6,12 +6,10 @@ import signal
 import sys
 from types import FrameType
 
+from dearkd.run_folder.stop import INTERRUPTED, REQUEUE, SCHEDULER, RequeueSignal
 from dearkd.run_folder.threads import settle_threads
 
 __all__ = ["main"]
-
-INTERRUPTED = 130
-"""Exit code of a command that Ctrl-C ended: 128 + SIGINT."""
 
 
 def main() -> None:
@@ -19,11 +17,16 @@ def main() -> None:
     # A shell has background jobs ignore Ctrl-C, and so do we.
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, _interrupt)
+    for kind in SCHEDULER:
+        if signal.getsignal(kind) is signal.SIG_DFL:
+            signal.signal(kind, _requeue)
     settle_threads()
     try:
         from dearkd.cli.app import run
 
         run()
+    except RequeueSignal as stopped:
+        sys.exit(stopped.code)
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)
     finally:
@@ -31,9 +34,18 @@ def main() -> None:
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
+    _leave_imports(frame, INTERRUPTED)
+    raise KeyboardInterrupt
+
+
+def _requeue(number: int, frame: FrameType | None) -> None:
+    _leave_imports(frame, REQUEUE)
+    raise RequeueSignal
+
+
+def _leave_imports(frame: FrameType | None, code: int) -> None:
     """Ends an import at once: a library may turn KeyboardInterrupt into an error of its own."""
     while frame is not None:
         if frame.f_code.co_filename.startswith("<frozen importlib"):
-            os._exit(INTERRUPTED)
+            os._exit(code)
         frame = frame.f_back
-    raise KeyboardInterrupt

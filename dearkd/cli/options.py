@@ -15,6 +15,7 @@ __all__ = [
     "DryRun",
     "EvalData",
     "Fraction",
+    "GoOn",
     "ImgSize",
     "Imports",
     "OnBadImage",
@@ -64,6 +65,12 @@ Resume = Annotated[
         "--resume",
         help="Go on in the folder --out (default: the newest unfinished).",
         rich_help_panel=RUN,
+    ),
+]
+GoOn = Annotated[
+    bool,
+    typer.Option(
+        "--go-on", help="Start, or go on if --out is begun, or leave it if done: for scripts."
     ),
 ]
 Settings = Annotated[

@@ -8,6 +8,7 @@ import typer
 from dearkd.cli.guard import guarded
 from dearkd.cli.options import (
     DryRun,
+    GoOn,
     Imports,
     Out,
     Resume,
@@ -96,6 +97,7 @@ def synthesize(
     seed: Seed = None,
     out: Out = None,
     resume: Resume = False,
+    go_on: GoOn = False,
     dry_run: DryRun = False,
     imports: Imports = None,
     trust: Trust = False,
@@ -146,6 +148,7 @@ def synthesize(
         console=console,
         out=out,
         resume=resume,
+        go_on=go_on,
         dry_run=dry_run,
         trust=trust,
     )

@@ -13,6 +13,7 @@ from dearkd.cli.options import (
     DryRun,
     EvalData,
     Fraction,
+    GoOn,
     ImgSize,
     Imports,
     OnBadImage,
@@ -61,6 +62,7 @@ class How(NamedTuple):
 
     out: Path | None
     resume: bool
+    go_on: bool
     dry_run: bool
     trust: bool
 
@@ -157,6 +159,7 @@ def train(
     ] = None,
     out: Out = None,
     resume: Resume = False,
+    go_on: GoOn = False,
     dry_run: DryRun = False,
     imports: Imports = None,
     trust: Trust = False,
@@ -185,7 +188,7 @@ def train(
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),
     }
-    how = How(out=out, resume=resume, dry_run=dry_run, trust=trust)
+    how = How(out=out, resume=resume, go_on=go_on, dry_run=dry_run, trust=trust)
     _train("train", config, options, settings, imports, how)
 
 
@@ -211,6 +214,7 @@ def teacher(
     on_bad_image: OnBadImage = None,
     out: Out = None,
     resume: Resume = False,
+    go_on: GoOn = False,
     dry_run: DryRun = False,
     imports: Imports = None,
     trust: Trust = False,
@@ -233,7 +237,7 @@ def teacher(
         **_data_options(data, eval_data, fraction, img_size, on_bad_image),
         "optim.drop_path": 0.0 if bare else None,
     }
-    how = How(out=out, resume=resume, dry_run=dry_run, trust=trust)
+    how = How(out=out, resume=resume, go_on=go_on, dry_run=dry_run, trust=trust)
     _train("teacher", config, options, settings, imports, how)
 
 
@@ -262,24 +266,30 @@ def _train(
     how: How,
 ) -> None:
     """Reads the run's configuration, then trains it or shows what it would do."""
-    from dearkd.config import load_config
-    from dearkd.run_folder.folder import RunFolder, newest_unfinished
+    from dearkd.config import TrainConfig, load_config
+    from dearkd.config_file import user_tree
+    from dearkd.run_folder.folder import CONFIG_FILE, RunFolder, newest_unfinished
+    from dearkd.run_folder.going_on import goes_on
     from dearkd.training import train as door
 
     if imports:
         options["imports"] = [str(file) for file in imports]
-    folder = None
-    if how.resume:
-        folder = RunFolder(how.out if how.out is not None else newest_unfinished())
+    out, resume, folder = how.out, how.resume, None
+    if how.go_on:
+        typed = user_tree(TrainConfig, path, settings or [], {**options, "out": text(out)})
+        out = Path(typed["out"]) if typed.get("out") else None
+        resume = goes_on(out, CONFIG_FILE, resume=resume)
+    if resume:
+        folder = RunFolder(out if out is not None else newest_unfinished())
         folder.check_free(resume=True)
-        config = _resumed(folder, path, options, settings or [])
+        config = _resumed(folder, path, options, settings or [], how.go_on)
     else:
         config = load_config(path, settings or [], {**options, "out": text(how.out)})
     door.train(
         config,
         console=console,
         folder=folder,
-        resume=how.resume,
+        resume=resume,
         dry_run=how.dry_run,
         stem=verb,
         trust=how.trust,
@@ -287,22 +297,20 @@ def _train(
 
 
 def _resumed(
-    folder: "RunFolder", path: Path | None, options: dict[str, Any], settings: list[str]
+    folder: "RunFolder",
+    path: Path | None,
+    options: dict[str, Any],
+    settings: list[str],
+    go_on: bool,
 ) -> "TrainConfig":
-    """The stored configuration; options typed beside ``--resume`` must agree with it."""
-    from dearkd.config import load_config
+    """The stored configuration; what is typed besides must agree with it."""
+    from dearkd.config import TrainConfig
+    from dearkd.config_file import user_tree
+    from dearkd.run_folder.going_on import check_stored
+    from dearkd.training.recipe import rooted
 
-    stored = folder.read_config()
-    if path is not None:
+    if path is not None and not go_on:
         raise UserError(f"--resume takes the config stored in {folder.path}; leave {path} out")
-    try:
-        same = load_config(folder.config_file, settings, options) == stored
-    except ValueError:  # does not even fit the stored settings
-        same = False
-    if not same:
-        given = [f"{key}={value}" for key, value in options.items() if value is not None]
-        raise UserError(
-            f"--resume keeps the settings stored in {folder.path}, which differ from "
-            f"{', '.join([*given, *settings])}; leave them out or start a new run"
-        )
-    return stored
+    given = user_tree(TrainConfig, path, settings, options)
+    check_stored(TrainConfig, folder.config_file, given, go_on=go_on, rooted=rooted)
+    return folder.read_config()

@@ -21,7 +21,8 @@ from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
 from dearkd.data.sources import ImageSource
 from dearkd.data.views import CACHE_BYTES, Views
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
+from dearkd.run_folder.stop import SCHEDULER
 
 __all__ = ["BadImages", "Batch", "Loader", "OnBadImage", "eval_loader", "train_loader"]
 
@@ -141,11 +142,22 @@ class Loader:
             yield batch
 
     def _timed(self) -> Iterator[Any]:
-        started = time.perf_counter()
-        for batch in self._loader:
+        batches = iter(self._loader)
+        while True:
+            started = time.perf_counter()
+            try:
+                batch = next(batches)
+            except StopIteration:
+                return
+            except RuntimeError as error:
+                if "DataLoader worker" not in str(error):
+                    raise
+                raise UserError(
+                    f"a loader process died ({one_line(error)}): for want of memory, as a rule; "
+                    "go on with --resume, with fewer of them by data.workers if it happens again"
+                ) from error
             self.waited += time.perf_counter() - started
             yield batch
-            started = time.perf_counter()
 
 
 def train_loader(
@@ -247,9 +259,9 @@ def _unchanged(batch: Any) -> Any:
 
 
 def _leave_signals_to_parent(_: int) -> None:
-    """Ctrl-C and a scheduler's SIGTERM reach the whole process group: only the parent saves.
+    """Ctrl-C and a scheduler's signals reach the whole process group: only the parent saves.
 
     It ends the workers itself, and they end by themselves when it is gone.
     """
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    for kind in (signal.SIGINT, *SCHEDULER):
+        signal.signal(kind, signal.SIG_IGN)

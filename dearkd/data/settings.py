@@ -42,8 +42,9 @@ class DataConfig:
     batch_size: int | None = None
     """Views an optimizer step, over all processes; even. None: 1024 for large images, 128 for
     small ones and 32 for digits, or what an epoch has if that is less."""
-    micro_batch: int | None = None
-    """Views a forward pass on one process; None: the batch in one pass."""
+    micro_batch: int | Literal["auto"] | None = None
+    """Views a forward pass on one process; None: the batch in one pass. auto: so too, and half as
+    many each time that memory is out (one process)."""
     augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
     """Views: DeiT's recipe (auto for large images), pad-crop and flip for small ones, shifts
     for digits."""
@@ -70,6 +71,11 @@ class DataConfig:
     on_bad_image: Literal["skip", "fail"] = "skip"
     """An image that can't be read: name it and take another, or stop."""
 
+    @property
+    def views_a_pass(self) -> int | None:
+        """``micro_batch`` where it is a number; None: the batch in one pass, to begin with."""
+        return None if self.micro_batch == "auto" else self.micro_batch
+
     def __post_init__(self) -> None:
         check_range("data.fraction", self.fraction, 0, 1, open_low=True)
         check_range("data.smoothing", self.smoothing, 0, 0.999)
@@ -81,7 +87,7 @@ class DataConfig:
                     f"{self.validation}"
                 )
         for name in ("img_size", "batch_size", "micro_batch", "repeats"):
-            if (value := getattr(self, name)) is not None:
+            if (value := getattr(self, name)) not in (None, "auto"):
                 check_range(f"data.{name}", value, 1, 100_000)
         for name in ("mixup", "cutmix", "workers"):
             if (value := getattr(self, name)) is not None:

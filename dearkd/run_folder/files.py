@@ -39,11 +39,11 @@ CHUNK = 1 << 20
 """Bytes that are read at a time where only their checksum is wanted."""
 
 
-def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
+def write_atomically(path: Path, write: Callable[[Path], None], keep: Path | None = None) -> None:
     """Writes a file under a temporary name beside ``path``, and renames it once it is on the disk.
 
     A reader sees the old file or the new one, never a part of it; on an error the old one stays.
-    ``write`` is given the temporary name.
+    ``write`` is given the temporary name. The old file is kept under the name ``keep``, if given.
 
     Raises:
         OSError: If the disk is full or read-only; the temporary file is removed.
@@ -53,6 +53,8 @@ def write_atomically(path: Path, write: Callable[[Path], None]) -> None:
         mode = new_file_mode(temporary)
         write(temporary)
         sync(temporary, mode)
+        if keep is not None and path.exists():
+            _keep(path, keep)
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -132,8 +134,11 @@ def load_weights(path: Path) -> dict[str, Tensor]:
         raise UserError(_no_tensors(path, error)) from error
 
 
-def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes tensors and plain values, in a form that ``weights_only`` loading accepts."""
+def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None) -> None:
+    """Writes tensors and plain values, in a form that ``weights_only`` loading accepts.
+
+    ``keep``: the name under which the file that was there is kept.
+    """
 
     def write(target: Path) -> None:
         try:
@@ -141,7 +146,7 @@ def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
         except RuntimeError as error:  # torch's zip writer hides ENOSPC behind its own error
             raise WriteError(_unwritten(path, error)) from error
 
-    write_atomically(path, write)
+    write_atomically(path, write, keep)
 
 
 def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
@@ -213,6 +218,15 @@ def remove_leftovers(folder: Path) -> None:
     """Deletes temporary files of killed processes; the caller must hold the folder's lock."""
     for file in folder.glob(".*.tmp*"):
         file.unlink(missing_ok=True)
+
+
+def _keep(path: Path, name: Path) -> None:
+    """Gives a file a second name, so that it has one when another file takes the first."""
+    name.unlink(missing_ok=True)
+    try:
+        name.hardlink_to(path)
+    except OSError:  # a file system without links: for a moment there is no file called ``path``
+        path.replace(name)
 
 
 def _is_archive(file: Path) -> bool:

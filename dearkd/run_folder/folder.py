@@ -12,11 +12,13 @@ from typing import Any
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.errors import UserError, WriteError
+from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import remove_leftovers, write_atomically
 from dearkd.run_folder.lock import held, is_held
 
-__all__ = ["RunFolder", "newest_unfinished", "next_folder"]
+__all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
 
+CONFIG_FILE = "config.yaml"
 LOCK = "checkpoint/lock"
 """File that a process at work on the run holds."""
 
@@ -26,18 +28,20 @@ class RunFolder:
 
     They are ``config.yaml`` (resolved), ``sessions.jsonl`` (a line each time that the run is begun
     or resumed), ``metrics.jsonl`` (a line an epoch), ``summary.json``, ``model.safetensors`` and
-    ``checkpoint/{last.pt,best.safetensors}``. ``is_new``: the program has just made the folder.
+    ``checkpoint/{last.pt,previous.pt,best.safetensors}``. ``is_new``: the program has just made
+    the folder.
     """
 
     def __init__(self, path: Path, *, is_new: bool = False) -> None:
         self.path = path
         self.is_new = is_new
-        self.config_file = path / "config.yaml"
+        self.config_file = path / CONFIG_FILE
         self.metrics_file = path / "metrics.jsonl"
         self.sessions_file = path / "sessions.jsonl"
         self.summary_file = path / "summary.json"
         self.model_file = path / "model.safetensors"
-        self.last_file = path / "checkpoint" / "last.pt"
+        self.checkpoints = Checkpoints(path / "checkpoint")
+        self.last_file = self.checkpoints.last
         self.best_file = path / "checkpoint" / "best.safetensors"
 
     @contextmanager
@@ -130,13 +134,12 @@ class RunFolder:
 
     def append_session(self, session: dict[str, Any]) -> None:
         """Appends the commit, versions and device with which the run is begun or resumed."""
-        with self.sessions_file.open("a", encoding="utf-8") as file:
-            file.write(json.dumps(session) + "\n")
+        lines = [json.dumps(line) + "\n" for line in [*self.sessions(), session]]
+        write_atomically(self.sessions_file, lambda file: _write_text(file, "".join(lines)))
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions that ``append_session`` wrote, in order."""
-        text = self.sessions_file.read_text(encoding="utf-8")
-        return [json.loads(line) for line in text.splitlines()]
+        return _read_lines(self.sessions_file)
 
     def append_metrics(self, line: dict[str, Any]) -> None:
         """Appends the line of one epoch."""
@@ -145,15 +148,7 @@ class RunFolder:
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of all epochs; a line that a kill left unfinished is skipped."""
-        if not self.metrics_file.exists():
-            return []
-        lines = []
-        for text in self.metrics_file.read_text(encoding="utf-8").splitlines():
-            try:
-                lines.append(json.loads(text))
-            except json.JSONDecodeError:  # a kill in the middle of the write
-                continue
-        return lines
+        return _read_lines(self.metrics_file)
 
     def truncate_metrics(self, epochs: int) -> None:
         """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again."""
@@ -203,6 +198,19 @@ def newest_unfinished(root: Path = Path("runs")) -> Path:
         return max(file.stat().st_mtime for file in files if file.exists())
 
     return max(unfinished, key=written).path
+
+
+def _read_lines(file: Path) -> list[dict[str, Any]]:
+    """JSON, a value a line; empty if there is no such file."""
+    if not file.exists():
+        return []
+    lines = []
+    for text in file.read_text(encoding="utf-8").splitlines():
+        try:
+            lines.append(json.loads(text))
+        except json.JSONDecodeError:  # a kill or a full disk in the middle of the write
+            continue
+    return lines
 
 
 def _write_text(file: Path, text: str) -> None:

@@ -1,42 +1,106 @@
-"""Turns Ctrl-C and SIGTERM into requests, so that the loop can save its state before it stops."""
+"""Turns Ctrl-C and a scheduler's signals into requests, so that state is saved before the end.
+
+SIGTERM and SIGUSR1 are a scheduler's: it takes the machine away, and the command is to be started
+again (`REQUEUE`). Ctrl-C is a person's.
+"""
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from types import FrameType
 
-__all__ = ["Interrupted", "StopRequest"]
+__all__ = [
+    "INTERRUPTED",
+    "Interrupted",
+    "REQUEUE",
+    "RequeueSignal",
+    "SCHEDULER",
+    "StopRequest",
+    "raising_on_signals",
+]
+
+INTERRUPTED = 130
+"""Exit code of a command that Ctrl-C ended: 128 + SIGINT."""
+REQUEUE = 75
+"""Exit code of a command that a scheduler ended and that goes on when it is started again.
+
+EX_TEMPFAIL of sysexits.h: "the user is invited to retry the operation".
+"""
+SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
+"""None on Windows."""
+SCHEDULER = (signal.SIGTERM,) if SIGUSR1 is None else (signal.SIGTERM, SIGUSR1)
+"""What schedulers send before they end a process."""
+
+
+class RequeueSignal(KeyboardInterrupt):
+    """A scheduler's signal where the work can stop at any point."""
+
+    code = REQUEUE
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
-    """The run was asked to stop and has saved its state."""
+    """The run was asked to stop and has saved its state; ``requeue``: by a scheduler."""
+
+    def __init__(self, requeue: bool = False) -> None:
+        super().__init__()
+        self.code = REQUEUE if requeue else INTERRUPTED
 
 
 class StopRequest:
     """Whether a signal asked the process to stop."""
 
     def __init__(self) -> None:
-        self.made = False
+        self.first: int | None = None
+
+    @property
+    def made(self) -> bool:
+        """Whether one did."""
+        return self.first is not None
+
+    def interrupted(self) -> Interrupted:
+        """What ends the run once its state is saved; of several processes any may be asked."""
+        return Interrupted(requeue=self.first != signal.SIGINT)
 
     @contextmanager
     def listening(self) -> Iterator[None]:
         """Handles the signals: the first is noted, the second stops the process at once.
 
-        Python delivers signals to the main thread alone; in any other thread this does nothing.
+        SIGUSR1 is no second one, and after it none is: a scheduler sends it to all processes of a
+        job, maybe twice, and SIGTERM when the time is over.
         """
-        if threading.current_thread() is not threading.main_thread():
+        with _handled((signal.SIGINT, *SCHEDULER), self._note):
             yield
-            return
-        kinds = (signal.SIGINT, signal.SIGTERM)
-        previous = [signal.signal(kind, self._note) for kind in kinds]
-        try:
-            yield
-        finally:
-            for kind, handler in zip(kinds, previous, strict=True):
-                signal.signal(kind, handler)
 
-    def _note(self, number: int, frame: Any) -> None:
-        if self.made:
+    def _note(self, number: int, frame: FrameType | None) -> None:
+        if self.first is None:
+            self.first = number
+        elif SIGUSR1 not in (number, self.first):
             raise KeyboardInterrupt
-        self.made = True
+
+
+@contextmanager
+def raising_on_signals() -> Iterator[None]:
+    """Has a scheduler's signals raise ``RequeueSignal`` at any point, as Ctrl-C does its own."""
+    with _handled(SCHEDULER, _raise):
+        yield
+
+
+def _raise(number: int, frame: FrameType | None) -> None:
+    raise RequeueSignal
+
+
+@contextmanager
+def _handled(
+    kinds: Sequence[int], handler: Callable[[int, FrameType | None], None]
+) -> Iterator[None]:
+    """Handles signals so; in any other thread than the main one, which alone gets them, not."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    previous = [signal.signal(kind, handler) for kind in kinds]
+    try:
+        yield
+    finally:
+        for kind, before in zip(kinds, previous, strict=True):
+            signal.signal(kind, before)

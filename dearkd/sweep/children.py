@@ -1,4 +1,4 @@
-"""Commands in child processes, some side by side; Ctrl-C and SIGTERM are passed on to them."""
+"""Commands in child processes, some side by side; what asks us to stop is passed on to them."""
 
 import os
 import subprocess
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.run_folder.stop import StopRequest
 from dearkd.run_folder.threads import usable_cores
 
 __all__ = ["Child", "run_all", "threads_each"]
@@ -72,7 +72,7 @@ def run_all(
     ``watch`` is called with those that go on.
 
     Raises:
-        Interrupted: After Ctrl-C or SIGTERM, once the children have saved and ended.
+        Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, once the children have saved and ended.
     """
     waiting, running = list(children), dict[Child, Process]()
     threads, stop, told, seen = threads_each(jobs), StopRequest(), False, time.monotonic()
@@ -92,7 +92,7 @@ def run_all(
                 seen = time.monotonic()
                 watch(list(running))
     if stop.made:
-        raise Interrupted
+        raise stop.interrupted()
 
 
 @contextmanager

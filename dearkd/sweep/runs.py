@@ -82,7 +82,7 @@ class Runs:
         """Trains those that are left; returns a line for each that fails.
 
         Raises:
-            Interrupted: After Ctrl-C or SIGTERM, with every run's state saved.
+            Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, with every run's state saved.
         """
         by_child = {self._training(run): run for run in self.left}
         failed: list[str] = []
@@ -106,7 +106,7 @@ class Runs:
         """Reads the test images with each finished run; returns a line for each that can't.
 
         Raises:
-            Interrupted: After Ctrl-C or SIGTERM.
+            Interrupted: After Ctrl-C, SIGTERM or SIGUSR1.
         """
         if self.test is None:
             return []

@@ -63,7 +63,7 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
 
     Raises:
         UserError: Anything wrong with the study, or with what is there of it, before any training.
-        Interrupted: After Ctrl-C or SIGTERM, with every run's state saved.
+        Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, with every run's state saved.
     """
     study = read_study(request.study, request.settings, request.options)
     _check_only(study, request.only)

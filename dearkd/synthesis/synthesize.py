@@ -1,24 +1,22 @@
 """``dearkd synthesize``: makes a folder of training images from a trained network alone."""
 
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from accelerate import PartialState
 from rich.console import Console
 
-from dearkd.config_file import differences, to_yaml, user_tree
+from dearkd.config_file import to_yaml, user_tree
 from dearkd.data.sizes import default_size, patch_size
-from dearkd.data.synthetic_set import CONFIG_FILE, read_set
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.going_on import check_stored, goes_on
 from dearkd.run_folder.processes import process_state
-from dearkd.run_folder.stop import Interrupted
+from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.forecast import describe
 from dearkd.synthesis.live import SynthesisProgress, clock
@@ -47,27 +45,35 @@ def synthesize(
     console: Console,
     out: Path | None = None,
     resume: bool = False,
+    go_on: bool = False,
     dry_run: bool = False,
     trust: bool = False,
 ) -> Path | None:
     """Makes the images that a configuration describes and returns their folder.
 
-    ``dry_run`` forecasts time, memory and disk instead, and returns None.
+    ``dry_run`` forecasts time, memory and disk instead, and returns None. ``go_on``: resumes a set
+    that was begun, leaves one that is finished, and begins it otherwise.
 
     Raises:
         UserError, WriteError: If the configuration, a network or the folder can't be used.
         FloatingPointError: If an objective is no longer finite.
-        Interrupted: After Ctrl-C or SIGTERM; finished groups are on disk.
+        Interrupted: After Ctrl-C, SIGTERM or SIGUSR1; finished groups are on disk.
     """
     state = process_state()
     say = console.print if state.is_main_process else _silent
     options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
+    if go_on:
+        if out is None and (
+            typed := user_tree(SynthesizeConfig, path, settings, options).get("out")
+        ):
+            out = Path(typed)
+        resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
         folder = out or newest_unfinished_set()
-        setup = _resumed(folder, path, settings, options, trust, state.num_processes)
+        _check_begun(folder, path, settings, options, go_on)
+        setup = prepare(folder / CONFIG_FILE, (), trust=trust, world=state.num_processes)
     else:
-        if out is not None:
-            options = {**options, "out": str(out)}
+        options = options if out is None else {**options, "out": str(out)}
         setup = prepare(path, settings, options, trust=trust, world=state.num_processes)
         if setup.notes:
             say(f"defaults taken: {'; '.join(setup.notes)}")
@@ -76,7 +82,10 @@ def synthesize(
         if state.is_main_process:
             describe(setup, state.device, console, state.num_processes)
         return None
-    with claimed(folder, state), _sigterm_as_ctrl_c():
+    if go_on and (folder / MANIFEST_FILE).is_file():
+        say(f"{folder} is finished; there is nothing left to do")
+        return folder
+    with claimed(folder, state), raising_on_signals():
         say(f"{_title(setup)} -> {folder}")
         _run(setup, folder, resume, state, console)
     return folder
@@ -102,32 +111,23 @@ def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
     return numbers
 
 
-def _resumed(
+def _check_begun(
     folder: Path,
     path: Path | None,
     settings: Sequence[str],
     options: dict[str, Any],
-    trust: bool,
-    world: int,
-) -> Setup:
-    """The run that ``folder`` stores; options typed beside ``--resume`` must agree with it."""
+    go_on: bool,
+) -> None:
+    """Refuses a folder that stores no set, or another one than is typed."""
     file = folder / CONFIG_FILE
     if not folder.exists():
         raise UserError(f"nothing to resume in {folder}: it does not exist")
     if not file.is_file():
         raise UserError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
-    if path is not None:
+    if path is not None and not go_on:
         raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
-    kind = SynthesizeConfig
-    stored = user_tree(kind, file, (), {})
-    changed = differences(kind, stored, user_tree(kind, None, settings, options))
-    if changed:
-        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
-        raise UserError(
-            f"--resume keeps the settings stored in {folder}, which differ from "
-            f"{', '.join(pairs)}; leave them out or start a new set"
-        )
-    return prepare(file, (), trust=trust, world=world)
+    given = user_tree(SynthesizeConfig, path, settings, options)
+    check_stored(SynthesizeConfig, file, given, go_on=go_on)
 
 
 def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
@@ -142,27 +142,12 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
                 say("this process's share is done; waiting for the others")
                 await_manifest(folder, since=standing)
             _conclude(folder, setup, time.monotonic() - started, say)
-    except KeyboardInterrupt:
+    except KeyboardInterrupt as asked:
         say(f"stopped{_way_on(folder)}")
-        raise Interrupted from None
+        raise Interrupted(requeue=isinstance(asked, RequeueSignal)) from None
     except OSError as error:  # a full disk, as a rule
         reason = error.strerror or error
         raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Lets SIGTERM interrupt as Ctrl-C does, at any time: files appear only when whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python hands signals to the main thread alone
-        return
-    interrupt = signal.getsignal(signal.SIGINT)  # ignored in a shell's background jobs
-    handler = interrupt if callable(interrupt) else signal.default_int_handler
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
 
 
 def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:

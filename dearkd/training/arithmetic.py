@@ -161,7 +161,7 @@ def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:
     assert size is not None
     assert batch is not None
     most = CPU_IMAGES if device.type == "cpu" else ACCELERATOR_IMAGES
-    count = min(config.data.micro_batch or max(1, batch // world), most)
+    count = min(config.data.views_a_pass or max(1, batch // world), most)
     return torch.rand(count, 3, size, size, device=device)
 
 

@@ -16,8 +16,9 @@ from dearkd.data.views import CACHE_BYTES
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
 from dearkd.training.build import Parts
+from dearkd.training.halving import Halving
 
-__all__ = ["epoch_order", "evaluation_images", "sample_batches", "training_batches"]
+__all__ = ["epoch_order", "evaluation_images", "halving", "sample_batches", "training_batches"]
 
 Processes: TypeAlias = Accelerator | PartialState
 
@@ -32,6 +33,22 @@ def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches,
     order, accumulate = epoch_order(parts, processes.process_index, processes.num_processes)
     workers = worker_count(data.workers, data.img_size, processes.device, processes.num_processes)
     return _batches(parts, processes, order, workers, CACHE_BYTES), accumulate
+
+
+def halving(parts: Parts, processes: Processes) -> Halving | None:
+    """What cuts the batch smaller where memory is out; None unless ``data.micro_batch`` is auto."""
+    data = parts.config.data
+    if data.micro_batch != "auto":
+        return None
+
+    def cut(micro: int) -> tuple[DeviceBatches, int]:
+        config = dataclasses.replace(
+            parts.config, data=dataclasses.replace(data, micro_batch=micro)
+        )
+        return training_batches(dataclasses.replace(parts, config=config), processes)
+
+    assert data.batch_size is not None
+    return Halving(data.batch_size, cut)
 
 
 def sample_batches(parts: Parts, processes: Processes, size: int) -> DeviceBatches:
@@ -76,7 +93,12 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
     """
     data = parts.config.data
     assert data.batch_size is not None
-    micro = data.micro_batch or data.batch_size // world
+    if data.micro_batch == "auto" and world > 1:
+        raise UserError(
+            f"data.micro_batch=auto is for one process, and there are {world}, which would have to "
+            "agree on every size; give a number of views a pass"
+        )
+    micro = data.views_a_pass or data.batch_size // world
     if micro == 0 or data.batch_size % (micro * world):
         raise UserError(
             f"data.batch_size {data.batch_size} is not a multiple of data.micro_batch {micro} x "

@@ -7,14 +7,25 @@ from typing import Any
 import torch
 from torch import nn
 
+from dearkd.config import TrainConfig
 from dearkd.errors import UserError
 from dearkd.training.optim import optimizer_state
 from dearkd.training.stages import Position
 
-__all__ = ["restore", "restore_objective", "run_state"]
+__all__ = ["identity", "restore", "restore_objective", "run_state"]
 
 TEACHER, STUDENT = "teacher.", "student."
 """Prefixes of the teacher's and the student's tensors in an objective's state dict."""
+
+
+def identity(config: TrainConfig) -> dict[str, Any]:
+    """What tells the checkpoint of one run from that of another; nobody changes it in a run."""
+    return {
+        "student": config.student,
+        "method": config.method,
+        "image size": config.data.img_size,
+        "seed": config.seed,
+    }
 
 
 def run_state(
@@ -42,17 +53,23 @@ def run_state(
     return state if classes is None else {**state, "classes": dict(classes)}
 
 
-def restore(saved: Mapping[str, Any], student: nn.Module, average: nn.Module | None) -> Position:
-    """Puts saved weights into the student and its average; returns where the run stood."""
-    student.load_state_dict(
-        {
-            name.removeprefix(STUDENT): value
-            for name, value in saved["objective"].items()
-            if name.startswith(STUDENT)
-        }
-    )
-    if average is not None:
-        average.load_state_dict(saved["ema"])
+def restore(
+    saved: Mapping[str, Any], student: nn.Module, average: nn.Module | None, file: Path
+) -> Position:
+    """Puts saved weights into the student and its average; returns where the run stood.
+
+    Raises:
+        UserError: If ``file`` is the checkpoint of another run.
+    """
+    weights = {
+        name.removeprefix(STUDENT): value
+        for name, value in saved["objective"].items()
+        if name.startswith(STUDENT)
+    }
+    for network, state in ((student, weights), (average, saved["ema"])):
+        if network is not None:
+            _check_fit(state, network, file)
+            network.load_state_dict(state)
     return Position(**saved["position"])
 
 
@@ -62,8 +79,15 @@ def restore_objective(saved: Mapping[str, Any], objective: nn.Module, file: Path
     Raises:
         UserError: If ``file`` is the checkpoint of another run.
     """
-    missing, unexpected = objective.load_state_dict(saved, strict=False)
-    odd = [name for name in missing if not name.startswith(TEACHER)] + unexpected
+    _check_fit(saved, objective, file)
+    objective.load_state_dict(saved, strict=False)
+
+
+def _check_fit(saved: Mapping[str, Any], network: nn.Module, file: Path) -> None:
+    """Refuses tensors of other names or shapes than the network's, its teacher left out."""
+    own = {k: v.shape for k, v in network.state_dict().items() if not k.startswith(TEACHER)}
+    given = {name: value.shape for name, value in saved.items()}
+    odd = sorted(name for name in own.keys() | given.keys() if own.get(name) != given.get(name))
     if odd:
         raise UserError(
             f"{file} is of another run: {odd[0]} does not fit; start anew with another --out"

@@ -175,7 +175,7 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
     """Bytes of one process: what the trial held, and the images that its batch was short of."""
     config, student = parts.config, parts.student
     assert config.data.batch_size is not None
-    micro = config.data.micro_batch or config.data.batch_size // state.num_processes
+    micro = config.data.views_a_pass or config.data.batch_size // state.num_processes
     size = config.data.img_size
     assert size is not None
     missing = max(0, micro - costs.images)

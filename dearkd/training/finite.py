@@ -7,12 +7,15 @@ import math
 
 import torch
 from accelerate import Accelerator
-from torch import nn
+from torch import Tensor, nn
 
 from dearkd.errors import UserError
 from dearkd.training.stages import Position
 
 __all__ = ["check_weights", "mean_terms"]
+
+RUNNING = ("running_mean", "running_var")
+"""How the names of BatchNorm's statistics end."""
 
 
 def mean_terms(position: Position, accelerator: Accelerator, lr: float | None) -> dict[str, float]:
@@ -33,17 +36,35 @@ def mean_terms(position: Position, accelerator: Accelerator, lr: float | None) -
     return terms
 
 
-def check_weights(objective: nn.Module, position: Position, lr: float | None) -> None:
-    """Refuses weights that the last step broke; waits for the device.
+def check_weights(
+    objective: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    position: Position,
+    lr: float | None,
+) -> None:
+    """Refuses what the last step broke and a checkpoint would keep; waits for the device.
 
     The loss of a step is of the weights before it, so it does not show them.
 
     Raises:
-        UserError: If a trained one is NaN or infinite.
+        UserError: If a trained weight, a statistic of BatchNorm or a moment of the optimizer is
+            NaN or infinite.
     """
-    trained = [parameter for parameter in objective.parameters() if parameter.requires_grad]
-    if not torch.stack([parameter.isfinite().all() for parameter in trained]).all():
-        raise _lost("a weight is no longer a finite number", position, lr)
+    kept: dict[str, list[Tensor]] = {
+        "weight": [weight for weight in objective.parameters() if weight.requires_grad],
+        "statistic of BatchNorm": [
+            buffer for name, buffer in objective.named_buffers() if name.endswith(RUNNING)
+        ],
+        "moment of the optimizer": [
+            value
+            for moments in optimizer.state.values()
+            for value in moments.values()
+            if isinstance(value, Tensor) and value.ndim  # its count of steps may be elsewhere
+        ],
+    }
+    for kind, tensors in kept.items():
+        if tensors and not torch.stack([each.isfinite().all() for each in tensors]).all():
+            raise _lost(f"a {kind} is no longer a finite number", position, lr)
 
 
 def _lost(what: str, position: Position, lr: float | None) -> UserError:

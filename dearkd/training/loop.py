@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from dearkd.config import TrainConfig
 from dearkd.models.heads import answering, learning_heads
 from dearkd.models.precision import precision_context
-from dearkd.run_folder.files import save_checkpoint, save_model
+from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.stop import Interrupted, StopRequest
+from dearkd.run_folder.stop import StopRequest
 from dearkd.training.agenda import Agenda
 from dearkd.training.batch_norm import share_running_statistics
-from dearkd.training.checkpoint import restore, restore_objective, run_state
+from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
 from dearkd.training.finite import check_weights, mean_terms
+from dearkd.training.halving import Halving
 from dearkd.training.optim import (
     build_optimizer,
     load_optimizer_state,
@@ -55,6 +56,7 @@ class Trainer:
         metadata: dict[str, Any],
         classes: dict[str, Any] | None = None,
         accumulate: int = 1,
+        halving: Halving | None = None,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
         save_more: Callable[[], None] | None = None,
         scales_of: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
@@ -73,11 +75,16 @@ class Trainer:
         self.metadata = metadata
         self.classes = classes
         self.accumulate = accumulate
+        self.halving = halving
         self.steps = batches.steps // accumulate
         self.position = Position()
         decay = config.optim.ema_decay
         self.ema = ModelEmaV3(student, decay=decay) if decay else None  # constant, as DeiT has it
         self.epochs = sum(stage.epochs for stage in stages)
+        self.feed: Iterator[tuple[Tensor, ...]] = iter(())
+        """The epoch's batches that are left."""
+        self.waited = 0.0
+        """Seconds of this epoch for which batches that are gone kept the loop waiting."""
         self.lengths: dict[str, int] = {}
         """Epochs that each stage took which is over."""
         self.stop = StopRequest()
@@ -99,14 +106,15 @@ class Trainer:
         Each stage lets its objective go when it is over, with the teacher in it.
 
         Raises:
-            Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+            Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, with the state saved.
             UserError: If the loss is not finite, or the checkpoint is of another run.
         """
         saved = saved or {}
         if saved:
-            self.position = restore(
-                saved, self.student, None if self.ema is None else self.ema.module
-            )
+            average = None if self.ema is None else self.ema.module
+            self.position = restore(saved, self.student, average, self.folder.last_file)
+            if self.halving is not None and self.position.micro_batch is not None:
+                self.batches, self.accumulate = self.halving.at(self.position.micro_batch)
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
@@ -162,24 +170,25 @@ class Trainer:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
-        started, done, waited = time.monotonic(), position.epoch_seconds, self.batches.waited
-        feed = iter(self.batches(position.epoch, position.step * self.accumulate))
+        started, done = time.monotonic(), position.epoch_seconds
+        self.waited = -self.batches.waited
+        self.feed = iter(self.batches(position.epoch, position.step * self.accumulate))
         images, lr = 0, 0.0
         while position.step < self.steps:
             lr = set_learning_rate(
                 optimizer, self.config.optim, self._global_step(), self.steps, self.epochs
             )
-            images = self._step(objective, optimizer, islice(feed, self.accumulate))
+            images = self._step(objective, optimizer)
             position.step += 1
             position.epoch_seconds = done + time.monotonic() - started
             read, save, stop = self.agenda.due(position.step)
             self.progress.step(position.step, images, self._read_terms() if read else None)
             if (save or stop) and position.step < self.steps:
                 self._read_terms()  # never replace a good checkpoint by one with a NaN in it
-                check_weights(objective, position, self.config.optim.lr)
+                check_weights(objective, optimizer, position, self.config.optim.lr)
                 self._save(objective, optimizer)
                 if stop:
-                    raise Interrupted
+                    raise self.stop.interrupted()
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
         if stage.rule is not None:
@@ -192,26 +201,40 @@ class Trainer:
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
-            "data_wait": (self.batches.waited - waited) / (position.epoch_seconds - done),
+            "data_wait": (self.waited + self.batches.waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
-        check_weights(objective, position, self.config.optim.lr)
+        check_weights(objective, optimizer, position, self.config.optim.lr)
         position.epoch, position.step, position.epoch_seconds = position.epoch + 1, 0, 0.0
         position.sums = {}
         self._finish_epoch(line, objective)
         self._save(objective, optimizer)
         if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
-            raise Interrupted
+            raise self.stop.interrupted()
 
-    def _step(
-        self,
-        objective: nn.Module,
-        optimizer: torch.optim.Optimizer,
-        batches: Iterator[tuple[Tensor, ...]],
-    ) -> int:
+    def _step(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
+        if self.halving is None:
+            images = self._passes(objective)
+        else:
+            images = self.halving.fitted(
+                objective, self.position, lambda: self._passes(objective), self._recut
+            )
+        if self.position.step == 0:  # once an epoch, as it waits for the device
+            found = {*self.position.heads, *learning_heads(self.student)}
+            self.position.heads = sorted(found)
+        if self.config.optim.clip_grad is not None:
+            self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
+        optimizer.step()
+        optimizer.zero_grad()
+        if self.ema is not None:
+            self.ema.update(self.student)
+        return images
+
+    def _passes(self, objective: nn.Module) -> int:
+        """Forward and backward passes over the next batch; the images in it."""
         count = 0
-        for part, batch in enumerate(batches):
+        for part, batch in enumerate(islice(self.feed, self.accumulate)):
             # A step's own seed: drop-path draws the same masks after a resume.
             self._seed_step(part)
             last = part == self.accumulate - 1
@@ -224,16 +247,18 @@ class Trainer:
                 previous = self.position.sums.get(name, 0.0)
                 self.position.sums[name] = previous + value.detach().float() / self.accumulate
             count += len(batch[0])
-        if self.position.step == 0:  # once an epoch, as it waits for the device
-            found = {*self.position.heads, *learning_heads(self.student)}
-            self.position.heads = sorted(found)
-        if self.config.optim.clip_grad is not None:
-            self.accelerator.clip_grad_norm_(objective.parameters(), self.config.optim.clip_grad)
-        optimizer.step()
-        optimizer.zero_grad()
-        if self.ema is not None:
-            self.ema.update(self.student)
         return count * self.accelerator.num_processes
+
+    def _recut(self, batches: Batches, accumulate: int) -> None:
+        """Goes on from this step with other batches of the same images."""
+        self.waited += self.batches.waited
+        self.batches, self.accumulate = batches, accumulate
+        self.feed = iter(batches(self.position.epoch, self.position.step * accumulate))
+        micro = self.position.micro_batch
+        self.progress.say(
+            f"out of memory: from here on data.micro_batch is {micro}, {accumulate} "
+            "passes a step; the batch stays the same"
+        )
 
     def _finish_epoch(self, line: dict[str, Any], objective: nn.Module) -> None:
         """Probes, evaluates when due, writes the log line and the best weights."""
@@ -276,7 +301,7 @@ class Trainer:
             state = run_state(
                 self._unwrapped(objective), optimizer, average, self.position, self.classes
             )
-            save_checkpoint(self.folder.last_file, state)
+            self.folder.checkpoints.save(state, identity(self.config))
         self.agenda.has_saved()
 
     def _share_statistics(self) -> None:

@@ -10,6 +10,8 @@ import math
 import os
 from typing import Any
 
+from omegaconf import ListConfig
+
 from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
 from dearkd.data.datasets import SHARDS, ImageSource
@@ -31,7 +33,7 @@ from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
 from dearkd.training.methods import Method
 
-__all__ = ["addressed", "filled_in"]
+__all__ = ["addressed", "filled_in", "rooted"]
 
 DIGITS = "digits"
 """Name of the embedded data."""
@@ -245,10 +247,17 @@ def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
     if wanted <= images // LEAST_STEPS:
         return wanted
     world = int(os.environ.get("WORLD_SIZE", "1"))
-    unit = math.lcm(2, data.micro_batch or 2) * world
+    unit = math.lcm(2, data.views_a_pass or 2) * world
     most = min(wanted, max(LEAST_BATCH, images // LEAST_STEPS))
     steps = math.ceil(images / most)
     return max(unit, images // steps // unit * unit)
+
+
+def rooted(value: Any) -> Any:
+    """A setting's value as a run folder has it: paths that exist from the root."""
+    if isinstance(value, str):
+        return _absolute(value)
+    return [rooted(each) for each in value] if isinstance(value, ListConfig) else value
 
 
 def _absolute(text: Any) -> Any:

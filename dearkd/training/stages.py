@@ -84,6 +84,8 @@ class Position:
     """Factors of the logits of heads that get no scale from the loss."""
     watched: list[float] = field(default_factory=list)
     """Mean of the term that a stage's rule goes by, in each epoch of that stage."""
+    micro_batch: int | None = None
+    """Views a pass, where memory was out (``data.micro_batch=auto``)."""
     sums: dict[str, Tensor] = field(default_factory=dict)
     """Sum of each term over the steps of the current epoch, on the device."""
 

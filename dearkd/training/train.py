@@ -20,13 +20,13 @@ from dearkd.data.synthetic_set import missing_images
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
-from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder, next_folder
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import place_models, with_arithmetic
-from dearkd.training.batches import epoch_order, evaluation_images, training_batches
+from dearkd.training.batches import epoch_order, evaluation_images, halving, training_batches
 from dearkd.training.build import Begun, Parts, build
+from dearkd.training.checkpoint import identity
 from dearkd.training.dry_run import describe
 from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
@@ -65,7 +65,7 @@ def train(
     if resume and folder is not None and folder.summary_file.exists():
         say(f"{folder.path} is finished; there is nothing left to do")
         return folder
-    saved = _saved(folder) if resume else {}
+    saved = _saved(folder, config, say) if resume else {}
     if folder is None and config.out is not None:
         folder = RunFolder(Path(config.out))
     if folder is not None and not dry_run:
@@ -106,11 +106,9 @@ def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]
     return parts, reasons
 
 
-def _saved(folder: RunFolder | None) -> dict[str, Any]:
+def _saved(folder: RunFolder | None, config: TrainConfig, say: Say) -> dict[str, Any]:
     """The checkpoint of a run that was begun; empty if it was killed before its first one."""
-    if folder is None or not folder.last_file.exists():
-        return {}
-    return load_checkpoint(folder.last_file)
+    return {} if folder is None else folder.checkpoints.load(identity(config), say)
 
 
 def _announce(parts: Parts, oddities: Sequence[str | None], resume: bool, say: Say) -> None:
@@ -209,6 +207,7 @@ def _fitted(
                 "count": trained.num_classes,
             },
             accumulate=accumulate,
+            halving=halving(parts, accelerator),
             probe=attention_probe(
                 parts.student,
                 parts.evaluation or parts.train,

@@ -9,6 +9,7 @@ import typer
 
 from dearkd.cli.guard import guarded
 from dearkd.config import load_config
+from dearkd.run_folder.stop import RequeueSignal
 from synth.settings import SynthesisConfig
 
 
@@ -50,6 +51,12 @@ def test_a_full_device_has_a_remedy_that_the_verb_has(name, remedy, capsys):
 
     full.__name__ = name
     assert remedy in line_of(guarded(full), capsys)
+
+
+def test_a_schedulers_signal_is_no_ctrl_c():
+    with pytest.raises(typer.Exit) as caught:
+        guarded_error(RequeueSignal())
+    assert caught.value.exit_code == 75
 
 
 def test_a_full_or_forbidden_disk_is_one_line_wherever_it_is_met(capsys):

@@ -1,4 +1,4 @@
-"""Ctrl-C before there is anything to save: exit code 130, and not a word of Python's."""
+"""A signal before there is anything to save: exit code 130 or 75, and not a word of Python's."""
 
 import signal
 import subprocess
@@ -12,7 +12,7 @@ import os, signal, sys
 class Finder:
     def find_spec(self, name, path=None, target=None):
         if name == {name!r}:
-            os.kill(os.getpid(), signal.SIGINT)
+            os.kill(os.getpid(), {kind})
 
 sys.meta_path.insert(0, Finder())
 sys.argv = ["dearkd", "eval", "nothing/at/all"]
@@ -26,20 +26,26 @@ def listening():
     signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
-def interrupted(*command):
-    """What the command says on stderr; it must leave with 130."""
+def interrupted(*command, code=130):
+    """What the command says on stderr; it must leave with that code."""
     line = [sys.executable, *map(str, command)]
     done = subprocess.run(line, capture_output=True, text=True, preexec_fn=listening)
-    assert done.returncode == 130, done.stderr
+    assert done.returncode == code, done.stderr
     return done.stderr.strip()
 
 
 @pytest.mark.parametrize("name", ["typer", "torch.nn"])
 def test_ctrl_c_while_libraries_load(name):
-    assert interrupted("-c", IMPORTING.format(name=name)) == ""
+    assert interrupted("-c", IMPORTING.format(name=name, kind="signal.SIGINT")) == ""
 
 
-def test_ctrl_c_after_they_are_loaded(tmp_path):
+@pytest.mark.parametrize("kind", ["SIGTERM", "SIGUSR1"])
+def test_a_scheduler_while_libraries_load(kind):
+    code = IMPORTING.format(name="typer", kind=f"signal.{kind}")
+    assert interrupted("-c", code, code=75) == ""
+
+
+def test_ctrl_c_after_they_are_loaded():
     """The command's own code is at work: nothing is imported, and nothing listens yet."""
     code = """
 import os, signal, sys
@@ -55,6 +61,8 @@ main()
 def test_a_background_job_goes_on():
     """A shell has its jobs ignore SIGINT."""
     code = "import signal, sys; signal.signal(signal.SIGINT, signal.SIG_IGN)\n"
-    code += IMPORTING.format(name="typer").replace('"eval", "nothing/at/all"', '"--version"')
+    code += IMPORTING.format(name="typer", kind="signal.SIGINT").replace(
+        '"eval", "nothing/at/all"', '"--version"'
+    )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.startswith("dearkd ")

@@ -48,7 +48,7 @@ def test_a_full_disk_is_an_oserror(tmp_path):
     import dearkd.run_folder.files as module
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "write_atomically", lambda path, write: write(full))
+        patch.setattr(module, "write_atomically", lambda path, write, keep: write(full))
         with pytest.raises(OSError, match=r"could not write .*state\.pt|No space left"):
             save_checkpoint(tmp_path / "state.pt", {"x": torch.zeros(100_000)})
 

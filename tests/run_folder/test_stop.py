@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dearkd.run_folder.stop import StopRequest
+from dearkd.run_folder.stop import RequeueSignal, StopRequest, raising_on_signals
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
@@ -18,6 +18,38 @@ def test_the_first_signal_is_noted_and_the_second_stops(kind):
         assert stop.made
         with pytest.raises(KeyboardInterrupt):
             os.kill(os.getpid(), kind)
+    assert signal.getsignal(kind) is before
+
+
+def test_sigusr1_may_come_twice_and_sigterm_after_it():
+    stop = StopRequest()
+    with stop.listening():
+        for kind in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
+            os.kill(os.getpid(), kind)
+    assert stop.interrupted().code == 75
+
+
+def test_sigusr1_is_no_second_signal():
+    stop = StopRequest()
+    with stop.listening():
+        for kind in (signal.SIGTERM, signal.SIGUSR1):
+            os.kill(os.getpid(), kind)
+    assert stop.made
+
+
+@pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])
+def test_a_scheduler_gets_another_exit_code_than_a_person(kind, code):
+    stop = StopRequest()
+    with stop.listening():
+        os.kill(os.getpid(), kind)
+    assert stop.interrupted().code == code
+
+
+@pytest.mark.parametrize("kind", [signal.SIGTERM, signal.SIGUSR1])
+def test_where_nothing_is_to_be_saved_the_signal_is_raised(kind):
+    before = signal.getsignal(kind)
+    with raising_on_signals(), pytest.raises(RequeueSignal):
+        os.kill(os.getpid(), kind)
     assert signal.getsignal(kind) is before
 
 

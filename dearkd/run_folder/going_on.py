@@ -1,0 +1,70 @@
+"""``--resume`` and ``--go-on``: whether a folder is begun, and whether it is what was typed."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig
+
+from dearkd.config_file import differences, user_tree
+from dearkd.errors import UserError
+
+__all__ = ["check_stored", "goes_on"]
+
+LEFT_OPEN = (None, "auto", "fastest", "cnn")
+"""Values that say "choose for me": a folder stores what was chosen."""
+NEVER_OPEN = ("stage1",)
+"""Settings whose ``auto`` is stored as it is."""
+
+
+def goes_on(out: Path | None, config_name: str, *, resume: bool) -> bool:
+    """Whether ``--go-on`` finds a folder that was begun.
+
+    Raises:
+        UserError: If no folder is named, or ``--resume`` is typed besides.
+    """
+    if out is None:
+        raise UserError("--go-on needs --out FOLDER, to find its work again the next time")
+    if resume:
+        raise UserError("--go-on resumes what was begun; leave --resume out")
+    return (out / config_name).is_file()
+
+
+def check_stored(
+    kind: type,
+    file: Path,
+    given: DictConfig,
+    *,
+    go_on: bool,
+    rooted: Callable[[Any], Any] = lambda value: value,
+) -> None:
+    """Compares the settings that were typed with those that the folder of ``file`` stores.
+
+    With ``go_on`` the whole command was typed again: what it leaves open has been chosen since, and
+    its paths may be relative; ``rooted`` makes them absolute.
+
+    Raises:
+        UserError: If they differ, naming each and both values.
+    """
+    given = given.copy()
+    given.pop("out", None)
+    changed = differences(kind, user_tree(kind, file, (), {}), given)
+    if go_on:
+        changed = {
+            key: (old, new)
+            for key, (old, new) in changed.items()
+            if not _is_open(key, new) and rooted(new) != old
+        }
+    if not changed:
+        return
+    pairs = ", ".join(f"{key}={new} (stored: {old})" for key, (old, new) in changed.items())
+    word, remedy = "--resume", "leave them out or start anew with another --out"
+    if go_on:
+        word, remedy = "--go-on", "take them back or start anew with another --out"
+    raise UserError(
+        f"{word} keeps the settings stored in {file.parent}, which differ from {pairs}; {remedy}"
+    )
+
+
+def _is_open(key: str, value: Any) -> bool:
+    return value in LEFT_OPEN and key not in NEVER_OPEN

@@ -1,0 +1,166 @@
+"""kill -9 at random moments: the same command again ends with the same bytes, and nothing is lost.
+
+    python -m pytest tests/faults -m "slow or not slow" --moments 100 --record FILE
+
+The moments are drawn with a seed, from the time that the uninterrupted command takes.
+"""
+
+import hashlib
+import json
+import random
+import shlex
+import statistics
+import time
+
+import forked
+import pytest
+import yaml
+
+from dearkd.run_folder.files import load_checkpoint
+from dearkd.run_folder.folder import RunFolder
+
+PLAIN = "--set precision=fp32 --set memory_format=contiguous --set trackers=[] "
+SMALL = shlex.split(
+    PLAIN + "--fraction 0.05 --stage1 1 --stage2 1 --img-size 16 --set data.batch_size=24 "
+    "--set eval_every=9 --set teacher.precision=fp32 --set teacher.memory_format=contiguous "
+    "--set student_args.depth=1 --set student_args.mhca_depth=1 --set checkpoint_minutes=1e-9"
+)
+TRAIN = ["train", *SMALL, "--set", "data.mixup=0.8", "--set", "optim.ema_decay=0.9", "--go-on"]
+CACHED = ["train", "--method", "deit-hard", *SMALL, "--go-on"]
+MADE = shlex.split(
+    "synthesize --classes 0-3 --per-class 4 --iters 12 --set images_per_class=2 "
+    "--set classes_per_group=2 --set groups_per_batch=1 "
+    "--set precision=fp32 --set layout=contiguous --set compile=never --go-on"
+)
+
+
+class Training:
+    """A run that saves after every step."""
+
+    def line(self, folder):
+        return [*TRAIN, "--out", folder / "run"]
+
+    def bytes(self, folder):
+        return [(folder / "run" / "model.safetensors").read_bytes()]
+
+    def finished(self, folder):
+        """Epochs that are saved; a checkpoint that can't be read fails here."""
+        file = RunFolder(folder / "run").last_file
+        return load_checkpoint(file)["position"]["epoch"] if file.exists() else 0
+
+    def lost(self, folder, finished):
+        """Epochs of those that the resumed run made again."""
+        return finished - RunFolder(folder / "run").sessions()[-1]["from_epoch"]
+
+
+class Cache(Training):
+    """The same with the teacher's labels kept, which the run that goes on reads."""
+
+    def line(self, folder):
+        return [*CACHED, "--cache-labels", folder / "labels", "--out", folder / "run"]
+
+    def lost(self, folder, finished):
+        summary = json.loads((folder / "run" / "summary.json").read_text())
+        assert summary["teacher_labels"]["read"] >= 0
+        return super().lost(folder, finished)
+
+
+class Files:
+    """What is finished once a file of it stands, and must not be written again."""
+
+    def bytes(self, folder):
+        return [file.read_bytes() for file in sorted(folder.glob(self.results))]
+
+    def finished(self, folder):
+        return {file: file.stat().st_mtime_ns for file in folder.glob(self.results)}
+
+    def lost(self, folder, finished):
+        return sum(file.stat().st_mtime_ns != written for file, written in finished.items())
+
+
+class Synthesis(Files):
+    results = "set/*/*.png"
+
+    def line(self, folder):
+        return [*MADE, "--out", folder / "set"]
+
+
+class SynthesisOfTwo(Synthesis):
+    """By two processes, which torchrun starts; they are killed with it."""
+
+    def line(self, folder):
+        return ["torchrun", "--nproc_per_node", "2", "-m", "dearkd", *super().line(folder)]
+
+
+class Sweep(Files):
+    results = "study/*/model.safetensors"
+
+    def line(self, folder):
+        study = folder / "study.yaml"
+        settings = {"stage1": 1, "stage2": 0, "data": {"fraction": 0.1, "batch_size": 16}}
+        settings |= {"precision": "fp32", "memory_format": "contiguous", "trackers": []}
+        arms = {"labels": {"method": "ce"}, "taught": {"method": "deit-hard"}}
+        if not study.exists():
+            study.write_text(yaml.safe_dump({"settings": settings, "seeds": [0], "arms": arms}))
+        return ["sweep", study, "--out", folder / "study"]
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [
+        Training,
+        Cache,
+        Synthesis,
+        pytest.param(SynthesisOfTwo, marks=pytest.mark.slow),
+        pytest.param(Sweep, marks=pytest.mark.slow),
+    ],
+    ids=lambda kind: kind.__name__.lower(),
+)
+def test_kill_9_at_random_moments(kind, tmp_path, moments, record_fault):
+    work, draw = kind(), random.Random(kind.__name__)
+    (tmp_path / "whole").mkdir()
+    forked.run(["--version"], tmp_path / "log")  # libraries are loaded now
+    began = time.monotonic()
+    assert forked.run(work.line(tmp_path / "whole"), tmp_path / "log") == 0, said(tmp_path)
+    seconds, expected = time.monotonic() - began, work.bytes(tmp_path / "whole")
+    assert expected
+    killed = []
+    for number in range(3 * moments):  # some end before their moment
+        row = killed_once(work, tmp_path / str(number), draw.uniform(0, seconds))
+        killed += [row] if row["killed"] else []
+        if len(killed) == moments:
+            break
+    survived = [row for row in killed if digests(row["bytes"]) == digests(expected)]
+    waits = [row["seconds"] for row in killed]
+    record_fault(
+        f"kill -9: {kind.__name__.lower()}",
+        times=len(killed),
+        survived=len(survived),
+        lost=sum(row["lost"] for row in killed),
+        seconds_to_go_on=[statistics.median(waits), max(waits)] if waits else None,
+    )
+    assert len(survived) == len(killed) == moments
+    assert all(row["lost"] == 0 for row in killed)
+
+
+def killed_once(work, folder, moment):
+    """The command killed after so many seconds, and gone on with by the same command."""
+    folder.mkdir()
+    process = forked.start(work.line(folder), folder / "log")
+    time.sleep(moment)
+    killed = forked.kill(process)
+    finished = work.finished(folder)
+    process = forked.start(work.line(folder), folder / "log")
+    seconds = forked.seconds_until_it_writes(process, folder)
+    assert forked.ended(process) == 0, said(folder)
+    lost = work.lost(folder, finished) if killed else 0
+    assert not [file for file in folder.rglob(".*.tmp*") if "lock" not in file.name]
+    return {"killed": killed, "bytes": work.bytes(folder), "lost": lost, "seconds": seconds}
+
+
+def digests(contents):
+    return [hashlib.sha256(content).hexdigest() for content in contents]
+
+
+def said(folder):
+    return (folder / "log").read_text()
