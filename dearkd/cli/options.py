@@ -70,7 +70,9 @@ Resume = Annotated[
 GoOn = Annotated[
     bool,
     typer.Option(
-        "--go-on", help="Start, or go on if --out is begun, or leave it if done: for scripts."
+        "--go-on",
+        help="Start, or go on if --out is begun, or leave it if done: for scripts.",
+        rich_help_panel=RUN,
     ),
 ]
 Settings = Annotated[
