@@ -211,8 +211,9 @@ class SyntheticSet:
         return found if isinstance(found, dict) else {}
 
     def is_at(self, data: str) -> bool:
-        """Whether a run's data setting names this set."""
-        return Path(data).resolve() == self.path.resolve()
+        """Whether a run's data setting names this set, alone or among others."""
+        named = synthetic_set.named_paths(data)
+        return self.path.resolve() in [path.resolve() for path in named]
 
 
 @dataclass(frozen=True)
