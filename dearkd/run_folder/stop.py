@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-__all__ = ["Interrupted", "StopRequest"]
+__all__ = ["Interrupted", "StopRequest", "sigterm_as_ctrl_c"]
 
 
 class Interrupted(Exception):  # noqa: N818 - not an error
@@ -40,3 +40,18 @@ class StopRequest:
         if self.made:
             raise KeyboardInterrupt
         self.made = True
+
+
+@contextmanager
+def sigterm_as_ctrl_c() -> Iterator[None]:
+    """Lets SIGTERM interrupt as Ctrl-C does, at any time: for work whose files appear whole."""
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Python hands signals to the main thread alone
+        return
+    interrupt = signal.getsignal(signal.SIGINT)  # ignored in a shell's background jobs
+    handler = interrupt if callable(interrupt) else signal.default_int_handler
+    previous = signal.signal(signal.SIGTERM, handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)

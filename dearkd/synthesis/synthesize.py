@@ -1,11 +1,8 @@
 """``dearkd synthesize``: makes a folder of training images from a trained network alone."""
 
 import re
-import signal
-import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +15,7 @@ from dearkd.data.synthetic_set import CONFIG_FILE, read_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.processes import process_state
-from dearkd.run_folder.stop import Interrupted
+from dearkd.run_folder.stop import Interrupted, sigterm_as_ctrl_c
 from dearkd.said import command, counted
 from dearkd.synthesis.forecast import describe
 from dearkd.synthesis.live import SynthesisProgress, clock
@@ -49,10 +46,12 @@ def synthesize(
     resume: bool = False,
     dry_run: bool = False,
     trust: bool = False,
+    again: str = "",
 ) -> Path | None:
     """Makes the images that a configuration describes and returns their folder.
 
-    ``dry_run`` forecasts time, memory and disk instead, and returns None.
+    ``dry_run`` forecasts time, memory and disk instead, and returns None. ``again`` is the command
+    that goes on after an interruption, where another verb makes the set: it trains on it next.
 
     Raises:
         UserError, WriteError: If the configuration, a network or the folder can't be used.
@@ -76,9 +75,9 @@ def synthesize(
         if state.is_main_process:
             describe(setup, state.device, console, state.num_processes)
         return None
-    with claimed(folder, state), _sigterm_as_ctrl_c():
+    with claimed(folder, state), sigterm_as_ctrl_c():
         say(f"{_title(setup)} -> {folder}")
-        _run(setup, folder, resume, state, console)
+        _run(setup, folder, resume, state, console, again)
     return folder
 
 
@@ -130,7 +129,14 @@ def _resumed(
     return prepare(file, (), trust=trust, world=world)
 
 
-def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+def _run(
+    setup: Setup,
+    folder: Path,
+    resume: bool,
+    state: PartialState,
+    console: Console,
+    again: str,
+) -> None:
     """Makes the images and prints what came out; if it is stopped, prints how to go on."""
     say = console.print if state.is_main_process else _silent
     started = time.monotonic()
@@ -142,27 +148,14 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
                 say("this process's share is done; waiting for the others")
                 await_manifest(folder, since=standing)
             _conclude(folder, setup, time.monotonic() - started, say)
+            if not again:
+                _say_next(folder, setup, say)
     except KeyboardInterrupt:
-        say(f"stopped{_way_on(folder)}")
+        say(f"stopped{_way_on(folder, again)}")
         raise Interrupted from None
     except OSError as error:  # a full disk, as a rule
         reason = error.strerror or error
-        raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
-
-
-@contextmanager
-def _sigterm_as_ctrl_c() -> Iterator[None]:
-    """Lets SIGTERM interrupt as Ctrl-C does, at any time: files appear only when whole."""
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Python hands signals to the main thread alone
-        return
-    interrupt = signal.getsignal(signal.SIGINT)  # ignored in a shell's background jobs
-    handler = interrupt if callable(interrupt) else signal.default_int_handler
-    previous = signal.signal(signal.SIGTERM, handler)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, previous)
+        raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder, again)}") from error
 
 
 def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
@@ -198,11 +191,11 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
     raise AssertionError("synthesis ended without a last event")
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(folder: Path, again: str) -> str:
     """The command that resumes a run that was stopped; empty if nothing is stored yet."""
     begun = (folder / CONFIG_FILE).exists()
-    again = command("dearkd", "synthesize", "--resume", "--out", folder)
-    return f"; go on with: {again}" if begun else ""
+    own = command("dearkd", "synthesize", "--resume", "--out", folder)
+    return f"; go on with: {again or own}" if again or begun else ""
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:
@@ -229,7 +222,7 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
 
 
 def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
-    """Prints where the images are, what the networks recognise, and how to train on them."""
+    """Prints where the images are and what the networks recognise."""
     found = read_set(folder)
     assert found is not None
     content = found.manifest
@@ -239,6 +232,12 @@ def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., Non
     for line in _verdicts(content, setup):
         say(line)
     say(f"look at {folder / 'contact_sheet.png'}")
+
+
+def _say_next(folder: Path, setup: Setup, say: Callable[..., None]) -> None:
+    """Prints how a second opinion is had, and how to train on the images."""
+    if setup.verifier is None:
+        say("that is the teacher's own verdict; --verifier NAME asks a second network")
     say(f"next: {_train_command(folder, setup.config)}")
 
 
@@ -264,9 +263,7 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is None:
-        yield "that is the teacher's own verdict; --verifier NAME asks a second network"
-    else:
+    if setup.verifier is not None:
         judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
         teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
         if judge in teachers:
