@@ -22,6 +22,7 @@ __all__ = [
     "ClassTable",
     "ListedImage",
     "SyntheticSet",
+    "are_sets",
     "finished_sets",
     "is_set",
     "missing_images",
@@ -144,6 +145,11 @@ def named_paths(data: str) -> list[Path]:
     """What a data setting names: a path, or several by a pattern; they may not exist."""
     path = Path(data).expanduser()
     return matching_files(str(path)) if is_pattern(str(path)) and not path.exists() else [path]
+
+
+def are_sets(data: str) -> bool:
+    """Whether what a data setting names is a synthetic set, or several; nothing is read."""
+    return all(map(is_set, found := named_paths(data))) and bool(found)
 
 
 def read_sets(data: str) -> list[SyntheticSet]:

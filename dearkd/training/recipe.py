@@ -25,7 +25,7 @@ from dearkd.data.sizes import (
     patch_size,
 )
 from dearkd.data.splits import is_pattern
-from dearkd.data.synthetic_set import is_set, read_sets
+from dearkd.data.synthetic_set import are_sets, read_sets
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
@@ -59,7 +59,7 @@ def addressed(
     """
     notes = []
     if config.recipe == "best":
-        if not is_set(config.data.train):
+        if not are_sets(config.data.train):
             raise UserError(
                 f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
                 "leave it out"
