@@ -34,7 +34,7 @@ The verbs, each with an example, in the order of a story:
 - No photos? Make some from the CNN alone, then train on them:
   `dearkd synthesize --teacher runs/cnn --out runs/made`
 
-- Both at once, in rounds of images and training: `dearkd distill --teacher runs/cnn --out runs/free`
+- Both in turns, harder images each time: `dearkd distill --teacher runs/cnn --out runs/free`
 
 - How good is it? `dearkd eval runs/vit`
 

@@ -146,6 +146,12 @@ class Run:
         return float(np.median(shares)) if shares else None
 
     @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """An entry for each round of a run of `dearkd distill`; empty for other runs."""
+        found = self.summary.get("rounds")
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    @property
     def switches(self) -> dict[float, str]:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
         return stage_switches(self.metrics)

@@ -218,8 +218,9 @@ def _told_how_to_go_on(run: _Run) -> Iterator[None]:
     except OSError as error:
         if isinstance(error, UserError) or error.errno not in FULL:
             raise
+        reason = error.strerror
         raise WriteError(
-            f"cannot go on in {run.folder} ({error.strerror}); make room and go on with: {run.again}"
+            f"cannot go on in {run.folder} ({reason}); make room and go on with: {run.again}"
         ) from error
 
 

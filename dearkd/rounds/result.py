@@ -34,10 +34,13 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
     _write_lines(folder.metrics_file, _curve(rounds))
     _write_lines(folder.sessions_file, [s for part in rounds for s in part.student.sessions()])
     folder.write_config(dataclasses.replace(last.read_config(), out=str(folder.path)))
-    entries = [round_entry(part) for part in rounds]
+    entries, own = [round_entry(part) for part in rounds], _summary(last)
+    epochs = sum(entry["epochs"] for entry in entries)
+    if own["best_epoch"] is not None:
+        own["best_epoch"] += epochs - entries[-1]["epochs"]
     summary = {
-        **_summary(last),
-        "epochs": sum(entry["epochs"] for entry in entries),
+        **own,
+        "epochs": epochs,
         "stages": {f"round {entry['round']}": entry["epochs"] for entry in entries},
         "seconds": round(sum(entry["seconds"] + entry["set_seconds"] for entry in entries), 1),
         "rounds": entries,

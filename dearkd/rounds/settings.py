@@ -5,7 +5,7 @@ Departure:
     student take turns (Fang et al. 2022, https://arxiv.org/abs/2112.15278).
 """
 
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 

@@ -257,8 +257,9 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
             yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
         config = setup.config
-        others = ["" if config.recipe == "balanced" else "--recipe balanced, ", "more --iters"]
-        others += ["" if config.allow_no_bn else ", --auto-weights"]
+        drawn = config.engine == "generator"  # which neither recipe nor pilot runs are for
+        others = ["" if drawn or config.recipe == "balanced" else "--recipe balanced, "]
+        others += ["more --iters", "" if drawn or config.allow_no_bn else ", --auto-weights"]
         yield (
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
