@@ -57,7 +57,7 @@ class RoundsConfig:
     teacher: NetworkConfig = field(default_factory=NetworkConfig)
     """The CNN that the images are made from, and that the student learns from; none: the embedded
     digits CNN."""
-    other_teachers: tuple[NetworkConfig, ...] = ()
+    other_teachers: list[NetworkConfig] = field(default_factory=list)
     """Further networks of the same classes, which the images are made for too."""
     student: str | None = None
     """timm name; None: as `dearkd train` chooses it."""
@@ -86,8 +86,7 @@ class RoundsConfig:
     """Python files run first; they may register models with timm."""
 
     def __post_init__(self) -> None:
-        for name in ("imports", "other_teachers"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "imports", tuple(self.imports))
         check_range("rounds", self.rounds, 1, 1000)
         check_range("adversary_weight", self.adversary_weight, 0, 1e6)
         check_range("seed", self.seed, 0, 2**62)
