@@ -3,7 +3,8 @@
 import dataclasses
 import json
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +31,7 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
         (last.best_file, folder.best_file),
     ):
         if source.is_file():
-            write_atomically(target, lambda file, source=source: _copied(source, file))
+            write_atomically(target, partial(_copy, source))
     _write_lines(folder.metrics_file, _curve(rounds))
     _write_lines(folder.sessions_file, [s for part in rounds for s in part.student.sessions()])
     folder.write_config(dataclasses.replace(last.read_config(), out=str(folder.path)))
@@ -86,9 +87,9 @@ def _summary(run: RunFolder) -> dict[str, Any]:
     return content
 
 
-def _write_lines(file: Path, lines: Any) -> None:
+def _write_lines(file: Path, lines: Iterable[dict[str, Any]]) -> None:
     write_text(file, "".join(json.dumps(line) + "\n" for line in lines))
 
 
-def _copied(source: Path, target: Path) -> None:
+def _copy(source: Path, target: Path) -> None:
     shutil.copyfile(source, target)
