@@ -4,7 +4,6 @@ import dataclasses
 import json
 import shutil
 from collections.abc import Iterable, Iterator, Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,30 +20,23 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
     """Writes weights, curve, configuration and, last, summary of the whole; returns the summary.
 
     The curve has the epochs of all rounds, one after the other; a round is a stage of it. The
-    summary is the last student's, with the time of all and an entry for each round.
+    summary is the last student's, with the time and the best epoch of all and an entry for each
+    round.
     """
-    last = rounds[-1].student
-    folder = RunFolder(rounds[-1].run)
-    folder.best_file.parent.mkdir(exist_ok=True)
-    for source, target in (
-        (last.model_file, folder.model_file),
-        (last.best_file, folder.best_file),
-    ):
-        if source.is_file():
-            write_atomically(target, partial(_copy, source))
+    last, folder = rounds[-1].student, RunFolder(rounds[-1].run)
+    _copy(last.model_file, folder.model_file)
     _write_lines(folder.metrics_file, _curve(rounds))
     _write_lines(folder.sessions_file, [s for part in rounds for s in part.student.sessions()])
     folder.write_config(dataclasses.replace(last.read_config(), out=str(folder.path)))
-    entries, own = [round_entry(part) for part in rounds], _summary(last)
-    epochs = sum(entry["epochs"] for entry in entries)
-    if own["best_epoch"] is not None:
-        own["best_epoch"] += epochs - entries[-1]["epochs"]
+    entries = [round_entry(part) for part in rounds]
     summary = {
-        **own,
-        "epochs": epochs,
+        **_summary(last),
+        **_best(rounds, folder),
+        "epochs": sum(entry["epochs"] for entry in entries),
         "stages": {f"round {entry['round']}": entry["epochs"] for entry in entries},
         "seconds": round(sum(entry["seconds"] + entry["set_seconds"] for entry in entries), 1),
         "rounds": entries,
+        "files": folder.hashes(),
     }
     folder.write_summary(summary)
     return summary
@@ -70,6 +62,21 @@ def round_entry(part: Round) -> dict[str, Any]:
     }
 
 
+def _best(rounds: Sequence[Round], folder: RunFolder) -> dict[str, Any]:
+    """Top-1 and number of the best epoch of all, whose weights are kept; None without top-1."""
+    best: dict[str, Any] = {"best_top1": None, "best_epoch": None}
+    epochs = 0
+    for part in rounds:
+        own = _summary(part.student)
+        better = own["best_top1"] is not None and own["best_top1"] > (best["best_top1"] or -1.0)
+        if better and part.student.best_file.is_file():
+            best = {"best_top1": own["best_top1"], "best_epoch": epochs + own["best_epoch"]}
+            folder.best_file.parent.mkdir(exist_ok=True)
+            _copy(part.student.best_file, folder.best_file)
+        epochs += len(part.student.read_metrics())
+    return best
+
+
 def _curve(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
     """The epochs of all rounds, counted on; their seconds are those of training alone."""
     epochs, seconds = 0, 0.0
@@ -92,4 +99,7 @@ def _write_lines(file: Path, lines: Iterable[dict[str, Any]]) -> None:
 
 
 def _copy(source: Path, target: Path) -> None:
-    shutil.copyfile(source, target)
+    def write(file: Path) -> None:
+        shutil.copyfile(source, file)
+
+    write_atomically(target, write)

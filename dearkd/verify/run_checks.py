@@ -66,7 +66,8 @@ def _configuration(folder: RunFolder, summary: Summary) -> Check:
     """Whether the configuration can be read and is that of the summary."""
     config = folder.read_config()
     pairs = {name: (getattr(config, name), summary[name]) for name in SAME}
-    pairs |= {"epochs": (config.epochs, summary["epochs"])}
+    rounds = summary.get("rounds")  # of which config.yaml has the last
+    pairs |= {"epochs": (config.epochs, rounds[-1]["epochs"] if rounds else summary["epochs"])}
     faults = [
         f"{name} is {own} in config.yaml and {other} in summary.json"
         for name, (own, other) in pairs.items()

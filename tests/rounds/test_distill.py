@@ -150,9 +150,11 @@ def test_the_run_is_an_ordinary_run_of_the_last_student(two_rounds):
         *((0, "round 1"), (1, "round 1"), (2, "round 2"), (3, "round 2")),
     ]
     assert sorted(line["seconds"] for line in lines) == [line["seconds"] for line in lines]
-    best = 2 + summary(last.path)["best_epoch"]
-    assert whole["best_epoch"] == best
-    assert lines[best - 1]["top1"] == whole["best_top1"]
+    assert whole["best_top1"] == max(line["top1"] for line in lines)
+    assert lines[whole["best_epoch"] - 1]["top1"] == whole["best_top1"]
+    result = invoke("verify", folder)
+    assert result.exit_code == 0, result.output
+    assert "no check failed" in result.output
 
 
 def test_the_report_shows_the_curve_over_rounds(two_rounds):
