@@ -115,8 +115,8 @@ def anchored(given: DictConfig) -> DictConfig:
 def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     """The settings of a round's set, by dotted name.
 
-    From the second round on the student of the round before competes: L_adv looks for images of
-    whose class it is as sure as the teacher, while its distribution is far from the teacher's.
+    From the second round on the student of the round before takes part: L_adv looks for images on
+    whose class it agrees with the teacher, while their distributions are far apart.
     """
     options = {
         **flattened(config.synth),

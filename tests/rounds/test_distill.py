@@ -19,9 +19,10 @@ from commands import invoke, refused
 from safetensors.torch import load_file, save_file
 
 from dearkd.config_file import complete
-from dearkd.pages.page import Table
+from dearkd.pages.page import Plots, Table
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
+from dearkd.report.gap_chapter import gap_section
 from dearkd.report.rounds_chapter import has_rounds, rounds_section
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
@@ -167,6 +168,13 @@ def test_the_report_shows_the_curve_over_rounds(two_rounds):
         *(["1", "80", "80", "2"], ["2", "80", "160", "2"]),
     ]
     assert "Agreement with the teacher" in str(section)
+    assert report.runs[0].epoch_images == [80, 80, 160, 160]
+    gap = gap_section(report, lambda item: None)
+    (plots,) = [block for block in gap.blocks if isinstance(block, Plots)]
+    assert [plot.title for plot in plots.plots] == [
+        "round-1/set: its images, what they teach, and what is missing"
+    ]
+    assert list(plots.plots[0].figure.data[0].x) == [0.08, 0.16, 0.32, 0.48]
     assert "labels alone" not in curve_section(report).lead
     assert "Uprights of run mark its rounds." in curve_section(report).lead
 
@@ -347,6 +355,32 @@ def test_the_newest_unfinished_run_goes_on(tmp_path):
     os.utime(tmp_path / "old" / "distill.yaml", (1, 1))
     (tmp_path / "done" / "summary.json").write_text("{}")
     assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
+
+
+def test_a_size_that_no_student_has_is_rounded_down(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    file = tmp_path / "cnn.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=3).state_dict(), file)
+    monkeypatch.setattr(planning, "forecast", lambda *args: Forecast(1.0, None, 1.0, {}, None))
+    monkeypatch.setattr(planning, "_training_costs", lambda *args: (1.0, 1.0))
+    given = {"teacher": {"name": "resnet10t", "weights": str(file)}, "per_class": 4}
+    plan = planning.plan(complete(RoundsConfig, {**given, "rounds": 1}), process_state())
+    # The CNN's own 176 px, halved for the generator: 88 px are no whole patches of 16.
+    assert (plan.config.res, plan.config.student) == (80, "dearkd_tiny_patch16_224")
+    assert (plan.config.epochs, plan.config.evaluation) == (100, None)
+    assert "student dearkd_tiny_patch16_224, 80 px, 100 epochs a round" in plan.notes
+
+
+def test_without_real_images_a_round_says_how_far_it_agrees(brief, toy_teacher, tmp_path):
+    words = ["--teacher", toy_teacher, "--student", "toy_student", "--per-class", 4]
+    words += ["--rounds", 1, "--epochs", 1, *SETTINGS, "--out", tmp_path / "run"]
+    output = distilled(*words)
+    assert "round 1: 40 images, agrees with the teacher on" in output
+    assert "done in 1 round: no top-1" in output
+    assert summary(tmp_path / "run")["best_epoch"] is None
+    report = collect([tmp_path / "run"])
+    assert rounds_section(report).blocks
+    assert invoke("verify", tmp_path / "run").exit_code == 0
 
 
 @pytest.mark.slow
