@@ -97,8 +97,10 @@ def _epochs(folder: RunFolder, summary: Summary) -> Check:
 def _tops(lines: list[dict[str, Any]], summary: Summary) -> Iterator[str]:
     """What of the accuracies in the summary is not that of the epochs."""
     tops = [line["top1"] for line in lines if line["top1"] is not None]
+    if not tops or summary["top1"] is None:
+        return
     pairs = [(tops[-1], summary["top1"], "top1"), (max(tops), summary["best_top1"], "best_top1")]
-    for own, other, name in pairs if tops and summary["top1"] is not None else []:
+    for own, other, name in pairs:
         if other is None or abs(own - other) > ROUNDING:
             yield f"{name} is {other} in summary.json and {own} by metrics.jsonl"
 
