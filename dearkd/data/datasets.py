@@ -28,7 +28,7 @@ from dearkd.data.splits import (
     is_pattern,
     matching_files,
 )
-from dearkd.data.synthetic_set import read_set
+from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
@@ -213,7 +213,7 @@ def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSou
     if missing is not None or not files:
         what = f"names {missing}, which is not there" if missing else "matches no file"
         raise MissingFileError(f"data {data!r} {what}; correct the pattern")
-    if all(file.is_dir() and read_set(file) is not None for file in files):
+    if all(is_set(file) for file in files):
         return _joined(files, labelled)
     suffixes = {file.suffix if file.is_file() else "" for file in files}
     if suffixes == {".parquet"}:
@@ -276,7 +276,7 @@ def _open_folder(
 
 def _images_of(root: Path, labelled: bool | None) -> ImageSource:
     """The images of a folder, with the labels of its class folders or without any."""
-    if read_set(root) is not None:  # of which not every image is one of the set
+    if is_set(root):  # of which not every image is one of the set
         source = FolderSource(root)
         return without_labels(source) if labelled is False else source
     if labelled or (labelled is None and not holds_plain_pictures(root)):

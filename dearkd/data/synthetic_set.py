@@ -149,7 +149,8 @@ def named_paths(data: str) -> list[Path]:
 
 def are_sets(data: str) -> bool:
     """Whether what a data setting names is a synthetic set, or several; nothing is read."""
-    return all(map(is_set, found := named_paths(data))) and bool(found)
+    paths = named_paths(data)
+    return bool(paths) and all(map(is_set, paths))
 
 
 def read_sets(data: str) -> list[SyntheticSet]:

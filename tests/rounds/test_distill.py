@@ -100,7 +100,7 @@ def test_a_round_is_images_and_training_by_the_two_doors(one_round):
     assert "dearkd train --data" not in output  # which the synthesis says when it is alone
     config = RunFolder(folder).read_config()
     assert (config.recipe, config.method, config.stage1, config.stage2) == (
-        *("best", "deit-soft", 2, 0),
+        *("best", "dearkd", 2, 0),
     )
     assert (config.data.img_size, config.student, config.out) == (16, "toy_student", str(folder))
     assert config.data.flip is False  # no mirrored digits
