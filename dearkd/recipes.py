@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from omegaconf import DictConfig
 
-from dearkd.data.synthetic_set import is_set
+from dearkd.data.synthetic_set import are_sets
 from dearkd.errors import UserError
 
 __all__ = ["Recipe", "recipe_settings"]
@@ -43,7 +43,7 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
         UserError: If ``best`` is asked for with a method that is not its own.
     """
     data = given.get("data")
-    synthetic = isinstance(data, DictConfig) and is_set(str(data.get("train")))
+    synthetic = isinstance(data, DictConfig) and are_sets(str(data.get("train")))
     recipe = given.get("recipe")
     if recipe is None and synthetic and not any(name in given for name in CHOSEN):
         recipe = "best"

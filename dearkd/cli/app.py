@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from dearkd.cli.analyze import analyze
+from dearkd.cli.distill import distill
 from dearkd.cli.doctor import doctor
 from dearkd.cli.eval import evaluate
 from dearkd.cli.export import export
@@ -33,6 +34,8 @@ The verbs, each with an example, in the order of a story:
 
 - No photos? Make some from the CNN alone, then train on them:
   `dearkd synthesize --teacher runs/cnn --out runs/made`
+
+- Both in turns, harder images each time: `dearkd distill --teacher runs/cnn --out runs/free`
 
 - How good is it? `dearkd eval runs/vit`
 
@@ -63,6 +66,7 @@ app.command()(doctor)
 app.command()(teacher)
 app.command()(train)
 app.command()(synthesize)
+app.command()(distill)
 app.command(name="eval")(evaluate)
 app.command()(analyze)
 app.command()(sweep)

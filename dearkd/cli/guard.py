@@ -25,6 +25,7 @@ LESS_MEMORY = {
     "teacher": _SMALLER_STEPS,
     "evaluate": "lower --batch-size",
     "synthesize": "lower --images-per-batch",
+    "distill": "set synth.images_per_batch, or train.data.micro_batch=64: the batch stays the same",
 }
 """Verb: what to do when the device is full; the others can only be given more room."""
 ENVIRONMENT = {

@@ -7,6 +7,7 @@ import numpy as np
 
 from dearkd.data.class_matching import match_classes, match_names
 from dearkd.data.hosted import PREFIXES, open_hosted
+from dearkd.data.joined import JoinedSource
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
@@ -27,7 +28,7 @@ from dearkd.data.splits import (
     is_pattern,
     matching_files,
 )
-from dearkd.data.synthetic_set import read_set
+from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
@@ -48,8 +49,9 @@ def open_data(
     """The training images and the evaluation images, or None where there are none.
 
     ``train`` is ``digits``, an image folder (``train/`` and ``val/`` or ``test/``, or bare class
-    folders), parquet files or WebDataset tars (a file, a folder of them, or a pattern such as
-    ``train-{000..146}.tar``), or a timm name (``torch/cifar10``, ``hfds/NAME``, ``hfids/NAME``).
+    folders), several synthetic sets (a pattern such as ``runs/x/round-*/set``), parquet files or
+    WebDataset tars (a file, a folder of them, or a pattern such as ``train-{000..146}.tar``), or a
+    timm name (``torch/cifar10``, ``hfds/NAME``, ``hfids/NAME``).
     ``evaluation`` takes the same and replaces what ``train`` brings. Evaluation labels are numbered
     as the training labels are; of training data with some of its teacher's classes only these are
     kept. Downloads go to ``root``. With ``validation`` the evaluation images are cut from the
@@ -211,6 +213,8 @@ def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSou
     if missing is not None or not files:
         what = f"names {missing}, which is not there" if missing else "matches no file"
         raise MissingFileError(f"data {data!r} {what}; correct the pattern")
+    if all(is_set(file) for file in files):
+        return _joined(files, labelled)
     suffixes = {file.suffix if file.is_file() else "" for file in files}
     if suffixes == {".parquet"}:
         return ParquetSource(files, labelled=labelled is not False)
@@ -219,6 +223,13 @@ def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSou
     raise UserError(
         f"data {data!r} is a file but no .parquet and no .tar; pass the folder of the images"
     )
+
+
+def _joined(folders: list[Path], labelled: bool | None) -> ImageSource:
+    """The images of several synthetic sets."""
+    found = [_open_below(folder, False, False, labelled)[0] for folder in folders]
+    sources = [source for source in found if source is not None]
+    return sources[0] if len(sources) == 1 else JoinedSource(sources, folders)
 
 
 def _open_splits(
@@ -265,7 +276,7 @@ def _open_folder(
 
 def _images_of(root: Path, labelled: bool | None) -> ImageSource:
     """The images of a folder, with the labels of its class folders or without any."""
-    if read_set(root) is not None:  # of which not every image is one of the set
+    if is_set(root):  # of which not every image is one of the set
         source = FolderSource(root)
         return without_labels(source) if labelled is False else source
     if labelled or (labelled is None and not holds_plain_pictures(root)):

@@ -18,9 +18,9 @@ class DataConfig:
     """Images to train on and how a view of one is drawn."""
 
     train: str = "digits"
-    """Image folder (class folders, or pictures without labels), parquet files, WebDataset tars
-    (file, folder, or a pattern such as ``train-{000..146}.tar``), timm data set name, or ``digits``
-    (embedded)."""
+    """Image folder (class folders, or pictures without labels), several synthetic sets (a pattern
+    such as ``runs/x/round-*/set``), parquet files, WebDataset tars (file, folder, or a pattern such
+    as ``train-{000..146}.tar``), timm data set name, or ``digits`` (embedded)."""
     labels: Labels = "auto"
     """none: the images are trained on without labels, whatever lies beside them; they are not even
     read. auto: those that are there; pictures that lie in a folder, none of them in a class folder,

@@ -15,6 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
+from dearkd.data.splits import is_pattern, matching_files
 from dearkd.errors import UserError, one_line
 
 __all__ = [
@@ -23,10 +24,13 @@ __all__ = [
     "ClassTable",
     "ListedImage",
     "SyntheticSet",
+    "are_sets",
     "finished_sets",
     "is_set",
     "missing_images",
+    "named_paths",
     "read_set",
+    "read_sets",
 ]
 
 MANIFEST_FILE = "manifest.json"
@@ -152,6 +156,23 @@ def read_set(path: str | Path) -> SyntheticSet | None:
     return SyntheticSet(root, manifest, settings, finished, damage or _listing_damage(manifest))
 
 
+def named_paths(data: str) -> list[Path]:
+    """What a data setting names: a path, or several by a pattern; they may not exist."""
+    path = Path(data).expanduser()
+    return matching_files(str(path)) if is_pattern(str(path)) and not path.exists() else [path]
+
+
+def are_sets(data: str) -> bool:
+    """Whether what a data setting names is a synthetic set, or several; nothing is read."""
+    paths = named_paths(data)
+    return bool(paths) and all(map(is_set, paths))
+
+
+def read_sets(data: str) -> list[SyntheticSet]:
+    """The synthetic sets among what a data setting names."""
+    return [found for found in map(read_set, named_paths(data)) if found is not None]
+
+
 def finished_sets(root: Path) -> list[Path]:
     """The folders of the finished synthetic sets up to two levels below ``root``, newest first."""
     found = [*root.glob(f"*/{MANIFEST_FILE}"), *root.glob(f"*/*/{MANIFEST_FILE}")]
@@ -159,13 +180,15 @@ def finished_sets(root: Path) -> list[Path]:
 
 
 def missing_images(data: str) -> str | None:
-    """One line that says which images a synthetic set lacks and how to make them again.
+    """One line that says which images of synthetic sets are gone and how to make them again.
 
-    None: it lacks none, or ``data`` is no synthetic set.
+    None: none are, or ``data`` names no synthetic set.
     """
-    found = read_set(data)
-    if found is None:
-        return None
+    return "; ".join(filter(None, map(_lacks, read_sets(data)))) or None
+
+
+def _lacks(found: SyntheticSet) -> str | None:
+    """What a set lacks and how to make it again; None: nothing."""
     remedy = f"dearkd synthesize --resume --out {found.root}"
     if found.unfinished:
         return (

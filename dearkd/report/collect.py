@@ -5,7 +5,7 @@ from contextlib import suppress
 from pathlib import Path
 
 from dearkd.data.sources import natural_order
-from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, named_paths
 from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
@@ -40,7 +40,7 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     names = _short_names(folders)
     runs = tuple(read_run(folder, names[folder]) for folder in run_folders)
     sets = [folder for folder in folders if not _is_run(folder)]
-    sets = _distinct([*sets, *filter(_is_set, (_trained_on(run) for run in runs))])
+    sets = _distinct([*sets, *(data for run in runs for data in _trained_on(run) if _is_set(data))])
     set_names = _short_names(sets)
     return Report(
         runs=runs,
@@ -120,9 +120,9 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
     return names
 
 
-def _trained_on(run: Run) -> Path:
-    """The training data of a run, as a path that may not exist."""
-    return Path(str(run.setting("data.train") or "digits"))
+def _trained_on(run: Run) -> list[Path]:
+    """The training data of a run, as paths that may not exist."""
+    return named_paths(str(run.setting("data.train") or "digits"))
 
 
 def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:

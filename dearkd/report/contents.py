@@ -146,6 +146,19 @@ class Run:
         return float(np.median(shares)) if shares else None
 
     @property
+    def rounds(self) -> list[dict[str, Any]]:
+        """An entry for each round of a run of `dearkd distill`; empty for other runs."""
+        found = self.summary.get("rounds")
+        return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
+
+    @property
+    def epoch_images(self) -> list[int]:
+        """How many images each epoch of a finished run had: a run in rounds had ever more."""
+        if not self.rounds:
+            return [self.summary.get("train_images") or 0] * len(self.metrics)
+        return [one["train_images"] for one in self.rounds for _ in range(one["epochs"])]
+
+    @property
     def switches(self) -> dict[float, str]:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
         return stage_switches(self.metrics)
@@ -211,8 +224,9 @@ class SyntheticSet:
         return found if isinstance(found, dict) else {}
 
     def is_at(self, data: str) -> bool:
-        """Whether a run's data setting names this set."""
-        return Path(data).resolve() == self.path.resolve()
+        """Whether a run's data setting names this set, alone or among others."""
+        named = synthetic_set.named_paths(data)
+        return self.path.resolve() in [path.resolve() for path in named]
 
 
 @dataclass(frozen=True)

@@ -74,19 +74,22 @@ def run_plot(report: Report, group: Group, key: str, title: str) -> Plot | None:
 
 def _switch_sentence(report: Report) -> str:
     """A sentence on what the dotted lines mark; empty if no run has a second stage."""
-    names = [run.name for run in report.runs if run.switches]
+    rounds = [run.name for run in report.runs if run.switches and run.rounds]
+    staged = [run for run in report.runs if run.switches and not run.rounds]
+    names = [run.name for run in staged]
+    more = f"Uprights of {', '.join(rounds)} mark its rounds." if rounds else ""
     if not names:
-        return ""
+        return more
     whose = f" of {', '.join(names)}" if len(names) < len(report.runs) else ""
     text = f"A dotted upright marks where stage 2{whose} begins: from then on labels alone"
-    unlabelled = [run.name for run in report.runs if run.switches and not run.has_labels]
+    unlabelled = [run.name for run in staged if not run.has_labels]
     text += f" (the teacher's for {', '.join(unlabelled)})." if unlabelled else "."
     for run in report.runs:
         if run.is_switched_by_rule and run.switches:
             stage1 = sum(line["stage"] == "stage1" for line in run.metrics)
             text += f" Of {run.name} the hidden loss decided that, after epoch {stage1}"
             text += f" of {run.planned}."
-    return text
+    return f"{text} {more}".rstrip()
 
 
 def _logged_once(report: Report, group: Group) -> list[Block]:

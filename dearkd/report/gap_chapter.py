@@ -6,6 +6,7 @@ over the views seen, of these students and of those that saw real ones, and thei
 
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 
 import plotly.graph_objects as go
 
@@ -32,14 +33,16 @@ def gap_section(
 ) -> Section | None:
     """A figure for each synthetic set that a finished run was trained on; None without such a run.
 
-    ``opened`` opens the images of a set, and returns None where it can't.
+    A run of several sets is in the figure of the first. ``opened`` opens the images of a set, and
+    returns None where it can't.
     """
-    plots, notes, shown = list[Plot](), list[Note](), list[Run]()
+    plots, notes, shown, drawn = list[Plot](), list[Note](), list[Run](), list[Run]()
     for item in report.sets:
         for group in report.groups:
-            own = [run for run in group.students if _learned_from(run, item)]
+            own = [run for run in group.students if _learned_from(run, item) and run not in drawn]
             if not own:
                 continue
+            drawn += own
             others = _with_real_images(report, group)
             plots.append(_plot(report, item, [*own, *others], _teachers(group, own), opened(item)))
             notes += [Note(_sentence(run, group, others)) for run in own]
@@ -74,9 +77,12 @@ def _plot(
 
 def _line(run: Run, style: int) -> Line | None:
     """Top-1 over the views seen; None where it was not logged."""
-    views = run.summary["train_images"] * (run.setting("data.repeats") or 1) / 1000
+    repeats = (run.setting("data.repeats") or 1) / 1000
+    seen = list(accumulate(run.epoch_images))
     points = [
-        ((line["epoch"] + 1) * views, line["top1"]) for line in run.metrics if line.get("top1")
+        (seen[line["epoch"]] * repeats, line["top1"])
+        for line in run.metrics
+        if line.get("top1") and line["epoch"] < len(seen)
     ]
     if not points:
         return None

@@ -92,8 +92,8 @@ def _cost_cells(run: Run, row: dict[str, Any]) -> list[str]:
 
 def _origin_cells(run: Run, row: dict[str, Any]) -> list[str]:
     keys = ("seed", "commit", "dearkd", "torch", "timm", "python")
-    file = run.path / "config.yaml"
-    again = command("dearkd", "train", file, "--out", "NEW") if run.config else ""
+    verb, file = ("distill", "distill.yaml") if run.rounds else ("train", "config.yaml")
+    again = command("dearkd", verb, run.path / file, "--out", "NEW") if run.config else ""
     return [*["" if row[key] is None else str(row[key]) for key in keys], again]
 
 

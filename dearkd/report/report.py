@@ -23,6 +23,7 @@ from dearkd.report.headline import headline
 from dearkd.report.mistakes_chapter import mistake_section
 from dearkd.report.origin_chapter import origin_section, settings_section
 from dearkd.report.results_chapter import result_section
+from dearkd.report.rounds_chapter import has_rounds, rounds_section
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
@@ -84,6 +85,8 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
         sections += [result_section(report), curve_section(report)]
     if (gap := gap_section(report, _opened)) is not None:
         sections.append(gap)
+    if has_rounds(report):
+        sections.append(rounds_section(report))
     if has_attention(report):
         sections.append(attention_section(report))
     if report.runs and errors is not None:

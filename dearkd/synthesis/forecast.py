@@ -30,7 +30,7 @@ from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
 
-__all__ = ["describe"]
+__all__ = ["Forecast", "describe", "forecast"]
 
 TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
 """At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS."""
@@ -54,36 +54,61 @@ class _Trial:
     record_bytes: float  # of an image, in its group's part
 
 
+@dataclass(frozen=True)
+class Forecast:
+    """What a set takes, once the networks are loaded."""
+
+    seconds: float
+    memory: int | None
+    """Bytes of each process, at most; None: unknown."""
+    disk: float
+    """Bytes."""
+    rates: dict[int, float]
+    """Iterations a second, by size."""
+    kernels: Kernels
+
+
 def describe(setup: Setup, device: torch.device, console: Console, processes: int = 1) -> None:
     """Prints configuration, groups and iterations, and a forecast of time, memory and disk."""
     config = setup.synthesis
     console.print(to_yaml(setup.config), markup=False)
     batches = batches_of(setup.groups, config.groups_per_batch)
-    largest = max(batches, key=_images)
-    images, width = sum(map(_images, batches)), _images(largest)
-    classes = len({target for group in setup.groups for target in group.targets})
+    images, width = sum(map(_images, batches)), max(map(_images, batches))
     console.print(
-        f"{counted(images, 'image')} of {counted(classes, 'class', 'classes')} in "
+        f"{counted(images, 'image')} of {counted(_classes(batches), 'class', 'classes')} in "
         f"{counted(len(setup.groups), 'group')}, "
         f"{counted(len(batches), 'batch', 'batches')} of at most {counted(width, 'image')}, "
         f"{counted(sum(config.iterations), 'iteration')} each"
     )
+    found = forecast(setup, device, processes)
+    for size, rate in found.rates.items():
+        console.print(f"{size} px: {rate:.2f} iterations/s in {found.kernels.precision}")
+    parts = [
+        f"about {clock(max(1.0, found.seconds))} (h:mm:ss) once the networks are loaded",
+        "" if found.memory is None else f"{found.memory / 2**30:.2f} GiB on {device}",
+        f"{found.disk / MIB:.1f} MiB of disk",
+    ]
+    by = f" by {processes} processes (memory: each)" if processes > 1 else ""
+    compiled = "; compiling, as the run will, is not in it" if found.kernels.compile else ""
+    console.print(f"{', '.join(filter(None, parts))}{by}{compiled}")
+
+
+def forecast(setup: Setup, device: torch.device, processes: int = 1) -> Forecast:
+    """Time, memory and disk of the set, from a trial of its largest batch; moves the networks."""
+    config = setup.synthesis
+    batches = batches_of(setup.groups, config.groups_per_batch)
+    largest = max(batches, key=_images)
     for network in filter(None, (setup.teacher, *setup.others, setup.verifier, setup.student)):
         network.network.to(device)
     kernels = choose_kernels(config, setup.teacher, batches, device, setup.student, setup.others)
     trial = _try(setup, largest, kernels, device)
-    for size, seconds in trial.seconds.items():
-        console.print(f"{size} px: {1 / seconds:.2f} iterations/s in {kernels.precision}")
-    seconds = _seconds(config, trial, batches, processes)
-    memory = _peak_memory(device)
-    parts = [
-        f"about {clock(max(1.0, seconds))} (h:mm:ss) once the networks are loaded",
-        "" if memory is None else f"{memory / 2**30:.2f} GiB on {device}",
-        f"{_disk(trial, images, classes, width) / MIB:.1f} MiB of disk",
-    ]
-    by = f" by {processes} processes (memory: each)" if processes > 1 else ""
-    compiled = "; compiling, as the run will, is not in it" if kernels.compile else ""
-    console.print(f"{', '.join(filter(None, parts))}{by}{compiled}")
+    return Forecast(
+        seconds=_seconds(config, trial, batches, processes),
+        memory=_peak_memory(device),
+        disk=_disk(trial, sum(map(_images, batches)), _classes(batches), _images(largest)),
+        rates={size: 1 / seconds for size, seconds in trial.seconds.items()},
+        kernels=kernels,
+    )
 
 
 def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch.device) -> _Trial:
@@ -195,6 +220,10 @@ def _peak_memory(device: torch.device) -> int | None:
 def _events(config: SynthesisConfig) -> int:
     """How many steps a batch sends; each makes a preview and a point of the loss curves."""
     return sum(math.ceil(iterations / config.log_interval) for iterations in config.iterations)
+
+
+def _classes(batches: tuple[tuple[Group, ...], ...]) -> int:
+    return len({target for batch in batches for group in batch for target in group.targets})
 
 
 def _images(batch: tuple[Group, ...]) -> int:

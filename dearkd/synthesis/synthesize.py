@@ -48,11 +48,13 @@ def synthesize(
     go_on: bool = False,
     dry_run: bool = False,
     trust: bool = False,
+    again: str = "",
 ) -> Path | None:
     """Makes the images that a configuration describes and returns their folder.
 
     ``dry_run`` forecasts time, memory and disk instead, and returns None. ``go_on``: resumes a set
-    that was begun, leaves one that is finished, and begins it otherwise.
+    that was begun, leaves one that is finished, and begins it otherwise. ``again`` is the command
+    that goes on after an interruption, where another verb makes the set: it trains on it next.
 
     Raises:
         UserError, WriteError: If the configuration, a network or the folder can't be used.
@@ -87,7 +89,7 @@ def synthesize(
         return folder
     with claimed(folder, state), raising_on_signals():
         say(f"{_title(setup)} -> {folder}")
-        _run(setup, folder, resume, state, console)
+        _run(setup, folder, resume, state, console, again)
     return folder
 
 
@@ -130,7 +132,14 @@ def _check_begun(
     check_stored(SynthesizeConfig, file, given, go_on=go_on)
 
 
-def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> None:
+def _run(
+    setup: Setup,
+    folder: Path,
+    resume: bool,
+    state: PartialState,
+    console: Console,
+    again: str,
+) -> None:
     """Makes the images and prints what came out; if it is stopped, prints how to go on."""
     say = console.print if state.is_main_process else _silent
     started = time.monotonic()
@@ -142,12 +151,14 @@ def _run(setup: Setup, folder: Path, resume: bool, state: PartialState, console:
                 say("this process's share is done; waiting for the others")
                 await_manifest(folder, since=standing)
             _conclude(folder, setup, time.monotonic() - started, say)
+            if not again:
+                _say_next(folder, setup, say)
     except KeyboardInterrupt as asked:
-        say(f"stopped{_way_on(folder)}")
+        say(f"stopped{_way_on(folder, again)}")
         raise Interrupted(requeue=isinstance(asked, RequeueSignal)) from None
     except OSError as error:  # a full disk, as a rule
         reason = error.strerror or error
-        raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder)}") from error
+        raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder, again)}") from error
 
 
 def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
@@ -183,11 +194,11 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
     raise AssertionError("synthesis ended without a last event")
 
 
-def _way_on(folder: Path) -> str:
+def _way_on(folder: Path, again: str) -> str:
     """The command that resumes a run that was stopped; empty if nothing is stored yet."""
     begun = (folder / CONFIG_FILE).exists()
-    again = command("dearkd", "synthesize", "--resume", "--out", folder)
-    return f"; go on with: {again}" if begun else ""
+    own = command("dearkd", "synthesize", "--resume", "--out", folder)
+    return f"; go on with: {again or own}" if again or begun else ""
 
 
 def _store(folder: Path, config: SynthesizeConfig) -> None:
@@ -214,7 +225,7 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
 
 
 def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
-    """Prints where the images are, what the networks recognise, and how to train on them."""
+    """Prints where the images are and what the networks recognise."""
     found = read_set(folder)
     assert found is not None
     content = found.manifest
@@ -224,6 +235,12 @@ def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., Non
     for line in _verdicts(content, setup):
         say(line)
     say(f"look at {folder / 'contact_sheet.png'}")
+
+
+def _say_next(folder: Path, setup: Setup, say: Callable[..., None]) -> None:
+    """Prints how a second opinion is had, and how to train on the images."""
+    if setup.verifier is None:
+        say("that is the teacher's own verdict; --verifier NAME asks a second network")
     say(f"next: {_train_command(folder, setup.config)}")
 
 
@@ -243,15 +260,14 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
             yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
     if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
         config = setup.config
-        others = ["" if config.recipe == "balanced" else "--recipe balanced, ", "more --iters"]
-        others += ["" if config.allow_no_bn else ", --auto-weights"]
+        drawn = config.engine == "generator"  # which neither recipe nor pilot runs are for
+        others = ["" if drawn or config.recipe == "balanced" else "--recipe balanced, "]
+        others += ["more --iters", "" if drawn or config.allow_no_bn else ", --auto-weights"]
         yield (
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is None:
-        yield "that is the teacher's own verdict; --verifier NAME asks a second network"
-    else:
+    if setup.verifier is not None:
         judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
         teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
         if judge in teachers:

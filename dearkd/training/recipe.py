@@ -27,7 +27,7 @@ from dearkd.data.sizes import (
     patch_size,
 )
 from dearkd.data.splits import is_pattern
-from dearkd.data.synthetic_set import is_set, read_set
+from dearkd.data.synthetic_set import are_sets, read_sets
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
@@ -61,7 +61,7 @@ def addressed(
     """
     notes = []
     if config.recipe == "best":
-        if not is_set(config.data.train):
+        if not are_sets(config.data.train):
             raise UserError(
                 f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
                 "leave it out"
@@ -205,8 +205,8 @@ def _flip(data: DataConfig, augment: str) -> bool:
         return False
     if data.flip is not None:
         return data.flip
-    found = read_set(data.train)  # no mirrored views of images that never were in the making
-    return found is None or found.mirrored is not False
+    # No mirrored views of images that never were in the making.
+    return all(found.mirrored is not False for found in read_sets(data.train))
 
 
 def _own_size(student: str | None, trained: int | None, source: ImageSource, digits: bool) -> int:

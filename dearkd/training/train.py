@@ -48,13 +48,15 @@ def train(
     resume: bool = False,
     dry_run: bool = False,
     stem: str = "train",
+    again: str = "",
     trust: bool = False,
     teacher: Teacher | None = None,
 ) -> RunFolder | None:
     """Trains the configuration and returns the run's folder; a dry run shows what it would take.
 
     ``teacher``, from Python, takes the place of the one that the configuration names. A run that
-    is finished is left as it is.
+    is finished is left as it is. ``stem`` is the verb that was typed; ``again`` the command that
+    goes on after an interruption, where it is not that verb's own.
 
     Raises:
         UserError: Anything wrong with the configuration, the data or the folder.
@@ -91,8 +93,8 @@ def train(
                 folder.write_config(parts.config)
             _run(parts, folder, saved, reasons, labels, console, say)
         except Interrupted:
-            command = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
-            say(f"stopped and saved; go on with: {command}")
+            own = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
+            say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder
 

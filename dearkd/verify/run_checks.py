@@ -66,7 +66,8 @@ def _configuration(folder: RunFolder, summary: Summary) -> Check:
     """Whether the configuration can be read and is that of the summary."""
     config = folder.read_config()
     pairs = {name: (getattr(config, name), summary[name]) for name in SAME}
-    pairs |= {"epochs": (config.epochs, summary["epochs"])}
+    rounds = summary.get("rounds")  # of which config.yaml has the last
+    pairs |= {"epochs": (config.epochs, rounds[-1]["epochs"] if rounds else summary["epochs"])}
     faults = [
         f"{name} is {own} in config.yaml and {other} in summary.json"
         for name, (own, other) in pairs.items()
@@ -96,8 +97,10 @@ def _epochs(folder: RunFolder, summary: Summary) -> Check:
 def _tops(lines: list[dict[str, Any]], summary: Summary) -> Iterator[str]:
     """What of the accuracies in the summary is not that of the epochs."""
     tops = [line["top1"] for line in lines if line["top1"] is not None]
+    if not tops or summary["top1"] is None:
+        return
     pairs = [(tops[-1], summary["top1"], "top1"), (max(tops), summary["best_top1"], "best_top1")]
-    for own, other, name in pairs if tops and summary["top1"] is not None else []:
+    for own, other, name in pairs:
         if other is None or abs(own - other) > ROUNDING:
             yield f"{name} is {other} in summary.json and {own} by metrics.jsonl"
 

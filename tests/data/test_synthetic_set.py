@@ -8,7 +8,13 @@ import pytest
 from PIL import Image
 
 from dearkd.data.datasets import open_data
-from dearkd.data.synthetic_set import ClassTable, finished_sets, missing_images, read_set
+from dearkd.data.synthetic_set import (
+    ClassTable,
+    finished_sets,
+    missing_images,
+    read_set,
+    read_sets,
+)
 from dearkd.errors import UserError
 
 CLASSES = {"names": ["dog", "cat"], "indices": [7, 3], "total": 10}
@@ -138,3 +144,58 @@ def test_an_evaluation_set_with_fewer_classes_than_are_trained(tmp_path):
     train, evaluation = open_data(str(root))
     assert evaluation.labels.tolist() == [1]
     assert evaluation.classes == train.classes
+
+
+def two_sets(tmp_path, second=CLASSES):
+    """Sets of 2 and 1 images, in folders named by the numbers 1 and 2."""
+    files = {1: ["dog/0.png", "cat/0.png"], 2: ["dog/1.png", "cat/1.png"]}
+    for number, classes in ((1, CLASSES), (2, second)):
+        config = {"flip_probability": 0.5 * (number == 1), "image_format": "png"}
+        images = [record(file) for file in files[number]]
+        manifest = {"classes": classes, "config": config, "images": images}
+        (tmp_path / f"round-{number}").mkdir()
+        write(tmp_path / f"round-{number}" / "set", manifest, files=files[number])
+    return f"{tmp_path}/round-{{1..2}}/set"
+
+
+@pytest.mark.parametrize("pattern", ["{1..2}", "*", "{1..1}"])
+def test_several_sets_are_one_source(tmp_path, pattern):
+    data = two_sets(tmp_path).replace("{1..2}", pattern)
+    source, evaluation = open_data(data)
+    alone = [open_data(str(tmp_path / f"round-{n}" / "set"))[0] for n in (1, 2)]
+    alone = alone[:1] if pattern == "{1..1}" else alone
+    assert evaluation is None
+    assert len(source) == sum(map(len, alone))
+    assert source.labels.tolist() == [label for one in alone for label in one.labels.tolist()]
+    names = [one.name(row) for one in alone for row in range(len(one))]
+    assert [source.name(row) for row in range(len(source))] == names
+    assert source.image(len(source) - 1).size == (9, 9)
+    assert source.classes == alone[0].classes
+    assert source.classes.indices == (3, 7)
+    assert open_data(data)[0].fingerprint() == source.fingerprint()
+    assert (source.fingerprint() == alone[0].fingerprint()) == (len(alone) == 1)
+    assert [found.root.parent.name for found in read_sets(data)] == ["round-1", "round-2"][
+        : len(alone)
+    ]
+
+
+def test_what_is_lost_of_several_sets_is_told_of_each(tmp_path):
+    data = two_sets(tmp_path)
+    assert missing_images(data) is None
+    (tmp_path / "round-2" / "set" / "cat" / "1.png").unlink()
+    line = missing_images(data)
+    assert line.startswith(f"{tmp_path}/round-2/set lacks 1 of the 2 images that its manifest")
+    assert line.endswith(f"dearkd synthesize --resume --out {tmp_path}/round-2/set")
+
+
+@pytest.mark.parametrize("lost", ["classes", "manifest"])
+def test_sets_of_other_classes_are_not_joined(tmp_path, lost):
+    second = {**CLASSES, "indices": [7, 4]} if lost == "classes" else CLASSES
+    data = two_sets(tmp_path, second)
+    if lost == "manifest":
+        (tmp_path / "round-2" / "set" / "manifest.json").rename(tmp_path / "gone.json")
+        (tmp_path / "round-2" / "set" / "settings.json").write_text("{}")
+    with pytest.raises(UserError, match=r"round-2/set are not of the same classes, or one of"):
+        open_data(data)
+    with pytest.raises(UserError, match=r"round-3/set, which is not there; correct the pattern"):
+        open_data(data.replace("2}", "3}"))

@@ -1,0 +1,268 @@
+"""What `dearkd distill` does: a CNN in, a trained student out, by rounds of images and training.
+
+Every round makes a set by the door of `dearkd synthesize` and trains on all sets so far by that of
+`dearkd train`. What is finished is skipped and what is begun goes on, by what lies in the folder.
+"""
+
+import errno
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+from rich.console import Console
+from rich.table import Table
+
+from dearkd.config_file import complete, differences, to_yaml, user_tree
+from dearkd.errors import UserError, WriteError
+from dearkd.rounds.folder import (
+    ROUNDS_FILE,
+    Round,
+    check_name,
+    check_new,
+    finished_rounds,
+    newest_unfinished_rounds,
+)
+from dearkd.rounds.plan import Plan, as_typed, plan
+from dearkd.rounds.result import round_entry, write_result
+from dearkd.rounds.settings import RoundsConfig, anchored, image_options, training
+from dearkd.run_folder.folder import next_folder
+from dearkd.run_folder.lock import held
+from dearkd.run_folder.output import write_text
+from dearkd.run_folder.processes import process_state
+from dearkd.run_folder.stop import Interrupted, raising_on_signals
+from dearkd.said import command, counted, seconds_text
+from dearkd.synthesis.synthesize import synthesize
+from dearkd.training.train import train
+
+__all__ = ["distill"]
+
+LOCK = ".distill.tmp"
+FULL = (errno.ENOSPC, errno.EDQUOT)
+
+
+@dataclass(frozen=True)
+class _Run:
+    """The rounds of one run, with what their parts take."""
+
+    plan: Plan
+    folder: Path
+    console: Console
+    trust: bool
+
+    @property
+    def rounds(self) -> tuple[Round, ...]:
+        """All of them; their paths are from the root, as sets name their student by its path."""
+        place = self.folder.resolve()
+        return tuple(Round(place, number + 1) for number in range(self.plan.config.rounds))
+
+    @property
+    def again(self) -> str:
+        """The command that goes on after an interruption."""
+        trust = ["--trust"] if self.trust else []
+        return command("dearkd", "distill", "--resume", "--out", self.folder, *trust)
+
+    def seconds_left(self) -> float:
+        """Of all parts that are not finished, as they were planned."""
+        sets = zip(self.rounds, self.plan.set_seconds, strict=True)
+        students = zip(self.rounds, self.plan.student_seconds, strict=True)
+        return sum(seconds for part, seconds in sets if not part.has_set) + sum(
+            seconds for part, seconds in students if not part.has_student
+        )
+
+
+def distill(
+    path: Path | None,
+    settings: Sequence[str],
+    options: dict[str, Any],
+    *,
+    console: Console,
+    out: Path | None = None,
+    resume: bool = False,
+    dry_run: bool = False,
+    trust: bool = False,
+) -> Path | None:
+    """Makes images and trains on them, round after round; returns the run's folder.
+
+    A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
+    it, but for more rounds. A dry run shows what all would take, and writes nothing.
+
+    Raises:
+        UserError: Anything wrong with the configuration, a network, the data or the folder.
+        WriteError: If the disk is full; what is finished stays.
+        Interrupted: After Ctrl-C or SIGTERM, with the state saved.
+    """
+    state = process_state()
+    if state.num_processes > 1:
+        raise UserError(
+            f"dearkd distill is one process, got {state.num_processes}; start it without a launcher"
+        )
+    given = anchored(user_tree(RoundsConfig, path, settings, options))
+    named = given.pop("out", None)
+    folder = out or (Path(named) if named else newest_unfinished_rounds() if resume else None)
+    check_name(folder or Path("runs"))
+    config = _configuration(given, folder, resume)
+    if folder is not None and finished_rounds(folder) == config.rounds:
+        console.print(f"{folder} is finished; there is nothing left to do")
+        return folder
+    planned = plan(config, state, trust=trust)
+    console.print(f"chosen: {'; '.join(planned.notes)}")
+    if dry_run:
+        console.print(to_yaml(planned.config), markup=False)
+        _print_plan(_Run(planned, folder or Path("runs") / "new", console, trust))
+        return None
+    if folder is None:
+        folder = next_folder(f"distill-{Path(str(planned.config.teacher.name)).stem}")
+    _run(_Run(planned, folder, console, trust))
+    return folder
+
+
+def _run(run: _Run) -> None:
+    """Makes and trains what is left, and prints what came out."""
+    with held(run.folder, LOCK), raising_on_signals(), _told_how_to_go_on(run):
+        config = replace(run.plan.config, out=str(run.folder.resolve()))
+        write_text(run.folder / ROUNDS_FILE, to_yaml(config))
+        _print_plan(run)
+        for part in run.rounds:
+            if not part.has_student:
+                _make_images(run, part)
+                _train(run, part)
+            _say_result(run, part)
+        summary = write_result(run.rounds)
+    reached = f"top-1 {summary['top1']:.2f} %" if summary["top1"] is not None else "no top-1"
+    run.console.print(f"done in {counted(len(run.rounds), 'round')}: {reached}: {run.folder}")
+    run.console.print(f"next: {command('dearkd', 'report', run.folder)}")
+
+
+def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> RoundsConfig:
+    """What was given, or what the folder's run was begun with, with more rounds if they are wanted.
+
+    Raises:
+        UserError: If they differ otherwise, or there is nothing to resume.
+    """
+    kind = RoundsConfig
+    file = None if folder is None else folder / ROUNDS_FILE
+    if file is None or not file.is_file():
+        if resume:
+            raise UserError(f"nothing to resume in {folder}: it has no {ROUNDS_FILE}")
+        if folder is not None:
+            check_new(folder)
+        return complete(kind, given)
+    stored = user_tree(kind, file, (), {})
+    changed = differences(kind, stored, given)
+    rounds = changed.pop("rounds", (0, 0))
+    if rounds[1] < rounds[0]:
+        changed["rounds"] = rounds
+    if changed:
+        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
+        raise UserError(
+            f"{folder} keeps the settings that it was begun with, which differ from "
+            f"{', '.join(pairs)}; leave them out or choose another --out"
+        )
+    return complete(kind, stored, OmegaConf.create({"rounds": max(rounds[1], stored.rounds)}))
+
+
+def _make_images(run: _Run, part: Round) -> None:
+    """Makes a round's set or goes on with it; what the sets so far have lost is made again."""
+    for one in run.rounds[: part.number]:
+        if one.has_set and not one.lost:
+            continue
+        if one.lost or one.number < part.number:
+            lost = counted(one.lost, "image") if one.lost else "its manifest"
+            run.console.print(f"round {one.number} has lost {lost}, which is made again")
+        else:
+            _say_part(run, one, "images")
+        _synthesize(run, one)
+
+
+def _synthesize(run: _Run, part: Round) -> None:
+    begun = part.has_begun_set
+    options = {} if begun else image_options(run.plan.config, part)
+    with as_typed("synth"):
+        synthesize(
+            None,
+            (),
+            options,
+            console=run.console,
+            out=part.set,
+            resume=begun,
+            again=run.again,
+        )
+
+
+def _train(run: _Run, part: Round) -> None:
+    """Trains a round's student on all sets so far, or goes on with it."""
+    _say_part(run, part, "training")
+    begun, student = part.has_begun_student, part.student
+    with as_typed("train"):
+        config = student.read_config() if begun else training(run.plan.config, part)
+        train(
+            config,
+            console=run.console,
+            folder=student if begun else None,
+            resume=begun,
+            again=run.again,
+        )
+
+
+@contextmanager
+def _told_how_to_go_on(run: _Run) -> Iterator[None]:
+    """Ends in one line that says how to go on, whatever part was stopped."""
+    try:
+        yield
+    except KeyboardInterrupt as asked:  # between two parts, which say so themselves
+        run.console.print(f"stopped; go on with: {run.again}")
+        raise Interrupted(requeue=isinstance(asked, RequeueSignal)) from None
+    except OSError as error:
+        if isinstance(error, UserError) or error.errno not in FULL:
+            raise
+        reason = error.strerror
+        raise WriteError(
+            f"cannot go on in {run.folder} ({reason}); make room and go on with: {run.again}"
+        ) from error
+
+
+def _say_part(run: _Run, part: Round, what: str) -> None:
+    left = seconds_text(run.seconds_left())
+    run.console.print(f"round {part.number} of {len(run.rounds)}, {what}; about {left} left in all")
+
+
+def _say_result(run: _Run, part: Round) -> None:
+    entry = round_entry(part)
+    parts = [f"{entry['train_images']:,} images"]
+    forms: dict[str, Callable[[float], str]] = {
+        "top1": lambda value: f"top-1 {value:.2f} %",
+        "teacher_agreement": lambda value: f"agrees with the teacher on {value:.1%} of its views",
+        "loss": lambda value: f"loss {value:.4f}",
+    }
+    parts += [form(entry[key]) for key, form in forms.items() if entry[key] is not None]
+    run.console.print(f"round {part.number}: {', '.join(parts)}")
+
+
+def _print_plan(run: _Run) -> None:
+    """Every round with what is there of it and what it takes, and the time of what is left."""
+    table = Table("round", "part", "images", "state", "takes about")
+    for part, made, trained in zip(
+        run.rounds, run.plan.set_seconds, run.plan.student_seconds, strict=True
+    ):
+        rows = [
+            ("images", run.plan.images, part.has_set, part.has_begun_set, made),
+            (
+                f"{run.plan.config.epochs} epochs",
+                run.plan.images * part.number,
+                part.has_student,
+                part.has_begun_student,
+                trained,
+            ),
+        ]
+        for what, images, finished, begun, seconds in rows:
+            state = "finished" if finished else "begun" if begun else "to do"
+            takes = "" if finished else seconds_text(seconds)
+            table.add_row(str(part.number), what, f"{images:,}", state, takes)
+    run.console.print(table)
+    run.console.print(
+        f"about {seconds_text(run.seconds_left())} in all for what is left (a few steps of each "
+        "part were measured)"
+    )

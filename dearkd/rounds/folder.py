@@ -1,0 +1,134 @@
+"""The folder of a run in rounds, whose state is read from the sets and runs that are in it.
+
+RUN/distill.yaml       the configuration; written first
+RUN/round-1/set        the images that a round adds: a synthetic set
+RUN/round-1/student    the student trained on all sets so far: a run folder
+RUN/round-2/...
+RUN/model.safetensors and the other files of a run, of the last student; written at the end
+"""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from dearkd.data.splits import is_pattern
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
+from dearkd.errors import UserError
+from dearkd.run_folder.folder import RunFolder
+
+__all__ = [
+    "ROUNDS_FILE",
+    "Round",
+    "check_name",
+    "check_new",
+    "finished_rounds",
+    "newest_unfinished_rounds",
+    "sets_up_to",
+]
+
+ROUNDS_FILE = "distill.yaml"
+SET, STUDENT = "set", "student"
+
+
+@dataclass(frozen=True)
+class Round:
+    """One round, by its number from 1, of the run in ``run``."""
+
+    run: Path
+    number: int
+
+    @property
+    def set(self) -> Path:
+        """The folder of the images that it adds."""
+        return self.run / f"round-{self.number}" / SET
+
+    @property
+    def student(self) -> RunFolder:
+        """The run that trains on all images so far."""
+        return RunFolder(self.run / f"round-{self.number}" / STUDENT)
+
+    @property
+    def before(self) -> "Round":
+        """The round before."""
+        return Round(self.run, self.number - 1)
+
+    @property
+    def has_set(self) -> bool:
+        """Whether its images are made; some may be lost since."""
+        return (self.set / MANIFEST_FILE).is_file()
+
+    @property
+    def has_begun_set(self) -> bool:
+        """Whether there is a set to go on with."""
+        return (self.set / CONFIG_FILE).is_file()
+
+    @property
+    def lost(self) -> int:
+        """How many of its images were made and are gone."""
+        found = read_set(self.set) if self.has_set else None
+        return 0 if found is None else len(found.missing)
+
+    @property
+    def has_student(self) -> bool:
+        """Whether its student is trained."""
+        return self.student.summary_file.is_file() and self.student.model_file.is_file()
+
+    @property
+    def has_begun_student(self) -> bool:
+        """Whether there is a training run to go on with."""
+        return self.student.config_file.is_file()
+
+
+def sets_up_to(last: Round) -> str:
+    """The sets of all rounds up to one, as training data: a pattern that counts them."""
+    return str(last.run / f"round-{{1..{last.number}}}" / SET)
+
+
+def finished_rounds(folder: Path) -> int:
+    """How many rounds a finished run has; 0 where it is not finished."""
+    try:
+        summary = json.loads(RunFolder(folder).summary_file.read_text(encoding="utf-8"))
+        return len(summary["rounds"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return 0
+
+
+def check_name(folder: Path) -> None:
+    """Refuses a folder whose path would be read as a pattern where it names training data.
+
+    Raises:
+        UserError: Naming the folder.
+    """
+    if is_pattern(str(folder.resolve())):
+        raise UserError(
+            f"--out {folder.resolve()} has *, ?, [ or {{1..2}} in it, which name several folders; "
+            "choose another --out"
+        )
+
+
+def check_new(folder: Path) -> None:
+    """Refuses a folder for a new run that is a file, or holds something else.
+
+    Raises:
+        UserError: Naming the folder.
+    """
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"--out {folder} is a file; choose a folder")
+    if folder.exists() and any(not file.name.startswith(".") for file in folder.iterdir()):
+        raise UserError(f"{folder} is not empty and holds no run in rounds; choose another --out")
+
+
+def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
+    """The folder of the run in rounds that was begun last and has no summary yet.
+
+    Raises:
+        UserError: If there is none.
+    """
+    begun = [
+        file
+        for file in root.glob(f"*/{ROUNDS_FILE}")
+        if not RunFolder(file.parent).summary_file.exists()
+    ]
+    if not begun:
+        raise UserError(f"no unfinished run in rounds under {root}/; name one with --out FOLDER")
+    return max(begun, key=lambda file: file.stat().st_mtime).parent

@@ -1,0 +1,171 @@
+"""The configuration of `dearkd distill`, and what of it goes to each of its two parts.
+
+Departure:
+    The paper makes its images once. Rounds are ours, after data-free methods whose generator and
+    student take turns (Fang et al. 2022, https://arxiv.org/abs/2112.15278).
+"""
+
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from omegaconf import DictConfig, OmegaConf
+
+from dearkd.config import TrainConfig, load_config
+from dearkd.config_file import check_range, flattened
+from dearkd.errors import UserError
+from dearkd.rounds.folder import Round, sets_up_to
+from dearkd.synthesis.setup import NetworkConfig
+from dearkd.trained.resolve import EMBEDDED
+
+__all__ = ["RoundsConfig", "anchored", "image_options", "training"]
+
+ROUND_SEED = 1_000_000
+"""Added to the seed for each further round, so that no round repeats another's draws."""
+DECIDED = {
+    "synth.engine": "a generator draws the images of all rounds",
+    "synth.teacher": "--teacher names it",
+    "synth.other_teachers": "--teacher, given again, names them",
+    "synth.student": "it is the student of the round before",
+    "synth.objective.adversary_weight": "set adversary_weight",
+    "synth.objective.compete_weight": "the first round has no student; set adversary_weight",
+    "synth.per_class": "give --per-class",
+    "synth.resolutions": "give --res",
+    "synth.seed": "give --seed",
+    "synth.out": "give --out",
+    "synth.imports": "give --import",
+    "train.teacher.name": "--teacher names it",
+    "train.teacher.weights": "give --teacher-weights",
+    "train.student": "give --student",
+    "train.stage1": "give --epochs",
+    "train.init": "it is the student of the round before",
+    "train.data.train": "it is the sets of all rounds so far",
+    "train.data.evaluation": "give --eval-data",
+    "train.data.validation": "it would hold back made images; give --eval-data",
+    "train.data.img_size": "give --res",
+    "train.seed": "give --seed",
+    "train.out": "give --out",
+    "train.imports": "give --import",
+}
+"""Settings of the parts that the rounds decide, and how."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RoundsConfig:
+    """One run of `dearkd distill`. What is None is chosen when the run is planned."""
+
+    teacher: NetworkConfig = field(default_factory=NetworkConfig)
+    """The CNN that the images are made from, and that the student learns from; none: the embedded
+    digits CNN."""
+    other_teachers: list[NetworkConfig] = field(default_factory=list)
+    """Further networks of the same classes, which the images are made for too."""
+    student: str | None = None
+    """timm name; None: as `dearkd train` chooses it."""
+    rounds: int = 3
+    """How often images are made and trained on; those of a finished run may be raised."""
+    per_class: int | None = None
+    """Images of each class that a round adds. None: as many as `dearkd synthesize` makes."""
+    res: int | None = None
+    """Pixels a side, of the images and of the student."""
+    epochs: int | None = None
+    """Epochs of each round, on all images so far. None: the recipe's."""
+    adversary_weight: float = 1.1
+    """Weight of L_adv from the second round on (Fang et al., CIFAR-10). 0: further images are made
+    as the first ones are."""
+    evaluation: str | None = None
+    """Real images that each round is judged on; None: the student's agreement with the teacher on
+    training views is shown instead."""
+    seed: int = 0
+    synth: dict[str, Any] = field(default_factory=dict)
+    """Settings of `dearkd synthesize`, for every round."""
+    train: dict[str, Any] = field(default_factory=dict)
+    """Settings of `dearkd train`, for every round; over those of the recipe ``best``."""
+    out: str | None = None
+    """Folder of the run. None: a fresh one under ``runs/``."""
+    imports: tuple[str, ...] = ()
+    """Python files run first; they may register models with timm."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "imports", tuple(self.imports))
+        check_range("rounds", self.rounds, 1, 1000)
+        check_range("adversary_weight", self.adversary_weight, 0, 1e6)
+        check_range("seed", self.seed, 0, 2**62)
+        for name in ("per_class", "res", "epochs"):
+            if (value := getattr(self, name)) is not None:
+                check_range(name, value, 1, 1_000_000)
+        parts = OmegaConf.create({"synth": self.synth, "train": self.train})
+        for key, reason in DECIDED.items():
+            if OmegaConf.select(parts, key) is not None:
+                raise UserError(f"{key} is decided by the rounds: {reason}; leave it out")
+
+
+def anchored(given: DictConfig) -> DictConfig:
+    """What was given, with paths that exist from the root: a run goes on from any folder."""
+    found: DictConfig = given.copy()
+    for key in ("teacher.name", "teacher.weights", "evaluation", "out"):
+        if (text := OmegaConf.select(found, key)) is not None:
+            OmegaConf.update(found, key, _rooted(text))
+    for network in found.get("other_teachers") or ():
+        network.name = _rooted(network.name)
+    if found.get("imports"):
+        found.imports = [_rooted(file) for file in found.imports]
+    return found
+
+
+def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
+    """The settings of a round's set, by dotted name.
+
+    From the second round on the student of the round before takes part: L_adv looks for images on
+    whose class it agrees with the teacher, while their distributions are far apart.
+    """
+    options = {
+        **flattened(config.synth),
+        "engine": "generator",
+        "teacher.name": config.teacher.name,
+        "teacher.weights": config.teacher.weights,
+        "other_teachers": [asdict(one) for one in config.other_teachers] or None,
+        "per_class": config.per_class,
+        "resolutions": None if config.res is None else [config.res],
+        "seed": _seed(config, part),
+        "imports": list(config.imports) or None,
+    }
+    if part.number > 1 and config.adversary_weight:
+        options["student.name"] = str(part.before.student.path)
+        options["objective.adversary_weight"] = config.adversary_weight
+        options["objective.compete_weight"] = 0.0
+    return options
+
+
+def training(config: RoundsConfig, part: Round, data: Path | None = None) -> TrainConfig:
+    """The training of a round, on the sets of all rounds so far or on ``data``.
+
+    Raises:
+        UserError: If a setting is unknown or out of range.
+    """
+    given = flattened(config.train)
+    recipe = {} if given.keys() & {"recipe", "method"} else {"recipe": "best"}
+    options = {
+        **recipe,
+        **given,
+        "teacher.name": config.teacher.name or EMBEDDED,
+        "teacher.weights": config.teacher.weights,
+        "student": config.student,
+        "stage1": config.epochs,
+        "init": str(part.before.student.path) if part.number > 1 else None,
+        "data.train": sets_up_to(part) if data is None else str(data),
+        "data.evaluation": config.evaluation,
+        "data.img_size": config.res,
+        "seed": _seed(config, part),
+        "imports": list(config.imports) or None,
+        "out": str(part.student.path),
+    }
+    return load_config(None, (), options)
+
+
+def _seed(config: RoundsConfig, part: Round) -> int:
+    return config.seed + ROUND_SEED * (part.number - 1)
+
+
+def _rooted(text: str) -> str:
+    path = Path(text).expanduser()
+    return str(path.resolve()) if text != EMBEDDED and path.exists() else text

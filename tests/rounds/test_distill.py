@@ -1,0 +1,409 @@
+"""`dearkd distill`: rounds of images and training, and going on with them."""
+
+import dataclasses
+import errno
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import timm
+import torch
+import yaml
+from commands import invoke, refused
+from safetensors.torch import load_file, save_file
+
+from dearkd.config_file import complete
+from dearkd.pages.page import Plots, Table
+from dearkd.report.collect import collect
+from dearkd.report.curves_chapter import curve_section
+from dearkd.report.gap_chapter import gap_section
+from dearkd.report.rounds_chapter import has_rounds, rounds_section
+from dearkd.rounds import distill as door
+from dearkd.rounds import plan as planning
+from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
+from dearkd.rounds.settings import RoundsConfig, image_options
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.processes import process_state
+from dearkd.synthesis import forecast as forecasting
+from dearkd.synthesis.forecast import Forecast
+from dearkd.training.loop import Trainer
+from synth import synthesis
+
+SETTINGS = [
+    *("synth.generator.width=4", "synth.generator.latent_dim=8"),
+    *("synth.generator.warmup_batches=1", "synth.precision=fp32", "synth.layout=contiguous"),
+    *("synth.iterations=[2]", "train.trackers=[]", "train.precision=fp32"),
+    *("train.memory_format=contiguous", "train.teacher.precision=fp32"),
+    "train.teacher.memory_format=contiguous",
+]
+SETTINGS = [word for setting in SETTINGS for word in ("--set", setting)]
+SMALL = ["--student", "toy_student", "--per-class", 8, "--epochs", 2, *SETTINGS]
+
+
+pytestmark = pytest.mark.usefixtures("quick_collections")
+
+
+class Killed(BaseException):
+    """As sudden as kill -9: nothing of ours runs after it."""
+
+
+def distilled(*args):
+    result = invoke("distill", *args)
+    assert result.exit_code == 0, result.output + result.stderr
+    return result.output
+
+
+def summary(folder):
+    return json.loads((folder / "summary.json").read_text())
+
+
+def hashes(folder):
+    manifest = json.loads((folder / "manifest.json").read_text())
+    return {image["file"]: image["sha256"] for image in manifest["images"]}
+
+
+@pytest.fixture(scope="module")
+def brief():
+    """Trials of one step each."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(forecasting, "TRIAL_SECONDS", 0.0)
+        yield
+
+
+@pytest.fixture(scope="module")
+def one_round(brief, tmp_path_factory):
+    """A finished run of one round, and what it said."""
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    return folder, distilled("--rounds", 1, *SMALL, "--out", folder)
+
+
+@pytest.fixture(scope="module")
+def two_rounds(one_round, tmp_path_factory):
+    """The same run, gone on with to a second round, never interrupted; and what it said."""
+    folder = tmp_path_factory.mktemp("rounds") / "run"
+    shutil.copytree(one_round[0], folder)
+    return folder, distilled("--rounds", 2, *SMALL, "--out", folder)
+
+
+def test_a_round_is_images_and_training_by_the_two_doors(one_round):
+    folder, output = one_round
+    assert "teacher: the embedded digits CNN" in output
+    assert "judged on the real digits" in output
+    assert "round 1 of 1, images; about" in output
+    assert "next: dearkd report" in output
+    assert "dearkd train --data" not in output  # which the synthesis says when it is alone
+    config = RunFolder(folder).read_config()
+    assert (config.recipe, config.method, config.stage1, config.stage2) == (
+        *("best", "dearkd", 2, 0),
+    )
+    assert (config.data.img_size, config.student, config.out) == (16, "toy_student", str(folder))
+    assert config.data.flip is False  # no mirrored digits
+    assert invoke("eval", folder, "--json").exit_code == 0
+    assert not has_rounds(dataclasses.replace(collect([folder]), runs=()))
+
+
+def test_the_second_rounds_images_are_made_against_the_first_student(two_rounds):
+    folder, output = two_rounds
+    made = json.loads((folder / "round-2" / "set" / "manifest.json").read_text())
+    assert made["student"]["name"] == str(folder / "round-1" / "student")
+    assert made["config"]["seed"] == 1_000_000
+    weights = made["config"]["objective"]
+    assert (weights["adversary_weight"], weights["compete_weight"]) == (1.1, 0)
+    assert "adversary" in made["groups"][0]["terms"]
+    first = json.loads((folder / "round-1" / "set" / "manifest.json").read_text())
+    assert first["student"] is None
+    assert not set(hashes(folder / "round-1" / "set").values()) & set(
+        hashes(folder / "round-2" / "set").values()
+    )
+    assert "round 1 of" not in output  # it was finished
+    assert "round 2 of 2, training; about" in output
+
+
+def test_the_second_student_goes_on_from_the_first_on_all_images(two_rounds):
+    folder, _ = two_rounds
+    second = Round(folder, 2).student
+    config = second.read_config()
+    assert config.init == str(folder / "round-1" / "student")
+    assert config.data.train == f"{folder}/round-{{1..2}}/set"
+    assert summary(second.path)["train_images"] == 160
+
+
+def test_the_run_is_an_ordinary_run_of_the_last_student(two_rounds):
+    folder, _ = two_rounds
+    run, last = RunFolder(folder), Round(folder, 2).student
+    assert run.model_file.read_bytes() == last.model_file.read_bytes()
+    assert run.read_config() == dataclasses.replace(last.read_config(), out=str(folder))
+    whole = summary(folder)
+    assert whole["top1"] == summary(last.path)["top1"]
+    assert (whole["epochs"], whole["stages"]) == (4, {"round 1": 2, "round 2": 2})
+    assert [(entry["new_images"], entry["train_images"]) for entry in whole["rounds"]] == [
+        *((80, 80), (80, 160)),
+    ]
+    assert all(0 <= entry["teacher_agreement"] <= 1 for entry in whole["rounds"])
+    lines = run.read_metrics()
+    assert [(line["epoch"], line["stage"]) for line in lines] == [
+        *((0, "round 1"), (1, "round 1"), (2, "round 2"), (3, "round 2")),
+    ]
+    assert sorted(line["seconds"] for line in lines) == [line["seconds"] for line in lines]
+    assert whole["best_top1"] == max(line["top1"] for line in lines)
+    assert lines[whole["best_epoch"] - 1]["top1"] == whole["best_top1"]
+    result = invoke("verify", folder)
+    assert result.exit_code == 0, result.output
+    assert "no check failed" in result.output
+
+
+def test_the_report_shows_the_curve_over_rounds(two_rounds):
+    folder, _ = two_rounds
+    report = collect([folder])
+    assert [item.path.parent.name for item in report.sets] == ["round-1", "round-2"]
+    section = rounds_section(report)
+    (table,) = [block for block in section.blocks if isinstance(block, Table)]
+    assert [row[1:3] + row[4:6] for row in table.rows] == [
+        *(["1", "80", "80", "2"], ["2", "80", "160", "2"]),
+    ]
+    assert "Agreement with the teacher" in str(section)
+    assert report.runs[0].epoch_images == [80, 80, 160, 160]
+    gap = gap_section(report, lambda item: None)
+    (plots,) = [block for block in gap.blocks if isinstance(block, Plots)]
+    assert [plot.title for plot in plots.plots] == [
+        "round-1/set: its images, what they teach, and what is missing"
+    ]
+    assert list(plots.plots[0].figure.data[0].x) == [0.08, 0.16, 0.32, 0.48]
+    assert "labels alone" not in curve_section(report).lead
+    assert "Uprights of run mark its rounds." in curve_section(report).lead
+
+
+def test_a_finished_run_is_left_as_it_is(two_rounds):
+    folder, _ = two_rounds
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    again = distilled("--rounds", 2, *SMALL, "--out", folder)
+    assert again == f"{folder} is finished; there is nothing left to do\n"
+    assert distilled("--resume", "--out", folder) == again
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    line = refused("distill", "--out", folder, "--seed", 1, "--rounds", 1)
+    assert "which differ from seed=1 (stored: 0), rounds=1 (stored: 2); leave them out" in line
+
+
+def full(*args, **kwargs):
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def killed(*args, **kwargs):
+    raise Killed
+
+
+def terminated(*args, **kwargs):
+    os.kill(os.getpid(), signal.SIGTERM)
+    time.sleep(1)
+
+
+def cut(patch, after, call):
+    """Lets a method do its work, and then what ``call`` does."""
+    owner, name = after
+    work = getattr(owner, name)
+
+    def both(*args, **kwargs):
+        work(*args, **kwargs)
+        call()
+
+    patch.setattr(owner, name, both)
+
+
+SET, STUDENT = (synthesis, "write_state"), (Trainer, "_save")
+
+
+def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_path, monkeypatch):
+    """Lost images; SIGTERM, a full disk and a kill in either part; a kill before the summary."""
+    whole, _ = two_rounds
+    folder = tmp_path / "run"
+    shutil.copytree(one_round[0], folder)
+    gone = folder / "round-1" / "set" / "3" / "000000_000.png"
+    gone.unlink()
+    config = complete(RoundsConfig, yaml.safe_load((whole / "distill.yaml").read_text()))
+    plan = planning.Plan(config, 80, (1.0, 1.0), (1.0, 1.0), ())
+    monkeypatch.setattr(door, "plan", lambda *args, **options: plan)
+    typed = ["distill", "--rounds", 2, *SMALL, "--out", folder]
+    on = f"go on with: dearkd distill --resume --out {folder}"
+
+    def stopped(after, call):
+        with monkeypatch.context() as patch:
+            cut(patch, after, call)
+            return invoke(*typed)
+
+    result = stopped((door, "_make_images"), terminated)
+    assert result.exit_code == 130 and on in result.output
+    assert "round 1 has lost 1 image, which is made again" in result.output
+    assert gone.is_file() and hashes(folder / "round-2" / "set")
+    shutil.rmtree(folder / "round-2" / "set")
+    for after in (SET, STUDENT):
+        if after is STUDENT:
+            with pytest.raises(Killed):  # in the first epoch, before a checkpoint
+                stopped((RunFolder, "append_metrics"), killed)
+        result = stopped(after, terminated)
+        assert result.exit_code == 130 and result.output.rstrip().endswith(on)
+        result = stopped(after, full)
+        assert result.exit_code == 2
+        line = result.stderr.strip().splitlines()[-1]
+        assert line.startswith("error: cannot go on in") and line.endswith(on)
+    with pytest.raises(Killed):  # of the whole, when all else is written
+        stopped((RunFolder, "write_config"), killed)
+    assert Round(folder, 2).has_student
+    assert finished_rounds(folder) == 1
+    distilled(*typed[1:])
+    assert RunFolder(folder).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
+    for number in (1, 2):
+        made = f"round-{number}/set"
+        assert hashes(folder / made) == hashes(whole / made)
+    keys = ("epoch", "stage", "loss", "top1")
+    curves = [
+        [[line[key] for key in keys] for line in RunFolder(one).read_metrics()]
+        for one in (folder, whole)
+    ]
+    assert curves[0] == curves[1]
+
+
+def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    output = distilled(*SMALL, "--dry-run")
+    assert "rounds: 3" in output
+    assert "student: toy_student" in output
+    assert output.count("to do") == 6
+    assert "in all for what is left" in output
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
+    seen = []
+
+    def forecast(setup, device):
+        weight = setup.synthesis.objective.adversary_weight
+        seen.append((setup.student is not None, weight))
+        return Forecast(9.0 if weight else 7.0, None, 1.0, {}, None)
+
+    monkeypatch.setattr(planning, "forecast", forecast)
+    monkeypatch.setattr(planning, "_training_costs", lambda *args: (10.0, 40.0))
+    settings = {"student": "toy_student", "per_class": 8, "epochs": 5}
+    plan = planning.plan(complete(RoundsConfig, settings), process_state())
+    assert seen == [(False, 0.0), (True, 1.1)]
+    assert plan.images == 80
+    assert plan.set_seconds == (7.0, 9.0, 9.0)
+    assert plan.student_seconds == (10.0, 20.0, 30.0)
+    assert plan.config.res == 16
+    off = complete(RoundsConfig, {**settings, "adversary_weight": 0})
+    assert planning.plan(off, process_state()).set_seconds == (7.0, 7.0, 7.0)
+    assert "student.name" not in image_options(off, Round(Path("run"), 2))
+
+
+MISTAKES = [
+    (["--rounds", "0"], "rounds must be at least 1 and at most 1000, got 0"),
+    (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
+    (["--set", "synth.engine=inversion"], "synth.engine is decided by the rounds: a generator"),
+    (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds: it is the"),
+    (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds: set adversary_weigh"),
+    (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
+    (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
+    (["--set", "synth.lr=0.1"], "--set synth.lr=0.1 has no effect with --engine generator; leave"),
+    (["--set", "train.method=dearkdd"], "'dearkdd'"),
+    (["--student", "toy_studen"], "unknown student 'toy_studen'; did you mean 'toy_student'?"),
+    (["--res", "130"], "of 16-128 pixels a side, a multiple of 4, got --res 130; write --res 128"),
+    (["--eval-data", "nowhere"], "data 'nowhere' does not exist"),
+    (["--teacher", "digits", "--teacher", "digits"], "are the same network; name it once"),
+    (["--resume"], "no unfinished run in rounds under runs/; name one with --out FOLDER"),
+    (["--resume", "--out", "gone"], "nothing to resume in gone: it has no distill.yaml"),
+    (["--out", "a[b]"], "has *, ?, [ or {1..2} in it, which name several folders; choose another"),
+    (["--out", "taken"], "taken is not empty and holds no run in rounds; choose another --out"),
+    (["--out", "taken/file"], "--out taken/file is a file; choose a folder"),
+]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"), MISTAKES, ids=[" ".join(map(str, m[0])) for m in MISTAKES]
+)
+def test_a_mistake_gets_one_line(args, words, tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "taken").mkdir()
+    (tmp_path / "taken" / "file").touch()
+    assert words in refused("distill", *args)
+    assert [entry.name for entry in tmp_path.rglob("*")] == ["taken", "file"]
+
+
+def test_teachers_that_do_not_fit_are_refused(tmp_path):
+    torch.manual_seed(0)
+    plain, few = tmp_path / "convnext.safetensors", tmp_path / "few.safetensors"
+    save_file(timm.create_model("convnext_atto", num_classes=10).state_dict(), plain)
+    save_file(timm.create_model("resnet10t", num_classes=7).state_dict(), few)
+    named = ["--teacher", "convnext_atto", "--teacher-weights", plain, "--out", tmp_path / "run"]
+    line = refused("distill", *named)
+    assert "convnext_atto has no BatchNorm2d" in line
+    assert "--set synth.allow_no_bn=true to go on with the priors alone" in line
+    other = "other_teachers=[{name: resnet10t, weights: " + str(few) + "}]"
+    line = refused("distill", "--teacher", "digits", "--set", other, "--out", tmp_path / "run")
+    assert "teacher resnet10t has 7 classes, teacher digits 10; it must know the same ones" in line
+    assert not (tmp_path / "run").exists()
+
+
+def test_the_newest_unfinished_run_goes_on(tmp_path):
+    for name in ("old", "new", "done"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "distill.yaml").touch()
+    os.utime(tmp_path / "old" / "distill.yaml", (1, 1))
+    (tmp_path / "done" / "summary.json").write_text("{}")
+    assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
+
+
+def test_a_size_that_no_student_has_is_rounded_down(tmp_path, monkeypatch):
+    torch.manual_seed(0)
+    file = tmp_path / "cnn.safetensors"
+    save_file(timm.create_model("resnet10t", num_classes=3).state_dict(), file)
+    monkeypatch.setattr(planning, "forecast", lambda *args: Forecast(1.0, None, 1.0, {}, None))
+    monkeypatch.setattr(planning, "_training_costs", lambda *args: (1.0, 1.0))
+    given = {"teacher": {"name": "resnet10t", "weights": str(file)}, "per_class": 4}
+    plan = planning.plan(complete(RoundsConfig, {**given, "rounds": 1}), process_state())
+    # The CNN's own 176 px, halved for the generator: 88 px are no whole patches of 16.
+    assert (plan.config.res, plan.config.student) == (80, "dearkd_tiny_patch16_224")
+    assert (plan.config.epochs, plan.config.evaluation) == (100, None)
+    assert "student dearkd_tiny_patch16_224, 80 px, 100 epochs a round" in plan.notes
+
+
+def test_without_real_images_a_round_says_how_far_it_agrees(brief, toy_teacher, tmp_path):
+    words = ["--teacher", toy_teacher, "--student", "toy_student", "--per-class", 4]
+    words += ["--rounds", 1, "--epochs", 1, *SETTINGS, "--out", tmp_path / "run"]
+    output = distilled(*words)
+    assert "round 1: 40 images, agrees with the teacher on" in output
+    assert "done in 1 round: no top-1" in output
+    assert summary(tmp_path / "run")["best_epoch"] is None
+    report = collect([tmp_path / "run"])
+    assert rounds_section(report).blocks
+    assert invoke("verify", tmp_path / "run").exit_code == 0
+
+
+@pytest.mark.slow
+def test_kill_9_in_both_parts_ends_in_the_same_student(tmp_path):
+    """The installed command, killed once while it makes images and once while it trains."""
+    words = ["--rounds", 1, "--per-class", 16, "--epochs", 2, *SETTINGS]
+    words = [sys.executable, "-m", "dearkd", "distill", *map(str, words), "--out"]
+
+    def run(name):
+        return subprocess.Popen([*words, str(tmp_path / name)], stdout=subprocess.DEVNULL)
+
+    assert run("whole").wait() == 0
+    for sign in ("round-1/set/.parts/chain_*", "round-1/student/checkpoint/last.pt"):
+        process = run("killed")
+        while not list((tmp_path / "killed").glob(sign)):
+            assert process.poll() is None
+            time.sleep(0.02)
+        process.kill()
+        process.wait()
+        assert not (tmp_path / "killed" / "model.safetensors").exists()
+    assert run("killed").wait() == 0
+    whole, ours = (load_file(tmp_path / name / "model.safetensors") for name in ("whole", "killed"))
+    assert whole.keys() == ours.keys()
+    assert all(torch.equal(whole[name], ours[name]) for name in whole)
+    stored = yaml.safe_load((tmp_path / "killed" / "distill.yaml").read_text())
+    assert stored["student"] == "dearkd_micro_patch4_32"
