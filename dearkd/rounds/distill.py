@@ -32,7 +32,7 @@ from dearkd.run_folder.folder import next_folder
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
-from dearkd.run_folder.stop import Interrupted, raising_on_signals
+from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted, seconds_text
 from dearkd.synthesis.synthesize import synthesize
 from dearkd.training.train import train

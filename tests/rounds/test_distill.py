@@ -237,7 +237,7 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
             return invoke(*typed)
 
     result = stopped((door, "_make_images"), terminated)
-    assert result.exit_code == 130 and on in result.output
+    assert result.exit_code == 75 and on in result.output
     assert "round 1 has lost 1 image, which is made again" in result.output
     assert gone.is_file() and hashes(folder / "round-2" / "set")
     shutil.rmtree(folder / "round-2" / "set")
@@ -246,7 +246,7 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
             with pytest.raises(Killed):  # in the first epoch, before a checkpoint
                 stopped((RunFolder, "append_metrics"), killed)
         result = stopped(after, terminated)
-        assert result.exit_code == 130 and result.output.rstrip().endswith(on)
+        assert result.exit_code == 75 and result.output.rstrip().endswith(on)
         result = stopped(after, full)
         assert result.exit_code == 2
         line = result.stderr.strip().splitlines()[-1]
