@@ -314,9 +314,8 @@ def main() -> None:
             else:
                 row["floor"] = least(args, name)
             result["rows"].append(row)
-    if args.device == "cpu":
+    if args.device == "cpu" and not args.compile:  # a compiler's own memory is no step's
         same = ["--student", args.student, "--teacher", args.teacher, "--batch", str(args.batch)]
-        same += ["--compile"] if args.compile else []
         for row in result["rows"]:
             row["peak_gigabytes"] = {
                 path: peak_gigabytes(__file__, *same, "--row", row["work"], "--path", path)

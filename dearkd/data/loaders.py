@@ -149,8 +149,9 @@ class Loader:
                 batch = next(batches)
             except StopIteration:
                 return
-            except RuntimeError as error:
-                if "DataLoader worker" not in str(error):
+            except (RuntimeError, ConnectionError, EOFError) as error:
+                # The latter two where it died while a batch was being handed over.
+                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
                     raise
                 raise UserError(
                     f"a loader process died ({one_line(error)}): for want of memory, as a rule; "

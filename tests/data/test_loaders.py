@@ -4,17 +4,19 @@ import os
 import signal
 import time
 
+import pytest
+
 from dearkd.data.augment import eval_augment
 from dearkd.data.datasets import open_data
 from dearkd.data.loaders import eval_loader
+from dearkd.errors import UserError
+
+VIEW = {"mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0, "interpolation": "bicubic"}
 
 
 def test_workers_survive_sigterm_and_end_with_the_loader():
     source, _ = open_data("digits")
-    augment = eval_augment(
-        16, mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0, interpolation="bicubic"
-    )
-    loader = eval_loader(source, augment, 64, workers=1)
+    loader = eval_loader(source, eval_augment(16, **VIEW), 64, workers=1)
     batches = iter(loader)
     seen = len(next(batches)["label"])
     (worker,) = loader._loader._iterator._workers
@@ -26,3 +28,19 @@ def test_workers_survive_sigterm_and_end_with_the_loader():
     loader.close()
     worker.join(timeout=10)
     assert not worker.is_alive()
+
+
+@pytest.mark.parametrize(
+    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError("no more")]
+)
+def test_a_loader_process_that_dies_while_it_hands_over_a_batch_is_told(error):
+    source, _ = open_data("digits")
+    loader = eval_loader(source, eval_augment(16, **VIEW), 64, workers=0)
+
+    def dying():
+        raise error
+        yield
+
+    loader._loader = dying()
+    with pytest.raises(UserError, match=r"a loader process died \(.*for want of memory"):
+        list(loader)
