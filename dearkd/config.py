@@ -53,7 +53,7 @@ class TrainConfig:
     """One training run."""
 
     recipe: Recipe = "paper"
-    """Settings beneath those that are given: paper, none; best, those that our studies found
+    """Settings beneath those that are given: paper, none; best, those that did best in our studies
     (`dearkd.recipes`), which a synthetic set is met with where method, stages and distillation are
     left open."""
     method: str = "dearkd"

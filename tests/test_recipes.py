@@ -9,7 +9,7 @@ from conftest import FAST_TEACHER
 
 from dearkd.config import load_config
 from dearkd.data.synthetic_set import MANIFEST_FILE
-from dearkd.recipes import ON_SYNTHETIC
+from dearkd.recipes import BEST as SETTINGS
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
 BEST = {"recipe": "best", "method": "dearkd", "stage1": 100, "stage2": 0}
@@ -75,10 +75,10 @@ def test_best_has_one_method(synthetic):
     assert "recipe=best has a method of its own, dearkd, got ce; leave one of them" in message
 
 
-def test_best_is_refused_on_data_that_it_is_not_known_for(tmp_path):
-    message = refused("train", "--recipe", "best", "--out", tmp_path / "run")
-    assert "recipe=best is known for synthetic sets so far, and digits is none" in message
-    assert not (tmp_path / "run").exists()
+def test_best_is_for_real_images_too_where_it_is_asked_for():
+    config = load_config(None, ["stage1=3"], {"recipe": "best"})
+    assert (config.method, config.stage1, config.stage2) == ("dearkd", 3, 0)
+    assert (config.distill.logits, config.data.cutmix) == ("soft", 1.0)
 
 
 def test_a_recipe_does_not_change_when_it_is_read_again(synthetic, tmp_path):
@@ -104,4 +104,4 @@ def test_the_command_trains_a_synthetic_set_on_soft_labels_alone(toy_teacher, tm
     assert stored["recipe"] == "best"
     assert stored["distill"]["logits"] == "soft"
     assert stored["distill"]["temperature"] == 4
-    assert stored["data"]["cutmix"] == ON_SYNTHETIC["data"]["cutmix"]
+    assert stored["data"]["cutmix"] == SETTINGS["data"]["cutmix"]

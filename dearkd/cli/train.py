@@ -95,8 +95,8 @@ def train(
     recipe: Annotated[
         Literal["paper", "best"] | None,
         typer.Option(
-            help="best: the settings that did best in our studies, on a synthetic set; taken there "
-            "where neither method nor stages are given.",
+            help="best: soft labels, features, one stage, mixed views, which did best in our "
+            "studies; taken on a synthetic set where neither method nor stages are given.",
             rich_help_panel=LEARNING,
         ),
     ] = None,

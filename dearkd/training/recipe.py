@@ -27,7 +27,7 @@ from dearkd.data.sizes import (
     patch_size,
 )
 from dearkd.data.splits import is_pattern
-from dearkd.data.synthetic_set import are_sets, read_sets
+from dearkd.data.synthetic_set import read_sets
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
@@ -56,16 +56,10 @@ def addressed(
     resumed from any folder. ``given``: the teacher came from Python and needs no name.
 
     Raises:
-        UserError: If the method needs a teacher and none is named, or the recipe is not for the
-            data.
+        UserError: If the method needs a teacher and none is named.
     """
     notes = []
     if config.recipe == "best":
-        if not are_sets(config.data.train):
-            raise UserError(
-                f"recipe=best is known for synthetic sets so far, and {config.data.train} is none; "
-                "leave it out"
-            )
         notes.append(
             "recipe best: soft labels, one stage, mixed views (--recipe paper has the paper's)"
         )
