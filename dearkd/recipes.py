@@ -40,10 +40,8 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: If ``best`` is asked for with a method that is not its own.
     """
-    data = given.get("data")
-    synthetic = isinstance(data, DictConfig) and are_sets(str(data.get("train")))
     recipe = given.get("recipe")
-    if recipe is None and synthetic and not any(name in given for name in CHOSEN):
+    if recipe is None and not any(name in given for name in CHOSEN) and _is_synthetic(given):
         recipe = "best"
     if recipe != "best":
         return {"recipe": recipe or "paper"}
@@ -54,3 +52,8 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
             "one of them out"
         )
     return {"recipe": "best", **BEST}
+
+
+def _is_synthetic(given: DictConfig) -> bool:
+    data = given.get("data")
+    return isinstance(data, DictConfig) and are_sets(str(data.get("train")))

@@ -99,7 +99,7 @@ def test_the_command_trains_a_synthetic_set_on_soft_labels_alone(toy_teacher, tm
     line = ["train", "--data", made, "--teacher", toy_teacher, "--recipe", "best", *small]
     result = invoke(*line, "--eval-data", "digits", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "recipe best: soft labels, one stage, mixed views (--recipe paper" in result.output
+    assert "recipe best: soft labels, features, one stage, mixed views, but" in result.output
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["recipe"] == "best"
     assert stored["distill"]["logits"] == "soft"

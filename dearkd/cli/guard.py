@@ -25,7 +25,8 @@ LESS_MEMORY = {
     "teacher": _SMALLER_STEPS,
     "evaluate": "lower --batch-size",
     "synthesize": "lower --images-per-batch",
-    "distill": "set synth.images_per_batch, or train.data.micro_batch=64: the batch stays the same",
+    "distill": "add --set train.data.micro_batch=auto (the batch stays the same), or a smaller "
+    "--set synth.images_per_batch=N",
 }
 """Verb: what to do when the device is full; the others can only be given more room."""
 ENVIRONMENT = {

@@ -277,7 +277,7 @@ def _train(
     out, resume, folder = how.out, how.resume, None
     if how.go_on:
         typed = user_tree(TrainConfig, path, settings or [], {**options, "out": text(out)})
-        out = Path(typed["out"]) if typed.get("out") else None
+        out = Path(str(typed["out"])) if typed.get("out") else None
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
         folder = RunFolder(out if out is not None else newest_unfinished())

@@ -150,8 +150,7 @@ class Loader:
             except StopIteration:
                 return
             except (RuntimeError, ConnectionError, EOFError) as error:
-                # The latter two where it died while a batch was being handed over.
-                if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+                if not self._has_died(error):
                     raise
                 raise UserError(
                     f"a loader process died ({one_line(error)}): for want of memory, as a rule; "
@@ -159,6 +158,15 @@ class Loader:
                 ) from error
             self.waited += time.perf_counter() - started
             yield batch
+
+    def _has_died(self, error: Exception) -> bool:
+        """Whether an error says that a loader process is gone, and not what went wrong in it.
+
+        One that dies while it hands over a batch breaks the connection.
+        """
+        if self._loader.num_workers == 0 or str(error).startswith("Caught "):
+            return False
+        return not isinstance(error, RuntimeError) or "DataLoader worker (pid" in str(error)
 
 
 def train_loader(

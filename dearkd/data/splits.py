@@ -5,6 +5,8 @@ import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
+from dearkd.errors import UserError
+
 __all__ = [
     "EVALUATION_NAMES",
     "TRAIN_NAMES",
@@ -19,6 +21,8 @@ TRAIN_NAMES = ("train", "training")
 EVALUATION_NAMES = ("val", "validation", "valid", "eval", "test")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _WILDCARDS = "*?["
+MOST_FILES = 100_000
+"""Files that a range counts at most: a stranger's may count to the end of memory."""
 
 
 def split_of(file: Path, root: Path) -> str | None:
@@ -45,12 +49,20 @@ def matching_files(pattern: str) -> list[Path]:
     """The files of a pattern: ``{000..146}`` counts; ``*``, ``?`` and ``[]`` as in a shell.
 
     What is counted is not looked for: it may name a file that is missing.
+
+    Raises:
+        UserError: If it counts too many.
     """
     found = _RANGE.search(pattern)
     if found is None:
         some = any(letter in pattern for letter in _WILDCARDS)
         return [Path(name) for name in sorted(glob.glob(pattern))] if some else [Path(pattern)]  # noqa: PTH207
     first, last = found.groups()
+    if int(last) - int(first) >= MOST_FILES:
+        raise UserError(
+            f"{pattern} counts {int(last) - int(first) + 1:,} files, of {MOST_FILES:,} at most; "
+            "name fewer"
+        )
     numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     before, after = pattern[: found.start()], pattern[found.end() :]
     return [file for number in numbers for file in matching_files(before + number + after)]

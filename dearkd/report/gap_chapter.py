@@ -82,7 +82,7 @@ def _line(run: Run, style: int) -> Line | None:
     points = [
         (seen[line["epoch"]] * repeats, line["top1"])
         for line in run.metrics
-        if line.get("top1") and line["epoch"] < len(seen)
+        if line.get("top1") is not None and line["epoch"] < len(seen)
     ]
     if not points:
         return None
@@ -111,13 +111,14 @@ def _first_of_each_class(item: SyntheticSet, source: ImageSource) -> list[str]:
     """An image of each of the first classes that can be read, as a data URI."""
     position = {source.name(index): index for index in range(len(source))}
     found: dict[int, str] = {}
+    first = sorted({image.record["target"] for image in item.images})[:SHOWN]
     for image in item.images:
         target = image.record["target"]
-        if target in found or image.name not in position:
+        if target in found or target not in first or image.name not in position:
             continue
         with suppress(BadImageError):
             found[target] = thumbnail_uri(source.image(position[image.name]), SIDE)
-    return [found[target] for target in sorted(found)[:SHOWN]]
+    return [found[target] for target in sorted(found)]
 
 
 def _sentence(run: Run, group: Group, others: Sequence[Run]) -> str:

@@ -18,7 +18,15 @@ from dearkd.errors import UserError, one_line
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.shapes import ANALYSIS, EPOCH, LOSS_CURVES, MANIFEST, SUMMARY, misfit
+from dearkd.run_folder.shapes import (
+    ANALYSIS,
+    DIVERSITY,
+    EPOCH,
+    LOSS_CURVES,
+    MANIFEST,
+    SUMMARY,
+    misfit,
+)
 from dearkd.said import counted
 
 __all__ = ["read_run", "read_set"]
@@ -101,7 +109,9 @@ def read_set(path: Path, name: str) -> SyntheticSet:
         curves=_read(
             path / "loss_curves.json", json.loads, notes, lambda it: misfit(it, LOSS_CURVES)
         ).get("groups", {}),
-        diversity=_read(path / "diversity.json", json.loads, notes),
+        diversity=_read(
+            path / "diversity.json", json.loads, notes, lambda it: misfit(it, DIVERSITY)
+        ),
         notes=tuple(notes),
     )
 

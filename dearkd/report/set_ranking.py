@@ -17,6 +17,7 @@ from jaxtyping import Float
 from numpy.typing import NDArray
 
 from dearkd.config import WITHOUT_EFFECT
+from dearkd.data.synthetic_set import named_paths
 from dearkd.measures.cells import probe_name
 from dearkd.report.configurations import alike
 from dearkd.report.contents import ARITHMETIC, Report, Run, SyntheticSet
@@ -71,12 +72,13 @@ class Ranking:
     @property
     def rows(self) -> list[list[str]]:
         """Its rows; the last has the rank correlations."""
+        known = self.correlations
         rows = [
             [name, *(_cell(values[place]) for values in self.measures.values()), f"{top1:.2f}"]
             for place, (name, top1) in enumerate(zip(self.sets, self.top1, strict=True))
         ]
         last = [
-            "-" if (found := self.correlations[name]) is None else f"{found:+.2f}{self._of(name)}"
+            "-" if (found := known[name]) is None else f"{found:+.2f}{self._of(name)}"
             for name in self.measures
         ]
         return [*rows, ["rank correlation with top-1", *last, ""]]
@@ -200,8 +202,9 @@ def _trained_on(
 
 
 def _of(run: Run) -> Callable[[SyntheticSet], bool]:
-    """Whether a set is the one that the run was trained on."""
-    return lambda item: item.is_at(str(run.setting("data.train")))
+    """Whether a set is the only one that the run was trained on."""
+    named = named_paths(str(run.setting("data.train")))
+    return lambda item: len(named) == 1 and item.is_at(str(named[0]))
 
 
 def _of_one_length(runs: Sequence[Run]) -> list[list[Run]]:

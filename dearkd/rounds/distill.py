@@ -5,6 +5,7 @@ Every round makes a set by the door of `dearkd synthesize` and trains on all set
 """
 
 import errno
+import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -114,7 +115,8 @@ def distill(
         _print_plan(_Run(planned, folder or Path("runs") / "new", console, trust))
         return None
     if folder is None:
-        folder = next_folder(f"distill-{Path(str(planned.config.teacher.name)).stem}")
+        stem = Path(str(planned.config.teacher.name)).stem
+        folder = next_folder(f"distill-{re.sub('[^A-Za-z0-9._-]', '-', stem)}")
     _run(_Run(planned, folder, console, trust))
     return folder
 

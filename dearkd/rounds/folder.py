@@ -10,6 +10,11 @@ RUN/model.safetensors and the other files of a run, of the last student; written
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
@@ -127,8 +132,16 @@ def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
     begun = [
         file
         for file in root.glob(f"*/{ROUNDS_FILE}")
-        if not RunFolder(file.parent).summary_file.exists()
+        if finished_rounds(file.parent) == 0 or finished_rounds(file.parent) != _wanted_rounds(file)
     ]
     if not begun:
         raise UserError(f"no unfinished run in rounds under {root}/; name one with --out FOLDER")
     return max(begun, key=lambda file: file.stat().st_mtime).parent
+
+
+def _wanted_rounds(file: Path) -> Any:
+    """How many rounds a run was asked for last."""
+    try:
+        return OmegaConf.select(OmegaConf.load(file), "rounds")
+    except (OmegaConfBaseException, YAMLError):  # which going on with it tells
+        return None

@@ -17,6 +17,7 @@ from dearkd.errors import UserError
 from dearkd.rounds.folder import Round, sets_up_to
 from dearkd.synthesis.setup import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
+from dearkd.training.recipe import rooted
 
 __all__ = ["RoundsConfig", "anchored", "image_options", "training"]
 
@@ -104,11 +105,13 @@ def anchored(given: DictConfig) -> DictConfig:
     found: DictConfig = given.copy()
     for key in ("teacher.name", "teacher.weights", "evaluation", "out"):
         if (text := OmegaConf.select(found, key)) is not None:
-            OmegaConf.update(found, key, _rooted(text))
+            OmegaConf.update(found, key, rooted(text))
     for network in found.get("other_teachers") or ():
-        network.name = _rooted(network.name)
+        for key in ("name", "weights"):
+            if network.get(key) is not None:
+                network[key] = rooted(network[key])
     if found.get("imports"):
-        found.imports = [_rooted(file) for file in found.imports]
+        found.imports = rooted(found.imports)
     return found
 
 
@@ -164,8 +167,3 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
 
 def _seed(config: RoundsConfig, part: Round) -> int:
     return config.seed + ROUND_SEED * (part.number - 1)
-
-
-def _rooted(text: str) -> str:
-    path = Path(text).expanduser()
-    return str(path.resolve()) if text != EMBEDDED and path.exists() else text

@@ -44,6 +44,8 @@ class Checkpoints:
                 continue
             if flaw is not None:
                 say(f"warning: {_without_remedy(flaw)}; going on from {file}, the one before it")
+            elif file is self.previous:
+                say(f"warning: {self.last} is missing; going on from {file}, the one before it")
             return state
         if flaw is not None:
             raise flaw

@@ -9,6 +9,7 @@ from typing import Any
 
 __all__ = [
     "ANALYSIS",
+    "DIVERSITY",
     "EPOCH",
     "LOSS_CURVES",
     "MANIFEST",
@@ -55,6 +56,13 @@ LOGGED = {
 }
 EPOCH: Shape = {"epoch": whole, "stage": str, **LOGGED, ...: (NUMBER, table)}
 """A line of ``metrics.jsonl``."""
+ROUND: Shape = {
+    **dict.fromkeys(("round", "train_images", "epochs"), whole),
+    **{f"{name}?": NUMBER for name in ("new_images", "recognition", "top1", "teacher_agreement")},
+    **{f"{name}?": NUMBER for name in ("loss", "set_seconds", "seconds")},
+    ...: object,
+}
+"""A round of `dearkd distill`."""
 SUMMARY: Shape = {
     **{f"{name}?": str for name in ("method", "student", "data", "device", "python", "precision")},
     **{f"{name}?": (str, NONE) for name in ("teacher", "commit", "memory_format")},
@@ -64,6 +72,7 @@ SUMMARY: Shape = {
     **{f"{name}?": (whole, NONE) for name in ("best_epoch", "parameters", "peak_memory_bytes")},
     **{f"{name}?": (whole, NONE) for name in ("threads", "processes")},
     "stages?": {...: whole},
+    "rounds?": [ROUND],
     "heads?": {...: PERCENT},
     "trained_heads?": ([str], NONE),
     "head_scales?": ({...: number}, NONE),
@@ -191,8 +200,43 @@ LOSS_CURVES: Shape = {
     ...: object,
 }
 """``loss_curves.json`` of a synthetic set."""
-ANALYSIS: Shape = {...: object}
+HEAD: Shape = {
+    "reliability?": [[number]],
+    **{f"{name}?": NUMBER for name in ("top1", "confidence", "ece", "agreement_teacher")},
+    ...: object,
+}
+ANALYSIS: Shape = {
+    "data?": (str, NONE),
+    "remarks?": [str],
+    "grid?": [whole],
+    "position?": [{"alpha": table, "sigma": table, "centres": table, ...: object}],
+    "head_images?": (whole, NONE),
+    "heads?": {...: HEAD},
+    **LOGGED,
+    ...: object,
+}
 """``analysis.json`` of `dearkd analyze`."""
+DISTANCES: Shape = {
+    "net?": (str, NONE),
+    "network?": (str, NONE),
+    **dict.fromkeys(("within_class", "overall"), NUMBER),
+    **{f"{name}_standard_error": NUMBER for name in ("within_class", "overall")},
+    ...: object,
+}
+MEASURES: dict[Any, Shape] = {"lpips?": (DISTANCES, NONE), "features?": (DISTANCES, NONE), ...: object}
+NEARNESS: dict[Any, Shape] = {
+    "network": str,
+    **{f"{name}?": number for name in ("frechet_distance", "density", "coverage")},
+    ...: object,
+}
+DIVERSITY: dict[Any, Shape] = {
+    **MEASURES,
+    "reference?": (MEASURES, NONE),
+    "nearness?": (NEARNESS, NONE),
+    "probe_top1?": NUMBER,
+    ...: object,
+}
+"""``diversity.json`` of `dearkd eval` on a set."""
 
 
 def misfit(value: Any, shape: Shape, name: str = "") -> str | None:

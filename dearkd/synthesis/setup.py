@@ -26,7 +26,7 @@ from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 
-__all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare"]
+__all__ = ["NetworkConfig", "Setup", "SynthesizeConfig", "prepare", "set_teacher"]
 
 OPTIONS = {
     "engine": "--engine",
@@ -168,6 +168,18 @@ def prepare(
             one.check_last_layer(size_for(one, teacher, size))
         _check_size(student, size)
     return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes), others)
+
+
+def set_teacher(file: Path, trust: bool = False) -> Classifier:
+    """The (first) teacher that a set's configuration names.
+
+    Raises:
+        UserError: If it can't be found or opened.
+        FileNotFoundError: If a path does not exist.
+    """
+    given = user_tree(SynthesizeConfig, file, (), None)
+    import_files(given.get("imports") or ())
+    return _classifier(_resolved("teacher", given, trust) or resolve(EMBEDDED))
 
 
 @contextmanager

@@ -68,7 +68,7 @@ def synthesize(
         if out is None and (
             typed := user_tree(SynthesizeConfig, path, settings, options).get("out")
         ):
-            out = Path(typed)
+            out = Path(str(typed))
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
         folder = out or newest_unfinished_set()

@@ -9,10 +9,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
+from dearkd.errors import UserError, one_line
 from dearkd.judging.eval import evaluate_target
 from dearkd.run_folder.files import load_weights
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine, versions
+from dearkd.run_folder.shapes import SUMMARY, misfit
 from dearkd.said import counted
 from dearkd.verify.checks import Check, found, gathered
 
@@ -29,20 +31,34 @@ def run_checks(folder: RunFolder, evaluates: bool, trust: bool = False) -> Itera
     """The checks of a finished run, one after another; ``evaluates``: it is judged once more.
 
     Raises:
-        UserError, ValueError, OSError: If its summary cannot be read.
+        UserError: If its summary cannot be read.
     """
-    summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+    summary = _summary(folder)
     yield from gathered("files", lambda: _files(folder, summary))
     yield from gathered("configuration", lambda: _configuration(folder, summary))
     yield from gathered("epochs", lambda: _epochs(folder, summary))
     yield from gathered("weights", lambda: _weights(folder))
     if not evaluates:
         yield Check("evaluation", "open", "left out by --no-evaluation")
-    elif summary["top1"] is None:
+    elif summary.get("top1") is None:
         yield Check("evaluation", "open", "the run had no images to be judged on")
     else:
         yield from gathered("evaluation", lambda: _evaluation(folder, summary, trust))
     yield from gathered("here", lambda: _here(summary))
+
+
+def _summary(folder: RunFolder) -> Summary:
+    """What ``summary.json`` holds."""
+    file = folder.summary_file
+    try:
+        summary: Summary = json.loads(file.read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise UserError(
+            f"{file} cannot be read ({one_line(error)}); restore it from a copy"
+        ) from error
+    if (fault := misfit(summary, SUMMARY)) is not None:
+        raise UserError(f"{file} is not one that dearkd writes ({fault}); restore it from a copy")
+    return summary
 
 
 def _files(folder: RunFolder, summary: Summary) -> Check:
@@ -65,7 +81,7 @@ def _files(folder: RunFolder, summary: Summary) -> Check:
 def _configuration(folder: RunFolder, summary: Summary) -> Check:
     """Whether the configuration can be read and is that of the summary."""
     config = folder.read_config()
-    pairs = {name: (getattr(config, name), summary[name]) for name in SAME}
+    pairs = {name: (getattr(config, name), summary[name]) for name in SAME if name in summary}
     rounds = summary.get("rounds")  # of which config.yaml has the last
     pairs |= {"epochs": (config.epochs, rounds[-1]["epochs"] if rounds else summary["epochs"])}
     faults = [
@@ -151,13 +167,17 @@ def _unlike(summary: Summary) -> list[str]:
     """What of that which the bits of a run depend on is not so here."""
     here = versions()
     pairs: dict[str, tuple[Any, Any]] = {
-        name: (value, here.get(name)) for name, value in summary["versions"].items()
+        name: (value, here.get(name)) for name, value in summary.get("versions", {}).items()
     }
-    pairs["threads"] = (summary["threads"], torch.get_num_threads())
-    first = summary["sessions"][0]
+    pairs["threads"] = (summary.get("threads"), torch.get_num_threads())
+    first: dict[str, Any] = next(iter(summary.get("sessions", ())), {})
     pairs["cpu"] = (first.get("cpu"), machine()["cpu"])
     device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    pairs["device"] = (summary["device"], device)
-    several = summary["processes"] > 1
-    said = [f"{name} {old} there, {new} here" for name, (old, new) in pairs.items() if old != new]
+    pairs["device"] = (summary.get("device"), device)
+    several = (summary.get("processes") or 1) > 1
+    said = [
+        f"{name} {'not known' if old is None else old} there, {new} here"
+        for name, (old, new) in pairs.items()
+        if old != new
+    ]
     return [*said, *(["it ran in several processes"] if several else [])]

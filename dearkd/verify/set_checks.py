@@ -13,10 +13,12 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
 from dearkd.errors import UserError
+from dearkd.run_folder.shapes import MANIFEST, misfit
 from dearkd.said import counted
-from dearkd.synthesis.setup import SynthesizeConfig, prepare
+from dearkd.synthesis.setup import SynthesizeConfig, set_teacher
 from dearkd.verify.checks import Check, found, gathered
 from synth.quality import recognition
+from synth.refusal import SynthError
 from synth.writer import pixel_hash
 
 __all__ = ["set_checks"]
@@ -31,8 +33,12 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
     Raises:
         UserError: If its manifest cannot be read.
     """
-    if item.damage is not None:
-        raise UserError(f"{item.root} has a manifest that cannot be read ({item.damage})")
+    fault = item.damage or misfit(item.manifest, MANIFEST)
+    if fault is not None:
+        raise UserError(
+            f"{item.root} has a manifest that dearkd does not write ({fault}); synthesize "
+            "again, or restore it from a copy"
+        )
     yield from gathered("configuration", lambda: _configuration(item))
     source = open_data(str(item.root))[0]
     pixels = _Pixels(item, source)
@@ -127,8 +133,8 @@ def _teacher(item: SyntheticSet, pixels: _Pixels, trust: bool) -> Check:
     """Whether the teacher still says of every image what the manifest has."""
     file = item.root / CONFIG_FILE
     try:
-        teacher = prepare(file, (), trust=trust).teacher
-    except (UserError, OSError) as error:
+        teacher = set_teacher(file, trust)
+    except (UserError, SynthError, OSError) as error:
         return Check("teacher", "open", f"it cannot be asked: {' '.join(str(error).split())}")
     if teacher.weights_hash() != item.manifest["teacher"]["weights_sha256"]:
         told = f"{teacher.name} has other weights now than when the images were made"

@@ -11,6 +11,7 @@ from rich.text import Text
 
 from dearkd.data.synthetic_set import read_set
 from dearkd.errors import MissingFileError, UserError
+from dearkd.rounds.folder import ROUNDS_FILE
 from dearkd.run_folder.folder import RunFolder
 from dearkd.verify.checks import Check
 from dearkd.verify.run_checks import run_checks
@@ -53,6 +54,10 @@ def _checks(target: Path, evaluates: bool, trust: bool) -> Iterator[Check]:
                 f"{target} is not finished; go on with dearkd train --resume --out {target}"
             )
         return run_checks(folder, evaluates, trust)
+    if (target / ROUNDS_FILE).is_file():
+        raise UserError(
+            f"{target} is not finished; go on with dearkd distill --resume --out {target}"
+        )
     if item is None:
         raise UserError(f"{target} is neither a run folder nor a synthetic set; name one")
     if not item.finished:

@@ -30,17 +30,40 @@ def test_workers_survive_sigterm_and_end_with_the_loader():
     assert not worker.is_alive()
 
 
-@pytest.mark.parametrize(
-    "error", [ConnectionResetError(104, "Connection reset by peer"), EOFError("no more")]
-)
-def test_a_loader_process_that_dies_while_it_hands_over_a_batch_is_told(error):
-    source, _ = open_data("digits")
-    loader = eval_loader(source, eval_augment(16, **VIEW), 64, workers=0)
+class Dying:
+    """In place of torch's loader: it fails with the first batch."""
 
-    def dying():
-        raise error
+    def __init__(self, error, workers=1):
+        self.error, self.num_workers = error, workers
+
+    def __iter__(self):
+        raise self.error
         yield
 
-    loader._loader = dying()
-    with pytest.raises(UserError, match=r"a loader process died \(.*for want of memory"):
-        list(loader)
+
+KILLED = "DataLoader worker (pid 123) is killed by signal: Killed."
+INSIDE = "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (Dying(ConnectionResetError(104, "Connection reset by peer")), True),
+        (Dying(EOFError("no more")), True),
+        (Dying(RuntimeError(KILLED)), True),
+        (Dying(RuntimeError(INSIDE)), False),
+        (Dying(RuntimeError("a bug of ours")), False),
+        (Dying(EOFError("a file that is cut short"), workers=0), False),
+    ],
+)
+def test_a_loader_process_that_is_gone_is_told_and_a_bug_in_it_is_none(error, told):
+    source, _ = open_data("digits")
+    loader = eval_loader(source, eval_augment(16, **VIEW), 64, workers=0)
+    loader._loader = error
+    if told:
+        with pytest.raises(UserError, match=r"a loader process died \(.*for want of memory"):
+            list(loader)
+    else:
+        with pytest.raises(type(error.error)) as caught:
+            list(loader)
+        assert not isinstance(caught.value, UserError)

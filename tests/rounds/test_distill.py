@@ -24,6 +24,7 @@ from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
 from dearkd.report.gap_chapter import gap_section
 from dearkd.report.rounds_chapter import has_rounds, rounds_section
+from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
 from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
@@ -105,7 +106,9 @@ def test_a_round_is_images_and_training_by_the_two_doors(one_round):
     assert (config.data.img_size, config.student, config.out) == (16, "toy_student", str(folder))
     assert config.data.flip is False  # no mirrored digits
     assert invoke("eval", folder, "--json").exit_code == 0
-    assert not has_rounds(dataclasses.replace(collect([folder]), runs=()))
+    assert has_rounds(collect([folder]))
+    assert not has_rounds(collect([folder / "round-1" / "student"]))
+    assert rankings(collect([folder])) == []
 
 
 def test_the_second_rounds_images_are_made_against_the_first_student(two_rounds):
@@ -406,4 +409,4 @@ def test_kill_9_in_both_parts_ends_in_the_same_student(tmp_path):
     assert whole.keys() == ours.keys()
     assert all(torch.equal(whole[name], ours[name]) for name in whole)
     stored = yaml.safe_load((tmp_path / "killed" / "distill.yaml").read_text())
-    assert stored["student"] == "dearkd_micro_patch4_32"
+    assert stored["student"] == "dearkd_mini_patch4_32"

@@ -104,11 +104,22 @@ def test_a_damaged_weights_file_is_told_and_ends_nothing(run):
 
 def test_a_run_of_an_older_version_has_no_hashes(run):
     content = json.loads((run / "summary.json").read_text())
-    del content["files"]
+    for name in ("files", "memory_format", "threads", "sessions", "processes", "versions"):
+        del content[name]
     (run / "summary.json").write_text(json.dumps(content))
     code, checks = verdicts(run, "--no-evaluation")
     assert code == 0
-    assert checks["files"][0] == "open"
+    assert checks["files"][0] == checks["here"][0] == "open"
+    assert "threads not known there" in checks["here"][1]
+
+
+def test_a_damaged_summary_is_told_in_one_line(run):
+    (run / "summary.json").write_text('{"top1": 9')
+    assert "summary.json cannot be read" in refused("verify", run)
+    (run / "summary.json").write_text('{"top1": "high"}')
+    assert "is not one that dearkd writes (top1 is 'high'); restore it" in refused("verify", run)
+    (run / "summary.json").write_text("{}")
+    assert invoke("verify", run).exit_code == 1
 
 
 def test_what_cannot_be_verified_is_refused(run, tmp_path):

@@ -82,6 +82,6 @@ def test_a_teacher_that_cannot_be_asked_leaves_its_check_open(item):
 
 def test_damage_and_unfinished_sets_are_refused(item):
     (item / "manifest.json").write_text("{")
-    assert "has a manifest that cannot be read" in refused("verify", item)
+    assert "has a manifest that dearkd does not write" in refused("verify", item)
     (item / "manifest.json").unlink()
     assert "go on with dearkd synthesize --resume" in refused("verify", item)
