@@ -223,7 +223,10 @@ DISTANCES: Shape = {
     **{f"{name}_standard_error": NUMBER for name in ("within_class", "overall")},
     ...: object,
 }
-MEASURES: dict[Any, Shape] = {"lpips?": (DISTANCES, NONE), "features?": (DISTANCES, NONE), ...: object}
+MEASURES: dict[Any, Shape] = {
+    **{f"{name}?": (DISTANCES, NONE) for name in ("lpips", "features")},
+    ...: object,
+}
 NEARNESS: dict[Any, Shape] = {
     "network": str,
     **{f"{name}?": number for name in ("frechet_distance", "density", "coverage")},
