@@ -125,7 +125,14 @@ def notes(record: Record) -> list[str]:
         f"{count}. Mean \u00b1 standard deviation over seeds; differences are paired by seed, with "
         "Student's 95 % interval; decided: it leaves out 0."
     )
-    return [told, _origin(entries)]
+    waiting = list(dict.fromkeys(arm for arm in record.study.arms if not _begun(record, arm)))
+    lacks = [f"No run yet: {'; '.join(waiting)}."] if waiting else []
+    return [told, _origin(entries), *lacks]
+
+
+def _begun(record: Record, arm: str) -> bool:
+    """Whether any run of an arm is finished."""
+    return any(entry["arm"] == arm for entry in record.of_study())
 
 
 def verdict(difference: Difference | None) -> str:
@@ -153,7 +160,6 @@ def _arms(record: Record) -> StudyTable:
             spreads = [_spread(by_seed(record, arm, fraction, kind)) for kind in kinds]
             first = spreads[0]
             if first is None:
-                rows.append([arm, "", *("" for _ in kinds), "0", ""])
                 continue
             entries = _of_arm(record, arm, fraction)
             images = f"{entries[0]['summary']['train_images']:,}"

@@ -129,7 +129,7 @@ def test_runs_of_arms_that_the_study_has_no_more_are_not_shown(tmp_path):
 
 def test_nothing_is_finished_yet(tmp_path):
     text = study_markdown(record(tmp_path, []))
-    assert "| labels |  |  | 0 |  |" in text
+    assert "| labels |" not in text
     assert "No run is finished yet." in text
 
 
@@ -162,3 +162,10 @@ def test_what_more_images_are_worth_is_a_curve_over_their_number(tmp_path):
     assert list(taught.y) == [45.0, 64.0]
     assert list(band.y)[:2] == pytest.approx([40.0, 53 + 13**0.5])
     assert plot.figure.layout.xaxis.type == "log"
+
+
+def test_arms_without_a_run_are_named_below_the_table(tmp_path):
+    text = study_markdown(record(tmp_path, both()[:3]))
+    assert "| taught |" not in text
+    assert "No run yet: taught." in text
+    assert "No run yet" not in study_markdown(record(tmp_path, both()))
