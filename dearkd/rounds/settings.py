@@ -97,7 +97,7 @@ class RoundsConfig:
         parts = OmegaConf.create({"synth": self.synth, "train": self.train})
         for key, reason in DECIDED.items():
             if OmegaConf.select(parts, key) is not None:
-                raise UserError(f"{key} is decided by the rounds: {reason}; leave it out")
+                raise UserError(f"{key} is decided by the rounds ({reason}); leave it out there")
 
 
 def anchored(given: DictConfig) -> DictConfig:

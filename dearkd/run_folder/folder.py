@@ -11,6 +11,7 @@ from typing import Any
 
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
+from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import remove_leftovers, write_atomically
@@ -73,7 +74,7 @@ class RunFolder:
         """Refuses a folder that has a run already, unless it is to be resumed.
 
         Raises:
-            UserError: If it has a run, or if there is none to resume.
+            UserError: If it has a run or a synthetic set, or if there is no run to resume.
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; choose a folder")
@@ -82,6 +83,8 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with it by --resume or "
                 "choose another --out"
             )
+        if not resume and is_set(self.path):
+            raise UserError(f"{self.path} holds a synthetic set; choose another --out")
         if resume and not self.path.exists():
             raise UserError(f"nothing to resume in {self.path}: it does not exist")
         if resume and not self.config_file.exists():

@@ -306,8 +306,8 @@ def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
 MISTAKES = [
     (["--rounds", "0"], "rounds must be at least 1 and at most 1000, got 0"),
     (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
-    (["--set", "synth.engine=inversion"], "synth.engine is decided by the rounds: a generator"),
-    (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds: it is the"),
+    (["--set", "synth.engine=inversion"], "synth.engine is decided by the rounds (a generator"),
+    (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds (it is the"),
     (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds: set adversary_weigh"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),

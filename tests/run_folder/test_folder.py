@@ -182,3 +182,9 @@ def test_a_bad_image_that_ends_a_run_leaves_no_folder(tmp_path, monkeypatch, nam
     assert not any(path.is_file() for path in tmp_path.rglob("*") if "data" not in path.parts)
     assert not Path("run").exists()
     assert not list(Path().glob("runs/*"))
+
+
+def test_no_run_is_begun_in_a_synthetic_set(tmp_path):
+    (tmp_path / "manifest.json").write_text("{}")
+    with pytest.raises(UserError, match="holds a synthetic set; choose another --out"):
+        RunFolder(tmp_path).check_free(resume=False)
