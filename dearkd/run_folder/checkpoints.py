@@ -45,7 +45,7 @@ class Checkpoints:
             if flaw is not None:
                 say(f"warning: {_without_remedy(flaw)}; going on from {file}, the one before it")
             elif file is self.previous:
-                say(f"warning: {self.last} is missing; going on from {file}, the one before it")
+                say(f"warning: {self.last} is missing; going on from {file}")
             return state
         if flaw is not None:
             raise flaw

@@ -308,7 +308,7 @@ MISTAKES = [
     (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
     (["--set", "synth.engine=inversion"], "synth.engine is decided by the rounds (a generator"),
     (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds (it is the"),
-    (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds: set adversary_weigh"),
+    (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds (set adversary_weigh"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
     (["--set", "synth.lr=0.1"], "--set synth.lr=0.1 has no effect with --engine generator; leave"),
