@@ -65,6 +65,8 @@ def photos(folder, good, bad=0):
     return folder
 
 
+@pytest.mark.slow  # torch tells of the death wherever Python is then, in a destructor too
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_loader_process_that_dies_is_told_and_the_run_goes_on(
     tmp_path, monkeypatch, record_fault
 ):
