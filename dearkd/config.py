@@ -18,7 +18,7 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.config_file import check_range, complete, user_tree
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
-from dearkd.recipes import Recipe, recipe_settings
+from dearkd.training.named_recipes import Recipe, recipe_settings
 from dearkd.training.settings import (
     DistillConfig,
     MemoryFormat,
@@ -54,8 +54,8 @@ class TrainConfig:
 
     recipe: Recipe = "paper"
     """Settings beneath those that are given: paper, none; best, those that did best in our studies
-    (`dearkd.recipes`), which a synthetic set is met with where method, stages and distillation are
-    left open."""
+    (`dearkd.training.named_recipes`), which a synthetic set is met with where method, stages and
+    distillation are left open."""
     method: str = "dearkd"
     """dearkd, deit-hard, deit-soft, deit (any ``distill.logits``), ce, or one of yours
     (`dearkd.training.methods`)."""

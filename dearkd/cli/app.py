@@ -82,6 +82,7 @@ def run() -> None:
         code = app(standalone_mode=False, prog_name="dearkd")
     except typer.exceptions.TyperException as error:
         message = " ".join(getattr(error, "format_message", error.__str__)().split()).rstrip(".")
+        message = message.replace(": Value error, ", ": ")  # pydantic's, in front of ours
         context = getattr(error, "ctx", None)
         verb = context.command_path if context is not None else "dearkd"
         if message:  # none where the help is shown instead

@@ -4,7 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from dearkd.data.sources import IMAGE_SUFFIXES, FolderSource, ImageSource, SubsetSource
+from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource
+from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.data.synthetic_set import is_set
 from dearkd.said import counted
 

@@ -6,21 +6,14 @@ from pathlib import Path
 import numpy as np
 
 from dearkd.data.class_matching import match_classes, match_names
+from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource
 from dearkd.data.hosted import PREFIXES, open_hosted
 from dearkd.data.joined import JoinedSource
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
 from dearkd.data.settings import Labels
-from dearkd.data.sources import (
-    IMAGE_SUFFIXES,
-    Classes,
-    DigitsSource,
-    FolderSource,
-    ImageSource,
-    SubsetSource,
-    natural_order,
-)
+from dearkd.data.sources import Classes, DigitsSource, ImageSource, SubsetSource, natural_order
 from dearkd.data.splits import (
     EVALUATION_NAMES,
     TRAIN_NAMES,

@@ -6,16 +6,8 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from dearkd.data.sources import (
-    IMAGE_SUFFIXES,
-    NO_LABEL,
-    UNLABELLED,
-    ImageFiles,
-    ImageSource,
-    SubsetSource,
-    class_folders,
-    image_files,
-)
+from dearkd.data.folders import IMAGE_SUFFIXES, ImageFiles, class_folders, image_files
+from dearkd.data.sources import NO_LABEL, UNLABELLED, ImageSource, SubsetSource
 from dearkd.errors import UserError
 
 __all__ = ["PictureFolder", "holds_plain_pictures", "without_labels"]

@@ -20,7 +20,8 @@ from torch import Tensor
 from dearkd.data.augment import view_augment
 from dearkd.data.class_matching import with_descriptions
 from dearkd.data.decode import BadImageError, open_image
-from dearkd.data.sources import IMAGE_SUFFIXES, natural_order
+from dearkd.data.folders import IMAGE_SUFFIXES
+from dearkd.data.sources import natural_order
 from dearkd.errors import MissingFileError, UserError
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve

@@ -34,6 +34,7 @@ from dearkd.training.batches import evaluation_images, training_batches
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.loop import Trainer
+from dearkd.training.recipe import rooted
 from dearkd.training.settings import DistillConfig, TeacherConfig
 from dearkd.training.stages import Position
 
@@ -165,7 +166,7 @@ def open_probe(request: ProbeRequest, accelerator: Accelerator) -> ProbeStudent:
             are not of the teacher's size, or that size is none for the student.
         MissingFileError: If a path does not exist.
     """
-    if _absolute(request.data) == _absolute(request.against):
+    if rooted(request.data) == rooted(request.against):
         raise UserError(
             f"--probe would read its student on the images that it learns from, as --against is "
             f"{request.against} too; name other real images"
@@ -182,7 +183,7 @@ def open_probe(request: ProbeRequest, accelerator: Accelerator) -> ProbeStudent:
     first = copy.deepcopy(parts.student.state_dict())
     seconds = estimate(parts, accelerator.state).seconds
     parts.student.load_state_dict(first)
-    return ProbeStudent(parts, accelerator, _absolute(request.teacher.text), seconds)
+    return ProbeStudent(parts, accelerator, rooted(request.teacher.text), seconds)
 
 
 def _size(request: ProbeRequest, trained: int | None) -> int:
@@ -243,9 +244,3 @@ def _budget(config: TrainConfig) -> dict[str, Any]:
         "temperature": config.distill.temperature,
         "precision": config.precision,
     }
-
-
-def _absolute(text: str) -> str:
-    """A path that exists, from the root; anything else as it is."""
-    path = Path(text).expanduser()
-    return str(path.resolve()) if path.exists() else text

@@ -18,7 +18,8 @@ from dearkd.errors import UserError, one_line
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.shapes import (
+from dearkd.said import counted
+from dearkd.shapes import (
     ANALYSIS,
     DIVERSITY,
     EPOCH,
@@ -27,7 +28,6 @@ from dearkd.run_folder.shapes import (
     SUMMARY,
     misfit,
 )
-from dearkd.said import counted
 
 __all__ = ["read_run", "read_set"]
 

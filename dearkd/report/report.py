@@ -1,7 +1,7 @@
 """``dearkd report``: writes one page, or one table, about runs and synthetic sets."""
 
-from collections.abc import Iterable, Sequence
-from functools import partial
+import functools
+from collections.abc import Callable, Iterable, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
@@ -80,10 +80,11 @@ def write_report(
 
 def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     """The whole page as HTML; without a console for progress, no run predicts its images."""
+    images = _images_of_sets()
     sections: list[Section] = [study_section(record) for record in report.studies]
     if report.runs:
         sections += [result_section(report), curve_section(report)]
-    if (gap := gap_section(report, _opened)) is not None:
+    if (gap := gap_section(report, images)) is not None:
         sections.append(gap)
     if has_rounds(report):
         sections.append(rounds_section(report))
@@ -91,9 +92,9 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
         sections.append(attention_section(report))
     if report.runs and errors is not None:
         errors.print("asking runs about their test images; --no-predictions leaves that out")
-        sections.append(mistake_section(report, partial(_predicted, errors, trust)))
+        sections.append(mistake_section(report, functools.partial(_predicted, errors, trust)))
     if report.sets:
-        sections.append(synthetic_section(report, _opened))
+        sections.append(synthetic_section(report, images))
     if report.runs:
         sections += [settings_section(report), origin_section(report)]
     footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
@@ -117,10 +118,16 @@ def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
             return f"no single images here: {error}"
 
 
-def _opened(synthetic: SyntheticSet) -> ImageSource | None:
-    """The images of a set; None if they can't be opened."""
+def _images_of_sets() -> Callable[[SyntheticSet], ImageSource | None]:
+    """A function that opens a set's images once, however many chapters show some."""
+    opened = functools.cache(_opened_at)
+    return lambda item: opened(item.path)
+
+
+def _opened_at(place: Path) -> ImageSource | None:
+    """The images of the set in a folder; None if they can't be opened."""
     try:
-        return open_data(str(synthetic.path))[0]
+        return open_data(str(place))[0]
     except (ValueError, FileNotFoundError):
         return None
 

@@ -6,15 +6,12 @@ report that were trained on the sets and differ by the set, the seed and the epo
 """
 
 import json
-import math
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from statistics import fmean
 from typing import Any
 
-import numpy as np
-from jaxtyping import Float
-from numpy.typing import NDArray
+from scipy.stats import spearmanr
 
 from dearkd.config import WITHOUT_EFFECT
 from dearkd.data.synthetic_set import named_paths
@@ -134,20 +131,9 @@ def rank_correlation(first: Sequence[float], second: Sequence[float]) -> float |
     Source:
         Spearman 1904, https://doi.org/10.2307/1412159: the correlation coefficient of the ranks.
     """
-    if len(first) < LEAST_SETS:
+    if len(first) < LEAST_SETS or min(len(set(first)), len(set(second))) == 1:
         return None
-    one, other = (
-        _centred_ranks(np.asarray(values, dtype=np.float64)) for values in (first, second)
-    )
-    size = math.sqrt(float(one @ one) * float(other @ other))
-    return None if size == 0 else float(one @ other) / size
-
-
-def _centred_ranks(values: Float[np.ndarray, " count"]) -> Float[np.ndarray, " count"]:
-    """Ranks less their mean; equal values share the mean of theirs."""
-    _, place, count = np.unique(values, return_inverse=True, return_counts=True)
-    last: NDArray[np.float64] = np.cumsum(count) - (count - 1) / 2
-    return last[place] - (len(values) + 1) / 2
+    return float(spearmanr(first, second).statistic)
 
 
 def _correlation(pairs: Sequence[tuple[float, float]]) -> float | None:

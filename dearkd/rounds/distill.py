@@ -102,7 +102,7 @@ def distill(
         )
     given = anchored(user_tree(RoundsConfig, path, settings, options))
     named = given.pop("out", None)
-    folder = out or (Path(named) if named else newest_unfinished_rounds() if resume else None)
+    folder = out or (Path(str(named)) if named else newest_unfinished_rounds() if resume else None)
     check_name(folder or Path("runs"))
     config = _configuration(given, folder, resume)
     if folder is not None and finished_rounds(folder) == config.rounds:

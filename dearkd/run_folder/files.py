@@ -1,6 +1,7 @@
 """Writes files so that they survive a kill: under another name, synced, then renamed."""
 
 import errno
+import hashlib
 import json
 import os
 import stat
@@ -19,6 +20,7 @@ from dearkd.errors import MissingFileError, UserError, WriteError, one_line
 
 __all__ = [
     "archive_flaw",
+    "file_hash",
     "load_checkpoint",
     "load_weights",
     "new_file_mode",
@@ -212,6 +214,12 @@ def raw_student(checkpoint: Path) -> dict[str, Tensor]:
         raise UserError(_unusable(checkpoint, "is not a checkpoint that dearkd wrote"))
     prefix = "student."
     return {k.removeprefix(prefix): v for k, v in state.items() if k.startswith(prefix)}
+
+
+def file_hash(file: Path) -> str:
+    """SHA-256 of a file's content, which is not read into memory as a whole."""
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()
 
 
 def remove_leftovers(folder: Path) -> None:

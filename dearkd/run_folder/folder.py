@@ -1,6 +1,5 @@
 """The run folder: its files, how they are written and read, and who may write to it."""
 
-import hashlib
 import itertools
 import json
 import shutil
@@ -14,7 +13,7 @@ from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.checkpoints import Checkpoints
-from dearkd.run_folder.files import remove_leftovers, write_atomically
+from dearkd.run_folder.files import file_hash, remove_leftovers, write_atomically
 from dearkd.run_folder.lock import held, is_held
 
 __all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
@@ -130,7 +129,7 @@ class RunFolder:
         """SHA-256 of the files that a finished run does not change any more, by relative path."""
         files = (self.config_file, self.metrics_file, self.model_file, self.best_file)
         return {
-            file.relative_to(self.path).as_posix(): hashlib.sha256(file.read_bytes()).hexdigest()
+            file.relative_to(self.path).as_posix(): file_hash(file)
             for file in files
             if file.is_file()
         }

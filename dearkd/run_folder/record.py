@@ -17,8 +17,8 @@ from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
-from dearkd.run_folder.shapes import RECORDED_RUN, STUDY, misfit
 from dearkd.said import listed
+from dearkd.shapes import RECORDED_RUN, STUDY, misfit
 
 __all__ = ["COPY", "Entry", "NoRecordError", "Record", "Study", "entry_of", "read_record"]
 

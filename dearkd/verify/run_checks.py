@@ -1,6 +1,5 @@
 """What is verified of a run: its files, their agreement, its weights, and that it repeats."""
 
-import hashlib
 import json
 from collections.abc import Iterator
 from math import isfinite
@@ -11,11 +10,11 @@ from rich.console import Console
 
 from dearkd.errors import UserError, one_line
 from dearkd.judging.eval import evaluate_target
-from dearkd.run_folder.files import load_weights
+from dearkd.run_folder.files import file_hash, load_weights
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine, versions
-from dearkd.run_folder.shapes import SUMMARY, misfit
 from dearkd.said import counted
+from dearkd.shapes import SUMMARY, misfit
 from dearkd.verify.checks import Check, found, gathered
 
 __all__ = ["run_checks"]
@@ -73,7 +72,7 @@ def _files(folder: RunFolder, summary: Summary) -> Check:
             faults.append(f"{name} is outside of the run")
         elif not file.is_file():
             faults.append(f"{name} is gone")
-        elif hashlib.sha256(file.read_bytes()).hexdigest() != digest:
+        elif file_hash(file) != digest:
             faults.append(f"{name} is not the file that the run left")
     return found("files", faults, f"{counted(len(stored), 'file')}, as the run left them")
 

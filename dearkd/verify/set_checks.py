@@ -13,8 +13,8 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
 from dearkd.errors import UserError
-from dearkd.run_folder.shapes import MANIFEST, misfit
 from dearkd.said import counted
+from dearkd.shapes import MANIFEST, misfit
 from dearkd.synthesis.setup import SynthesizeConfig, set_teacher
 from dearkd.verify.checks import Check, found, gathered
 from synth.quality import recognition
@@ -43,7 +43,7 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
     source = open_data(str(item.root))[0]
     pixels = _Pixels(item, source)
     yield from gathered("images", lambda: _images(item, source, pixels))
-    yield from gathered("classes", lambda: _classes(item))
+    yield from gathered("classes", lambda: _classes(item, pixels))
     yield from gathered("quality", lambda: _quality(item))
     if evaluates:
         yield from gathered("teacher", lambda: _teacher(item, pixels, trust))
@@ -105,9 +105,10 @@ def _images(item: SyntheticSet, source: ImageSource, pixels: _Pixels) -> Check:
     return found("images", faults, held)
 
 
-def _classes(item: SyntheticSet) -> Check:
+def _classes(item: SyntheticSet, pixels: _Pixels) -> Check:
     """Whether each class has as many images as were asked for."""
-    counts = Counter(image.record["target"] for image in item.images)
+    there = (image for image in item.images if image.name in pixels.place)
+    counts = Counter(image.record["target"] for image in there)
     wanted, indices = item.manifest["config"]["per_class"], item.manifest["classes"]["indices"]
     faults = [
         f"class {index} has {counted(counts[index], 'image')}, and {wanted} were to be made"

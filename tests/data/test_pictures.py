@@ -13,11 +13,12 @@ from PIL import Image
 from dearkd.data.augment import train_augment
 from dearkd.data.datasets import open_data, open_evaluation, subset
 from dearkd.data.feed import DeviceBatches
+from dearkd.data.folders import FolderSource
 from dearkd.data.loaders import train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder
 from dearkd.data.settings import DataConfig
-from dearkd.data.sources import NO_LABEL, UNLABELLED, FolderSource
+from dearkd.data.sources import NO_LABEL, UNLABELLED
 from dearkd.errors import UserError
 
 

@@ -16,9 +16,10 @@ from PIL import Image
 from dearkd.config import load_config
 from dearkd.data import parquet
 from dearkd.data.datasets import open_data, open_evaluation, subset
+from dearkd.data.folders import FolderSource
 from dearkd.data.order import EpochOrder, Shards, ranked
 from dearkd.data.parquet import ParquetSource
-from dearkd.data.sources import FolderSource, shards_of
+from dearkd.data.sources import shards_of
 from dearkd.data.splits import matching_files
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError

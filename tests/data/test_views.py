@@ -12,6 +12,7 @@ from PIL import Image
 
 from dearkd.data.augment import ArrayAugment, TimmAugment, eval_augment, train_augment
 from dearkd.data.decode import BadImageError
+from dearkd.data.folders import FolderSource
 from dearkd.data.loaders import eval_loader, train_loader
 from dearkd.data.mixing import Mixing, mix, smooth
 from dearkd.data.order import (
@@ -24,7 +25,7 @@ from dearkd.data.order import (
     uniforms,
 )
 from dearkd.data.sizes import SMALL
-from dearkd.data.sources import Classes, FolderSource
+from dearkd.data.sources import Classes
 from dearkd.data.views import Views
 
 LOOK = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}

@@ -7,10 +7,10 @@ import pytest
 from commands import invoke
 from conftest import quiet_train
 
+from dearkd.data.datasets import open_data
 from dearkd.pages.page import Note, Plots
 from dearkd.report.collect import collect
 from dearkd.report.gap_chapter import gap_section
-from dearkd.report.report import _opened
 
 
 @pytest.fixture(scope="module")
@@ -28,12 +28,16 @@ def runs(tmp_path_factory, toy_teacher):
     return root
 
 
+def opened(item):
+    return open_data(str(item.path))[0]
+
+
 def top1(folder):
     return json.loads((folder / "summary.json").read_text())["top1"]
 
 
 def test_images_curves_and_teacher_are_in_one_figure(runs, toy_teacher):
-    section = gap_section(collect([runs, toy_teacher]), _opened)
+    section = gap_section(collect([runs, toy_teacher]), opened)
     (plots,) = [block for block in section.blocks if isinstance(block, Plots)]
     (plot,) = plots.plots
     assert len(plot.figure.layout.images) == 10
@@ -47,7 +51,7 @@ def test_images_curves_and_teacher_are_in_one_figure(runs, toy_teacher):
 
 
 def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):
-    section = gap_section(collect([runs, toy_teacher]), _opened)
+    section = gap_section(collect([runs, toy_teacher]), opened)
     (note,) = [block.text for block in section.blocks if isinstance(block, Note)]
     own = top1(runs / "data-free")
     assert f"data-free learned from 20 images of made and reads {own:.2f} % of 359 test" in note
@@ -60,7 +64,7 @@ def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):
 
 
 def test_without_a_student_of_a_set_there_is_no_chapter(runs):
-    assert gap_section(collect([runs / "real", runs / "made"]), _opened) is None
+    assert gap_section(collect([runs / "real", runs / "made"]), opened) is None
 
 
 def test_a_set_whose_images_are_gone_still_has_its_curve(runs):

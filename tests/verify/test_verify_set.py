@@ -50,8 +50,9 @@ def test_a_changed_pixel_is_told(item):
 def test_an_image_that_is_gone_and_a_stranger_are_told(item):
     file = first_image(item)
     file.rename(file.with_name("stranger.png"))
-    told = verdicts(item, "--no-evaluation")[1]["images"][1]
-    assert told == f"{file.relative_to(item)} is gone (and 1 more)"
+    checks = verdicts(item, "--no-evaluation")[1]
+    assert checks["images"][1] == f"{file.relative_to(item)} is gone (and 1 more)"
+    assert checks["classes"][1] == "class 0 has 1 image, and 2 were to be made"
 
 
 def test_a_share_or_a_verdict_that_was_raised_is_told(item):

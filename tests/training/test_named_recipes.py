@@ -9,9 +9,9 @@ from conftest import FAST_TEACHER
 
 from dearkd.config import load_config
 from dearkd.data.synthetic_set import MANIFEST_FILE
-from dearkd.recipes import BEST as SETTINGS
+from dearkd.training.named_recipes import BEST as SETTINGS
 
-CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
+CONFIGS = sorted(Path(__file__).parents[2].glob("configs/train/*.yaml"))
 BEST = {"recipe": "best", "method": "dearkd", "stage1": 100, "stage2": 0}
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from dearkd.run_folder.shapes import EPOCH, SUMMARY, misfit, number, whole
+from dearkd.shapes import EPOCH, SUMMARY, misfit, number, whole
 
 SHAPE = {"a": whole, "b?": ([str], type(None)), ...: {...: number}}
 
