@@ -27,6 +27,9 @@ __all__ = [
     "with_statistics",
 ]
 
+NO_EPS = 1e-30
+"""Lost in 1 + eps; torch before 2.13 refuses 0."""
+
 
 class _BatchNormStatistics(torch.autograd.Function):
     @staticmethod
@@ -198,7 +201,7 @@ def _affine(x: Tensor, scale: Tensor, shift: Tensor) -> Tensor:
     """
     zeros, ones = torch.zeros_like(scale[0]), torch.ones_like(scale[0])
     blocks = [
-        F.batch_norm(block, zeros, ones, factor, offset, training=False, eps=0.0)
+        F.batch_norm(block, zeros, ones, factor, offset, training=False, eps=NO_EPS)
         for block, factor, offset in zip(x.chunk(len(scale)), scale, shift, strict=True)
     ]
     return blocks[0] if len(blocks) == 1 else torch.cat(blocks)
