@@ -53,7 +53,7 @@ from dearkd.models.pairs import AlignedPair, default_pair
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
-from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import compile_step, layout_rule, precision_rule, set_attention
 from dearkd.training.optim import build_optimizer
 from dearkd.training.settings import OptimConfig
 
@@ -75,7 +75,7 @@ def our_step(
     """The step of ``dearkd.training.loop``, in the arithmetic that ``auto`` takes here."""
     objective.to(device).train()
     if compiled:
-        objective.compile()
+        compile_step(objective, device)
     student: Any = objective.student
     precision = precision_rule(student, device)[0]
     student.to(memory_format=LAYOUTS[layout_rule(student, device, precision)[0]])

@@ -81,14 +81,14 @@ def plan(study: StudyFile, *, trust: bool = False, costs: bool = False) -> list[
     seeds = study.config.seeds
     built: list[PlannedRun] = []
     for fraction in study.described().fractions:
-        alike = [_built(study, arm, fraction, trust, costs) for arm in study.config.arms]
+        alike = [_built(study, arm, fraction, seeds[0], trust, costs) for arm in study.config.arms]
         for first, second in combinations(alike, 2):
             _check_pair(first, second, study.config.differs)
         built += alike
     _check_differs(study.config.differs, built)
     if trust and not any(run.opens_networks for run in built):
         raise UserError("--trust has no effect: no arm opens a network; leave it out")
-    return [_with_seed(study, run, seed) for seed in seeds for run in built]
+    return [_with_seed(study, run, seed, trust, costs) for seed in seeds for run in built]
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any] | None:
@@ -115,10 +115,8 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 
 
 def _built(
-    study: StudyFile, arm: str, fraction: float | None, trust: bool, costs: bool
+    study: StudyFile, arm: str, fraction: float | None, seed: int, trust: bool, costs: bool
 ) -> PlannedRun:
-    """An arm on a fraction, with the study's first seed."""
-    seed = study.config.seeds[0]
     config = study.of_arm(arm, fraction, seed)
     try:
         parts = build(config, trust=trust and _opens_networks(config))
@@ -142,11 +140,17 @@ def _built(
     return PlannedRun(arm, fraction, seed, config, parts.config, settings, seconds)
 
 
-def _with_seed(study: StudyFile, run: PlannedRun, seed: int) -> PlannedRun:
+def _with_seed(
+    study: StudyFile, run: PlannedRun, seed: int, trust: bool, costs: bool
+) -> PlannedRun:
+    """The run with another seed; built anew where that seed has images of its own."""
+    config = study.of_arm(run.arm, run.fraction, seed)
+    if config.data.train != run.config.data.train:
+        return _built(study, run.arm, run.fraction, seed, trust, costs)
     return dataclasses.replace(
         run,
         seed=seed,
-        config=study.of_arm(run.arm, run.fraction, seed),
+        config=config,
         resolved=dataclasses.replace(run.resolved, seed=seed),
     )
 

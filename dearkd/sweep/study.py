@@ -9,12 +9,14 @@ arms:                                 # name: its settings over all of the above
   hard labels: {method: deit-hard}
 compare: {hard labels: [labels]}      # optional; default: every arm against the first
 differs: [data.batch_size]            # optional: what arms may differ in besides what is learned
+
+In ``data.train``, ``{seed}`` stands for the run's seed, as in ``runs/set-{seed}``.
 """
 
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +33,8 @@ __all__ = ["StudyConfig", "StudyFile", "folder_name", "name_hint", "read_study"]
 
 FOR_TAUGHT = ("teacher", "cache_labels")
 """Shared settings that go to the arms with a teacher alone; the others would refuse them."""
+SEED = "{seed}"
+"""What a run's seed stands for in ``data.train``: each seed then has images of its own."""
 OF_THE_STUDY = {
     "seed": "seeds has the study's",
     "out": "each run has a folder of its own",
@@ -144,9 +148,11 @@ class StudyFile:
                     shared.pop(key, None)
             if fraction == 1 and "data" in shared:
                 shared.data.pop("keep_steps", None)
-            return train_config(shared, own, OmegaConf.create(place))
+            config = train_config(shared, own, OmegaConf.create(place))
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error
+        train = config.data.train.replace(SEED, str(seed))
+        return replace(config, data=replace(config.data, train=train))
 
     def check_teacher(self) -> None:
         """Refuses settings of every arm that no arm would get.

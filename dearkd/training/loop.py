@@ -25,6 +25,7 @@ from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import StopRequest
 from dearkd.training.agenda import Agenda
+from dearkd.training.arithmetic import compile_step
 from dearkd.training.batch_norm import share_running_statistics
 from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
 from dearkd.training.finite import check_weights, mean_terms
@@ -162,7 +163,8 @@ class Trainer:
         saved.clear()
         objective.train()
         if self.config.compile:
-            objective.compile()
+            whole = self.accumulate == self.accelerator.num_processes == 1 and not self.halving
+            compile_step(objective, self.accelerator.device, whole=whole)
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
 
