@@ -71,7 +71,8 @@ def command(name: str, args: argparse.Namespace) -> list[str]:
     file = Path(__file__).resolve().parents[1] / "configs" / "synth" / config
     line = [sys.executable, "-m", "dearkd", "synthesize", str(file), *TEACHER, "--go-on"]
     line += ["--per-class", str(images // CLASSES), "--seed", str(seed)]
-    for setting in (*settings, *args.set):
+    groups = [] if config == GENERATOR else [f"groups_per_batch={args.groups}"]
+    for setting in (*settings, *groups, *args.set):
         line += ["--set", setting]
     return [*line, "--out", str(args.out / name)]
 
@@ -141,6 +142,7 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=Path("runs/cifar10-sets"))
     parser.add_argument("--only", nargs="+", choices=tuple(SETS), help="these sets alone")
     parser.add_argument("--jobs", type=int, default=1)
+    parser.add_argument("--groups", type=int, default=1, help="groups a batch; 10 suit a GPU")
     parser.add_argument("--set", action="append", default=[], metavar="KEY=VALUE")
     return parser.parse_args()
 
