@@ -40,7 +40,7 @@ __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 
 EMBEDDED_SHA256 = "d6206b602647146971ccdba0eb9c32895b7eb5580a2c75ad439ee350f3356a55"
 ROOM = 5e9  # bytes that a run with its checkpoints may take
-IMAGES = 16
+IMAGES, GPU_IMAGES = 16, 2048
 BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of Intel and AMD; the last of ARM
 State = Literal["ok", "warning", "broken"]
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "broken": "red"}
@@ -187,7 +187,8 @@ def _speed() -> _Found:
         model = timm.create_model(name).to(device)
         precision = precision_rule(model, device)[0]
         layout = LAYOUTS[layout_rule(model, device, precision)[0]]
-        images = torch.rand(IMAGES, 3, 32, 32, device=device)
+        count = GPU_IMAGES if device.type == "cuda" else IMAGES
+        images = torch.rand(count, 3, 32, 32, device=device)
         seconds = []
         for taken, form in (("fp32", torch.contiguous_format), (precision, layout)):
             laid_out = images.contiguous(memory_format=form)

@@ -29,7 +29,11 @@ class WriteError(UserError, OSError):
     """A file that could not be written: no room, or no permission."""
 
 
-FULL = ("DefaultCPUAllocator: can't allocate memory", "MPS backend out of memory")
+FULL = (
+    "DefaultCPUAllocator: can't allocate memory",
+    "could not create a primitive",  # by oneDNN, which makes its kernels as they are needed
+    "MPS backend out of memory",
+)
 """How torch says of a CPU and of Apple's GPUs what has an error of its own on others."""
 
 

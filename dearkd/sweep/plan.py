@@ -25,13 +25,15 @@ from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.methods import METHODS
 
-__all__ = ["PlannedRun", "difference", "plan", "settings_of"]
+__all__ = ["BY_RULE", "PlannedRun", "difference", "plan", "settings_of"]
 
 COMPARED = (
     *("method", "method_args", "student", "student_args", "distill", "stage1", "stage2"),
     "switch",
 )
 """What arms of a study may differ in; a group's name stands for its fields."""
+BY_RULE = ("precision", "memory_format", "views")
+"""Settings that a rule chooses by the machine, where they are left open."""
 PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
 """Settings that name a place: what lies there counts, not where."""
 
@@ -220,9 +222,11 @@ def _covers(name: str, key: str) -> bool:
 
 
 def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
-    """Refuses a name in ``differs`` that no two arms need."""
+    """Refuses a name in ``differs`` that no two arms need, on whatever machine."""
     pairs = [pair for pair in combinations(runs, 2) if pair[0].fraction == pair[1].fraction]
     for name in differs:
+        if name.rpartition(".")[2] in BY_RULE:
+            continue
         if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
             raise UserError(
                 f"differs names {name}, in which no arms differ; leave it out (known: settings, "

@@ -16,12 +16,10 @@ from dearkd.run_folder.output import write_text
 from dearkd.run_folder.record import Entry, Record, entry_of
 from dearkd.said import counted, seconds_text
 from dearkd.sweep.children import Child, run_all
-from dearkd.sweep.plan import PlannedRun, difference, settings_of
+from dearkd.sweep.plan import BY_RULE, PlannedRun, difference, settings_of
 
 __all__ = ["Runs"]
 
-BY_RULE = ("precision", "memory_format", "views")
-"""Settings that a rule chooses by the machine, where they are left open."""
 TENTHS = 10
 """Parts of a run; after each a line says how far it is and its last top-1."""
 

@@ -4,6 +4,7 @@ import json
 import math
 import re
 
+import jaxtyping
 import pytest
 import torch
 from commands import invoke
@@ -66,7 +67,13 @@ def test_the_verbs_that_read_a_run(vit, tmp_path):
     done("verify", vit)
     done("report", vit, "--out", tmp_path / "page.html")
     done("export", vit, "--to", "timm", "--out", tmp_path / "timm")
-    done("doctor")
+
+
+def test_doctor_finds_the_gpu(cuda):
+    """Whatever else it finds: an image with CUDA may have an older torch than ours."""
+    told = invoke("doctor").output
+    assert re.search(rf"ok +devices +\d+ x {torch.cuda.get_device_name(cuda)}", told), told
+    assert re.search(r"ok +bf16 +the GPU has bf16 units", told), told
 
 
 @pytest.mark.parametrize("engine", ["inversion", "generator"])
@@ -81,7 +88,8 @@ def test_images_out_of_the_teacher_teach_a_student(cnn, tmp_path, engine):
     assert summary(tmp_path / "run")["top1"] is not None
 
 
-def test_a_compiled_step_learns_what_the_others_learn(cnn, tmp_path):
+def test_a_compiled_step_learns_what_the_others_learn(cnn, tmp_path, monkeypatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)  # its checks make no graph
     for name, value in (("plain", "false"), ("compiled", "true")):
         line = ["train", "--teacher", cnn, *SMALL, "--stage1", 2, "--stage2", 0]
         done(*line, "--set", f"compile={value}", "--out", tmp_path / name)
@@ -134,4 +142,25 @@ def test_a_full_device_is_told_in_one_line(cuda, cnn, tmp_path):
         torch.cuda.empty_cache()
     assert result.exit_code == 2, result.output
     assert len(result.stderr.strip().splitlines()) == 1
-    assert "out of memory; lower data.micro_batch" in result.stderr
+    assert "out of memory; add --set data.micro_batch=auto" in result.stderr
+
+
+def test_a_step_that_does_not_fit_is_halved_until_it_does(cuda, cnn, tmp_path):
+    """The device is really full: its allocator refuses what goes over a limit."""
+    line = ["train", "--teacher", cnn, "--student", "dearkd_tiny_patch4_32", "--img-size", 16]
+    line += ["--set", "data.batch_size=512", "--stage1", 1, "--stage2", 0]
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats()
+    done(*line, "--out", tmp_path / "whole")
+    taken = summary(tmp_path / "whole")["peak_memory_bytes"]
+    _, total = torch.cuda.mem_get_info()
+    torch.cuda.empty_cache()
+    torch.cuda.set_per_process_memory_fraction(0.6 * taken / total)
+    try:
+        told = done(*line, "--set", "data.micro_batch=auto", "--out", tmp_path / "halved")
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0)
+        torch.cuda.empty_cache()
+    assert "out of memory: from here on data.micro_batch is" in told
+    whole, halved = (metrics(tmp_path / name)[0]["loss"] for name in ("whole", "halved"))
+    assert halved == pytest.approx(whole, rel=5e-2)

@@ -352,7 +352,7 @@ def test_compiled_steps_are_replayed_where_there_is_cuda(teacher, device, settin
 
 
 @pytest.mark.gpu
-@pytest.mark.filterwarnings("ignore:The .grad attribute")
+@pytest.mark.filterwarnings("ignore:The .grad attribute", "ignore:.*torch.jit.* is deprecated")
 def test_replayed_steps_make_the_images_of_launched_ones(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     for name, graphs in (("replayed", True), ("launched", False)):
