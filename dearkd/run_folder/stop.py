@@ -4,6 +4,7 @@ SIGTERM and SIGUSR1 are a scheduler's: it takes the machine away, and the comman
 again (`REQUEUE`). Ctrl-C is a person's.
 """
 
+import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Sequence
@@ -17,6 +18,7 @@ __all__ = [
     "RequeueSignal",
     "SCHEDULER",
     "StopRequest",
+    "UNDER",
     "raising_on_signals",
 ]
 
@@ -27,6 +29,8 @@ REQUEUE = 75
 
 EX_TEMPFAIL of sysexits.h: "the user is invited to retry the operation".
 """
+UNDER = "DEARKD_UNDER"
+"""In the environment of a command that another one has started: the other's process id."""
 SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
 """None on Windows."""
 SCHEDULER = (signal.SIGTERM,) if SIGUSR1 is None else (signal.SIGTERM, SIGUSR1)
@@ -48,14 +52,17 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class StopRequest:
-    """Whether a signal asked the process to stop."""
+    """Whether the process is asked to stop: by a signal, or as the command is gone it works for."""
 
     def __init__(self) -> None:
         self.first: int | None = None
+        self.under = int(os.environ.get(UNDER, "0"))
 
     @property
     def made(self) -> bool:
-        """Whether one did."""
+        """Whether it is."""
+        if self.first is None and self.under and os.getppid() != self.under:
+            self.first = signal.SIGTERM
         return self.first is not None
 
     def interrupted(self) -> Interrupted:

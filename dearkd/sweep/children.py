@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
 
-from dearkd.run_folder.stop import StopRequest
+from dearkd.run_folder.stop import UNDER, StopRequest
 from dearkd.run_folder.threads import usable_cores
 
 __all__ = ["Child", "run_all", "threads_each"]
@@ -38,7 +38,7 @@ class Child:
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                env={**os.environ, "OMP_NUM_THREADS": str(threads)},
+                env={**os.environ, "OMP_NUM_THREADS": str(threads), UNDER: str(os.getpid())},
                 start_new_session=True,
             )
 

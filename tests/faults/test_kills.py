@@ -13,6 +13,7 @@ import statistics
 import time
 
 import forked
+import psutil
 import pytest
 import yaml
 
@@ -136,6 +137,24 @@ def test_kill_9_at_random_moments(kind, tmp_path, moments, record_fault):
     )
     assert len(survived) == len(killed) == moments
     assert all(row["lost"] == 0 for row in killed)
+
+
+@pytest.mark.slow
+def test_a_sweep_killed_alone_leaves_no_run_behind(tmp_path, record_fault):
+    """Its run saves and ends, and the same command goes on with it."""
+    work = Sweep()
+    process = forked.start([*work.line(tmp_path), "--set", "stage1=200"], tmp_path / "log")
+    logs = tmp_path / "study" / "logs"
+    while not any("epoch" in log.read_text() for log in logs.glob("*.log")):
+        assert process.is_alive(), said(tmp_path)
+        time.sleep(0.1)
+    (run,) = psutil.Process(process.pid).children()
+    process.kill()
+    forked.ended(process)
+    psutil.wait_procs([run], timeout=60)
+    assert not run.is_running()
+    assert (tmp_path / "study" / "labels-seed0" / "checkpoint" / "last.pt").is_file()
+    record_fault("kill -9: sweep alone", times=1, survived=1)
 
 
 def killed_once(work, folder, moment):

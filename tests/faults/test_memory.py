@@ -1,6 +1,7 @@
 """A machine whose memory is really full: the system refuses a process what goes over a limit."""
 
 import re
+import shlex
 
 import pytest
 from forked import run
@@ -10,16 +11,18 @@ from dearkd.run_folder.folder import RunFolder
 ROOM = 400
 """Megabytes that a run may take once it has its libraries: less than a pass over a whole batch."""
 LIMIT = f"""
+import re
 import resource
 from pathlib import Path
 
 status = Path("/proc/self/status").read_text()
 taken = int(re.search(r"VmSize:\\s+(\\d+)", status)[1]) << 10
 resource.setrlimit(resource.RLIMIT_AS, (taken + ({ROOM} << 20), resource.RLIM_INFINITY))
-""".replace("import resource", "import re\nimport resource")
-TRAIN = "train --method ce --student dearkd_mini_patch4_32 --img-size 16 --fraction 0.36".split()
-TRAIN += "--stage1 2 --stage2 0 --set data.batch_size=512 --set precision=fp32".split()
-TRAIN += ["--set", "trackers=[]"]
+"""
+TRAIN = shlex.split(
+    "train --method ce --student dearkd_mini_patch4_32 --img-size 16 --fraction 0.36 --stage1 2 "
+    "--stage2 0 --set data.batch_size=512 --set precision=fp32 --set trackers=[]"
+)
 
 
 @pytest.mark.slow
