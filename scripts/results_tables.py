@@ -1,4 +1,4 @@
-"""Makes the tables between the marks of RESULTS.md anew from the records of studies.
+"""Makes the tables between the marks of the pages of results anew from the records of studies.
 
     python scripts/results_tables.py
 
@@ -10,12 +10,14 @@ from pathlib import Path
 from dearkd.report.study_tables import filled_blocks
 
 ROOT = Path(__file__).parents[1]
+PAGES = ("RESULTS.md", "scripts/results/SPEED.md", "scripts/results/STUDIES.md")
 
 
 def main() -> None:
-    file = ROOT / "RESULTS.md"
-    text = file.read_text(encoding="utf-8")
-    file.write_text(filled_blocks(text, ROOT), encoding="utf-8")
+    for page in PAGES:
+        file = ROOT / page
+        text = file.read_text(encoding="utf-8")
+        file.write_text(filled_blocks(text, ROOT), encoding="utf-8")
 
 
 if __name__ == "__main__":

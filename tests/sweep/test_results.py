@@ -1,4 +1,4 @@
-"""RESULTS.md's tables of studies are what their records say, to the letter."""
+"""The tables of studies on the pages of results are what their records say, to the letter."""
 
 import re
 from pathlib import Path
@@ -9,11 +9,13 @@ from toy_studies import written_record
 from dearkd.report.study_tables import filled_blocks
 
 ROOT = Path(__file__).parents[2]
+PAGES = ROOT / "scripts" / "results"
 BLOCK = "# Results\n\n<!-- sweep {} -->\n{}<!-- end -->\nMore.\n"
 
 
-def test_every_table_in_results_is_what_its_record_says():
-    text = (ROOT / "RESULTS.md").read_text(encoding="utf-8")
+@pytest.mark.parametrize("page", ["RESULTS.md", *sorted(PAGES.glob("[A-Z]*.md"))])
+def test_every_table_of_results_is_what_its_record_says(page):
+    text = (ROOT / page).read_text(encoding="utf-8")
     assert filled_blocks(text, ROOT) == text, "python scripts/results_tables.py"
     marks = re.findall(r"<!-- (sweep \S+|end) -->", text)
     assert [mark == "end" for mark in marks] == [False, True] * (len(marks) // 2)
