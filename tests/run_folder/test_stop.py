@@ -6,7 +6,7 @@ import threading
 
 import pytest
 
-from dearkd.run_folder.stop import RequeueSignal, StopRequest, raising_on_signals
+from dearkd.run_folder.stop import REQUEUE, UNDER, RequeueSignal, StopRequest, raising_on_signals
 
 
 @pytest.mark.parametrize("kind", [signal.SIGINT, signal.SIGTERM])
@@ -67,3 +67,12 @@ def test_a_thread_trains_without_hearing_signals():
     thread.start()
     thread.join()
     assert raised == []
+
+
+def test_a_command_stops_when_the_one_is_gone_that_it_works_for(monkeypatch):
+    monkeypatch.setenv(UNDER, str(os.getppid()))
+    assert not StopRequest().made
+    monkeypatch.setenv(UNDER, "1" if os.getppid() != 1 else "2")
+    stop = StopRequest()
+    assert stop.made
+    assert stop.interrupted().code == REQUEUE

@@ -9,6 +9,7 @@ from conftest import FAST_TEACHER
 from toy_studies import written_study
 
 from dearkd.config import TrainConfig
+from dearkd.data.datasets import open_data
 from dearkd.sweep.plan import difference, plan, settings_of
 from dearkd.sweep.study import read_study
 
@@ -52,6 +53,30 @@ def test_what_is_named_may_differ_and_must(write_study):
     assert [run.settings["steps"] for run in planned(study)] == [2, 4, 2, 4]
     study = write_study(arms={"a": LABELS, "b": other}, differs=["data", "steps", "epochs"])
     assert "differs names epochs, in which no arms differ" in refused("sweep", study)
+
+
+def test_what_a_machine_chooses_may_be_named_where_it_chooses_alike(write_study):
+    """A CNN and a transformer have one precision on a GPU, and two on a CPU."""
+    other = LABELS | {"student_args.mlp_ratio": 2.0}
+    study = write_study(arms={"a": LABELS, "b": other}, differs=["precision", "data.views"])
+    assert len(planned(study)) == 4
+
+
+def test_a_seed_may_have_images_of_its_own(write_study, tmp_path):
+    source = open_data("digits")[0]
+    for seed, first in ((0, 0), (1, 40)):
+        for index in range(first, first + 40):
+            place = tmp_path / f"set-{seed}" / str(source.labels[index])
+            place.mkdir(parents=True, exist_ok=True)
+            source.image(index).save(place / f"{index}.png")
+    data = {"train": str(tmp_path / "set-{seed}"), "evaluation": "digits", "img_size": 16}
+    first, second = planned(
+        write_study(settings={"data": data | {"batch_size": 20}}, arms={"a": LABELS})
+    )
+    assert first.settings["data.train"] != second.settings["data.train"]
+    for run in (first, second):
+        assert run.resolved.data.train == run.config.data.train == f"{tmp_path}/set-{run.seed}"
+        assert (run.resolved.seed, run.settings["train_images"]) == (run.seed, 40)
 
 
 def test_stages_and_student_are_what_is_compared(write_study):
@@ -103,8 +128,6 @@ def test_an_arm_has_the_same_images_at_every_fraction(write_study):
 
 
 def test_a_study_without_evaluation_images_compares_nothing(write_study, tmp_path):
-    from dearkd.data.datasets import open_data
-
     source = open_data("digits")[0]
     for index in range(40):
         place = tmp_path / "photos" / str(source.labels[index])

@@ -7,10 +7,11 @@ import timm
 import torch
 from conftest import quiet_train
 from safetensors.torch import load_file
+from torch import nn
 
 from dearkd.models import cost
 from dearkd.run_folder.folder import RunFolder
-from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import compile_step, layout_rule, precision_rule, set_attention
 
 with torch.device("meta"):
     CNN, VIT = timm.create_model("resnet18"), timm.create_model("deit_tiny_patch16_224")
@@ -58,6 +59,20 @@ def test_short_sequences_are_plain_products(student, device, fused):
     set_attention(network, device)
     assert {block.attn.fused_attn for block in network.blocks} == {fused}
     torch.testing.assert_close(network(images), before)
+
+
+@pytest.mark.parametrize(
+    ("device", "whole", "mode"),
+    [(CUDA, True, "reduce-overhead"), (CUDA, False, None), (CPU, True, None)],
+)
+def test_a_step_is_replayed_on_cuda_unless_gradients_are_added_up(device, whole, mode):
+    class Objective(nn.Module):
+        def compile(self, **options):
+            self.options = options
+
+    objective = Objective()
+    compile_step(objective, device, whole=whole)
+    assert objective.options == {"mode": mode}
 
 
 def test_mixed_follows_the_curve_of_float32(tmp_path):
