@@ -148,6 +148,8 @@ def _check_containers(known: Any, given: Any, prefix: str = "") -> None:
         ours, name = known.get(key), f"{prefix}{key}"
         if isinstance(ours, list | tuple) and not isinstance(value, list | tuple):
             raise UserError(f"{name} must be a list, got {value}; write it as [...]")
+        if key in known and ours is None and isinstance(value, dict):
+            raise UserError(f"{name} has no fields, got {value}; write a value or a list")
         if isinstance(ours, dict):
             if not isinstance(value, dict):
                 raise UserError(f"{name} must have fields, got {value}; write it as {{KEY: VALUE}}")

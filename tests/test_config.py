@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from dearkd.config import TrainConfig, load_config
-from dearkd.config_file import to_yaml
+from dearkd.config_file import to_yaml, user_tree
 from dearkd.errors import UserError
+from dearkd.synthesis.setup import SynthesizeConfig
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
 
@@ -53,6 +54,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ),
         ("imports=own.py", r"imports must be a list, got own\.py; write it as \[\.\.\.\]"),
         ("imports={a: 1}", "imports must be a list, got"),
+        ("data.workers={a: 1}", r"data\.workers has no fields, got \{'a': 1\}; write a value"),
         ("student_args=[1]", r"student_args must have fields, got \[1\]; write it as \{KEY: VALUE"),
         ("data=3", "data must have fields, got 3"),
         ("trackers=[board]", r"trackers: Invalid value '\['board'\]', expected one of"),
@@ -124,3 +126,10 @@ def test_there_are_recipes():
     assert {"dearkd_ti", "dearkd_s", "dearkd_b", "deit_ti_hard", "cifar10_cpu", "digits"} <= {
         file.stem for file in CONFIGS
     }
+
+
+def test_an_empty_mapping_is_no_list():
+    with pytest.raises(
+        UserError, match=r"classes has no fields, got \{\}; write a value or a list"
+    ):
+        user_tree(SynthesizeConfig, None, ["classes={}"], None)
