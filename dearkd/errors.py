@@ -31,7 +31,7 @@ class WriteError(UserError, OSError):
 
 FULL = (
     "DefaultCPUAllocator: can't allocate memory",
-    "could not create a primitive",  # by oneDNN, which makes its kernels as they are needed
+    "could not create a primitive",  # oneDNN's one word for all that fails, full memory included
     "MPS backend out of memory",
 )
 """How torch says of a CPU and of Apple's GPUs what has an error of its own on others."""

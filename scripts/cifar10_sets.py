@@ -1,11 +1,11 @@
-"""The image sets of the studies cifar10_data_free*.yaml, from CIFAR-10's teacher and its files.
+"""The image sets of the studies cifar10_boundary and cifar10_data_free*, from CIFAR-10's teacher.
 
-    python scripts/cifar10_sets.py --data cifar10/train.parquet --pictures photos/ --jobs 2
+    python scripts/cifar10_sets.py --data cifar10 --pictures photos/ --jobs 2
 
 Into ``--out`` (default: runs/cifar10-sets, where the studies look for them) go synthetic sets, made
 from the teacher alone, and with ``--data`` what they are held against: as many real images,
 pictures of another subject, noise, and the validation images that students are judged on. A second
-call goes on where the first stopped.
+call goes on where the first stopped. Each command has the threads that OMP_NUM_THREADS says.
 """
 
 import argparse
@@ -25,8 +25,9 @@ from dearkd.data.datasets import open_data
 from dearkd.data.sources import ImageSource
 
 SIZE, CLASSES, IMAGES = 32, 10, 5000
+ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ["--teacher", "dearkd_cnn8_32"]
-TEACHER += ["--teacher-weights", "scripts/results/cifar10_teacher.safetensors"]
+TEACHER += ["--teacher-weights", str(ROOT / "scripts" / "results" / "cifar10_teacher.safetensors")]
 INVERSION, PLAIN = "cifar10_cpu.yaml", "cifar10_cpu_deepinversion.yaml"
 GENERATOR = "cifar10_generator.yaml"
 SETS: dict[str, tuple[str, int, int, list[str]]] = {
@@ -68,7 +69,7 @@ def main() -> None:
 def command(name: str, args: argparse.Namespace) -> list[str]:
     """The command that makes a set, goes on with it, or finds it finished."""
     config, images, seed, settings = SETS[name]
-    file = Path(__file__).resolve().parents[1] / "configs" / "synth" / config
+    file = ROOT / "configs" / "synth" / config
     line = [sys.executable, "-m", "dearkd", "synthesize", str(file), *TEACHER, "--go-on"]
     line += ["--per-class", str(images // CLASSES), "--seed", str(seed)]
     groups = [] if config == GENERATOR else [f"groups_per_batch={args.groups}"]
@@ -92,6 +93,8 @@ def write_references(data: str, pictures: Path | None, out: Path) -> None:
     write_pictures(out / "noise.parquet", map(Image.fromarray, noise))
     if pictures is not None:
         files = sorted(file for file in pictures.rglob("*") if file.is_file())
+        if not files:
+            raise SystemExit(f"--pictures {pictures} has no files; name a folder of pictures")
         write_pictures(out / "pictures.parquet", crops(files, rng))
 
 
@@ -132,7 +135,9 @@ def write_table(file: Path, images: Iterable[Image.Image], labels: list[int] | N
     columns = {"image": pa.array(cells, kind)}
     if labels is not None:
         columns["label"] = pa.array(labels, pa.int64())
-    pq.write_table(pa.table(columns), file, row_group_size=1000)
+    part = file.with_suffix(".part")
+    pq.write_table(pa.table(columns), part, row_group_size=1000)
+    part.rename(file)  # a file that stands is whole
 
 
 def _arguments() -> argparse.Namespace:

@@ -30,7 +30,8 @@ REQUEUE = 75
 EX_TEMPFAIL of sysexits.h: "the user is invited to retry the operation".
 """
 UNDER = "DEARKD_UNDER"
-"""In the environment of a command that another one has started: the other's process id."""
+"""In the environment of a command that another one has started: the other's process id. Read where
+a process is its parent's own child; Python in a virtual environment on Windows is a launcher's."""
 SIGUSR1: int | None = getattr(signal, "SIGUSR1", None)
 """None on Windows."""
 SCHEDULER = (signal.SIGTERM,) if SIGUSR1 is None else (signal.SIGTERM, SIGUSR1)
@@ -52,11 +53,12 @@ class Interrupted(Exception):  # noqa: N818 - not an error
 
 
 class StopRequest:
-    """Whether the process is asked to stop: by a signal, or as the command is gone it works for."""
+    """Whether the process is to stop: by a signal, or as the command is gone that started it."""
 
     def __init__(self) -> None:
         self.first: int | None = None
-        self.under = int(os.environ.get(UNDER, "0"))
+        under = os.environ.get(UNDER, "")
+        self.under = int(under) if under.isdecimal() and os.name == "posix" else 0
 
     @property
     def made(self) -> bool:

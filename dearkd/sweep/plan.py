@@ -34,6 +34,8 @@ COMPARED = (
 """What arms of a study may differ in; a group's name stands for its fields."""
 BY_RULE = ("precision", "memory_format", "views")
 """Settings that a rule chooses by the machine, where they are left open."""
+CHOSEN_BY_RULE = (*BY_RULE[:2], *(f"teacher.{name}" for name in BY_RULE[:2]), "data.views")
+"""These, by their whole names."""
 PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
 """Settings that name a place: what lies there counts, not where."""
 
@@ -80,17 +82,17 @@ def plan(study: StudyFile, *, trust: bool = False, costs: bool = False) -> list[
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
             that differ in what should be equal.
     """
-    seeds = study.config.seeds
-    built: list[PlannedRun] = []
-    for fraction in study.described().fractions:
-        alike = [_built(study, arm, fraction, seeds[0], trust, costs) for arm in study.config.arms]
-        for first, second in combinations(alike, 2):
-            _check_pair(first, second, study.config.differs)
-        built += alike
+    seeds, arms = study.config.seeds, study.config.arms
+    fractions = study.described().fractions
+    built = [_built(study, arm, f, seeds[0], trust, costs) for f in fractions for arm in arms]
     _check_differs(study.config.differs, built)
     if trust and not any(run.opens_networks for run in built):
         raise UserError("--trust has no effect: no arm opens a network; leave it out")
-    return [_with_seed(study, run, seed, trust, costs) for seed in seeds for run in built]
+    runs = [_with_seed(study, run, seed, trust, costs) for seed in seeds for run in built]
+    for first, second in combinations(runs, 2):
+        if (first.fraction, first.seed) == (second.fraction, second.seed):
+            _check_pair(first, second, study.config.differs)
+    return runs
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any] | None:
@@ -225,7 +227,7 @@ def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
     """Refuses a name in ``differs`` that no two arms need, on whatever machine."""
     pairs = [pair for pair in combinations(runs, 2) if pair[0].fraction == pair[1].fraction]
     for name in differs:
-        if name.rpartition(".")[2] in BY_RULE:
+        if name in CHOSEN_BY_RULE:
             continue
         if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
             raise UserError(

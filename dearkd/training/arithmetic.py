@@ -9,10 +9,10 @@ The rule, and what it rests on:
   networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). A transformer on such a CPU
   is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else is slower under autocast
   (micro student, batch 64, two cores: 122 images/s, against 92 in float32 and 50 to 72 in bf16).
-- Attention is written out as plain products for up to `PRODUCT_PATCHES` patches, in training: at 66
-  tokens these layers take 0.78 to 1.0 of the fused kernel's time on a CPU (AVX2), where they bring
-  the mixed step above to 153 images/s, and 0.64 to 0.86 on an H100 (1.03 with heads of 16 in bf16).
-  At 198 tokens the fused kernel is faster (`scripts/bench_attention.py`).
+- Attention is written out as plain products on a CPU for up to `PRODUCT_PATCHES` patches, in
+  training: at 66 tokens these layers take 0.78 to 1.0 of the fused kernel's time (AVX2), and bring
+  the mixed step above to 153 images/s. At 198 tokens the fused kernel is faster
+  (`scripts/bench_attention.py`).
 - channels_last for convolutional networks on CUDA or in bf16, but not where convolutions are
   grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
   alone. In float32 on a CPU it gains little, and with oneDNN 3.12 strided 1x1 convolutions of
@@ -56,7 +56,7 @@ CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 BF16_CAPABILITY = (8, 0)
 """CUDA capability from which there are units for bf16."""
 PRODUCT_PATCHES = 128
-"""Patches up to which attention is written out: 64 are faster so, 196 are slower."""
+"""Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
 """Instruction sets of a CPU, as torch names them."""
 
@@ -123,8 +123,6 @@ def with_arithmetic(
     views, reason = _views_rule(config.data, device)
     if reason:
         reasons["views"] = reason
-    if device.type == "cuda" and not config.compile:
-        reasons["step"] = "--set compile=true replays it, which is much faster for a small student"
     config = dataclasses.replace(
         config,
         data=dataclasses.replace(config.data, views=views),
@@ -151,28 +149,30 @@ def set_attention(network: nn.Module, device: torch.device) -> None:
     """Puts timm's attention layers on plain products or on the fused kernel, by the rule."""
     embed: Any = getattr(network, "patch_embed", None)
     patches = getattr(embed, "num_patches", None)
-    if device.type not in ("cpu", "cuda") or patches is None or patches > PRODUCT_PATCHES:
+    if device.type != "cpu" or patches is None or patches > PRODUCT_PATCHES:
         return
     for layer in network.modules():
         if isinstance(layer, Attention):
             setattr(layer, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
 
 
-def compile_step(objective: nn.Module, device: torch.device, *, whole: bool = True) -> None:
-    """Compiles the forward and backward pass of a step in place.
+def compile_step(objective: nn.Module, device: torch.device, *, whole: bool = True) -> bool:
+    """Compiles the forward and backward pass of a step in place; True if it is replayed.
 
     On a CUDA device both are replayed as CUDA graphs: a small student's step is a thousand short
     kernels, and to launch them takes longer than to run them (an H100, `dearkd_mini_patch4_32`,
     batch 64: 36 ms a step, compiled 27, replayed 6).
 
     Args:
-        objective: What takes a batch and returns the terms of its loss.
+        objective: What takes a batch and returns the terms of its loss. Where it is replayed, the
+            next step writes over these: what is kept of them has to be a copy.
         device: Where it is.
         whole: Whether a step is one pass of one process. Gradients that are added up over passes,
             or shared over processes while they are made, can't lie in a graph's own memory.
     """
     graphs = device.type == "cuda" and whole
     objective.compile(mode="reduce-overhead" if graphs else None)
+    return graphs
 
 
 def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:

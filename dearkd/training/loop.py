@@ -164,7 +164,12 @@ class Trainer:
         objective.train()
         if self.config.compile:
             whole = self.accumulate == self.accelerator.num_processes == 1 and not self.halving
-            compile_step(objective, self.accelerator.device, whole=whole)
+            device = self.accelerator.device
+            if not compile_step(objective, device, whole=whole) and device.type == "cuda":
+                self.progress.say(
+                    "compiled, but not replayed as CUDA graphs: a step here is not one pass of one "
+                    "process (data.micro_batch, several processes)"
+                )
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
 

@@ -113,10 +113,10 @@ def session(
 
 
 def arithmetic_line(config: TrainConfig, reasons: dict[str, str]) -> str:
-    """Precision and layout of student and teacher, where views are made, and why so; a step's."""
+    """Precision and layout of student and teacher, where views are made, and why so."""
     of: dict[str, TrainConfig | TeacherConfig] = {"student": config, "teacher": config.teacher}
     chosen = {role: f"{own.precision}, {own.memory_format}" for role, own in of.items()}
-    chosen |= {"views": f"on the {config.data.views}", "step": "not compiled"}
+    chosen["views"] = f"on the {config.data.views}"
     parts = [f"{role} {chosen[role]} ({reason})" for role, reason in reasons.items()]
     return f"arithmetic: {'; '.join(parts)}"
 

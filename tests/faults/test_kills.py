@@ -141,7 +141,7 @@ def test_kill_9_at_random_moments(kind, tmp_path, moments, record_fault):
 
 @pytest.mark.slow
 def test_a_sweep_killed_alone_leaves_no_run_behind(tmp_path, record_fault):
-    """Its run saves and ends, and the same command goes on with it."""
+    """Its run saves and ends."""
     work = Sweep()
     process = forked.start([*work.line(tmp_path), "--set", "stage1=200"], tmp_path / "log")
     logs = tmp_path / "study" / "logs"

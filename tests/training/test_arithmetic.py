@@ -45,13 +45,11 @@ def test_a_cpu_computes_cnns_in_bf16_where_it_has_units(monkeypatch):
     [
         ("dearkd_micro_patch4_32", CPU, False),
         ("deit_micro_distilled_patch4_32", CPU, False),
-        ("dearkd_micro_patch4_32", CUDA, False),
-        ("dearkd_micro_patch4_32", torch.device("mps"), True),  # not measured
+        ("dearkd_micro_patch4_32", CUDA, True),
         ("dearkd_tiny_patch16_224", CPU, True),  # 198 tokens
-        ("dearkd_tiny_patch16_224", CUDA, True),
     ],
 )
-def test_short_sequences_are_plain_products(student, device, fused):
+def test_short_sequences_are_plain_products_on_a_cpu(student, device, fused):
     torch.manual_seed(0)
     network = timm.create_model(student, depth=2, mhca_depth=1).eval()
     images = torch.randn(2, 3, *network.default_cfg["input_size"][1:])
@@ -71,7 +69,7 @@ def test_a_step_is_replayed_on_cuda_unless_gradients_are_added_up(device, whole,
             self.options = options
 
     objective = Objective()
-    compile_step(objective, device, whole=whole)
+    assert compile_step(objective, device, whole=whole) is (mode is not None)
     assert objective.options == {"mode": mode}
 
 

@@ -20,6 +20,7 @@ SETTINGS = ["data.batch_size=60", "data.fraction=0.1", "data.mixup=0.8", "optim.
 ERRORS = (
     torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
     RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes."),
+    RuntimeError("could not create a primitive"),
 )
 
 
@@ -51,7 +52,9 @@ def weights(folder):
 
 
 @pytest.mark.parametrize(
-    ("student", "error"), [("toy_student", ERRORS[0]), ("toy_cnn", ERRORS[1])], ids=["cuda", "cpu"]
+    ("student", "error"),
+    [("toy_student", ERRORS[0]), ("toy_cnn", ERRORS[1]), ("toy_student", ERRORS[2])],
+    ids=["cuda", "cpu", "onednn"],
 )
 def test_it_is_the_run_of_which_that_size_was_typed(student, error, tmp_path, monkeypatch):
     """Half of 60 does not fit either, and 15 is odd."""
