@@ -13,6 +13,7 @@ __all__ = [
     "EPOCH",
     "LOSS_CURVES",
     "MANIFEST",
+    "METADATA",
     "RECORDED_RUN",
     "STUDY",
     "SUMMARY",
@@ -81,10 +82,25 @@ SUMMARY: Shape = {
     ...: object,
 }
 """``summary.json``; older versions left parts of it out."""
+METADATA: Shape = {
+    "arch": str,
+    "num_classes": whole,
+    "img_size?": (whole, NONE),
+    "class_names?": ([str], NONE),
+    "mean?": ([number], NONE),
+    "std?": ([number], NONE),
+    "interpolation?": (str, NONE),
+    "crop_pct?": NUMBER,
+    "args?": (dict, NONE),
+    "heads?": ([str], NONE),
+    "head_scales?": ({...: number}, NONE),
+    ...: object,
+}
+"""What dearkd writes beside weights."""
 CURVE: Shape = {
     "epoch": [whole],
     "stage": [str],
-    "images_per_second": [NUMBER],
+    "images_per_second": [number],
     "attention_distance?": [(table, NONE)],
     "token_cosine?": [(table, NONE)],
     ...: [(NUMBER, table)],

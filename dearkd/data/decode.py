@@ -44,7 +44,8 @@ class BadImageError(UserError):
         self.reason = reason
 
     def __str__(self) -> str:
-        return f"cannot decode {self.name} ({self.reason})"
+        name = "".join(c if c.isprintable() else repr(c)[1:-1] for c in self.name)
+        return f"cannot decode {name} ({self.reason})"
 
 
 def open_image(file: Path | bytes | Callable[[], Any], name: str) -> Image.Image:

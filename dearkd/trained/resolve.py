@@ -16,6 +16,7 @@ from dearkd.errors import MissingFileError, UserError
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
 from dearkd.run_folder.folder import RunFolder
+from dearkd.shapes import METADATA, misfit
 from dearkd.trained.imports import import_files
 
 __all__ = [
@@ -199,6 +200,7 @@ def _of_file(
             f"{role} {file} was not written by dearkd; give its model's timm name instead, and "
             f"{option} for these weights"
         )
+    _check_metadata(file, metadata)
     name, (run, config) = str(metadata["arch"]), _run_of(file)
     unknown = not timm.is_model(split_model_name_tag(name)[0])
     imports = [str(entry) for entry in config.get("imports") or ()] if unknown else []
@@ -236,6 +238,8 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
     architecture = split_model_name_tag(text)[0]
     if metadata.get("arch", architecture) != architecture:
         raise UserError(f"weights {weights} are of {metadata['arch']}, not {text}; name that model")
+    if "arch" in metadata:
+        _check_metadata(weights, metadata)
     return Resolved(
         text=text,
         role=role,
@@ -244,6 +248,11 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
         weights=weights,
         metadata=metadata,
     )
+
+
+def _check_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
+    if (fault := misfit(dict(metadata), METADATA)) is not None:
+        raise UserError(f"{file} has damaged metadata ({fault}); fetch it again")
 
 
 def _run_of(file: Path) -> tuple[Path | None, dict[str, Any]]:

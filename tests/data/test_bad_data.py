@@ -350,3 +350,7 @@ def test_a_view_that_shows_another_image_has_no_number(mixup):
         nameless = {place, place ^ 1} if mixup else {place}
         expected = [-1 if p in nameless else 8 * epoch + p for p in range(8)]
         assert batch["view"].tolist() == expected
+
+
+def test_a_bad_image_is_told_in_one_line_whatever_its_name():
+    assert str(BadImageError("c\n/0\r.png", "broken")) == "cannot decode c\\n/0\\r.png (broken)"

@@ -49,6 +49,15 @@ def test_a_damaged_record_is_refused(change, tmp_path):
         read_record(path)
 
 
+def test_a_record_without_a_speed_is_refused(tmp_path):
+    path = written_record(tmp_path)
+    content = json.loads(path.read_text())
+    content["runs"][0]["curve"]["images_per_second"][0] = None
+    path.write_text(json.dumps(content))
+    with pytest.raises(UserError, match="images_per_second"):
+        read_record(path)
+
+
 def test_the_report_says_what_is_wrong_with_a_record(tmp_path):
     path = written_record(tmp_path)
     path.write_text(path.read_text().replace('"curve"', '"curv"'))

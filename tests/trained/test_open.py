@@ -1,6 +1,7 @@
 """Trained networks by name, folder or file, and every way to name one that does not work."""
 
 import pickle
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -65,6 +66,25 @@ def test_run_folder_and_its_file_are_teachers(run: Path) -> None:
         theirs = (raw - mean[:, None, None]) / std[:, None, None]
         expected = small(4).eval()(theirs)
         torch.testing.assert_close(teacher(images).logits, expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"num_classes": None}, "damaged metadata (num_classes is "),
+        ({"mean": "x"}, "damaged metadata (mean is "),
+        ({"heads": [1]}, "damaged metadata (heads[0] is "),
+    ],
+)
+def test_a_strangers_metadata_are_held_against_their_shape(
+    tmp_path: Path, change: dict[str, Any], message: str
+) -> None:
+    file = tmp_path / "model.safetensors"
+    save_model(file, small(4), metadata(**change))
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(str(tmp_path))
+    with pytest.raises(UserError, match=re.escape(message)):
+        resolve(SMALL, weights=file)
 
 
 def test_transformer_run_keeps_its_image_size(tmp_path: Path) -> None:
