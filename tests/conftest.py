@@ -146,7 +146,7 @@ def cuda(device):
 
 def pytest_addoption(parser):
     parser.addoption("--moments", type=int, default=1, help="tests/faults: times of each fault")
-    parser.addoption("--record", type=Path, help="tests/faults: JSON file for their table")
+    parser.addoption("--record", type=Path, help="JSON file for tables of slow tests")
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def moments(request):
 
 
 @pytest.fixture(scope="session")
-def _fault_rows(request):
+def _recorded(request):
     rows = {}
     yield rows
     if (file := request.config.getoption("--record")) is not None:
@@ -164,11 +164,21 @@ def _fault_rows(request):
 
 
 @pytest.fixture
-def record_fault(_fault_rows):
+def record_curves(_recorded):
+    """Notes the losses, epoch by epoch, of one process and of two."""
+
+    def record(name, one, two):
+        _recorded[name] = {"one_process": one, "two_processes": two}
+
+    return record
+
+
+@pytest.fixture
+def record_fault(_recorded):
     """Notes a fault: times caused, survived, finished work lost, seconds to go on (median, max)."""
 
     def record(fault, *, times, survived, lost=0, seconds_to_go_on=None):
-        _fault_rows[fault] = {
+        _recorded[fault] = {
             "times": times,
             "survived": survived,
             "finished_work_lost": lost,
