@@ -18,6 +18,7 @@ __all__ = [
     "STUDY",
     "SUMMARY",
     "misfit",
+    "number",
 ]
 
 Shape = Any

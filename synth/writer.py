@@ -227,15 +227,12 @@ class Writer:
         return self.out / ".parts" / f"group_{group.id:06d}.json"
 
     def _write_once(self, name: str, content: bytes) -> None:
-        """Write a file unless it exists, and remove what a killed attempt left of it.
-
-        Only one process works on a group, so the leftovers are nobody else's.
-        """
+        """Write a file unless it exists, and remove what a killed attempt left of it."""
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
-        for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-            leftover.unlink()
-        if not path.exists():
+        if path.exists():
+            _remove_leftovers(path)
+        else:
             write_whole(path, content)
 
     def _encode(self, image: Tensor) -> bytes:
@@ -277,9 +274,18 @@ def _read_json(path: Path) -> dict[str, Any]:
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write (or replace) a file that appears only when whole."""
+    """Write (or replace) a file that appears only when whole.
+
+    What a killed process left of it is removed first: every file has one process that writes it.
+    """
+    _remove_leftovers(path)
     with _temporary(path, content) as temporary:
         temporary.replace(path)
+
+
+def _remove_leftovers(path: Path) -> None:
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
 
 
 @contextmanager

@@ -6,6 +6,7 @@ workers.
 
 import hashlib
 import importlib.metadata
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +15,6 @@ from typing import Any, Protocol, TypeVar, runtime_checkable
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from timm.utils.misc import natural_key
 
 from dearkd.data.order import Shards, stratified_rows
 from dearkd.errors import UserError
@@ -209,7 +209,13 @@ def encoded_labels(
 
 def natural_order(items: Iterable[T]) -> list[T]:
     """The items sorted by name, numbers by value as timm does: img2 comes before img10."""
-    return sorted(items, key=lambda item: natural_key(str(item)))  # type: ignore[no-untyped-call]
+    return sorted(items, key=lambda item: _natural_key(str(item)))
+
+
+def _natural_key(name: str) -> list[str | int]:
+    # Not timm's natural_key, which takes a name like "x²" for one with a number.
+    parts = re.split(r"(\d+)", name.lower())
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
 
 
 def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:

@@ -16,6 +16,7 @@ from dearkd.report.rows import set_row
 from dearkd.report.set_ranking import rankings
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
 from dearkd.said import command, counted, data_name, seconds_text
+from dearkd.shapes import number
 
 __all__ = ["synthetic_section"]
 
@@ -112,7 +113,7 @@ def _weights(objective: dict[str, Any]) -> str:
     parts = []
     for key, value in objective.items():
         name = key.removesuffix("_weight")
-        if name != key and value:
+        if name != key and number(value) and value:
             how = " (relative)" if name == "bn" and objective.get("bn_relative") else ""
             parts.append(f"{name} {value:.3g}{how}")
     return ", ".join(parts)

@@ -20,7 +20,7 @@ from dearkd.data.hosted import TimmSource
 from dearkd.data.loaders import eval_loader, train_loader
 from dearkd.data.mixing import Mixing
 from dearkd.data.order import EpochOrder, ViewKey
-from dearkd.data.sources import Classes
+from dearkd.data.sources import Classes, natural_order
 from dearkd.data.views import Views
 from dearkd.errors import UserError
 
@@ -354,3 +354,7 @@ def test_a_view_that_shows_another_image_has_no_number(mixup):
 
 def test_a_bad_image_is_told_in_one_line_whatever_its_name():
     assert str(BadImageError("c\n/0\r.png", "broken")) == "cannot decode c\\n/0\\r.png (broken)"
+
+
+def test_names_with_digits_of_any_script_are_sorted():
+    assert natural_order(["img10", "img2", "img²", "img٣"]) == ["img2", "img٣", "img10", "img²"]

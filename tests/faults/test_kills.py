@@ -35,7 +35,13 @@ MADE = shlex.split(
 )
 
 
-class Training:
+class Work:
+    def is_leftover(self, file):
+        """Whether a temporary file is one that a killed process has left."""
+        return "lock" not in file.name
+
+
+class Training(Work):
     """A run that saves after every step."""
 
     def line(self, folder):
@@ -57,6 +63,10 @@ class Training:
 class Cache(Training):
     """The same with the teacher's labels kept, which the run that goes on reads."""
 
+    def is_leftover(self, file):
+        """Labels are shared: a file that another run might be writing is removed a day later."""
+        return file.parent.name != "labels"
+
     def line(self, folder):
         return [*CACHED, "--cache-labels", folder / "labels", "--out", folder / "run"]
 
@@ -66,7 +76,7 @@ class Cache(Training):
         return super().lost(folder, finished)
 
 
-class Files:
+class Files(Work):
     """What is finished once a file of it stands, and must not be written again."""
 
     def bytes(self, folder):
@@ -168,7 +178,7 @@ def killed_once(work, folder, moment):
     seconds = forked.seconds_until_it_writes(process, folder)
     assert forked.ended(process) == 0, said(folder)
     lost = work.lost(folder, finished) if killed else 0
-    assert not [file for file in folder.rglob(".*.tmp*") if "lock" not in file.name]
+    assert not [file for file in folder.rglob(".*.tmp*") if work.is_leftover(file)]
     return {"killed": killed, "bytes": work.bytes(folder), "lost": lost, "seconds": seconds}
 
 

@@ -57,9 +57,10 @@ def photos(folder, good, bad=0):
     """Digits as files, and files that only look like images."""
     source = open_data("digits")[1]
     for index in range(good):
-        place = folder / str(source.labels[index])
+        row = index % len(source)
+        place = folder / str(source.labels[row])
         place.mkdir(parents=True, exist_ok=True)
-        source.image(index).save(place / f"{index}.png")
+        source.image(row).save(place / f"{index}.png")
     for index in range(bad):
         (folder / str(index % 10) / f"bad-{index}.png").write_bytes(b"\x89PNG\r\n" + bytes(index))
     return folder

@@ -148,3 +148,11 @@ def test_pictures_hold_every_image(pixels):
     assert sheet.getpixel((120, 101)) == tuple(pixels[3, :, 0, 0].tolist())
     big = torch.full((1, 1, 224, 224), 7, dtype=torch.uint8)
     assert preview_grid(big, columns=1).getpixel((50, 50)) == (7, 7, 7)
+
+
+def test_a_file_that_is_replaced_leaves_nothing_of_a_killed_process(tmp_path):
+    writer = Writer(tmp_path, ("a", "b", "c"), "png")
+    leftover = tmp_path / ".preview.png.abc123.tmp"
+    leftover.write_bytes(b"half a picture")
+    writer.write_picture("preview.png", Image.new("RGB", (4, 4)))
+    assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["preview.png"]
