@@ -167,8 +167,10 @@ def compile_step(objective: nn.Module, device: torch.device, *, whole: bool = Tr
         objective: What takes a batch and returns the terms of its loss. Where it is replayed, the
             next step writes over these: what is kept of them has to be a copy.
         device: Where it is.
-        whole: Whether a step is one pass of one process. Gradients that are added up over passes,
-            or shared over processes while they are made, can't lie in a graph's own memory.
+        whole: Whether a step is one pass of one process, in a run of one stage. Gradients that are
+            added up over passes, or shared over processes while they are made, can't lie in a
+            graph's own memory; and the second stage of four runs went wrong when it was replayed
+            (RESULTS.md).
     """
     graphs = device.type == "cuda" and whole
     objective.compile(mode="reduce-overhead" if graphs else None)

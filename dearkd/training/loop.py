@@ -127,6 +127,8 @@ class Trainer:
                 reached = len(self.position.watched) if stage.rule else self.position.epoch
                 self.lengths[stage.name] = min(last, reached) - sum(self.lengths.values())
                 stage.let_go()
+                if self.config.compile:
+                    torch.compiler.reset()  # a stage's graphs and their memory go with it
                 self.accelerator.free_memory()
                 release_memory()  # once more: accelerate collects before it lets its models go
 
@@ -163,12 +165,13 @@ class Trainer:
         saved.clear()
         objective.train()
         if self.config.compile:
-            whole = self.accumulate == self.accelerator.num_processes == 1 and not self.halving
+            passes = self.accumulate * self.accelerator.num_processes
+            whole = passes == len(self.stages) == 1 and not self.halving
             device = self.accelerator.device
             if not compile_step(objective, device, whole=whole) and device.type == "cuda":
                 self.progress.say(
-                    "compiled, but not replayed as CUDA graphs: a step here is not one pass of one "
-                    "process (data.micro_batch, several processes)"
+                    "compiled, but not replayed as CUDA graphs: the run has two stages, or a step "
+                    "is not one pass of one process (data.micro_batch, several processes)"
                 )
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
