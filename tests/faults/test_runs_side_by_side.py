@@ -96,6 +96,7 @@ def test_a_loader_process_that_dies_is_told_and_the_run_goes_on(
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:resource_tracker")  # it may have gone with a killed test
 def test_corrupt_images_by_the_hundred_cost_no_memory(tmp_path, record_fault):
     """The peak of the command with 400 of 1,200 images corrupt, beside the one with none."""
     peaks = []
