@@ -166,7 +166,8 @@ class Trainer:
         objective.train()
         if self.config.compile:
             passes = self.accumulate * self.accelerator.num_processes
-            whole = passes == len(self.stages) == 1 and not self.halving
+            trained = sum(stage.epochs > 0 for stage in self.stages)
+            whole = passes == trained == 1 and not self.halving
             device = self.accelerator.device
             if not compile_step(objective, device, whole=whole) and device.type == "cuda":
                 self.progress.say(

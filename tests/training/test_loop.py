@@ -16,6 +16,7 @@ from safetensors.torch import load_file
 from dearkd.config import load_config
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted
+from dearkd.training import loop
 from dearkd.training import train as launch
 from dearkd.training.batches import training_batches
 from dearkd.training.build import build
@@ -199,6 +200,32 @@ def test_every_method_overfits_a_few_images(method, tmp_path, toy_teacher):
     quiet_train({**options, "out": str(tmp_path / "run")}, few)
     lines = RunFolder(tmp_path / "run").read_metrics()
     assert lines[-1]["class"] < 0.1 * lines[0]["class"]
+
+
+@pytest.mark.parametrize(
+    ("options", "settings", "whole"),
+    [
+        ({"stage1": 1, "stage2": 0}, [], True),
+        ({"stage1": 1, "stage2": 1}, [], False),
+        ({"stage1": 1, "stage2": 0}, ["data.micro_batch=20"], False),
+        ({"stage1": 1, "stage2": 0}, ["data.micro_batch=auto"], False),
+    ],
+)
+def test_a_step_is_whole_in_one_pass_of_one_stage(
+    tmp_path, toy_teacher, monkeypatch, options, settings, whole
+):
+    """What may be replayed as CUDA graphs; a CPU compiles it in any case."""
+    told = []
+
+    def compile_step(objective, device, *, whole):
+        told.append(whole)
+        return False
+
+    monkeypatch.setattr(loop, "compile_step", compile_step)
+    options |= {"teacher.name": str(toy_teacher), "out": str(tmp_path / "run")}
+    settings = [*settings, "compile=true", "data.fraction=0.1", "data.batch_size=60"]
+    quiet_train({**SHORT, **options}, settings)
+    assert told == [whole] * (1 + bool(options["stage2"]))
 
 
 def test_accumulated_steps_equal_whole_ones(tmp_path, toy_teacher):
