@@ -87,8 +87,8 @@ class TrainConfig:
     memory_format: MemoryFormat = "auto"
     """Layout of the student's weights and images; auto and fastest as for ``precision``."""
     compile: bool = False
-    """torch.compile the step (student, teacher, losses), on a GPU replayed as CUDA graphs: pays on
-    long runs, most of all with a small student on a GPU; needs a C++ compiler on a CPU."""
+    """torch.compile the step (student, teacher, losses), on a GPU replayed as CUDA graphs in a run
+    of one stage: pays on long runs, most of all with a small student; needs C++ on a CPU."""
     eval_every: int = 1
     """Epochs between evaluations; the last epoch is always evaluated."""
     checkpoint_minutes: float = 10.0

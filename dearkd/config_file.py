@@ -80,10 +80,10 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
         UserError: Unknown key, wrong type or value out of range.
     """
     known = OmegaConf.structured(kind)
-    for layer in layers:
-        given = OmegaConf.to_container(OmegaConf.create(layer))
-        _check_containers(OmegaConf.to_container(known), given)
     try:
+        for layer in layers:
+            given = OmegaConf.to_container(OmegaConf.create(layer))
+            _check_containers(OmegaConf.to_container(known), given)
         config = OmegaConf.to_object(OmegaConf.merge(known, *layers))
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error

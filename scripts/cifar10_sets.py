@@ -36,7 +36,7 @@ SETS: dict[str, tuple[str, int, int, list[str]]] = {
     "generator-0": (GENERATOR, IMAGES, 0, []),
     "generator-20000": (GENERATOR, 20_000, 0, []),
     "boundary-20000": (INVERSION, 20_000, 3, []),
-    "weak-statistics": (INVERSION, IMAGES, 0, ["objective.bn_weight=1"]),
+    "strong-statistics": (INVERSION, IMAGES, 0, ["objective.bn_weight=10"]),
     "boundary-1": (INVERSION, IMAGES, 1, []),
     "plain-1": (PLAIN, IMAGES, 1, []),
     "boundary-2": (INVERSION, IMAGES, 2, []),

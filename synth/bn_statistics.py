@@ -28,7 +28,7 @@ __all__ = [
 ]
 
 NO_EPS = 1e-30
-"""Lost in 1 + eps; torch before 2.13 refuses 0."""
+"""Lost in 1 + eps; torch 2.11 refuses 0."""
 
 
 class _BatchNormStatistics(torch.autograd.Function):

@@ -32,10 +32,11 @@ COMPARED = (
     "switch",
 )
 """What arms of a study may differ in; a group's name stands for its fields."""
-BY_RULE = ("precision", "memory_format", "views")
+BY_RULE = (
+    *("precision", "memory_format"),
+    *("teacher.precision", "teacher.memory_format", "data.views"),
+)
 """Settings that a rule chooses by the machine, where they are left open."""
-CHOSEN_BY_RULE = (*BY_RULE[:2], *(f"teacher.{name}" for name in BY_RULE[:2]), "data.views")
-"""These, by their whole names."""
 PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
 """Settings that name a place: what lies there counts, not where."""
 
@@ -227,7 +228,7 @@ def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
     """Refuses a name in ``differs`` that no two arms need, on whatever machine."""
     pairs = [pair for pair in combinations(runs, 2) if pair[0].fraction == pair[1].fraction]
     for name in differs:
-        if name in CHOSEN_BY_RULE:
+        if name in BY_RULE:
             continue
         if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
             raise UserError(

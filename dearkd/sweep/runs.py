@@ -155,7 +155,7 @@ class Runs:
             return
         if found is not None:
             key, old, new = found
-            if key.rpartition(".")[2] in BY_RULE:
+            if key in BY_RULE:
                 remedy = f"where this machine's rule chose that, --set {key}={old}; else {remedy}"
             raise UserError(
                 f"arm {run.arm!r}, seed {run.seed}: {where} has {key}={old}, and the study says "
