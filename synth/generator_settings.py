@@ -14,6 +14,7 @@ __all__ = ["GeneratorConfig", "check_engine"]
 SIZES = (16, 128)  # pixels a side that the generator draws
 MAX_LR = {"lr": 1.0, "latent_lr": 10.0}  # a larger step of Adam only overshoots
 INVERSION_ONLY = (
+    "basis",
     "lr",
     "betas",
     "warmup_iterations",

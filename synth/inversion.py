@@ -1,4 +1,4 @@
-"""Inversion: the pixels themselves are optimised, from noise through all stages.
+"""Inversion: the images themselves are optimised, from noise through all stages.
 
 Source:
     DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795).
@@ -10,39 +10,16 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from synth.classifier import pixel_range
+from synth.canvas import Pixels, Spectrum, amplitudes
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
 from synth.stage import Step, resized, run_stage
 
-__all__ = ["Canvas", "first_canvas", "invert"]
+__all__ = ["first_canvas", "invert"]
 
 
-class Canvas:
-    """Pixels that are optimised, kept between black and white.
-
-    ``start`` holds the images that a stage begins with, normalised with ``mean`` and ``std``; it is
-    copied.
-    """
-
-    def __init__(
-        self,
-        start: Float[Tensor, "batch channels height width"],
-        mean: tuple[float, ...],
-        std: tuple[float, ...],
-    ) -> None:
-        self.pixels = start.clone().requires_grad_()
-        self.low, self.high = pixel_range(mean, std, start)
-
-    def images(self) -> Float[Tensor, "batch channels height width"]:
-        """The pixels as they are now."""
-        return self.pixels
-
-    @torch.no_grad()
-    def limit(self) -> None:
-        """Clip every pixel to the range that [0, 1] has after normalisation."""
-        self.pixels.clamp_(self.low, self.high)
+CANVASES: dict[str, type[Pixels | Spectrum]] = {"pixels": Pixels, "spectrum": Spectrum}
 
 
 def invert(
@@ -51,7 +28,7 @@ def invert(
     config: SynthesisConfig,
     device: torch.device,
 ) -> Iterator[Step]:
-    """Optimise the pixels of a batch by Adam; the last step carries the images that are kept.
+    """Optimise the images of a batch by Adam; the last step carries the images that are kept.
 
     Each stage goes on from the images of the one before, enlarged to its resolution.
 
@@ -63,8 +40,10 @@ def invert(
     images = first_canvas(groups, config, len(teacher.mean)).to(device, objective.exact)
     for stage, resolution in enumerate(config.resolutions):
         start = resized(images, _canvas_size(config, resolution))
-        canvas = Canvas(start, teacher.mean, teacher.std)
-        optimizer = torch.optim.Adam([canvas.pixels], lr=config.lr, betas=config.betas, fused=True)
+        canvas = CANVASES[config.basis](start, teacher.mean, teacher.std)
+        optimizer = torch.optim.Adam(
+            [canvas.parameter], lr=config.lr, betas=config.betas, fused=True
+        )
         for step in run_stage(objective, canvas, optimizer, targets, groups, config, stage):
             yield step
             images = step.images  # after the stage: its last step's
@@ -73,7 +52,10 @@ def invert(
 def first_canvas(
     groups: tuple[Group, ...], config: SynthesisConfig, channels: int
 ) -> Float[Tensor, "batch channels height width"]:
-    """Standard normal noise in normalised pixel space, drawn for each group on its own."""
+    """Standard normal noise in normalised pixel space, drawn for each group on its own.
+
+    Where the spectrum is optimised, it has natural images' one, at the same variance.
+    """
     size = _canvas_size(config, config.resolutions[0])
     noise = [
         torch.randn(
@@ -82,7 +64,10 @@ def first_canvas(
         )
         for group in groups
     ]
-    return torch.cat(noise)
+    drawn = torch.cat(noise)
+    if config.basis == "pixels":
+        return drawn
+    return torch.fft.ifft2(torch.fft.fft2(drawn.double()) * amplitudes(size)).real.to(drawn)
 
 
 def _canvas_size(config: SynthesisConfig, resolution: int) -> int:

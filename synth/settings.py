@@ -96,6 +96,7 @@ class SynthesisConfig:
     resolutions: tuple[int, ...] = (112, 224)  # pixels a side, one entry a stage
     iterations: tuple[int, ...] = (2000, 2000)  # one entry a stage
     canvas: Literal["upsample", "pooled"] = "upsample"  # pooled: full canvas, average-pooled
+    basis: Literal["pixels", "spectrum"] = "pixels"  # ours: spectrum, in natural images' units
     lr: float = 0.25  # peak of Adam's rate in normalised pixels; 0.2-0.25 in the public code
     betas: tuple[float, float] = (0.5, 0.9)  # public code
     warmup_iterations: int = 100  # public code; a short stage warms up for a quarter of itself

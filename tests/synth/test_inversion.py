@@ -52,8 +52,9 @@ def test_a_pooled_canvas_is_whole_from_the_start():
     assert {step.images.shape[-1] for step in run(canvas="pooled")} == {16}
 
 
-def test_pixels_stay_in_the_valid_range():
-    images = run(lr=5.0)[-1].images
+@pytest.mark.parametrize("basis", ["pixels", "spectrum"])
+def test_pixels_stay_in_the_valid_range(basis):
+    images = run(lr=5.0, basis=basis)[-1].images
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         low, high = images[:, channel].min().item(), images[:, channel].max().item()
         assert low == pytest.approx(-mean / std) and high == pytest.approx((1 - mean) / std)
@@ -66,13 +67,15 @@ def test_a_whole_run_is_the_same_alone_and_in_a_batch():
         torch.testing.assert_close(run((group,), **kwargs)[-1].images, images, rtol=0, atol=1e-9)
 
 
+@pytest.mark.parametrize("basis", ["pixels", "spectrum"])
 @pytest.mark.parametrize("smallest_crop", [1.0, 0.5])
-def test_one_step_is_the_same_alone_and_in_a_batch(smallest_crop):
+def test_one_step_is_the_same_alone_and_in_a_batch(smallest_crop, basis):
     kwargs = {
         "resolutions": (8,),
         "iterations": (1,),
         "dtype": torch.float64,
         "smallest_crop": smallest_crop,
+        "basis": basis,
     }
     together = run(**kwargs)[-1]
     alone = run(GROUPS[1:], **kwargs)[-1]
@@ -100,6 +103,10 @@ def test_best_is_of_the_last_stage_and_a_copy():
         assert 0 < chosen < 11  # neither the start nor the last: the test could fail
         rows = slice(4 * row, 4 * row + 4)
         assert torch.equal(best[-1].images[rows], canvases[chosen][rows])
+
+
+def test_what_is_optimised_matters():
+    assert not torch.equal(run()[-1].images, run(basis="spectrum")[-1].images)
 
 
 def test_the_first_stage_matters_to_the_second():

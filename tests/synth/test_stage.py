@@ -7,7 +7,6 @@ from toy_nets import MEAN, STD, classifier, random_net
 
 from synth.classifier import pixel_range
 from synth.groups import Group, generator_for
-from synth.inversion import Canvas
 from synth.objective import Objective, targets_of
 from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.stage import draw_stage_views, learning_rate, resized, run_stage
@@ -106,15 +105,6 @@ def test_views_of_a_group_do_not_depend_on_its_batch():
     assert torch.equal(both.shifts[:, 4:], alone.shifts)
     assert torch.equal(both.boxes[:, 4:], alone.boxes)
     assert draw_stage_views(GROUPS, config(), 0, CPU).boxes is None
-
-
-def test_a_canvas_is_a_copy_within_the_range_of_pixels():
-    start = torch.full((1, 3, 8, 8), 50.0)
-    canvas = Canvas(start, MEAN, STD)
-    canvas.limit()
-    top = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
-    torch.testing.assert_close(canvas.images().detach().amax(dim=(0, 2, 3)), top)
-    assert start.eq(50).all()
 
 
 def test_resized_averages_down_and_keeps_what_fits():

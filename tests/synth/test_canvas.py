@@ -1,0 +1,103 @@
+import math
+
+import pytest
+import torch
+from toy_nets import MEAN, STD
+
+from synth.canvas import Pixels, Spectrum, amplitudes
+from synth.groups import Group
+from synth.inversion import first_canvas
+from synth.settings import ObjectiveConfig, SynthesisConfig
+
+RED = ((0.5,), (0.5,))
+
+
+@pytest.fixture
+def images():
+    random = torch.Generator().manual_seed(3)
+    return torch.randn(4, 3, 9, 9, dtype=torch.float64, generator=random).clamp(-0.5, 0.5)
+
+
+@pytest.mark.parametrize("kind", [Pixels, Spectrum])
+def test_a_canvas_is_a_copy_within_the_range_of_pixels(kind):
+    start = torch.full((1, 3, 8, 8), 50.0)
+    canvas = kind(start, MEAN, STD)
+    canvas.limit()
+    top = (1 - torch.tensor(MEAN)) / torch.tensor(STD)
+    torch.testing.assert_close(canvas.images().detach().amax(dim=(0, 2, 3)), top)
+    assert start.eq(50).all()
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_amplitudes_fall_with_the_frequency(size):
+    found = amplitudes(size)
+    assert found.square().mean().item() == pytest.approx(1)
+    for row in range(size):
+        for column in range(size):
+            down, across = (k if k <= size // 2 else size - k for k in (row, column))
+            waves = max(1.0, math.hypot(down, across))
+            assert found[row, column] / found[0, 1] == pytest.approx(1 / waves)
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
+    images = images[:1, :1, :size, :size]
+    canvas = Spectrum(images, *RED)
+    torch.testing.assert_close(canvas.images(), images)
+    scale, half = amplitudes(size), size // 2 + 1
+    given = torch.view_as_complex(canvas.parameter.detach())[0, 0] * scale[:, :half]
+    expected = torch.zeros(size, size, dtype=torch.float64)
+    for row in range(size):
+        for column in range(size):
+            if column < half:
+                wave = given[row, column]
+            else:  # a real image: the opposite wave's conjugate
+                wave = given[-row % size, size - column].conj()
+            for y in range(size):
+                for x in range(size):
+                    turn = 2 * math.pi * (row * y + column * x) / size
+                    real = wave.real * math.cos(turn) - wave.imag * math.sin(turn)
+                    expected[y, x] += real / size
+    torch.testing.assert_close(canvas.images()[0, 0].detach(), expected)
+
+
+def test_what_is_within_the_range_is_left_alone_by_the_limit(images):
+    canvas = Spectrum(images, (0.5,) * 3, (0.5,) * 3)
+    canvas.limit()
+    torch.testing.assert_close(canvas.images(), images)
+
+
+def test_a_step_is_longer_the_lower_the_frequency():
+    """Toward a picture of two equal waves, the slow one gains as many times as it is slower."""
+    size = 16
+    rows = torch.arange(size, dtype=torch.float64)[:, None].expand(size, size)
+    slow, fast = (torch.cos(2 * math.pi * waves * rows / size) for waves in (1, 4))
+    canvas = Spectrum(torch.zeros(1, 1, size, size, dtype=torch.float64), *RED)
+    optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
+    torch.autograd.backward(-(canvas.images() * (slow + fast)).sum())
+    optimizer.step()
+    moved = canvas.images().detach()[0, 0]
+    gains = [(moved * wave).sum() / wave.square().sum() for wave in (slow, fast)]
+    assert gains[0] / gains[1] == pytest.approx(4, rel=1e-3)
+
+
+def test_first_noise_has_natural_images_spectrum_at_the_same_variance():
+    groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
+    white, natural = (
+        first_canvas(
+            groups,
+            SynthesisConfig(
+                resolutions=(16,),
+                iterations=(1,),
+                basis=basis,
+                objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
+            ),
+            3,
+        )
+        for basis in ("pixels", "spectrum")
+    )
+    assert white.std().item() == pytest.approx(1, abs=0.05)
+    assert natural.std().item() == pytest.approx(1, abs=0.05)
+    power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
+    assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
+    assert natural.dtype == torch.float32
