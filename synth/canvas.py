@@ -91,6 +91,6 @@ def amplitudes(size: int) -> Float[Tensor, "size size"]:
     Their mean square is 1: of white noise of a variance they make images of that variance. The mean
     (frequency 0) has what the lowest frequency has.
     """
-    across, down = torch.meshgrid(*[torch.fft.fftfreq(size, dtype=torch.float64)] * 2, indexing="ij")
-    fall = 1 / torch.hypot(across, down).clamp(min=1 / size)
+    waves = torch.fft.fftfreq(size, dtype=torch.float64)
+    fall = 1 / torch.hypot(waves[:, None], waves).clamp(min=1 / size)
     return fall / fall.square().mean().sqrt()

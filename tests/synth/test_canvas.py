@@ -49,10 +49,8 @@ def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
     expected = torch.zeros(size, size, dtype=torch.float64)
     for row in range(size):
         for column in range(size):
-            if column < half:
-                wave = given[row, column]
-            else:  # a real image: the opposite wave's conjugate
-                wave = given[-row % size, size - column].conj()
+            opposite = given[-row % size, (size - column) % half].conj()  # of a real image
+            wave = given[row, column] if column < half else opposite
             for y in range(size):
                 for x in range(size):
                     turn = 2 * math.pi * (row * y + column * x) / size
