@@ -29,14 +29,19 @@ ROOT = Path(__file__).resolve().parents[1]
 TEACHER = ["--teacher", "dearkd_cnn8_32"]
 TEACHER += ["--teacher-weights", str(ROOT / "scripts" / "results" / "cifar10_teacher.safetensors")]
 INVERSION, PLAIN = "cifar10_cpu.yaml", "cifar10_cpu_deepinversion.yaml"
-GENERATOR = "cifar10_generator.yaml"
+SPECTRUM, GENERATOR = "cifar10_spectrum.yaml", "cifar10_generator.yaml"
+BOUNDARY = ["objective.ep_weight=1.0", "objective.triplet_weight=0.5"]
 SETS: dict[str, tuple[str, int, int, list[str]]] = {
+    "spectrum-0": (SPECTRUM, IMAGES, 0, []),
+    "spectrum-10000": (SPECTRUM, 10_000, 0, []),
+    "spectrum-20000": (SPECTRUM, 20_000, 3, []),
+    "spectrum-boundary": (SPECTRUM, IMAGES, 0, BOUNDARY),
     "boundary-0": (INVERSION, IMAGES, 0, []),
     "plain-0": (PLAIN, IMAGES, 0, []),
     "generator-0": (GENERATOR, IMAGES, 0, []),
     "generator-20000": (GENERATOR, 20_000, 0, []),
-    "boundary-20000": (INVERSION, 20_000, 3, []),
-    "strong-statistics": (INVERSION, IMAGES, 0, ["objective.bn_weight=10"]),
+    "spectrum-1": (SPECTRUM, IMAGES, 1, []),
+    "spectrum-2": (SPECTRUM, IMAGES, 2, []),
     "boundary-1": (INVERSION, IMAGES, 1, []),
     "plain-1": (PLAIN, IMAGES, 1, []),
     "boundary-2": (INVERSION, IMAGES, 2, []),
