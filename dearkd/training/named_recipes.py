@@ -5,13 +5,14 @@
 settings; its method alone is fixed.
 
 Departure:
-    The paper has two stages, hard labels and features and then the images' labels alone. ``best``
-    is one stage of soft labels and features, on mixed views at any size.
+    The paper has two stages, hard labels and features of one layer and then the images' labels
+    alone. ``best`` is one stage of soft labels and features of three layers (Locality Guidance's),
+    on mixed views at any size.
 """
 
 from typing import Any, Literal
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dearkd.data.synthetic_set import are_sets
 from dearkd.errors import UserError
@@ -24,10 +25,11 @@ BEST: dict[str, Any] = {
     "method": "dearkd",
     "stage1": 100,
     "stage2": 0,
-    "distill": {"logits": "soft", "class_weight": 0.0},
+    "distill": {"logits": "soft", "class_weight": 0.0, "pair_preset": "early-middle-late"},
     "data": {"mixup": 0.8, "cutmix": 1.0},
 }
-"""The teacher's soft labels and features of mixed views; the images' labels are not used."""
+"""The teacher's soft labels and features, of three stages, of mixed views; the images' labels are
+not used."""
 CHOSEN = ("recipe", "method", "stage1", "stage2", "switch", "distill")
 """Settings of which none is given where a synthetic set is met with ``best`` unasked."""
 
@@ -51,7 +53,10 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
             f"recipe=best has a method of its own, {BEST['method']}, got {method}; leave "
             "one of them out"
         )
-    return {"recipe": "best", **BEST}
+    settings = {"recipe": "best", **BEST}
+    if OmegaConf.select(given, "distill.pairs"):  # named one by one: no preset beside them
+        settings["distill"] = {k: v for k, v in BEST["distill"].items() if k != "pair_preset"}
+    return settings
 
 
 def _is_synthetic(given: DictConfig) -> bool:

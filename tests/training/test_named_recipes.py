@@ -31,6 +31,7 @@ def test_a_synthetic_set_is_met_with_best_where_nothing_is_said_of_how(synthetic
     config = load_config(None, ["optim.lr=1e-3"], {"data.train": synthetic, "seed": 3})
     assert fields(config) == BEST
     assert (config.distill.logits, config.distill.class_weight) == ("soft", 0)
+    assert config.distill.pair_preset == "early-middle-late"
     assert (config.data.mixup, config.data.cutmix, config.data.train) == (0.8, 1.0, synthetic)
 
 
@@ -68,6 +69,14 @@ def test_what_is_given_goes_over_a_recipe(synthetic):
     config = load_config(None, ["data.mixup=0", "distill.temperature=2"], given)
     assert (config.stage1, config.stage2, config.data.mixup, config.data.cutmix) == (7, 0, 0, 1)
     assert (config.distill.temperature, config.distill.class_weight) == (2, 0)
+
+
+def test_pairs_that_are_named_take_the_place_of_the_recipes_preset(synthetic):
+    given = {"data.train": synthetic, "recipe": "best"}
+    config = load_config(None, ["distill.pairs=[{block: 1, stage: 0}]"], given)
+    assert (config.distill.pair_preset, config.distill.logits) == (None, "soft")
+    config = load_config(None, ["distill.pair_preset=last"], given)
+    assert config.distill.pair_preset == "last"
 
 
 def test_best_has_one_method(synthetic):
