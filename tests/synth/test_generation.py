@@ -290,6 +290,7 @@ def test_a_teacher_without_batch_norm_is_refused(tmp_path):
         ({"resolutions": (256,)}, r"16-128 pixels a side.*got resolutions=\[256\]; write.*\[128\]"),
         ({"resolutions": (30,)}, r"a multiple of 4, got resolutions=\[30\]; write.*\[28\]"),
         ({"lr": 0.1}, r"lr=0.1 has no effect with engine=generator; leave it out"),
+        ({"basis": "spectrum"}, r"basis=spectrum has no effect with engine=generator"),
         ({"groups_per_batch": 2}, r"groups_per_batch=2 has no effect with engine=generator"),
         ({"compile": "always"}, r"compile=always has no effect with engine=generator"),
         ({"stop_cross_entropy": 0.1}, r"stop_cross_entropy=0.1 has no effect"),
