@@ -38,7 +38,7 @@ BALANCED_LARGE: dict[str, Any] = {
 }
 BALANCED_SMALL: dict[str, Any] = {
     "tv_weight": 0.1,
-    "bn_weight": 1.0,
+    "bn_weight": 3.0,
     "bn_first_multiplier": 5.0,
     "ep_weight": 1.0,
 }
@@ -147,10 +147,11 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
     Departure:
         The paper has one set of weights, for an ImageNet ResNet.
     """
-    small = BALANCED_DIGITS if teacher.name == EMBEDDED else BALANCED_SMALL
-    weights = small if is_small(max(resolutions)) else BALANCED_LARGE
+    digits, small = teacher.name == EMBEDDED, is_small(max(resolutions))
+    weights = (BALANCED_DIGITS if digits else BALANCED_SMALL) if small else BALANCED_LARGE
     crop = {"smallest_crop": BALANCED_CROP} if not is_small(teacher.img_size) else {}
-    return crop | {
+    basis = {"basis": "spectrum"} if small and not digits else {}
+    return crop | basis | {
         "recipe": "balanced",
         "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
         "objective": BALANCED_WEIGHTS | weights,

@@ -21,10 +21,10 @@ def test_the_papers_weights_are_the_default():
     assert not any("objective" in note for note in notes)
 
 
-@pytest.mark.parametrize(("size", "crop"), [(224, 0.5), (32, None)])
-def test_balanced_zooms_where_the_teacher_saw_crops(size, crop):
+@pytest.mark.parametrize(("size", "crop", "basis"), [(224, 0.5, None), (32, None, "spectrum")])
+def test_balanced_zooms_where_the_teacher_saw_crops(size, crop, basis):
     recipe, notes = chosen(size, recipe="balanced")
-    assert recipe.get("smallest_crop") == crop
+    assert (recipe.get("smallest_crop"), recipe.get("basis")) == (crop, basis)
     assert recipe["objective"]["bn_relative"] and recipe["lr"] == 0.25
     assert f"objective.bn_weight {recipe['objective']['bn_weight']}" in notes
 
