@@ -151,11 +151,15 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
     weights = (BALANCED_DIGITS if digits else BALANCED_SMALL) if small else BALANCED_LARGE
     crop = {"smallest_crop": BALANCED_CROP} if not is_small(teacher.img_size) else {}
     basis = {"basis": "spectrum"} if small and not digits else {}
-    return crop | basis | {
-        "recipe": "balanced",
-        "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
-        "objective": BALANCED_WEIGHTS | weights,
-    }
+    return (
+        crop
+        | basis
+        | {
+            "recipe": "balanced",
+            "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
+            "objective": BALANCED_WEIGHTS | weights,
+        }
+    )
 
 
 def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
