@@ -7,7 +7,7 @@ differ in what is compared, and in nothing else.
 
 import dataclasses
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
@@ -74,19 +74,28 @@ class PlannedRun:
         return self.arm, self.fraction, self.seed
 
 
-def plan(study: StudyFile, *, trust: bool = False, costs: bool = False) -> list[PlannedRun]:
-    """All runs of a study: seed after seed, so that every arm has one before any has two.
+def plan(
+    study: StudyFile,
+    *,
+    arms: Collection[str] | None = None,
+    trust: bool = False,
+    costs: bool = False,
+) -> list[PlannedRun]:
+    """The runs of a study: seed after seed, so that every arm has one before any has two.
 
-    ``costs``: a few steps of each arm are really made, to know what it takes.
+    ``arms``: these alone; what the others need has not to be there. ``costs``: a few steps of each
+    arm are really made, to know what it takes.
 
     Raises:
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
             that differ in what should be equal.
     """
-    seeds, arms = study.config.seeds, study.config.arms
+    seeds, known = study.config.seeds, study.config.arms
+    chosen = [arm for arm in known if arms is None or arm in arms]
     fractions = study.described().fractions
-    built = [_built(study, arm, f, seeds[0], trust, costs) for f in fractions for arm in arms]
-    _check_differs(study.config.differs, built)
+    built = [_built(study, arm, f, seeds[0], trust, costs) for f in fractions for arm in chosen]
+    if len(chosen) == len(known):
+        _check_differs(study.config.differs, built)
     if trust and not any(run.opens_networks for run in built):
         raise UserError("--trust has no effect: no arm opens a network; leave it out")
     runs = [_with_seed(study, run, seed, trust, costs) for seed in seeds for run in built]

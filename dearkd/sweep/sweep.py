@@ -68,7 +68,9 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
     study = read_study(request.study, request.settings, request.options)
     _check_only(study, request.only)
     record = _record(request.record_file, study)
-    planned = plan(study, trust=request.trust, costs=dry_run)
+    known = {entry["arm"] for entry in record.of_study()}
+    arms = {*request.only, *known} if request.only else None
+    planned = plan(study, arms=arms, trust=request.trust, costs=dry_run)
     runs = Runs(
         planned, record, request.root, request.only, request.jobs, request.trust, request.test
     )

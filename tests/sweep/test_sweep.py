@@ -222,6 +222,18 @@ def test_one_arm_alone_can_be_trained(write_study, in_process):
     assert "1 of 2 runs" in text
 
 
+def test_what_other_arms_need_may_still_be_missing(write_study, in_process, tmp_path):
+    arms = {
+        "labels": {"method": "ce"},
+        "later": {"method": "ce", "data.train": str(tmp_path / "x")},
+    }
+    study = write_study(arms=arms, seeds=[0], differs=["data.train"])
+    assert "arm 'later': data" in refused("sweep", study, "--out", study.parent / "runs")
+    text = swept(study, "--only", "labels")
+    assert [name for name, _ in in_process] == ["labels-seed0"]
+    assert "1 of 2 runs" in text
+
+
 def test_a_new_arm_or_seed_is_all_that_is_trained(finished, in_process):
     study = yaml.safe_load(finished.read_text())
     study["seeds"] = [0, 1, 2]
