@@ -26,8 +26,6 @@ from dearkd.data.sources import ImageSource
 
 SIZE, CLASSES, IMAGES = 32, 10, 5000
 ROOT = Path(__file__).resolve().parents[1]
-TEACHER = ["--teacher", "dearkd_cnn8_32"]
-TEACHER += ["--teacher-weights", str(ROOT / "scripts" / "results" / "cifar10_teacher.safetensors")]
 INVERSION, PLAIN = "cifar10_cpu.yaml", "cifar10_cpu_deepinversion.yaml"
 SPECTRUM, GENERATOR = "cifar10_spectrum.yaml", "cifar10_generator.yaml"
 BOUNDARY = ["objective.ep_weight=1.0", "objective.triplet_weight=0.5"]
@@ -62,7 +60,9 @@ def main() -> None:
         while waiting and len(running) < args.jobs:
             name, line = waiting.pop(0)
             with (args.out / f"{name}.log").open("wb") as log:
-                running[name] = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
+                running[name] = subprocess.Popen(
+                    line, stdout=log, stderr=subprocess.STDOUT, cwd=ROOT
+                )
         time.sleep(0.2)
         for name in [name for name, process in running.items() if process.poll() is not None]:
             if running.pop(name).returncode:
@@ -75,12 +75,12 @@ def command(name: str, args: argparse.Namespace) -> list[str]:
     """The command that makes a set, goes on with it, or finds it finished."""
     config, images, seed, settings = SETS[name]
     file = ROOT / "configs" / "synth" / config
-    line = [sys.executable, "-m", "dearkd", "synthesize", str(file), *TEACHER, "--go-on"]
+    line = [sys.executable, "-m", "dearkd", "synthesize", str(file), "--go-on"]
     line += ["--per-class", str(images // CLASSES), "--seed", str(seed)]
     groups = [] if config == GENERATOR else [f"groups_per_batch={args.groups}"]
     for setting in (*settings, *groups, *args.set):
         line += ["--set", setting]
-    return [*line, "--out", str(args.out / name)]
+    return [*line, "--out", str((args.out / name).resolve())]
 
 
 def write_references(data: str, pictures: Path | None, out: Path) -> None:

@@ -48,8 +48,8 @@ class Spectrum:
     """The images' Fourier coefficients, in units of what natural images have at each frequency.
 
     A step of Adam is as long for a coefficient as for any other, so that in the images it is longer
-    the lower the frequency: light and shade and large shapes move first, and no noise is left over
-    from the start. Arguments as of :class:`Pixels`; with square images.
+    the lower the frequency: light and shade and large shapes move first. Arguments as of
+    :class:`Pixels`; with square images.
 
     Source:
         Olah, Mordvintsev & Schubert 2017, Feature Visualization,

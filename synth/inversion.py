@@ -4,13 +4,13 @@ Source:
     DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795).
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from synth.canvas import Pixels, Spectrum, amplitudes
+from synth.canvas import Canvas, Pixels, Spectrum, amplitudes
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
@@ -19,7 +19,7 @@ from synth.stage import Step, resized, run_stage
 __all__ = ["first_canvas", "invert"]
 
 
-CANVASES: dict[str, type[Pixels | Spectrum]] = {"pixels": Pixels, "spectrum": Spectrum}
+CANVASES: dict[str, Callable[..., Canvas]] = {"pixels": Pixels, "spectrum": Spectrum}
 
 
 def invert(

@@ -96,8 +96,8 @@ class SynthesisConfig:
     resolutions: tuple[int, ...] = (112, 224)  # pixels a side, one entry a stage
     iterations: tuple[int, ...] = (2000, 2000)  # one entry a stage
     canvas: Literal["upsample", "pooled"] = "upsample"  # pooled: full canvas, average-pooled
-    basis: Literal["pixels", "spectrum"] = "pixels"  # ours: spectrum, in natural images' units
-    lr: float = 0.25  # peak of Adam's rate in normalised pixels; 0.2-0.25 in the public code
+    basis: Literal["pixels", "spectrum"] = "pixels"  # normalised; ours: as natural images have it
+    lr: float = 0.25  # peak of Adam's rate, in units of the basis; 0.2-0.25 in the public code
     betas: tuple[float, float] = (0.5, 0.9)  # public code
     warmup_iterations: int = 100  # public code; a short stage warms up for a quarter of itself
     jitter_fraction: float = 30 / 224  # of the side, either way: 30 px at 224, 15 at 112, 4 at 32
@@ -117,7 +117,7 @@ class SynthesisConfig:
     classes_per_group: int = 10  # c: classes in a group (ours)
     groups_per_batch: int = 1  # groups optimised side by side
 
-    # inversion optimises pixels, generator a network that draws them
+    # inversion optimises the images, generator a network that draws them
     engine: Literal["inversion", "generator"] = "inversion"
     generator: GeneratorConfig = field(default_factory=GeneratorConfig)
     objective: ObjectiveConfig = field(default_factory=ObjectiveConfig)

@@ -1,7 +1,8 @@
 """One stage of a batch: images are optimised at one resolution, whatever makes them.
 
-:func:`run_stage` is the loop. Pixels (:mod:`synth.inversion`) and any other way to make images
-give it a :class:`Drawing`, which turns what is optimised into images, and an optimiser for that.
+:func:`run_stage` is the loop. Pixels or a spectrum (:mod:`synth.canvas`) and any other way to make
+images give it a :class:`Drawing`, which turns what is optimised into images, and an optimiser for
+that.
 """
 
 import math

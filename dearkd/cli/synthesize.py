@@ -75,7 +75,8 @@ def synthesize(
     recipe: Annotated[
         Literal["paper", "balanced"] | None,
         typer.Option(
-            help="Weights: the paper's (default), or ours, made for any teacher; see README."
+            help="Weights: the paper's (default), or ours, made for any teacher, with the "
+            "spectrum of small images; see README."
         ),
     ] = None,
     fast: Annotated[

@@ -139,7 +139,8 @@ def spread_pairs(student: nn.Module, teacher: Teacher) -> tuple[AlignedPair, ...
             raise UserError(
                 f"distill.pair_preset=early-middle-late needs a {what}"
                 f"{' of three blocks' if what == 'student' else ''}, and this one has {count}; "
-                "name the pairs by distill.pairs, or choose last"
+                "name the pairs by distill.pairs, or choose one: --set distill.pair_preset=last "
+                "(after --recipe best, if that chose three)"
             )
     places = zip(_spread(len(blocks)), _spread(len(stages)), strict=True)
     return tuple(AlignedPair(block, stages[row]) for block, row in places)

@@ -69,6 +69,7 @@ def set_row(synthetic: SyntheticSet) -> dict[str, Any]:
         "images": len(manifest.get("images", [])),
         "classes": len(manifest.get("classes", {}).get("indices", [])),
         "engine": synthetic.engine,
+        "basis": config.get("basis"),
         "resolutions": config.get("resolutions"),
         "iterations": config.get("iterations"),
         "seconds": sum(group.get("seconds") or 0.0 for group in manifest.get("groups", [])),

@@ -93,7 +93,7 @@ def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
     for item in sets:
         config, versions = item.config, item.part("versions")
         objective = config.get("objective", {}) | {"bn_weight": item.settings.get("bn_weight")}
-        cells = [item.name, item.engine, str(config.get("seed", "")), _weights(objective)]
+        cells = [item.name, _engine(item), str(config.get("seed", "")), _weights(objective)]
         cells += [_rate(item), _kernels(item.part("kernels"))]
         cells += [str(versions.get("torch", ""))]
         file = item.path / CONFIG_FILE
@@ -102,8 +102,14 @@ def _origin_table(sets: Sequence[SyntheticSet]) -> Table:
     return Table([*titles, "repeat with"], rows, left=(1, 3, 5, 7))
 
 
+def _engine(item: SyntheticSet) -> str:
+    """The engine, and what inversion optimises where it is not the pixels."""
+    basis = item.config.get("basis", "pixels")
+    return item.engine if basis == "pixels" else f"{item.engine}, {basis}"
+
+
 def _rate(item: SyntheticSet) -> str:
-    """Adam's rate: on the pixels, or on a generator's weights."""
+    """Adam's rate: on the images, or on a generator's weights."""
     part = item.config.get("generator") if item.engine == "generator" else item.config
     return str(part.get("lr", "")) if isinstance(part, dict) else ""
 

@@ -12,6 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import complete, user_tree
+from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.errors import UserError
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
@@ -67,7 +68,8 @@ class SynthesizeConfig(SynthesisConfig):
     """Competes with the teacher (Adaptive DeepInversion); none: no competition."""
     recipe: Literal["paper", "balanced"] | None = None
     """Weights of the objective, and lr, where none are given. ``paper``: DF-DearKD's, for ImageNet.
-    ``balanced`` (ours): R_BN in units of each layer's stored statistics, the other terms to match.
+    ``balanced`` (ours): R_BN in units of each layer's stored statistics, the other terms to match;
+    small images by their spectrum.
     None: the paper's, but balanced for the embedded digits."""
     fast: bool = False
     """An eighth of the iterations, with ``balanced`` weights that suit so few: for a first look."""
@@ -129,6 +131,8 @@ def prepare(
         FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
+    if path is not None and path.name == CONFIG_FILE:  # a set's own: what it lacks, came after it
+        given = OmegaConf.merge(dataclasses.asdict(SynthesisConfig()), given)
     import_files(given.get("imports") or ())
     found = {role: _resolved(role, given, trust) for role in ("teacher", "verifier", "student")}
     source = found["teacher"] or resolve(EMBEDDED)

@@ -6,8 +6,8 @@ settings; its method alone is fixed.
 
 Departure:
     The paper has two stages, hard labels and features of one layer and then the images' labels
-    alone. ``best`` is one stage of soft labels and features of three layers (Locality Guidance's),
-    on mixed views at any size.
+    alone. ``best`` is one stage of soft labels and features of three layers (in Locality Guidance's
+    form), on mixed views at any size. Tried at 16 and 32 px; three layers rest on CIFAR-10.
 """
 
 from typing import Any, Literal
@@ -30,6 +30,7 @@ BEST: dict[str, Any] = {
 }
 """The teacher's soft labels and features, of three stages, of mixed views; the images' labels are
 not used."""
+HIDDEN = "distill.hidden_weight"
 CHOSEN = ("recipe", "method", "stage1", "stage2", "switch", "distill")
 """Settings of which none is given where a synthetic set is met with ``best`` unasked."""
 
@@ -54,7 +55,8 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
             "one of them out"
         )
     settings = {"recipe": "best", **BEST}
-    if OmegaConf.select(given, "distill.pairs"):  # named one by one: no preset beside them
+    if OmegaConf.select(given, "distill.pairs") or OmegaConf.select(given, HIDDEN) == 0:
+        # Pairs that are named, or none at all: a preset beside them would have no effect.
         settings["distill"] = {k: v for k, v in BEST["distill"].items() if k != "pair_preset"}
     return settings
 

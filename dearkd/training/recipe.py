@@ -61,8 +61,8 @@ def addressed(
     notes = []
     if config.recipe == "best":
         notes.append(
-            "recipe best: soft labels, features, one stage, mixed views, but for what is given "
-            "(--recipe paper has the paper's)"
+            "recipe best: soft labels, features of three layers, one stage, mixed views, but for "
+            "what is given (--recipe paper has the paper's)"
         )
     if method.has_teacher and config.teacher.name is None and not given:
         if config.data.train != DIGITS:

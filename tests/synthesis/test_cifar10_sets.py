@@ -71,15 +71,16 @@ def test_commands_name_what_there_is(sets, tmp_path):
 
 
 def test_the_studies_sets_are_among_them(sets):
+    references = {f"{name}.parquet" for name in ("real", "noise", "pictures", "validation")}
     for study in ("cifar10_data_free", "cifar10_data_free_long", "cifar10_boundary"):
         text = (ROOT / "configs" / "studies" / f"{study}.yaml").read_text()
         trained = yaml.safe_load(text)
-        named = [str(trained["settings"]["data"]["train"])]
+        named = [str(trained["settings"]["data"][part]) for part in ("train", "evaluation")]
         named += [_train(arm) for arm in trained["arms"].values()]
         for name in filter(None, named):
             for seed in trained["seeds"]:
                 folder = Path(name.format(seed=seed)).name
-                assert folder in sets.SETS or folder.endswith(".parquet"), (study, folder)
+                assert folder in {*sets.SETS, *references}, (study, folder)
 
 
 def _train(arm):

@@ -1,8 +1,13 @@
+import dataclasses
+
 import pytest
 import timm
 from omegaconf import OmegaConf
 
+from dearkd.config_file import to_yaml
+from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.synthesis.set_recipe import recipe_for
+from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
 
 
@@ -27,6 +32,17 @@ def test_balanced_zooms_where_the_teacher_saw_crops(size, crop, basis):
     assert (recipe.get("smallest_crop"), recipe.get("basis")) == (crop, basis)
     assert recipe["objective"]["bn_relative"] and recipe["lr"] == 0.25
     assert f"objective.bn_weight {recipe['objective']['bn_weight']}" in notes
+
+
+def test_a_set_from_before_a_setting_keeps_that_settings_default(tmp_path, toy_teacher):
+    """Its own file is read again to resume it, to make lost images and to repeat it."""
+    options = {"teacher.name": str(toy_teacher), "resolutions": [16], "recipe": "balanced"}
+    config = prepare(None, [], options).config
+    assert config.basis == "spectrum"
+    lines = to_yaml(config).splitlines(keepends=True)
+    old = tmp_path / CONFIG_FILE
+    old.write_text("".join(line for line in lines if not line.startswith("basis:")))
+    assert prepare(old, []).config == dataclasses.replace(config, basis="pixels")
 
 
 def test_what_is_given_is_not_announced_as_chosen():

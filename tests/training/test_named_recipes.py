@@ -1,5 +1,6 @@
 """Recipes by name: what lies beneath the settings that are given, and when it is taken unasked."""
 
+import json
 from pathlib import Path
 
 import pytest
@@ -79,6 +80,12 @@ def test_pairs_that_are_named_take_the_place_of_the_recipes_preset(synthetic):
     assert config.distill.pair_preset == "last"
 
 
+def test_without_the_hidden_loss_best_has_no_preset(synthetic):
+    given = {"data.train": synthetic, "recipe": "best"}
+    config = load_config(None, ["distill.hidden_weight=0"], given)
+    assert (config.distill.pair_preset, config.distill.logits) == (None, "soft")
+
+
 def test_best_has_one_method(synthetic):
     message = refused("train", "--data", synthetic, "--recipe", "best", "--method", "ce")
     assert "recipe=best has a method of its own, dearkd, got ce; leave one of them" in message
@@ -108,9 +115,13 @@ def test_the_command_trains_a_synthetic_set_on_soft_labels_alone(toy_teacher, tm
     line = ["train", "--data", made, "--teacher", toy_teacher, "--recipe", "best", *small]
     result = invoke(*line, "--eval-data", "digits", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    assert "recipe best: soft labels, features, one stage, mixed views, but" in result.output
+    told = "recipe best: soft labels, features of three layers, one stage, mixed views, but"
+    assert told in result.output
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["recipe"] == "best"
     assert stored["distill"]["logits"] == "soft"
     assert stored["distill"]["temperature"] == 4
+    assert stored["distill"]["pair_preset"] == "early-middle-late"
+    line = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]
+    assert len([name for name in json.loads(line) if name.startswith("hidden_")]) == 3
     assert stored["data"]["cutmix"] == SETTINGS["data"]["cutmix"]
