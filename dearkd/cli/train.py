@@ -96,7 +96,8 @@ def train(
         Literal["paper", "best"] | None,
         typer.Option(
             help="best: soft labels, features of three layers, one stage, mixed views, which did "
-            "best in our studies; taken on a synthetic set where neither method nor stages are given.",
+            "best in our studies; taken on a synthetic set where neither method nor stages are "
+            "given.",
             rich_help_panel=LEARNING,
         ),
     ] = None,
