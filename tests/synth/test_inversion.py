@@ -48,8 +48,9 @@ def test_stages_and_steps():
     assert steps[0].grad_norms == {}
 
 
-def test_a_pooled_canvas_is_whole_from_the_start():
-    assert {step.images.shape[-1] for step in run(canvas="pooled")} == {16}
+@pytest.mark.parametrize("basis", ["pixels", "spectrum"])
+def test_a_pooled_canvas_is_whole_from_the_start(basis):
+    assert {step.images.shape[-1] for step in run(canvas="pooled", basis=basis)} == {16}
 
 
 @pytest.mark.parametrize("basis", ["pixels", "spectrum"])

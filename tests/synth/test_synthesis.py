@@ -183,8 +183,9 @@ def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, t
         list(synthesize(config(smallest_crop=0.5), teacher, out, verifier=verifier, resume=True))
 
 
-def test_batches_of_groups_resume_without_rewriting(teacher, tmp_path):
-    settings = config(groups_per_batch=2)
+@pytest.mark.parametrize("basis", ["pixels", "spectrum"])
+def test_batches_of_groups_resume_without_rewriting(teacher, tmp_path, basis):
+    settings = config(groups_per_batch=2, basis=basis)
     for name in ("whole", "killed"):
         run = synthesize(settings, teacher, tmp_path / name)
         for event in run:
