@@ -31,12 +31,12 @@ def run(groups=GROUPS, dtype=torch.float32, **kwargs):
 
 
 def test_first_noise_is_each_groups_own():
-    both = first_canvas(GROUPS, config(), 3)
+    both = first_canvas(GROUPS, config(), STD)
     assert both.shape == (8, 3, 8, 8)
-    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(), 3))
+    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(), STD))
     assert not torch.equal(both[:4], both[4:])
-    assert not torch.equal(both, first_canvas(GROUPS, config(seed=1), 3))
-    assert first_canvas(GROUPS, config(canvas="pooled"), 3).shape == (8, 3, 16, 16)
+    assert not torch.equal(both, first_canvas(GROUPS, config(seed=1), STD))
+    assert first_canvas(GROUPS, config(canvas="pooled"), STD).shape == (8, 3, 16, 16)
 
 
 def test_stages_and_steps():
