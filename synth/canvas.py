@@ -9,7 +9,12 @@ from torch import Tensor
 from synth.classifier import pixel_range
 from synth.stage import Drawing
 
-__all__ = ["Canvas", "Pixels", "Spectrum", "amplitudes"]
+__all__ = ["Canvas", "Pixels", "Spectrum", "amplitudes", "colours"]
+
+OPPONENTS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
+"""Light, red against blue, and both against green: nearly natural images' principal colours."""
+SPREAD = (1.0, 0.3, 0.15)
+"""How far natural images spread along each, in units of the first (rounded)."""
 
 
 class Canvas(Drawing, Protocol):
@@ -45,18 +50,19 @@ class Pixels:
 
 
 class Spectrum:
-    """The images' Fourier coefficients, in units of what natural images have at each frequency.
+    """The images' Fourier coefficients, in units of what natural images have of each.
 
     A step of Adam is as long for a coefficient as for any other, so that in the images it is longer
-    the lower the frequency: light and shade and large shapes move first. Arguments as of
-    :class:`Pixels`; with square images.
+    the lower the frequency, and longer in light than in colour: light and shade and large shapes
+    move first. Arguments as of :class:`Pixels`; with square images.
 
     Source:
         Olah, Mordvintsev & Schubert 2017, Feature Visualization,
         https://distill.pub/2017/feature-visualization, "Preconditioning and Parameterization".
 
     Departure:
-        Colours are left as they are: what goes with what in them is known from data alone.
+        There colours are decorrelated by a measured covariance, here by fixed opponents, so that no
+        data is asked for. Images that are not of three channels keep theirs as they are.
     """
 
     def __init__(
@@ -67,22 +73,25 @@ class Spectrum:
     ) -> None:
         self.size = start.shape[-1]
         self.scale = amplitudes(self.size)[:, : self.size // 2 + 1].to(start)
+        self.colours = colours(start.shape[1]).to(start)
         self.parameter = self._coefficients(start).requires_grad_()
         self.low, self.high = pixel_range(mean, std, start)
 
     def images(self) -> Float[Tensor, "batch channels size size"]:
         """The images that the coefficients stand for."""
         spectrum = torch.view_as_complex(self.parameter) * self.scale
-        return torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
+        opponents = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
+        return torch.einsum("co,bohw->bchw", self.colours, opponents)
 
     @torch.no_grad()
     def limit(self) -> None:
         """Clip every pixel to the range that [0, 1] has after normalisation."""
         self.parameter.copy_(self._coefficients(self.images().clamp(self.low, self.high)))
 
-    def _coefficients(self, images: Tensor) -> Float[Tensor, "batch channels size half 2"]:
+    def _coefficients(self, images: Tensor) -> Float[Tensor, "batch opponents size half 2"]:
         """Real and imaginary parts, of one half: a real image's other half says the same."""
-        return torch.view_as_real(torch.fft.rfft2(images, norm="ortho") / self.scale)
+        opponents = torch.einsum("oc,bchw->bohw", torch.linalg.inv(self.colours), images)
+        return torch.view_as_real(torch.fft.rfft2(opponents, norm="ortho") / self.scale)
 
 
 def amplitudes(size: int) -> Float[Tensor, "size size"]:
@@ -94,3 +103,17 @@ def amplitudes(size: int) -> Float[Tensor, "size size"]:
     waves = torch.fft.fftfreq(size, dtype=torch.float64)
     fall = 1 / torch.hypot(waves[:, None], waves).clamp(min=1 / size)
     return fall / fall.square().mean().sqrt()
+
+
+def colours(channels: int) -> Float[Tensor, "channels channels"]:
+    """The channels' values (rows) of natural images' colours (columns), in units of their spread.
+
+    Of three independent opponents of variance 1 they make channels whose mean variance is 1. Other
+    than three channels are independent.
+    """
+    if channels != len(OPPONENTS):
+        return torch.eye(channels, dtype=torch.float64)
+    directions = torch.tensor(OPPONENTS, dtype=torch.float64)
+    directions /= directions.norm(dim=1, keepdim=True)
+    spread = torch.tensor(SPREAD, dtype=torch.float64)
+    return (directions * spread[:, None]).T * channels**0.5 / spread.norm()

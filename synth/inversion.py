@@ -10,7 +10,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from synth.canvas import Canvas, Pixels, Spectrum, amplitudes
+from synth.canvas import Canvas, Pixels, Spectrum, amplitudes, colours
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
@@ -56,8 +56,8 @@ def first_canvas(
 ) -> Float[Tensor, "batch channels height width"]:
     """Noise in normalised pixel space (divided by ``std``), drawn for each group on its own.
 
-    It is standard normal. Where the spectrum is optimised, it has the spectrum of natural images,
-    and their standard deviation: a quarter of the range from black to white.
+    It is standard normal. Where the spectrum is optimised, it has the spectrum and the colours of
+    natural images, and their standard deviation: a quarter of the range from black to white.
     """
     size = _canvas_size(config, config.resolutions[0])
     noise = [
@@ -71,6 +71,7 @@ def first_canvas(
     if config.basis == "pixels":
         return drawn
     natural = torch.fft.ifft2(torch.fft.fft2(drawn.double()) * amplitudes(size)).real
+    natural = torch.einsum("co,bohw->bchw", colours(len(std)), natural)
     return (natural * NATURAL_STD / torch.tensor(std)[:, None, None]).to(drawn)
 
 

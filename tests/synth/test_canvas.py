@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_nets import MEAN, STD
 
-from synth.canvas import Pixels, Spectrum, amplitudes
+from synth.canvas import Pixels, Spectrum, amplitudes, colours
 from synth.groups import Group
 from synth.inversion import first_canvas
 from synth.settings import ObjectiveConfig, SynthesisConfig
@@ -59,6 +59,30 @@ def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
     torch.testing.assert_close(canvas.images()[0, 0].detach(), expected)
 
 
+def test_colours_are_opponents_in_units_of_their_spread():
+    found = colours(3)
+    assert found.square().sum(dim=1).mean().item() == pytest.approx(1)
+    lengths = found.norm(dim=0)
+    torch.testing.assert_close(lengths / lengths[0], torch.tensor([1, 0.3, 0.15]).double())
+    torch.testing.assert_close(found.T @ found, torch.diag(lengths.square()))
+    assert found[:, 0].unique().numel() == 1  # light: equal in all channels
+    assert torch.equal(colours(1), torch.eye(1).double())
+
+
+def test_a_step_is_longer_in_light_than_in_colour():
+    """Toward grey and blue against red at once, grey gains as many times as it is more spread."""
+    start = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
+    canvas = Spectrum(start, (0.5,) * 3, (0.5,) * 3)
+    optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
+    grey = torch.ones(3, dtype=torch.float64) / 3**0.5
+    blue = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64) / 2**0.5
+    mean = canvas.images().mean(dim=(0, 2, 3))
+    torch.autograd.backward(-(mean @ (grey + blue)))
+    optimizer.step()
+    moved = canvas.images().detach().mean(dim=(0, 2, 3))
+    assert (moved @ grey / (moved @ blue)).item() == pytest.approx(1 / 0.3, rel=1e-3)
+
+
 def test_what_is_within_the_range_is_left_alone_by_the_limit(images):
     canvas = Spectrum(images, (0.5,) * 3, (0.5,) * 3)
     canvas.limit()
@@ -95,8 +119,9 @@ def test_first_noise_has_natural_images_spectrum_and_spread():
         for basis in ("pixels", "spectrum")
     )
     assert white.std().item() == pytest.approx(1, abs=0.05)
-    assert natural[:, 0].std().item() == pytest.approx(0.5, abs=0.03)
-    assert natural[:, 1].std().item() == pytest.approx(1, abs=0.06)
+    pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
+    assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
     power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
     assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
     assert natural.dtype == torch.float32
