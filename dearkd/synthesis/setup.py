@@ -132,7 +132,9 @@ def prepare(
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
     if path is not None and path.name == CONFIG_FILE:  # a set's own: what it lacks, came after it
-        given = OmegaConf.merge(dataclasses.asdict(SynthesisConfig()), given)
+        before = OmegaConf.create(dataclasses.asdict(SynthesisConfig()))
+        before.merge_with(given)
+        given = before
     import_files(given.get("imports") or ())
     found = {role: _resolved(role, given, trust) for role in ("teacher", "verifier", "student")}
     source = found["teacher"] or resolve(EMBEDDED)
