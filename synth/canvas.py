@@ -73,7 +73,9 @@ class Spectrum:
     ) -> None:
         self.size = start.shape[-1]
         self.scale = amplitudes(self.size)[:, : self.size // 2 + 1].to(start)
-        self.colours = colours(start.shape[1]).to(start)
+        natural = colours(start.shape[1])
+        self.colours = natural.to(start)
+        self.inverse = torch.linalg.inv(natural).to(start)  # once: on a GPU it waits for the device
         self.parameter = self._coefficients(start).requires_grad_()
         self.low, self.high = pixel_range(mean, std, start)
 
@@ -90,7 +92,7 @@ class Spectrum:
 
     def _coefficients(self, images: Tensor) -> Float[Tensor, "batch opponents size half 2"]:
         """Real and imaginary parts, of one half: a real image's other half says the same."""
-        opponents = torch.einsum("oc,bchw->bohw", torch.linalg.inv(self.colours), images)
+        opponents = torch.einsum("oc,bchw->bohw", self.inverse, images)
         return torch.view_as_real(torch.fft.rfft2(opponents, norm="ortho") / self.scale)
 
 
