@@ -27,7 +27,7 @@ from dearkd.data.sources import ImageSource
 SIZE, CLASSES, IMAGES = 32, 10, 5000
 ROOT = Path(__file__).resolve().parents[1]
 INVERSION, PLAIN = "cifar10_cpu.yaml", "cifar10_cpu_deepinversion.yaml"
-SPECTRUM, GENERATOR = "cifar10_spectrum.yaml", "cifar10_generator.yaml"
+SPECTRUM, GENERATOR = "cifar10_spectrum_deepinversion.yaml", "cifar10_generator.yaml"
 BOUNDARY = ["objective.ep_weight=1.0", "objective.triplet_weight=0.5"]
 SETS: dict[str, tuple[str, int, int, list[str]]] = {
     "spectrum-0": (SPECTRUM, IMAGES, 0, []),
