@@ -142,7 +142,7 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
 
 
 def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
-    """Weights and learning rate that suit teachers of any kind better than the paper's.
+    """Weights, learning rate and basis that suit teachers of any kind better than the paper's.
 
     Departure:
         The paper has one set of weights, for an ImageNet ResNet.
@@ -151,15 +151,9 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]
     weights = (BALANCED_DIGITS if digits else BALANCED_SMALL) if small else BALANCED_LARGE
     crop = {"smallest_crop": BALANCED_CROP} if not is_small(teacher.img_size) else {}
     basis = {"basis": "spectrum"} if small and not digits else {}
-    return (
-        crop
-        | basis
-        | {
-            "recipe": "balanced",
-            "lr": round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3),
-            "objective": BALANCED_WEIGHTS | weights,
-        }
-    )
+    lr = round(BALANCED_LR * len(teacher.std) / sum(teacher.std), 3)
+    objective = BALANCED_WEIGHTS | weights
+    return crop | basis | {"recipe": "balanced", "lr": lr, "objective": objective}
 
 
 def _grouping(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:

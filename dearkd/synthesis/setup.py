@@ -12,7 +12,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import complete, user_tree
-from dearkd.data.synthetic_set import CONFIG_FILE
+from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
 from dearkd.errors import UserError
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
@@ -131,7 +131,7 @@ def prepare(
         FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
-    if path is not None and path.name == CONFIG_FILE:  # a set's own: what it lacks, came after it
+    if path is not None and _is_of_a_set(path):  # what its file lacks is a setting that came later
         before = OmegaConf.create(dataclasses.asdict(SynthesisConfig()))
         before.merge_with(given)
         given = before
@@ -174,6 +174,11 @@ def prepare(
             one.check_last_layer(size_for(one, teacher, size))
         _check_size(student, size)
     return Setup(config, synthesis, groups, teacher, verifier, student, tuple(notes), others)
+
+
+def _is_of_a_set(path: Path) -> bool:
+    """Whether it is the file that a set keeps, with all settings, and not one of a user's."""
+    return path.name == CONFIG_FILE and path.with_name(SETTINGS_FILE).is_file()
 
 
 def set_teacher(file: Path, trust: bool = False) -> Classifier:

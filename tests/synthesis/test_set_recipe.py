@@ -5,7 +5,7 @@ import timm
 from omegaconf import OmegaConf
 
 from dearkd.config_file import to_yaml
-from dearkd.data.synthetic_set import CONFIG_FILE
+from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
@@ -42,7 +42,15 @@ def test_a_set_from_before_a_setting_keeps_that_settings_default(tmp_path, toy_t
     lines = to_yaml(config).splitlines(keepends=True)
     old = tmp_path / CONFIG_FILE
     old.write_text("".join(line for line in lines if not line.startswith("basis:")))
+    (tmp_path / SETTINGS_FILE).write_text("{}")
     assert prepare(old, []).config == dataclasses.replace(config, basis="pixels")
+
+
+def test_a_users_file_may_have_the_name_of_a_sets_own(tmp_path, toy_teacher):
+    file = tmp_path / CONFIG_FILE
+    file.write_text(f"teacher: {{name: {toy_teacher}}}\nresolutions: [16]\nrecipe: balanced\n")
+    config = prepare(file, []).config
+    assert (config.basis, config.objective.bn_relative) == ("spectrum", True)
 
 
 def test_what_is_given_is_not_announced_as_chosen():
