@@ -352,11 +352,12 @@ def test_teachers_that_do_not_fit_are_refused(tmp_path):
 
 
 def test_the_newest_unfinished_run_goes_on(tmp_path):
-    for name in ("old", "new", "done"):
+    for begun, name in enumerate(("old", "new", "done"), start=1):
         (tmp_path / name).mkdir()
-        (tmp_path / name / "distill.yaml").touch()
-    os.utime(tmp_path / "old" / "distill.yaml", (1, 1))
-    (tmp_path / "done" / "summary.json").write_text("{}")
+        file = tmp_path / name / "distill.yaml"
+        file.write_text("rounds: 1")
+        os.utime(file, (begun, begun))
+    (tmp_path / "done" / "summary.json").write_text('{"rounds": [{}]}')
     assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
 
 
