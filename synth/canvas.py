@@ -7,15 +7,10 @@ from jaxtyping import Float
 from torch import Tensor
 
 from synth.classifier import pixel_range
+from synth.natural import colours
 from synth.stage import Drawing
 
-__all__ = ["Canvas", "Pixels", "Spectrum", "amplitudes", "colours"]
-
-OPPONENTS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
-"""Light, red against blue, and both against green: nearly natural images' principal colours."""
-SPREAD = (1.0, 0.3, 0.15)
-"""How far natural images spread along each, in units of the first. Measured: 1, 0.28, 0.14 on 200
-images of ImageNet and 1, 0.29, 0.13 on CIFAR-10."""
+__all__ = ["Canvas", "Pixels", "Spectrum"]
 
 
 class Canvas(Drawing, Protocol):
@@ -55,7 +50,8 @@ class Spectrum:
 
     A step of Adam is as long for a coefficient as for any other, so that in the images it is longer
     the lower the frequency, and longer in light than in colour: light and shade and large shapes
-    move first. Arguments as of :class:`Pixels`; with square images.
+    move first. ``start``, ``mean`` and ``std`` are as of :class:`Pixels`; ``amplitudes`` are what
+    natural images have of each frequency (:mod:`synth.natural`), by image and opponent.
 
     Source:
         Olah, Mordvintsev & Schubert 2017, Feature Visualization,
@@ -63,7 +59,9 @@ class Spectrum:
 
     Departure:
         There colours are decorrelated by a measured covariance, here by fixed opponents, so that no
-        data is asked for. Images that are not of three channels keep theirs as they are.
+        data is asked for. Images that are not of three channels keep theirs as they are. There all
+        images have one spectrum; here one that is drawn with low contrast or little colour moves in
+        small steps, so that images stay as different as natural ones are.
     """
 
     def __init__(
@@ -71,9 +69,10 @@ class Spectrum:
         start: Float[Tensor, "batch channels size size"],
         mean: tuple[float, ...],
         std: tuple[float, ...],
+        amplitudes: Float[Tensor, "batch channels size size"],
     ) -> None:
         self.size = start.shape[-1]
-        self.scale = amplitudes(self.size)[:, : self.size // 2 + 1].to(start)
+        self.scale = amplitudes[..., : self.size // 2 + 1].to(start)
         natural = colours(start.shape[1])
         self.colours = natural.to(start)
         self.inverse = torch.linalg.inv(natural).to(start)  # once: on a GPU it waits for the device
@@ -95,28 +94,3 @@ class Spectrum:
         """Real and imaginary parts, of one half: a real image's other half says the same."""
         opponents = torch.einsum("oc,bchw->bohw", self.inverse, images)
         return torch.view_as_real(torch.fft.rfft2(opponents, norm="ortho") / self.scale)
-
-
-def amplitudes(size: int) -> Float[Tensor, "size size"]:
-    """How large natural images' Fourier coefficients are by frequency (rows, columns): 1 / f.
-
-    Their mean square is 1: of white noise of a variance they make images of that variance. The mean
-    (frequency 0) has what the lowest frequency has.
-    """
-    waves = torch.fft.fftfreq(size, dtype=torch.float64)
-    fall = 1 / torch.hypot(waves[:, None], waves).clamp(min=1 / size)
-    return fall / fall.square().mean().sqrt()
-
-
-def colours(channels: int) -> Float[Tensor, "channels channels"]:
-    """The channels' values (rows) of natural images' colours (columns), in units of their spread.
-
-    Of three independent opponents of variance 1 they make channels whose mean variance is 1. Other
-    than three channels are independent.
-    """
-    if channels != len(OPPONENTS):
-        return torch.eye(channels, dtype=torch.float64)
-    directions = torch.tensor(OPPONENTS, dtype=torch.float64)
-    directions /= directions.norm(dim=1, keepdim=True)
-    spread = torch.tensor(SPREAD, dtype=torch.float64)
-    return (directions * spread[:, None]).T * channels**0.5 / spread.norm()

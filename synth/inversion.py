@@ -4,24 +4,21 @@ Source:
     DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from synth.canvas import Canvas, Pixels, Spectrum, amplitudes, colours
+from synth.canvas import Canvas, Pixels, Spectrum
+from synth.classifier import Classifier
 from synth.groups import Group, generator_for
+from synth.natural import STD, amplitudes_of_each, colours
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
 from synth.stage import Step, resized, run_stage
 
 __all__ = ["first_canvas", "invert"]
-
-
-NATURAL_STD = 0.25
-"""Of natural images' pixels in [0, 1]: measured 0.25 on CIFAR-10, 0.26 on 200 ImageNet images."""
-CANVASES: dict[str, Callable[..., Canvas]] = {"pixels": Pixels, "spectrum": Spectrum}
 
 
 def invert(
@@ -42,7 +39,7 @@ def invert(
     images = first_canvas(groups, config, teacher.std).to(device, objective.exact)
     for stage, resolution in enumerate(config.resolutions):
         start = resized(images, _canvas_size(config, resolution))
-        canvas = CANVASES[config.basis](start, teacher.mean, teacher.std)
+        canvas = _canvas(start, groups, config, teacher)
         optimizer = torch.optim.Adam(
             [canvas.parameter], lr=config.lr, betas=config.betas, fused=True
         )
@@ -56,8 +53,8 @@ def first_canvas(
 ) -> Float[Tensor, "batch channels height width"]:
     """Noise in normalised pixel space (divided by ``std``), drawn for each group on its own.
 
-    It is standard normal. Where the spectrum is optimised, it has the spectrum and the colours of
-    natural images, and their standard deviation: a quarter of the range from black to white.
+    It is standard normal. Where the spectrum is optimised, it has what natural images have
+    (:mod:`synth.natural`): their spectrum, colours and standard deviation, and their variety.
     """
     size = _canvas_size(config, config.resolutions[0])
     noise = [
@@ -70,9 +67,32 @@ def first_canvas(
     drawn = torch.cat(noise)
     if config.basis == "pixels":
         return drawn
-    natural = torch.fft.ifft2(torch.fft.fft2(drawn.double()) * amplitudes(size)).real
-    natural = torch.einsum("co,bohw->bchw", colours(len(std)), natural)
-    return (natural * NATURAL_STD / torch.tensor(std)[:, None, None]).to(drawn)
+    spectrum = torch.fft.fft2(drawn.double()) * _amplitudes(groups, config, len(std), size)
+    natural = torch.einsum("co,bohw->bchw", colours(len(std)), torch.fft.ifft2(spectrum).real)
+    return (natural * STD / torch.tensor(std)[:, None, None]).to(drawn)
+
+
+def _canvas(
+    start: Tensor, groups: tuple[Group, ...], config: SynthesisConfig, teacher: Classifier
+) -> Canvas:
+    if config.basis == "pixels":
+        return Pixels(start, teacher.mean, teacher.std)
+    amplitudes = _amplitudes(groups, config, *start.shape[1:3])
+    return Spectrum(start, teacher.mean, teacher.std, amplitudes)
+
+
+def _amplitudes(
+    groups: tuple[Group, ...], config: SynthesisConfig, channels: int, size: int
+) -> Float[Tensor, "batch channels size size"]:
+    """The groups' images' own, the same whatever groups they share a batch with."""
+    return torch.cat(
+        [
+            amplitudes_of_each(
+                len(group.targets), channels, size, generator_for(config.seed, group.id, "natural")
+            )
+            for group in groups
+        ]
+    )
 
 
 def _canvas_size(config: SynthesisConfig, resolution: int) -> int:

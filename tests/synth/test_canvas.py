@@ -4,12 +4,16 @@ import pytest
 import torch
 from toy_nets import MEAN, STD
 
-from synth.canvas import Pixels, Spectrum, amplitudes, colours
-from synth.groups import Group
-from synth.inversion import first_canvas
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.canvas import Canvas, Pixels, Spectrum
+from synth.natural import amplitudes
 
 RED = ((0.5,), (0.5,))
+
+
+def spectrum(start, mean, std) -> Canvas:
+    """With the amplitudes that natural images have in common."""
+    size = start.shape[-1]
+    return Spectrum(start, mean, std, amplitudes(size).expand(*start.shape[:2], size, size))
 
 
 @pytest.fixture
@@ -18,7 +22,7 @@ def images():
     return torch.randn(4, 3, 9, 9, dtype=torch.float64, generator=random).clamp(-0.5, 0.5)
 
 
-@pytest.mark.parametrize("kind", [Pixels, Spectrum])
+@pytest.mark.parametrize("kind", [Pixels, spectrum])
 def test_a_canvas_is_a_copy_within_the_range_of_pixels(kind):
     start = torch.full((1, 3, 8, 8), 50.0)
     canvas = kind(start, MEAN, STD)
@@ -29,20 +33,9 @@ def test_a_canvas_is_a_copy_within_the_range_of_pixels(kind):
 
 
 @pytest.mark.parametrize("size", [8, 9])
-def test_amplitudes_fall_with_the_frequency(size):
-    found = amplitudes(size)
-    assert found.square().mean().item() == pytest.approx(1)
-    for row in range(size):
-        for column in range(size):
-            down, across = (k if k <= size // 2 else size - k for k in (row, column))
-            waves = max(1.0, math.hypot(down, across))
-            assert found[row, column] / found[0, 1] == pytest.approx(1 / waves)
-
-
-@pytest.mark.parametrize("size", [8, 9])
 def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
     images = images[:1, :1, :size, :size]
-    canvas = Spectrum(images, *RED)
+    canvas = spectrum(images, *RED)
     torch.testing.assert_close(canvas.images(), images)
     scale, half = amplitudes(size), size // 2 + 1
     given = torch.view_as_complex(canvas.parameter.detach())[0, 0] * scale[:, :half]
@@ -59,20 +52,10 @@ def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
     torch.testing.assert_close(canvas.images()[0, 0].detach(), expected)
 
 
-def test_colours_are_opponents_in_units_of_their_spread():
-    found = colours(3)
-    assert found.square().sum(dim=1).mean().item() == pytest.approx(1)
-    lengths = found.norm(dim=0)
-    torch.testing.assert_close(lengths / lengths[0], torch.tensor([1, 0.3, 0.15]).double())
-    torch.testing.assert_close(found.T @ found, torch.diag(lengths.square()))
-    assert found[:, 0].unique().numel() == 1  # light: equal in all channels
-    assert torch.equal(colours(1), torch.eye(1).double())
-
-
 def test_a_step_is_longer_in_light_than_in_colour():
     """Toward grey and blue against red at once, grey gains as many times as it is more spread."""
     start = torch.zeros(1, 3, 8, 8, dtype=torch.float64)
-    canvas = Spectrum(start, (0.5,) * 3, (0.5,) * 3)
+    canvas = spectrum(start, (0.5,) * 3, (0.5,) * 3)
     optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
     grey = torch.ones(3, dtype=torch.float64) / 3**0.5
     blue = torch.tensor([-1.0, 0.0, 1.0], dtype=torch.float64) / 2**0.5
@@ -84,7 +67,7 @@ def test_a_step_is_longer_in_light_than_in_colour():
 
 
 def test_what_is_within_the_range_is_left_alone_by_the_limit(images):
-    canvas = Spectrum(images, (0.5,) * 3, (0.5,) * 3)
+    canvas = spectrum(images, (0.5,) * 3, (0.5,) * 3)
     canvas.limit()
     torch.testing.assert_close(canvas.images(), images)
 
@@ -94,7 +77,7 @@ def test_a_step_is_longer_the_lower_the_frequency():
     size = 16
     rows = torch.arange(size, dtype=torch.float64)[:, None].expand(size, size)
     slow, fast = (torch.cos(2 * math.pi * waves * rows / size) for waves in (1, 4))
-    canvas = Spectrum(torch.zeros(1, 1, size, size, dtype=torch.float64), *RED)
+    canvas = spectrum(torch.zeros(1, 1, size, size, dtype=torch.float64), *RED)
     optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
     torch.autograd.backward(-(canvas.images() * (slow + fast)).sum())
     optimizer.step()
@@ -103,25 +86,12 @@ def test_a_step_is_longer_the_lower_the_frequency():
     assert gains[0] / gains[1] == pytest.approx(4, rel=1e-3)
 
 
-def test_first_noise_has_natural_images_spectrum_and_spread():
-    groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
-    white, natural = (
-        first_canvas(
-            groups,
-            SynthesisConfig(
-                resolutions=(16,),
-                iterations=(1,),
-                basis=basis,
-                objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
-            ),
-            (0.5, 0.25, 0.25),
-        )
-        for basis in ("pixels", "spectrum")
-    )
-    assert white.std().item() == pytest.approx(1, abs=0.05)
-    pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
-    assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
-    power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
-    assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
-    assert natural.dtype == torch.float32
+def test_a_step_is_longer_in_images_of_more_contrast():
+    own = amplitudes(8) * torch.tensor([1.0, 3.0])[:, None, None, None]
+    canvas = Spectrum(torch.zeros(2, 1, 8, 8, dtype=torch.float64), *RED, own)
+    optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
+    pattern = torch.arange(64, dtype=torch.float64).sin()
+    torch.autograd.backward((canvas.images().flatten(1) @ pattern).sum())
+    optimizer.step()
+    low, high = canvas.images().detach()
+    torch.testing.assert_close(high, 3 * low, rtol=1e-3, atol=0)

@@ -1,0 +1,89 @@
+import math
+
+import pytest
+import torch
+
+from synth.groups import Group
+from synth.inversion import first_canvas
+from synth.natural import MEAN, amplitudes, amplitudes_of_each, colours
+from synth.settings import ObjectiveConfig, SynthesisConfig
+
+
+def drawn(count, channels, size):
+    return amplitudes_of_each(count, channels, size, torch.Generator().manual_seed(1))
+
+
+@pytest.mark.parametrize("size", [8, 9])
+def test_amplitudes_fall_with_the_frequency(size):
+    found = amplitudes(size)
+    assert found.square().mean().item() == pytest.approx(1)
+    assert found[0, 0] / found[0, 1] == pytest.approx(MEAN)
+    for row in range(size):
+        for column in range(row == 0, size):
+            down, across = (k if k <= size // 2 else size - k for k in (row, column))
+            assert found[row, column] / found[0, 1] == pytest.approx(1 / math.hypot(down, across))
+
+
+def test_colours_are_opponents_in_units_of_their_spread():
+    found = colours(3)
+    assert found.square().sum(dim=1).mean().item() == pytest.approx(1)
+    lengths = found.norm(dim=0)
+    torch.testing.assert_close(lengths / lengths[0], torch.tensor([1, 0.3, 0.15]).double())
+    torch.testing.assert_close(found.T @ found, torch.diag(lengths.square()))
+    assert found[:, 0].unique().numel() == 1  # light: equal in all channels
+    assert torch.equal(colours(1), torch.eye(1).double())
+
+
+def test_images_differ_in_contrast_detail_and_colour_and_have_amplitudes_in_common():
+    own = drawn(20_000, 3, 8)
+    assert (own.square().mean(dim=0) / amplitudes(8).square())[..., 1:].sub(1).abs().max() < 0.1
+    within = own.clone()
+    within[..., 0, 0] = 0
+    light, blue, green = within.square().sum(dim=(-2, -1)).log().div(2).unbind(1)
+    assert light.std().item() == pytest.approx(0.3, rel=0.03)
+    assert (blue - light).std().item() == pytest.approx(0.6, rel=0.03)
+    torch.testing.assert_close(blue, green)
+    steepness = torch.log2(own[:, 0, 0, 1] / own[:, 0, 0, 2])
+    assert steepness.mean().item() == pytest.approx(1, rel=0.01)
+    assert steepness.std().item() == pytest.approx(0.2, rel=0.03)
+    three = torch.stack([light, blue - light, steepness])
+    assert (torch.corrcoef(three) - torch.eye(3)).abs().max() < 0.03
+    assert torch.equal(own[:, 0, 0, 0], amplitudes(8)[0, 0].expand(20_000))
+
+
+def test_an_image_is_as_far_from_the_others_at_every_size():
+    small, large = drawn(5, 3, 8), drawn(5, 3, 16)
+    ratio = [own[:, :, 0, 2] / own[:, :, 0, 1] for own in (small, large)]  # detail
+    torch.testing.assert_close(*ratio)
+    colour = [own[:, 1] / own[:, 0] for own in (small, large)]
+    torch.testing.assert_close(colour[0][:, 0, 1], colour[1][:, 0, 1])
+
+
+def test_other_than_three_channels_have_no_colour():
+    own = drawn(4, 2, 8)
+    assert torch.equal(own[:, 0], own[:, 1])
+    assert not torch.equal(own[0], own[1])
+
+
+def test_first_noise_has_natural_images_spectrum_and_spread():
+    groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
+    white, natural = (
+        first_canvas(
+            groups,
+            SynthesisConfig(
+                resolutions=(16,),
+                iterations=(1,),
+                basis=basis,
+                objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
+            ),
+            (0.5, 0.25, 0.25),
+        )
+        for basis in ("pixels", "spectrum")
+    )
+    assert white.std().item() == pytest.approx(1, abs=0.05)
+    pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
+    assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
+    power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
+    assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
+    assert natural.dtype == torch.float32
