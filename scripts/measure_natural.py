@@ -11,6 +11,7 @@ slope                  how much more steeply than 1 / f light's amplitudes fall,
 lowest                 the means' amplitude, in units of that of the lowest frequency
 between images         standard deviations of the slope, of the log contrast, and of the log of
                        colour's share (half of the 16th to the 84th percentile: it has long tails)
+between places         standard deviation, within an image, of the log contrast of its 4x4 parts
 """
 
 import argparse
@@ -79,6 +80,8 @@ def measure(images: Tensor) -> dict[str, float]:
     lowest = power[:, 0, frequencies == 1].mean()
     share = (colour / light).log() / 2
     low, high = share.quantile(torch.tensor([0.16, 0.84], dtype=torch.float64))
+    parts = images.mean(1).unfold(1, size // 4, size // 4).unfold(2, size // 4, size // 4)
+    places = parts.flatten(3).std(-1).clamp(min=1e-3).log().flatten(1).std(1)
     numbers = {
         "std": images.std(),
         "means": images.mean(dim=(2, 3)).std(0).mean(),
@@ -88,6 +91,7 @@ def measure(images: Tensor) -> dict[str, float]:
         "slope between images": slopes.std(),
         "log contrast between images": (light.log() / 2).std(),
         "log colour between images": (high - low) / 2,
+        "log contrast between places": places.mean(),
     }
     return {name: round(value.item(), 4) for name, value in numbers.items()}
 

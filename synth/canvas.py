@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from synth.classifier import pixel_range
-from synth.natural import colours
+from synth.natural import Look
 from synth.stage import Drawing
 
 __all__ = ["Canvas", "Pixels", "Spectrum"]
@@ -50,8 +50,8 @@ class Spectrum:
 
     A step of Adam is as long for a coefficient as for any other, so that in the images it is longer
     the lower the frequency, and longer in light than in colour: light and shade and large shapes
-    move first. ``start``, ``mean`` and ``std`` are as of :class:`Pixels`; ``amplitudes`` are what
-    natural images have of each frequency (:mod:`synth.natural`), by image and opponent.
+    move first. ``start``, ``mean`` and ``std`` are as of :class:`Pixels`, with square images;
+    ``look`` says what each image has.
 
     Source:
         Olah, Mordvintsev & Schubert 2017, Feature Visualization,
@@ -60,8 +60,8 @@ class Spectrum:
     Departure:
         There colours are decorrelated by a measured covariance, here by fixed opponents, so that no
         data is asked for. Images that are not of three channels keep theirs as they are. There all
-        images have one spectrum; here one that is drawn with low contrast or little colour moves in
-        small steps, so that images stay as different as natural ones are.
+        images have one spectrum; here one that is drawn with low contrast or little colour, or a
+        place of it, moves in small steps, so that images stay as unlike each other as natural ones.
     """
 
     def __init__(
@@ -69,21 +69,15 @@ class Spectrum:
         start: Float[Tensor, "batch channels size size"],
         mean: tuple[float, ...],
         std: tuple[float, ...],
-        amplitudes: Float[Tensor, "batch channels size size"],
+        look: Look,
     ) -> None:
-        self.size = start.shape[-1]
-        self.scale = amplitudes[..., : self.size // 2 + 1].to(start)
-        natural = colours(start.shape[1])
-        self.colours = natural.to(start)
-        self.inverse = torch.linalg.inv(natural).to(start)  # once: on a GPU it waits for the device
+        self.look = look.to(start)
         self.parameter = self._coefficients(start).requires_grad_()
         self.low, self.high = pixel_range(mean, std, start)
 
     def images(self) -> Float[Tensor, "batch channels size size"]:
         """The images that the coefficients stand for."""
-        spectrum = torch.view_as_complex(self.parameter) * self.scale
-        opponents = torch.fft.irfft2(spectrum, s=(self.size, self.size), norm="ortho")
-        return torch.einsum("co,bohw->bchw", self.colours, opponents)
+        return self.look.images(torch.view_as_complex(self.parameter))
 
     @torch.no_grad()
     def limit(self) -> None:
@@ -91,6 +85,5 @@ class Spectrum:
         self.parameter.copy_(self._coefficients(self.images().clamp(self.low, self.high)))
 
     def _coefficients(self, images: Tensor) -> Float[Tensor, "batch opponents size half 2"]:
-        """Real and imaginary parts, of one half: a real image's other half says the same."""
-        opponents = torch.einsum("oc,bchw->bohw", self.inverse, images)
-        return torch.view_as_real(torch.fft.rfft2(opponents, norm="ortho") / self.scale)
+        """Their real and imaginary parts."""
+        return torch.view_as_real(self.look.coefficients(images))

@@ -13,7 +13,7 @@ from torch import Tensor
 from synth.canvas import Canvas, Pixels, Spectrum
 from synth.classifier import Classifier
 from synth.groups import Group, generator_for
-from synth.natural import STD, amplitudes_of_each, colours
+from synth.natural import STD, Look, amplitudes_of_each, places_of_each
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
 from synth.stage import Step, resized, run_stage
@@ -67,8 +67,8 @@ def first_canvas(
     drawn = torch.cat(noise)
     if config.basis == "pixels":
         return drawn
-    spectrum = torch.fft.fft2(drawn.double()) * _amplitudes(groups, config, len(std), size)
-    natural = torch.einsum("co,bohw->bchw", colours(len(std)), torch.fft.ifft2(spectrum).real)
+    look = _look(groups, config, len(std), size)
+    natural = look.images(torch.fft.rfft2(drawn.double(), norm="ortho"))
     return (natural * STD / torch.tensor(std)[:, None, None]).to(drawn)
 
 
@@ -77,22 +77,19 @@ def _canvas(
 ) -> Canvas:
     if config.basis == "pixels":
         return Pixels(start, teacher.mean, teacher.std)
-    amplitudes = _amplitudes(groups, config, *start.shape[1:3])
-    return Spectrum(start, teacher.mean, teacher.std, amplitudes)
+    look = _look(groups, config, *start.shape[1:3])
+    return Spectrum(start, teacher.mean, teacher.std, look)
 
 
-def _amplitudes(
-    groups: tuple[Group, ...], config: SynthesisConfig, channels: int, size: int
-) -> Float[Tensor, "batch channels size size"]:
+def _look(groups: tuple[Group, ...], config: SynthesisConfig, channels: int, size: int) -> Look:
     """The groups' images' own, the same whatever groups they share a batch with."""
-    return torch.cat(
-        [
-            amplitudes_of_each(
-                len(group.targets), channels, size, generator_for(config.seed, group.id, "natural")
-            )
-            for group in groups
-        ]
-    )
+    amplitudes, places = [], []
+    for group in groups:
+        count = len(group.targets)
+        drawn = generator_for(config.seed, group.id, "natural")
+        amplitudes.append(amplitudes_of_each(count, channels, size, drawn))
+        places.append(places_of_each(count, size, generator_for(config.seed, group.id, "field")))
+    return Look.of(torch.cat(amplitudes), torch.cat(places))
 
 
 def _canvas_size(config: SynthesisConfig, resolution: int) -> int:

@@ -5,15 +5,19 @@ import torch
 from toy_nets import MEAN, STD
 
 from synth.canvas import Canvas, Pixels, Spectrum
-from synth.natural import amplitudes
+from synth.groups import Group
+from synth.inversion import first_canvas
+from synth.natural import Look, amplitudes, amplitudes_of_each, places_of_each
+from synth.settings import ObjectiveConfig, SynthesisConfig
 
 RED = ((0.5,), (0.5,))
 
 
 def spectrum(start, mean, std) -> Canvas:
-    """With the amplitudes that natural images have in common."""
+    """With what natural images have in common."""
     size = start.shape[-1]
-    return Spectrum(start, mean, std, amplitudes(size).expand(*start.shape[:2], size, size))
+    common = amplitudes(size).expand(*start.shape[:2], size, size)
+    return Spectrum(start, mean, std, Look.of(common, torch.ones_like(common[:, :1])))
 
 
 @pytest.fixture
@@ -88,10 +92,56 @@ def test_a_step_is_longer_the_lower_the_frequency():
 
 def test_a_step_is_longer_in_images_of_more_contrast():
     own = amplitudes(8) * torch.tensor([1.0, 3.0])[:, None, None, None]
-    canvas = Spectrum(torch.zeros(2, 1, 8, 8, dtype=torch.float64), *RED, own)
+    look = Look.of(own, torch.ones_like(own))
+    canvas = Spectrum(torch.zeros(2, 1, 8, 8, dtype=torch.float64), *RED, look)
     optimizer = torch.optim.Adam([canvas.parameter], lr=0.01)
     pattern = torch.arange(64, dtype=torch.float64).sin()
     torch.autograd.backward((canvas.images().flatten(1) @ pattern).sum())
     optimizer.step()
     low, high = canvas.images().detach()
     torch.testing.assert_close(high, 3 * low, rtol=1e-3, atol=0)
+
+
+def test_a_step_is_longer_in_places_of_more_contrast():
+    places = torch.ones(1, 1, 8, 8, dtype=torch.float64)
+    places[..., 4:] = 3
+    changes = []
+    for contrast in (torch.ones_like(places), places):
+        look = Look.of(amplitudes(8).expand(1, 1, 8, 8), contrast)
+        canvas = Spectrum(torch.zeros(1, 1, 8, 8, dtype=torch.float64), *RED, look)
+        with torch.no_grad():
+            canvas.parameter[:, :, 1, 0] += 0.1  # a wave from above to below, of mean 0
+        changes.append(canvas.images().detach())
+    torch.testing.assert_close(changes[1], changes[0] * places)
+
+
+def test_coefficients_of_any_look_are_those_of_its_images(images):
+    random = torch.Generator().manual_seed(1)
+    own = amplitudes_of_each(4, 3, 9, random)
+    look = Look.of(own, places_of_each(4, 9, random))
+    torch.testing.assert_close(look.images(look.coefficients(images)), images)
+
+
+def test_first_noise_has_natural_images_spectrum_and_spread():
+    groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
+    white, natural = (
+        first_canvas(
+            groups,
+            SynthesisConfig(
+                resolutions=(16,),
+                iterations=(1,),
+                basis=basis,
+                objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
+            ),
+            (0.5, 0.25, 0.25),
+        )
+        for basis in ("pixels", "spectrum")
+    )
+    assert white.std().item() == pytest.approx(1, abs=0.05)
+    pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
+    assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
+    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
+    assert pixels.mean((-2, -1)).std() > 0.1 * pixels.std()  # some are darker than others
+    power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
+    assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
+    assert natural.dtype == torch.float32

@@ -58,7 +58,9 @@ def test_pixels_stay_in_the_valid_range(basis):
     images = run(lr=5.0, basis=basis)[-1].images
     for channel, (mean, std) in enumerate(zip(MEAN, STD, strict=True)):
         low, high = images[:, channel].min().item(), images[:, channel].max().item()
-        assert low == pytest.approx(-mean / std) and high == pytest.approx((1 - mean) / std)
+        rounding = {"abs": 1e-5} if basis == "spectrum" else {}  # a thousandth of an 8-bit step
+        assert low == pytest.approx(-mean / std, **rounding)
+        assert high == pytest.approx((1 - mean) / std, **rounding)
 
 
 def test_a_whole_run_is_the_same_alone_and_in_a_batch():

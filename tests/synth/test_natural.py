@@ -5,7 +5,15 @@ import torch
 
 from synth.groups import Group
 from synth.inversion import first_canvas
-from synth.natural import MEAN, amplitudes, amplitudes_of_each, colours
+from synth.natural import (
+    MEAN,
+    PLACES,
+    Look,
+    amplitudes,
+    amplitudes_of_each,
+    colours,
+    places_of_each,
+)
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
 
@@ -87,3 +95,24 @@ def test_first_noise_has_natural_images_spectrum_and_spread():
     power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
     assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
     assert natural.dtype == torch.float32
+
+
+def test_places_differ_in_contrast_and_are_smooth():
+    places = places_of_each(2000, 32, torch.Generator().manual_seed(1))
+    torch.testing.assert_close(places.square().mean((-2, -1)), torch.ones(2000, 1).double())
+    points = places.log()[..., 4::8, 4::8].flatten(1)  # beside those of the grid
+    assert points.std(dim=1).mean().item() == pytest.approx(PLACES, rel=0.15)
+    assert places.log().diff(dim=-1).abs().mean() < PLACES / 4
+    small = places_of_each(2000, 8, torch.Generator().manual_seed(1)).log()
+    same = torch.nn.functional.avg_pool2d(places.log(), 4)
+    assert torch.corrcoef(torch.stack([small.flatten(), same.flatten()]))[0, 1] > 0.98
+
+
+def test_white_noise_becomes_images_of_variance_1_on_average():
+    random = torch.Generator().manual_seed(1)
+    look = Look.of(amplitudes_of_each(4000, 3, 16, random), places_of_each(4000, 16, random))
+    noise = torch.randn(4000, 3, 16, 16, generator=random, dtype=torch.float64)
+    images = look.images(torch.fft.rfft2(noise, norm="ortho"))
+    assert images.var().item() == pytest.approx(1, rel=0.1)
+    means = images.mean((-2, -1)).square().mean().item()
+    assert means == pytest.approx(amplitudes(16)[0, 0].item() ** 2 / 256, rel=0.3)
