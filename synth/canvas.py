@@ -1,5 +1,6 @@
 """What inversion optimises: the pixels of the images, or their spectrum."""
 
+import dataclasses
 from typing import Protocol
 
 import torch
@@ -11,6 +12,10 @@ from synth.natural import Look
 from synth.stage import Drawing
 
 __all__ = ["Canvas", "Pixels", "Spectrum"]
+
+MEAN_STEP = 0.25
+"""A step in an image's mean, by what it would be in the mean's own unit. Whole steps take the means
+of images of 224 px twice as far apart as those of photographs, with this they stay."""
 
 
 class Canvas(Drawing, Protocol):
@@ -71,7 +76,9 @@ class Spectrum:
         std: tuple[float, ...],
         look: Look,
     ) -> None:
-        self.look = look.to(start)
+        units = torch.ones_like(look.amplitudes[0, 0])
+        units[0, 0] = MEAN_STEP
+        self.look = dataclasses.replace(look, amplitudes=look.amplitudes * units).to(start)
         self.parameter = self._coefficients(start).requires_grad_()
         self.low, self.high = pixel_range(mean, std, start)
 

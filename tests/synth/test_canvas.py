@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_nets import MEAN, STD
 
-from synth.canvas import Canvas, Pixels, Spectrum
+from synth.canvas import MEAN_STEP, Canvas, Pixels, Spectrum
 from synth.groups import Group
 from synth.inversion import first_canvas
 from synth.natural import Look, amplitudes, amplitudes_of_each, places_of_each
@@ -42,6 +42,7 @@ def test_a_spectrum_stands_for_the_sum_of_its_waves(images, size):
     canvas = spectrum(images, *RED)
     torch.testing.assert_close(canvas.images(), images)
     scale, half = amplitudes(size), size // 2 + 1
+    scale[0, 0] *= MEAN_STEP
     given = torch.view_as_complex(canvas.parameter.detach())[0, 0] * scale[:, :half]
     expected = torch.zeros(size, size, dtype=torch.float64)
     for row in range(size):
