@@ -38,6 +38,8 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=2000, help="of a set, at most")
     parser.add_argument("--json", type=Path)
     args = parser.parse_args()
+    if min(args.img_size) < 16:
+        parser.error(f"--img-size {min(args.img_size)} has too few frequencies; take at least 16")
     rows = []
     for name in args.sets:
         for size in args.img_size:
@@ -52,9 +54,9 @@ def pixels(name: str, count: int, size: int) -> Tensor:
     """At most ``count`` images, spread evenly over the set."""
     source = open_set(name, None, 0)
     pictures = ImageSet(source, size, BadImages("skip"))
-    step = max(1, len(source) // count)
-    rows = [row for rows in pictures.batches(1).values() for (row,) in rows][::step]
-    return pictures.pixels(tuple(rows[:count])).double()
+    rows = [row for rows in pictures.batches(1).values() for (row,) in rows]
+    chosen = torch.linspace(0, len(rows) - 1, min(count, len(rows))).round().long().tolist()
+    return pictures.pixels(tuple(rows[index] for index in chosen)).double()
 
 
 def measure(images: Tensor) -> dict[str, float]:

@@ -5,7 +5,8 @@ one entry is :func:`synth.synthesis.synthesize`; an image's way through the file
 
     groups.py     which images are made together, and every seed
     facts.py      which precision, layout and compiler; kernels.py builds the objective with them
-    inversion.py  noise to images, a stage at a time, by pixels or spectrum (canvas.py); or
+    inversion.py  noise to images, a stage at a time, by pixels or spectrum (canvas.py, which has
+                  from natural.py what photographs have in common and differ in); or
     generation.py a small network (generator.py) draws them, warm from batch to batch
     stage.py      the loop of one stage: the terms of objective.py on the views of jitter.py
     chains.py     which batches follow each other, and what is kept between them on disk

@@ -15,6 +15,7 @@ from synth.classifier import Classifier
 from synth.groups import Group
 from synth.guide import size_for
 from synth.kernels import build_objective, choose_kernels
+from synth.natural import LOOK
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 from synth.stage import MakeImages
@@ -112,7 +113,8 @@ def _wanted(run: Run) -> dict[str, Any]:
         for role, classifier in roles.items()
     }
     described["other_teachers"] = [_description(classifier) for classifier in run.others]
-    content = {"version": 1, "config": dataclasses.asdict(run.config)} | described
+    look = LOOK if run.config.engine == "inversion" and run.config.basis == "spectrum" else None
+    content = {"version": 1, "config": dataclasses.asdict(run.config), "look": look} | described
     return json.loads(json.dumps(content))  # tuples as lists, as they are read back
 
 
@@ -130,7 +132,7 @@ def _description(classifier: Classifier) -> dict[str, Any]:
 def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None:
     """Refuse to go on with a run whose settings or device differ from those wanted now."""
     # What a run from before a setting lacks is that setting's default: new ones are off by default.
-    plain = {"config": dataclasses.asdict(SynthesisConfig()), "other_teachers": []}
+    plain: dict[str, Any] = {"config": dataclasses.asdict(SynthesisConfig()), "other_teachers": [], "look": None}
     defaults = json.loads(json.dumps(plain))
     old, new = _flat(defaults) | _flat(standing), _flat(wanted)
     changed = sorted(key for key in new if old.get(key) != new[key])

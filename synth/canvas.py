@@ -66,7 +66,7 @@ class Spectrum:
         There colours are decorrelated by a measured covariance, here by fixed opponents, so that no
         data is asked for. Images that are not of three channels keep theirs as they are. There all
         images have one spectrum; here one that is drawn with low contrast or little colour, or a
-        place of it, moves in small steps, so that images stay as unlike each other as natural ones.
+        place of it, moves in small steps, so that images stay as unlike each other as they began.
     """
 
     def __init__(

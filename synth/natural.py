@@ -4,6 +4,7 @@ Departure:
     All numbers here are ours: rounded from what scripts/measure_natural.py finds in 2,000 images of
     CIFAR-10 and in 200 of ImageNet at 32 to 224 px. No data is asked for, so a network that was
     trained on other pictures than photographs gives images as unlike each other as photographs.
+    The exponent of 1 / f is 1 on average, where 1.1 to 1.25 was measured: an inversion adds to it.
 """
 
 from dataclasses import dataclass
@@ -13,8 +14,10 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-__all__ = ["STD", "Look", "amplitudes", "amplitudes_of_each", "colours", "places_of_each"]
+__all__ = ["LOOK", "STD", "Look", "amplitudes", "amplitudes_of_each", "colours", "places_of_each"]
 
+LOOK = 2
+"""The version of what is drawn here: one set's images are all of one."""
 STD = 0.25
 """Standard deviation of all pixels in [0, 1]: measured 0.25 to 0.27."""
 OPPONENTS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))
@@ -24,14 +27,15 @@ SPREAD = (1.0, 0.3, 0.15)
 ImageNet and 1, 0.29, 0.13 on CIFAR-10."""
 MEAN = 2.0
 """How far images differ in their mean, in units of the amplitude of the lowest frequency: measured
-2.1 to 2.2."""
+2.0 to 2.1. That is less in all where more frequencies share the variance: 0.10 of the range from
+black to white at 32 px and 0.08 at 224 px, where 0.13 was measured."""
 STEEPNESS, CONTRAST, COLOURFULNESS = 0.2, 0.3, 0.6
 """Standard deviations between images: of the exponent of 1 / f (measured 0.15 to 0.22), of the log
 contrast (0.30 to 0.34), of the log of colour's share (0.64 to 0.69)."""
 PLACES, GRID = 0.8, 4
 """Standard deviation, between the points of a grid (a side) over an image, of the log contrast.
 Photographs have calm and busy parts: between 4x4 parts of an image, which differ by chance too, the
-log contrast is measured to deviate by 0.52 to 0.63, and by 0.54 after an inversion with these."""
+log contrast is measured to deviate by 0.52 to 0.65, and by 0.55 after an inversion with these."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -39,24 +43,30 @@ class Look:
     """What each image of a batch looks like before anything is seen in it.
 
     It makes images of Fourier coefficients and the other way round. Coefficients of white noise
-    (orthonormal) make images of variance 1, on average, that are as unlike each other as natural
-    images are.
+    (orthonormal) make images of variance 1, on average, that are about as unlike each other as
+    natural images are.
     """
 
-    amplitudes: Float[Tensor, "batch channels size size"]  # by opponent and frequency
+    amplitudes: Float[Tensor, "batch channels size half"]  # by opponent and frequency
     places: Float[Tensor, "batch 1 size size"]  # the contrast of each place
+    weights: Float[Tensor, "batch 1 size size"]  # 1 / places, over its mean in the image
     colours: Float[Tensor, "channels channels"]
     inverse: Float[Tensor, "channels channels"]
 
     @classmethod
-    def of(cls, amplitudes: Tensor, places: Tensor) -> "Look":
-        """With natural images' colours."""
-        natural = colours(amplitudes.shape[1])
+    def of(
+        cls,
+        amplitudes: Float[Tensor, "batch channels size size"],
+        places: Float[Tensor, "batch 1 size size"],
+    ) -> "Look":
+        """The look of images with these amplitudes, this contrast and natural images' colours."""
+        natural, inverse = colours(amplitudes.shape[1]), 1 / places
         return cls(
-            amplitudes=amplitudes,
+            amplitudes=amplitudes[..., : amplitudes.shape[-1] // 2 + 1],
             places=places,
+            weights=inverse / inverse.mean(dim=(-2, -1), keepdim=True),
             colours=natural,
-            inverse=torch.linalg.inv(natural),  # once: on a GPU it waits for the device
+            inverse=torch.linalg.inv(natural),
         )
 
     def to(self, like: Tensor) -> "Look":
@@ -67,8 +77,8 @@ class Look:
         self, coefficients: Complex[Tensor, "batch channels size half"]
     ) -> Float[Tensor, "batch channels size size"]:
         """The images of one half of their coefficients: a real image's other half says the same."""
-        size, half = coefficients.shape[-2:]
-        spectrum = coefficients * self.amplitudes[..., :half]
+        size = coefficients.shape[-2]
+        spectrum = coefficients * self.amplitudes
         opponents = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
         mean = spectrum[..., :1, :1].real / size
         return torch.einsum("co,bohw->bchw", self.colours, mean + self.places * (opponents - mean))
@@ -77,13 +87,10 @@ class Look:
         self, images: Float[Tensor, "batch channels size size"]
     ) -> Complex[Tensor, "batch channels size half"]:
         """One half of the coefficients that :meth:`images` makes ``images`` of."""
-        half = images.shape[-1] // 2 + 1
         opponents = torch.einsum("oc,bchw->bohw", self.inverse, images)
-        weights = 1 / self.places
-        mean = (opponents * weights).mean((-2, -1), keepdim=True)
-        mean = mean / weights.mean((-2, -1), keepdim=True)
-        spectrum = torch.fft.rfft2(mean + (opponents - mean) * weights, norm="ortho")
-        return spectrum / self.amplitudes[..., :half]
+        mean = (opponents * self.weights).mean((-2, -1), keepdim=True)
+        drawn = mean + (opponents - mean) / self.places
+        return torch.fft.rfft2(drawn, norm="ortho") / self.amplitudes
 
 
 def amplitudes(size: int) -> Float[Tensor, "size size"]:
@@ -102,8 +109,9 @@ def amplitudes_of_each(
 ) -> Float[Tensor, "count channels size size"]:
     """Amplitudes by image and opponent: images differ in contrast, in detail and in colour.
 
-    The mean is no part of an image's contrast. The draws are the same at any size, and the mean
-    square over many images is 1. Other than three channels are no opponents and no colours.
+    The mean is no part of an image's contrast, but of its colour. The draws are the same at any
+    size, and the mean square over many images is 1. Other than three channels are no opponents and
+    no colours.
     """
     detail, contrast, colour = torch.randn(
         3, count, 1, 1, 1, generator=generator, dtype=torch.float64
@@ -152,6 +160,6 @@ def _frequencies(size: int) -> Float[Tensor, "size size"]:
     return torch.hypot(waves[:, None], waves).clamp(min=1)
 
 
-def _spread(draws: Tensor, sigma: float) -> Tensor:
+def _spread(draws: Float[Tensor, "count 1 1 1"], sigma: float) -> Float[Tensor, "count 1 1 1"]:
     """Log-normal factors whose mean square is 1."""
     return (sigma * draws - sigma**2).exp()

@@ -7,7 +7,7 @@ from toy_nets import MEAN, STD
 from synth.canvas import MEAN_STEP, Canvas, Pixels, Spectrum
 from synth.groups import Group
 from synth.inversion import first_canvas
-from synth.natural import Look, amplitudes, amplitudes_of_each, places_of_each
+from synth.natural import Look, amplitudes
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
 RED = ((0.5,), (0.5,))
@@ -103,7 +103,7 @@ def test_a_step_is_longer_in_images_of_more_contrast():
     torch.testing.assert_close(high, 3 * low, rtol=1e-3, atol=0)
 
 
-def test_a_step_is_longer_in_places_of_more_contrast():
+def test_a_wave_is_larger_in_places_of_more_contrast():
     places = torch.ones(1, 1, 8, 8, dtype=torch.float64)
     places[..., 4:] = 3
     changes = []
@@ -114,13 +114,6 @@ def test_a_step_is_longer_in_places_of_more_contrast():
             canvas.parameter[:, :, 1, 0] += 0.1  # a wave from above to below, of mean 0
         changes.append(canvas.images().detach())
     torch.testing.assert_close(changes[1], changes[0] * places)
-
-
-def test_coefficients_of_any_look_are_those_of_its_images(images):
-    random = torch.Generator().manual_seed(1)
-    own = amplitudes_of_each(4, 3, 9, random)
-    look = Look.of(own, places_of_each(4, 9, random))
-    torch.testing.assert_close(look.images(look.coefficients(images)), images)
 
 
 def test_first_noise_has_natural_images_spectrum_and_spread():
@@ -142,7 +135,7 @@ def test_first_noise_has_natural_images_spectrum_and_spread():
     pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
     assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
     assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
-    assert pixels.mean((-2, -1)).std() > 0.1 * pixels.std()  # some are darker than others
+    assert pixels.mean((-2, -1)).std() > 0.35 * pixels.std()  # some are darker than others
     power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
     assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
     assert natural.dtype == torch.float32

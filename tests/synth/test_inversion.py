@@ -30,13 +30,15 @@ def run(groups=GROUPS, dtype=torch.float32, **kwargs):
     return list(invert(objective(settings.objective, dtype), groups, settings, CPU))
 
 
-def test_first_noise_is_each_groups_own():
-    both = first_canvas(GROUPS, config(), STD)
+@pytest.mark.parametrize("basis", ["pixels", "spectrum"])
+def test_first_noise_is_each_groups_own(basis):
+    both = first_canvas(GROUPS, config(basis=basis), STD)
     assert both.shape == (8, 3, 8, 8)
-    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(), STD))
+    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(basis=basis), STD))
     assert not torch.equal(both[:4], both[4:])
-    assert not torch.equal(both, first_canvas(GROUPS, config(seed=1), STD))
-    assert first_canvas(GROUPS, config(canvas="pooled"), STD).shape == (8, 3, 16, 16)
+    assert not torch.equal(both, first_canvas(GROUPS, config(basis=basis, seed=1), STD))
+    pooled = first_canvas(GROUPS, config(canvas="pooled", basis=basis), STD)
+    assert pooled.shape == (8, 3, 16, 16)
 
 
 def test_stages_and_steps():

@@ -16,6 +16,7 @@ from dearkd.data.datasets import match_classes, open_data
 from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
 from synth.kernels import LONG_RUN, choose_kernels
+from synth.natural import LOOK
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
 from synth.settings import ObjectiveConfig, SynthesisConfig
@@ -181,6 +182,17 @@ def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, t
     list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
     with pytest.raises(ValueError, match=r"was made with config.smallest_crop=1.0, got 0.5"):
         list(synthesize(config(smallest_crop=0.5), teacher, out, verifier=verifier, resume=True))
+
+
+def test_a_set_whose_images_began_to_look_otherwise_does_not_go_on(teacher, tmp_path):
+    settings = config(basis="spectrum")
+    list(synthesize(settings, teacher, tmp_path / "set"))
+    file = tmp_path / "set/settings.json"
+    content = json.loads(file.read_text())
+    assert content.pop("look") == LOOK
+    file.write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=rf"was made with look=None, got {LOOK}; resume with"):
+        list(synthesize(settings, teacher, tmp_path / "set", resume=True))
 
 
 @pytest.mark.parametrize("basis", ["pixels", "spectrum"])
