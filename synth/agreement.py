@@ -132,7 +132,11 @@ def _description(classifier: Classifier) -> dict[str, Any]:
 def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None:
     """Refuse to go on with a run whose settings or device differ from those wanted now."""
     # What a run from before a setting lacks is that setting's default: new ones are off by default.
-    plain: dict[str, Any] = {"config": dataclasses.asdict(SynthesisConfig()), "other_teachers": [], "look": None}
+    plain: dict[str, Any] = {
+        "config": dataclasses.asdict(SynthesisConfig()),
+        "other_teachers": [],
+        "look": None,
+    }
     defaults = json.loads(json.dumps(plain))
     old, new = _flat(defaults) | _flat(standing), _flat(wanted)
     changed = sorted(key for key in new if old.get(key) != new[key])
