@@ -66,7 +66,7 @@ def measure(images: Tensor) -> dict[str, float]:
     opponents -= opponents.mean(dim=(0, 2, 3), keepdim=True)
     power = torch.fft.fft2(opponents, norm="ortho").abs().square()
     means, power[..., 0, 0] = power[:, 0, 0, 0].clone(), 0
-    waves = size * torch.fft.fftfreq(size, dtype=torch.float64)
+    waves = (size * torch.fft.fftfreq(size, dtype=torch.float64)).round()
     frequencies = torch.hypot(waves[:, None], waves)
     light, colour = power[:, 0].sum(dim=(-2, -1)), power[:, 1:].sum(dim=(1, 2, 3))
     light, colour = light.clamp(min=1e-9), colour.clamp(min=1e-9)

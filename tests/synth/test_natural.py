@@ -3,8 +3,6 @@ import math
 import pytest
 import torch
 
-from synth.groups import Group
-from synth.inversion import first_canvas
 from synth.natural import (
     MEAN,
     PLACES,
@@ -14,7 +12,6 @@ from synth.natural import (
     colours,
     places_of_each,
 )
-from synth.settings import ObjectiveConfig, SynthesisConfig
 
 
 def drawn(count, channels, size):
@@ -72,30 +69,6 @@ def test_other_than_three_channels_have_no_colour():
     own = drawn(4, 2, 8)
     assert torch.equal(own[:, 0], own[:, 1])
     assert not torch.equal(own[0], own[1])
-
-
-def test_first_noise_has_natural_images_spectrum_and_spread():
-    groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
-    white, natural = (
-        first_canvas(
-            groups,
-            SynthesisConfig(
-                resolutions=(16,),
-                iterations=(1,),
-                basis=basis,
-                objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
-            ),
-            (0.5, 0.25, 0.25),
-        )
-        for basis in ("pixels", "spectrum")
-    )
-    assert white.std().item() == pytest.approx(1, abs=0.05)
-    pixels = natural * torch.tensor([0.5, 0.25, 0.25])[:, None, None]
-    assert pixels.std().item() == pytest.approx(0.25, abs=0.02)
-    assert torch.corrcoef(pixels.transpose(0, 1).flatten(1))[0, 2].item() > 0.7
-    power = torch.fft.fft2(natural).abs().square().mean(dim=(0, 1)).sqrt()
-    assert (power[0, 1] / power[0, 4]).item() == pytest.approx(4, rel=0.2)
-    assert natural.dtype == torch.float32
 
 
 def test_places_differ_in_contrast_and_are_smooth():
