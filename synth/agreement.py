@@ -142,10 +142,10 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
     changed = sorted(key for key in new if old.get(key) != new[key])
     if changed:
         key = changed[0]
-        raise SynthError(
-            f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; "
-            "resume with the same settings, or name another folder"
-        )
+        remedy = "resume with the same settings, or name another folder"
+        if key == "look":
+            remedy = "images by their spectrum begin otherwise since; name another folder"
+        raise SynthError(f"{run.out} was made with {key}={old.get(key)}, got {new[key]}; {remedy}")
     device = standing["kernels"]["device"]
     if device != str(run.device):
         raise SynthError(f"{run.out} was made on {device}, got {run.device}; resume on {device}")

@@ -76,10 +76,10 @@ def test_doctor_finds_the_gpu(cuda):
     assert re.search(r"ok +bf16 +the GPU has bf16 units", told), told
 
 
-@pytest.mark.parametrize("engine", ["inversion", "generator"])
-def test_images_out_of_the_teacher_teach_a_student(cnn, tmp_path, engine):
+@pytest.mark.parametrize("setting", ["basis=pixels", "basis=spectrum", "engine=generator"])
+def test_images_out_of_the_teacher_teach_a_student(cnn, tmp_path, setting):
     made = tmp_path / "made"
-    line = ["--engine", engine, "--res", 16, "--iters", 4, "--per-class", 4]
+    line = ["--set", setting, "--res", 16, "--iters", 4, "--per-class", 4]
     done("synthesize", "--teacher", cnn, *line, "--set", "compile=never", "--out", made)
     done("eval", made, "--verifier", cnn, "--out", tmp_path / "quality.json")
     done("verify", made)
