@@ -13,6 +13,7 @@ from torch import Tensor
 from synth.canvas import Canvas, Pixels, Spectrum
 from synth.classifier import Classifier
 from synth.groups import Group, generator_for
+from synth.leaves import leaves_of_each
 from synth.natural import STD, Look, amplitudes_of_each, places_of_each
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
@@ -51,15 +52,17 @@ def invert(
 def first_canvas(
     groups: tuple[Group, ...], config: SynthesisConfig, std: tuple[float, ...]
 ) -> Float[Tensor, "batch channels height width"]:
-    """Noise in normalised pixel space (divided by ``std``), drawn for each group on its own.
+    """Images in normalised pixel space (divided by ``std``), drawn for each group on its own.
 
-    It is standard normal. Where the spectrum is optimised, it has what natural images have
-    (:mod:`synth.natural`): their spectrum, colours and standard deviation, and their variety.
+    They are standard normal noise. Where the spectrum is optimised, they are leaves with a texture,
+    which have what natural images have (:mod:`synth.natural`): their spectrum, edges, colours and
+    standard deviation, and their variety.
     """
     size = _canvas_size(config, config.resolutions[0])
+    channels = len(std)
     noise = [
         torch.randn(
-            (len(group.targets), len(std), size, size),
+            (len(group.targets), channels, size, size),
             generator=generator_for(config.seed, group.id, "noise"),
         )
         for group in groups
@@ -67,8 +70,13 @@ def first_canvas(
     drawn = torch.cat(noise)
     if config.basis == "pixels":
         return drawn
-    look = _look(groups, config, len(std), size)
-    natural = look.images(torch.fft.rfft2(drawn.double(), norm="ortho"))
+    leaves = [
+        leaves_of_each(
+            len(group.targets), channels, size, generator_for(config.seed, group.id, "leaves")
+        )
+        for group in groups
+    ]
+    natural = _look(groups, config, channels, size).scenes(drawn.double(), torch.cat(leaves))
     return (natural * STD / torch.tensor(std)[:, None, None]).to(drawn)
 
 

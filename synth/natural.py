@@ -17,7 +17,7 @@ from torch import Tensor
 
 __all__ = ["LOOK", "STD", "Look", "amplitudes", "amplitudes_of_each", "colours", "places_of_each"]
 
-LOOK = 2
+LOOK = 3
 """The version of what is drawn here: one set's images are all of one."""
 STD = 0.25
 """Standard deviation of all pixels in [0, 1]: measured 0.25 to 0.27."""
@@ -37,6 +37,9 @@ PLACES, GRID = 0.8, 4
 """Standard deviation, between the points of a grid (a side) over an image, of the log contrast.
 Photographs have calm and busy parts: between 4x4 parts of an image, which differ by chance too, the
 log contrast is measured to deviate by 0.52 to 0.65, and by 0.55 after an inversion with these."""
+TEXTURE = 0.2
+"""Texture's share of the variance of the images that an inversion begins with; leaves have the rest
+(:mod:`synth.leaves`)."""
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -51,6 +54,7 @@ class Look:
     amplitudes: Float[Tensor, "batch channels size half"]  # by opponent and frequency
     places: Float[Tensor, "batch 1 size size"]  # the contrast of each place
     weights: Float[Tensor, "batch 1 size size"]  # 1 / places, over its mean in the image
+    contrast: Float[Tensor, "batch channels 1 1"]  # of each opponent, around its mean
     colours: Float[Tensor, "channels channels"]
     inverse: Float[Tensor, "channels channels"]
 
@@ -62,10 +66,13 @@ class Look:
     ) -> "Look":
         """The look of images with these amplitudes, this contrast and natural images' colours."""
         natural, inverse = colours(amplitudes.shape[1]), 1 / places
+        within = amplitudes.clone()
+        within[..., 0, 0] = 0
         return cls(
             amplitudes=amplitudes[..., : amplitudes.shape[-1] // 2 + 1],
             places=places,
             weights=inverse / inverse.mean(dim=(-2, -1), keepdim=True),
+            contrast=within.square().mean(dim=(-2, -1), keepdim=True).sqrt(),
             colours=natural,
             inverse=torch.linalg.inv(natural),
         )
@@ -82,7 +89,21 @@ class Look:
         spectrum = coefficients * self.amplitudes
         opponents = torch.fft.irfft2(spectrum, s=(size, size), norm="ortho")
         mean = spectrum[..., :1, :1].real / size
-        return torch.einsum("co,bohw->bchw", self.colours, mean + self.places * (opponents - mean))
+        return self._coloured(mean + self.places * (opponents - mean))
+
+    def scenes(
+        self,
+        noise: Float[Tensor, "batch channels size size"],
+        leaves: Float[Tensor, "batch channels size size"],
+    ) -> Float[Tensor, "batch channels size size"]:
+        """Images to begin with: leaves of mean 0 and variance 1 each, with a texture of noise."""
+        texture = self.images(torch.fft.rfft2(noise, norm="ortho"))
+        mean = texture.mean(dim=(-2, -1), keepdim=True)
+        shapes = self._coloured(self.contrast * leaves)
+        return mean + (1 - TEXTURE) ** 0.5 * shapes + TEXTURE**0.5 * (texture - mean)
+
+    def _coloured(self, opponents: Tensor) -> Tensor:
+        return torch.einsum("co,bohw->bchw", self.colours, opponents)
 
     def coefficients(
         self, images: Float[Tensor, "batch channels size size"]

@@ -104,7 +104,12 @@ class SynthesisOfTwo(Synthesis):
 
 
 class Sweep(Files):
-    results = "study/*/model.safetensors"
+    """A run is finished once its summary stands; until then its weights are written again."""
+
+    results = "study/*/summary.json"
+
+    def bytes(self, folder):
+        return [file.read_bytes() for file in sorted(folder.glob("study/*/model.safetensors"))]
 
     def line(self, folder):
         study = folder / "study.yaml"
