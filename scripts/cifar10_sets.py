@@ -3,8 +3,8 @@
     python scripts/cifar10_sets.py --data cifar10 --pictures photos/ --jobs 2
 
 Into ``--out`` (default: runs/cifar10-sets, where the studies look for them) go synthetic sets, made
-from the teacher alone, and with ``--data`` what they are held against: as many real images,
-pictures of another subject, noise, and the validation images that students are judged on. A second
+from the teacher alone, and with ``--data`` what they are held against: real images (as many, and
+all), pictures of another subject, noise, and the validation images that students are judged on. A second
 call goes on where the first stopped. Each command has the threads that OMP_NUM_THREADS says.
 """
 
@@ -84,9 +84,10 @@ def command(name: str, args: argparse.Namespace) -> list[str]:
 
 
 def write_references(data: str, pictures: Path | None, out: Path) -> None:
-    """Validation images, as many real ones as a set has, noise and other pictures, as parquet."""
+    """Validation images, real ones (as many as a set has; all), noise and other pictures."""
     train, validation = open_data(data, validation=IMAGES)
     write(out / "validation.parquet", validation, range(len(validation)))
+    write(out / "real-all.parquet", train, range(len(train)))
     rng = np.random.default_rng(0)
     labels = np.asarray(train.labels)
     real = [
