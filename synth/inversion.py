@@ -1,4 +1,4 @@
-"""Inversion: the images themselves are optimised, from noise through all stages.
+"""Inversion: the images themselves are optimised, from noise or leaves through all stages.
 
 Source:
     DeepInversion (Yin et al. 2020, https://arxiv.org/abs/1912.08795).
