@@ -4,8 +4,9 @@
 
 Into ``--out`` (default: runs/cifar10-sets, where the studies look for them) go synthetic sets, made
 from the teacher alone, and with ``--data`` what they are held against: real images (as many, and
-all), pictures of another subject, noise, and the validation images that students are judged on. A second
-call goes on where the first stopped. Each command has the threads that OMP_NUM_THREADS says.
+all), pictures of another subject, noise, and the validation images that students are judged on.
+A second call goes on where the first stopped. Each command has the threads that OMP_NUM_THREADS
+says.
 """
 
 import argparse
