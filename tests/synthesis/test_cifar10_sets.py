@@ -38,6 +38,12 @@ def test_references_are_balanced_and_no_validation_image_is_among_them(sets, tmp
     )
     assert np.bincount(real.labels).tolist() == [4] * 10
     assert len(validation) == 40
+    every, _ = open_data(
+        str(tmp_path / "real-all.parquet"), evaluation=str(tmp_path / "validation.parquet")
+    )
+    assert len(every) == len(open_data("digits", validation=40)[0])
+    assert set(pixels(real)) <= set(pixels(every))
+    assert not set(pixels(every)) & set(pixels(validation))
     _, held_out = open_data("digits", validation=40)
     assert pixels(validation) == pixels(held_out)
     assert not set(pixels(real)) & set(pixels(validation))
@@ -71,7 +77,8 @@ def test_commands_name_what_there_is(sets, tmp_path):
 
 
 def test_the_studies_sets_are_among_them(sets):
-    references = {f"{name}.parquet" for name in ("real", "noise", "pictures", "validation")}
+    names = ("real", "real-all", "noise", "pictures", "validation")
+    references = {f"{name}.parquet" for name in names}
     for study in ("cifar10_data_free", "cifar10_data_free_long", "cifar10_boundary"):
         text = (ROOT / "configs" / "studies" / f"{study}.yaml").read_text()
         trained = yaml.safe_load(text)
