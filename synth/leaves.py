@@ -3,8 +3,8 @@
 Source:
     Lee, Mumford & Huang 2001, Occlusion Models for Natural Images, IJCV 41: of all sizes by r^-3,
     such images have natural images' spectrum 1 / f, and their edges and calm surfaces besides.
-    Baradad et al. 2021, Learning to See by Looking at Noise, https://arxiv.org/abs/2106.05963:
-    networks learn more from them than from noise of that spectrum.
+    Baradad et al. 2021, Learning to See by Looking at Noise, https://arxiv.org/abs/2106.05963,
+    train networks on them.
 
 Departure:
     Half of the leaves are ellipses, half are rectangles, of any direction. Each image has few
