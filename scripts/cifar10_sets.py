@@ -32,15 +32,13 @@ SPECTRUM, GENERATOR = "cifar10_spectrum_deepinversion.yaml", "cifar10_generator.
 BOUNDARY = ["objective.ep_weight=1.0", "objective.triplet_weight=0.5"]
 SETS: dict[str, tuple[str, int, int, list[str]]] = {
     "spectrum-0": (SPECTRUM, IMAGES, 0, []),
-    "spectrum-10000": (SPECTRUM, 10_000, 0, []),
+    **{f"spectrum-10000-{seed}": (SPECTRUM, 10_000, seed, []) for seed in range(3)},
     "spectrum-20000": (SPECTRUM, 20_000, 3, []),
     "spectrum-boundary": (SPECTRUM, IMAGES, 0, BOUNDARY),
     "boundary-0": (INVERSION, IMAGES, 0, []),
     "plain-0": (PLAIN, IMAGES, 0, []),
     "generator-0": (GENERATOR, IMAGES, 0, []),
     "generator-20000": (GENERATOR, 20_000, 0, []),
-    "spectrum-1": (SPECTRUM, IMAGES, 1, []),
-    "spectrum-2": (SPECTRUM, IMAGES, 2, []),
     "boundary-1": (INVERSION, IMAGES, 1, []),
     "plain-1": (PLAIN, IMAGES, 1, []),
     "boundary-2": (INVERSION, IMAGES, 2, []),

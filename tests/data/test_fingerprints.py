@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 from PIL import Image
 
 from dearkd.data.datasets import open_data, subset
-from dearkd.data.sources import ImageSource
+from dearkd.data.sources import ImageSource, SubsetSource
 
 
 def folder_of_images(root, names=("a/1.png", "a/2.png", "b/1.png")):
@@ -82,3 +82,12 @@ def test_a_part_is_not_the_whole(tmp_path):
     parts = [subset(digits, share).fingerprint() for share in (1.0, 0.5, 0.4)]
     assert len({*parts, open_data("digits")[1].fingerprint()}) == 4
     assert subset(digits, 0.5).fingerprint() == parts[1]
+
+
+def test_labels_numbered_anew_make_no_other_images():
+    """A study's arms are judged on the same images, however their own classes are numbered."""
+    digits = open_data("digits")[1]
+    rows, other = np.arange(len(digits)), list(range(10))[::-1]
+    assert SubsetSource(digits, rows, new_labels=other).fingerprint() == digits.fingerprint()
+    for order in (rows[::-1], rows[:-1]):
+        assert SubsetSource(digits, order).fingerprint() != digits.fingerprint()

@@ -79,7 +79,12 @@ def test_commands_name_what_there_is(sets, tmp_path):
 def test_the_studies_sets_are_among_them(sets):
     names = ("real", "real-all", "noise", "pictures", "validation")
     references = {f"{name}.parquet" for name in names}
-    for study in ("cifar10_data_free", "cifar10_data_free_long", "cifar10_boundary"):
+    for study in (
+        "cifar10_data_free",
+        "cifar10_data_free_main",
+        "cifar10_data_free_long",
+        "cifar10_boundary",
+    ):
         text = (ROOT / "configs" / "studies" / f"{study}.yaml").read_text()
         trained = yaml.safe_load(text)
         named = [str(trained["settings"]["data"][part]) for part in ("train", "evaluation")]
