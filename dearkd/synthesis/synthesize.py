@@ -258,8 +258,23 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
             yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
-    if content["quality"]["teacher"]["recognition"]["overall"] < UNRECOGNISED:
-        config = setup.config
+    yield from _advice(content["quality"]["teacher"]["recognition"]["overall"], setup.config)
+    if setup.verifier is not None:
+        judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
+        teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
+        if judge in teachers:
+            which = "the teacher itself" if judge == teachers[0] else "one of the teachers"
+            yield f"the verifier is {which}: no second opinion"
+
+
+def _advice(recognised: float, config: SynthesizeConfig) -> Iterator[str]:
+    """What a small share of recognised images means, or what may raise it."""
+    if config.objective.ce_weight < 1:
+        yield (
+            f"  their class was asked for with a weight of {config.objective.ce_weight:g} alone: "
+            "not all have to show it; soft labels say what each shows"
+        )
+    elif recognised < UNRECOGNISED:
         drawn = config.engine == "generator"  # which neither recipe nor pilot runs are for
         others = ["" if drawn or config.recipe == "balanced" else "--recipe balanced, "]
         others += ["more --iters", "" if drawn or config.allow_no_bn else ", --auto-weights"]
@@ -267,12 +282,6 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
             f"most images are not what they were to become: try {''.join(others)} "
             "or a size the teacher was trained at"
         )
-    if setup.verifier is not None:
-        judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
-        teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
-        if judge in teachers:
-            which = "the teacher itself" if judge == teachers[0] else "one of the teachers"
-            yield f"the verifier is {which}: no second opinion"
 
 
 def _train_command(folder: Path, config: SynthesizeConfig) -> str:

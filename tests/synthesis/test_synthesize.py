@@ -113,6 +113,19 @@ def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
     assert content["config"]["objective"]["ep_weight"] == 1.0
 
 
+@pytest.mark.parametrize(
+    ("weight", "said", "not_said"),
+    [("1", "most images are not what", "weight of"), ("0.2", "with a weight of 0.2", "most images")],
+)
+def test_few_recognised_images_are_a_fault_only_where_their_class_was_asked_for(
+    tmp_path, weight, said, not_said
+):
+    asked = ["--iters", "1", "--set", f"objective.ce_weight={weight}"]
+    output = " ".join(made("--classes", "2,5", *SHORT, *asked, "--out", tmp_path / "set").split())
+    assert said in output
+    assert not_said not in output
+
+
 def test_the_next_command_trains_under_the_teachers_indices(digits):
     folder, _ = digits
     small = ["--set", "data.batch_size=4", "--student", "toy_student", "--img-size", "16"]
