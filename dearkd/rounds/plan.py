@@ -1,6 +1,6 @@
 """What a run in rounds takes, before anything is made: every choice, every mistake, the time.
 
-Both parts are tried: a few steps of the generator, with and without a student, and a few training
+Both parts are tried: a few steps of its images, with and without a student, and a few training
 steps on blank images.
 """
 
@@ -39,6 +39,8 @@ __all__ = ["Plan", "as_typed", "plan"]
 TYPED = {
     "synth": {
         "--iters": "--set synth.iterations=[N]",
+        "--fast": "--set synth.fast=true",
+        "--recipe ": "--set synth.recipe=",
         "--allow-no-bn": "--set synth.allow_no_bn=true",
         "--images-per-batch": "--set synth.images_per_batch=N",
         "--set ": "--set synth.",

@@ -1,7 +1,7 @@
 """The configuration of `dearkd distill`, and what of it goes to each of its two parts.
 
 Departure:
-    The paper makes its images once. Rounds are ours, after data-free methods whose generator and
+    The paper makes its images once. Rounds are ours, after data-free methods whose images and
     student take turns (Fang et al. 2022, https://arxiv.org/abs/2112.15278).
 """
 
@@ -13,6 +13,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import check_range, flattened
+from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.rounds.folder import Round, sets_up_to
 from dearkd.synthesis.setup import NetworkConfig
@@ -24,7 +25,6 @@ __all__ = ["RoundsConfig", "anchored", "image_options", "training"]
 ROUND_SEED = 1_000_000
 """Added to the seed for each further round, so that no round repeats another's draws."""
 DECIDED = {
-    "synth.engine": "a generator draws the images of all rounds",
     "synth.teacher": "--teacher names it",
     "synth.other_teachers": "--teacher, given again, names them",
     "synth.student": "it is the student of the round before",
@@ -118,17 +118,21 @@ def anchored(given: DictConfig) -> DictConfig:
 def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     """The settings of a round's set, by dotted name.
 
-    From the second round on the student of the round before takes part: L_adv looks for images on
-    whose class it agrees with the teacher, while their distributions are far apart.
+    Images are inverted by the recipe ``balanced``, where ``synth`` has no other: they teach more
+    than a generator's (scripts/results/LAB.md). From the second round on the student of the round
+    before takes part: L_adv looks for images on whose class it agrees with the teacher, while their
+    distributions are far apart.
     """
+    given = flattened(config.synth)
+    drawn = given.get("engine") == "generator"
     options = {
-        **flattened(config.synth),
-        "engine": "generator",
+        **({} if drawn else {"recipe": "balanced"}),
+        **given,
         "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,
         "other_teachers": [asdict(one) for one in config.other_teachers] or None,
         "per_class": config.per_class,
-        "resolutions": None if config.res is None else [config.res],
+        "resolutions": None if config.res is None else _stages(config.res, drawn),
         "seed": _seed(config, part),
         "imports": list(config.imports) or None,
     }
@@ -137,6 +141,11 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
         options["objective.adversary_weight"] = config.adversary_weight
         options["objective.compete_weight"] = 0.0
     return options
+
+
+def _stages(size: int, drawn: bool) -> list[int]:
+    """Large images are inverted in two stages, as `dearkd synthesize` does by default."""
+    return [size] if drawn or is_small(size) else [size // 2, size]
 
 
 def training(config: RoundsConfig, part: Round, data: Path | None = None) -> TrainConfig:

@@ -34,11 +34,10 @@ from dearkd.run_folder.processes import process_state
 from dearkd.synthesis import forecast as forecasting
 from dearkd.synthesis.forecast import Forecast
 from dearkd.training.loop import Trainer
-from synth import synthesis
+from synth.writer import Writer
 
 SETTINGS = [
-    *("synth.generator.width=4", "synth.generator.latent_dim=8"),
-    *("synth.generator.warmup_batches=1", "synth.precision=fp32", "synth.layout=contiguous"),
+    *("synth.precision=fp32", "synth.layout=contiguous"),
     *("synth.iterations=[2]", "train.trackers=[]", "train.precision=fp32"),
     *("train.memory_format=contiguous", "train.teacher.precision=fp32"),
     "train.teacher.memory_format=contiguous",
@@ -218,7 +217,7 @@ def cut(patch, after, call):
     patch.setattr(owner, name, both)
 
 
-SET, STUDENT = (synthesis, "write_state"), (Trainer, "_save")
+SET, STUDENT = (Writer, "write_part"), (Trainer, "_save")
 
 
 def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_path, monkeypatch):
@@ -303,18 +302,23 @@ def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
     assert "student.name" not in image_options(off, Round(Path("run"), 2))
 
 
+DRAWN = ["--set", "synth.engine=generator", "--set"]
 MISTAKES = [
     (["--rounds", "0"], "rounds must be at least 1 and at most 1000, got 0"),
     (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
-    (["--set", "synth.engine=inversion"], "synth.engine is decided by the rounds (a generator"),
     (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds (it is the"),
     (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds (set adversary_weigh"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
-    (["--set", "synth.lr=0.1"], "--set synth.lr=0.1 has no effect with --engine generator; leave"),
+    ([*DRAWN, "synth.lr=0.1"], "--set synth.lr=0.1 has no effect with --engine generator; leave"),
+    ([*DRAWN, "synth.fast=true"], "--set synth.fast=true is for --engine inversion; leave it out"),
+    (["--set", "synth.recipe=ours"], "'paper', 'balanced'"),
     (["--set", "train.method=dearkdd"], "'dearkdd'"),
     (["--student", "toy_studen"], "unknown student 'toy_studen'; did you mean 'toy_student'?"),
-    (["--res", "130"], "of 16-128 pixels a side, a multiple of 4, got --res 130; write --res 128"),
+    (
+        [*DRAWN[:2], "--res", "130"],
+        "of 16-128 pixels a side, a multiple of 4, got --res 130; write --res 128",
+    ),
     (["--eval-data", "nowhere"], "data 'nowhere' does not exist"),
     (["--teacher", "digits", "--teacher", "digits"], "are the same network; name it once"),
     (["--resume"], "no unfinished run in rounds under runs/; name one with --out FOLDER"),
@@ -361,18 +365,44 @@ def test_the_newest_unfinished_run_goes_on(tmp_path):
     assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
 
 
-def test_a_size_that_no_student_has_is_rounded_down(tmp_path, monkeypatch):
+@pytest.fixture
+def planned(tmp_path, monkeypatch):
+    """Plans a run in one round of a 176-px CNN of three classes; nothing is tried."""
     torch.manual_seed(0)
     file = tmp_path / "cnn.safetensors"
     save_file(timm.create_model("resnet10t", num_classes=3).state_dict(), file)
     monkeypatch.setattr(planning, "forecast", lambda *args: Forecast(1.0, None, 1.0, {}, None))
     monkeypatch.setattr(planning, "_training_costs", lambda *args: (1.0, 1.0))
-    given = {"teacher": {"name": "resnet10t", "weights": str(file)}, "per_class": 4}
-    plan = planning.plan(complete(RoundsConfig, {**given, "rounds": 1}), process_state())
+    teacher = {"name": "resnet10t", "weights": str(file)}
+
+    def plan(**given):
+        whole = {"teacher": teacher, "per_class": 4, "rounds": 1, **given}
+        return planning.plan(complete(RoundsConfig, whole), process_state())
+
+    return plan
+
+
+@pytest.mark.parametrize(("engine", "size"), [("generator", 80), ("inversion", 176)])
+def test_a_size_that_no_student_has_is_rounded_down(planned, engine, size):
+    plan = planned(synth={"engine": engine})
     # The CNN's own 176 px, halved for the generator: 88 px are no whole patches of 16.
-    assert (plan.config.res, plan.config.student) == (80, "dearkd_tiny_patch16_224")
+    assert (plan.config.res, plan.config.student) == (size, "dearkd_tiny_patch16_224")
     assert (plan.config.epochs, plan.config.evaluation) == (100, None)
-    assert "student dearkd_tiny_patch16_224, 80 px, 100 epochs a round" in plan.notes
+    assert f"student dearkd_tiny_patch16_224, {size} px, 100 epochs a round" in plan.notes
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ({}, {"recipe": "balanced", "resolutions": [88, 176]}),
+        ({"res": 32}, {"recipe": "balanced", "resolutions": [32]}),
+        ({"synth": {"recipe": "paper"}}, {"recipe": "paper", "resolutions": [88, 176]}),
+        ({"synth": {"engine": "generator"}, "res": 96}, {"recipe": None, "resolutions": [96]}),
+    ],
+)
+def test_images_are_inverted_by_the_balanced_recipe_unless_another_is_named(planned, given, wanted):
+    options = image_options(planned(**given).config, Round(Path("run"), 1))
+    assert {key: options.get(key) for key in wanted} == wanted
 
 
 def test_without_real_images_a_round_says_how_far_it_agrees(brief, toy_teacher, tmp_path):
@@ -397,7 +427,7 @@ def test_kill_9_in_both_parts_ends_in_the_same_student(tmp_path):
         return subprocess.Popen([*words, str(tmp_path / name)], stdout=subprocess.DEVNULL)
 
     assert run("whole").wait() == 0
-    for sign in ("round-1/set/.parts/chain_*", "round-1/student/checkpoint/last.pt"):
+    for sign in ("round-1/set/.parts/*.json", "round-1/student/checkpoint/last.pt"):
         process = run("killed")
         while not list((tmp_path / "killed").glob(sign)):
             assert process.poll() is None

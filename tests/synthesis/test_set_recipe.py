@@ -1,7 +1,9 @@
 import dataclasses
+from pathlib import Path
 
 import pytest
 import timm
+import yaml
 from omegaconf import OmegaConf
 
 from dearkd.config_file import to_yaml
@@ -11,12 +13,12 @@ from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
 
 
-def chosen(size, **given):
-    network = timm.create_model("resnet10t", num_classes=4)
+def chosen(size, classes=4, std=(0.2,), **given):
+    network = timm.create_model("resnet10t", num_classes=classes)
     teacher = Classifier(
-        name="mine", network=network, mean=(0.4,), std=(0.2,), img_size=size, num_classes=4
+        name="mine", network=network, mean=(0.4,), std=std, img_size=size, num_classes=classes
     )
-    return recipe_for(OmegaConf.create(given), teacher, 4, mirrored=True)
+    return recipe_for(OmegaConf.create(given), teacher, classes, mirrored=True)
 
 
 def test_the_papers_weights_are_the_default():
@@ -32,6 +34,34 @@ def test_balanced_zooms_where_the_teacher_saw_crops(size, crop, basis):
     assert (recipe.get("smallest_crop"), recipe.get("basis")) == (crop, basis)
     assert recipe["objective"]["bn_relative"] and recipe["lr"] == 0.25
     assert f"objective.bn_weight {recipe['objective']['bn_weight']}" in notes
+
+
+@pytest.mark.parametrize(("classes", "per_class"), [(10, 1000), (100, 100), (5000, 10)])
+def test_balanced_small_images_are_for_a_student_of_soft_labels(classes, per_class):
+    recipe, notes = chosen(32, classes, recipe="balanced")
+    assert (recipe["iterations"], recipe["per_class"]) == ([100], per_class)
+    weights = recipe["objective"]
+    assert (weights["ce_weight"], weights["ep_weight"], weights["triplet_weight"]) == (0.1, 0, 0)
+    assert "objective.ce_weight 0.1" in notes
+
+
+def test_balanced_small_images_are_those_of_the_measured_configuration():
+    """CIFAR-10's, whose students are in RESULTS.md."""
+    file = Path(__file__).parents[2] / "configs" / "synth" / "cifar10_spectrum_deepinversion.yaml"
+    measured = yaml.safe_load(file.read_text())
+    measured.pop("teacher")
+    recipe, _ = chosen(32, 10, std=(0.5,), recipe="balanced")
+    assert {key: recipe[key] for key in measured} == measured
+
+
+def test_a_given_batch_takes_the_recipes_groups():
+    recipe, _ = chosen(32, 10, recipe="balanced", images_per_batch=200)
+    assert (recipe["images_per_class"], recipe["classes_per_group"]) == (10, 10)
+    assert recipe["groups_per_batch"] == 2
+
+
+def test_fast_images_by_their_spectrum_are_the_balanced_ones():
+    assert chosen(32, fast=True)[0] == chosen(32, recipe="balanced")[0]
 
 
 def test_a_set_from_before_a_setting_keeps_that_settings_default(tmp_path, toy_teacher):

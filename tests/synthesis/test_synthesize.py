@@ -115,7 +115,10 @@ def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
 
 @pytest.mark.parametrize(
     ("weight", "said", "not_said"),
-    [("1", "most images are not what", "weight of"), ("0.2", "with a weight of 0.2", "most images")],
+    [
+        ("1", "most images are not what", "weight of"),
+        ("0.2", "with a weight of 0.2", "most images"),
+    ],
 )
 def test_few_recognised_images_are_a_fault_only_where_their_class_was_asked_for(
     tmp_path, weight, said, not_said
