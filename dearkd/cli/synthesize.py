@@ -75,14 +75,16 @@ def synthesize(
     recipe: Annotated[
         Literal["paper", "balanced"] | None,
         typer.Option(
-            help="Weights: the paper's (default), or ours, made for any teacher, with the "
-            "spectrum of small images; see README."
+            help="Weights: the paper's (default), or ours, made for any teacher; up to 64 px "
+            "images by their spectrum for a student of soft labels. See README."
         ),
     ] = None,
     fast: Annotated[
         bool,
         typer.Option(
-            "--fast", help="An eighth of the iterations, weights to match; images are less sure."
+            "--fast",
+            help="An eighth of the iterations, weights to match; images are less sure. "
+            "Up to 64 px: --recipe balanced.",
         ),
     ] = False,
     auto_weights: Annotated[
