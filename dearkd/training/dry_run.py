@@ -159,7 +159,7 @@ def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -
     """Least seconds of a whole step: forward, backward and optimizer."""
     device = batch[0].device
     objective = (stage.objective or CrossEntropy(parts.student)).to(device).train()
-    optimizer = build_optimizer(objective, parts.config.optim)
+    optimizer = build_optimizer(objective, parts.config.optim, parts.config.precision)
 
     def step() -> None:
         with precision_context(device, parts.config.precision):

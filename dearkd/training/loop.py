@@ -160,7 +160,7 @@ class Trainer:
         if self.position.stage == stage.name and "objective" in saved:
             restore_objective(saved["objective"], objective, self.folder.last_file)
         self.position.stage = stage.name
-        optimizer = build_optimizer(objective, self.config.optim)
+        optimizer = build_optimizer(objective, self.config.optim, self.config.precision)
         load_optimizer_state(optimizer, objective, saved.get("optimizer", {}))
         saved.clear()
         objective.train()

@@ -55,12 +55,15 @@ def set_learning_rate(
     return lr
 
 
-def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Optimizer:
+def build_optimizer(
+    objective: nn.Module, config: OptimConfig, precision: str = "fp32"
+) -> torch.optim.Optimizer:
     """The optimizer of all in the objective that trains: the student and, in stage 1, aligners.
 
     Biases, norms, tokens and position parameters are not decayed, as in DeiT. Muon leaves to
     NAdamW, at the same learning rate, what it is not made for: the classifier, all that is not
-    decayed, and by timm's rule depth-wise convolutions and other thin matrices.
+    decayed, and by timm's rule depth-wise convolutions and other thin matrices. It iterates in bf16
+    unless the ``precision`` of the run is fp32.
 
     Source:
         SGD: Sutskever et al. 2013, https://proceedings.mlr.press/v28/sutskever13.html. Muon: Jordan
@@ -86,7 +89,8 @@ def build_optimizer(objective: nn.Module, config: OptimConfig) -> torch.optim.Op
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
         case "muon":
             assert config.momentum is not None
-            return _Float32Muon(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+            kind = _Float32Muon if precision == "fp32" else muon.Muon
+            return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
 
 
 def short_average(config: OptimConfig, steps: int) -> str | None:

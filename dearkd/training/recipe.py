@@ -41,6 +41,8 @@ MIRRORING = ("deit", "light")
 """Augmentations that mirror views unless told not to."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default momentum of the optimizers that have one."""
+RATES = {"muon": 2.0}
+"""Its default learning rate, in that of AdamW: see scripts/results/LAB.md."""
 LEAST_STEPS, LEAST_BATCH = 10, 16
 """Of an epoch where no batch size is given: steps, and below which batch there are fewer."""
 FIRST_IMAGES = 8
@@ -61,8 +63,8 @@ def addressed(
     notes = []
     if config.recipe == "best":
         notes.append(
-            "recipe best: soft labels, features of three layers, one stage, mixed views, but for "
-            "what is given (--recipe paper has the paper's)"
+            "recipe best: soft labels, features of three layers, one stage, mixed views, Muon, but "
+            "for what is given (--recipe paper has the paper's)"
         )
     if method.has_teacher and config.teacher.name is None and not given:
         if config.data.train != DIGITS:
@@ -180,7 +182,7 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     )
     optim = dataclasses.replace(
         optim,
-        lr=_default(optim.lr, 5e-4 * batch / 512 if large else 1e-3),
+        lr=_default(optim.lr, (5e-4 * batch / 512 if large else 1e-3) * RATES.get(optim.name, 1)),
         weight_decay=_default(optim.weight_decay, 5e-4 if optim.name == "sgd" else 0.05),
         momentum=_default(optim.momentum, MOMENTUM.get(optim.name)),
         warmup_epochs=_default(optim.warmup_epochs, default_warmup),

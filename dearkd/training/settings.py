@@ -131,7 +131,7 @@ class OptimConfig:
     of AdamW's size in matrices and convolutions, and NAdamW for the last layer and the rest."""
     lr: float | None = None
     """Peak learning rate. None: 5e-4 * batch_size / 512 for large images, 1e-3 for small
-    ones (Departure); ``sgd`` and ``muon`` must be told."""
+    ones (Departure), and twice that with ``muon``; ``sgd`` must be told."""
     min_lr: float = MIN_LR
     """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None
@@ -167,11 +167,8 @@ class OptimConfig:
             check_range("optim.ema_decay", self.ema_decay, 0, 0.9999999, open_low=True)
 
     def _check_optimizer(self) -> None:
-        if self.name != "adamw" and self.lr is None:
-            raise UserError(
-                f"optim.name={self.name} has no default learning rate; set optim.lr, e.g. "
-                f"{0.1 if self.name == 'sgd' else 0.01}"
-            )
+        if self.name == "sgd" and self.lr is None:
+            raise UserError("optim.name=sgd has no default learning rate; set optim.lr, e.g. 0.1")
         if self.momentum is None:
             return
         if self.name == "adamw":

@@ -115,11 +115,12 @@ def test_the_command_trains_a_synthetic_set_on_soft_labels_alone(toy_teacher, tm
     line = ["train", "--data", made, "--teacher", toy_teacher, "--recipe", "best", *small]
     result = invoke(*line, "--eval-data", "digits", "--out", tmp_path / "run")
     assert result.exit_code == 0, result.output
-    told = "recipe best: soft labels, features of three layers, one stage, mixed views, but"
+    told = "recipe best: soft labels, features of three layers, one stage, mixed views, Muon,"
     assert told in result.output
     stored = yaml.safe_load((tmp_path / "run" / "config.yaml").read_text())
     assert stored["recipe"] == "best"
     assert stored["distill"]["logits"] == "soft"
+    assert (stored["optim"]["name"], stored["optim"]["lr"]) == ("muon", 0.002)
     assert stored["distill"]["temperature"] == 4
     assert stored["distill"]["pair_preset"] == "early-middle-late"
     line = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()[-1]

@@ -91,21 +91,27 @@ def test_muon_turns_a_gradient_into_a_near_rotation_and_leaves_the_classifier_to
     assert 0.6 < values.min() < values.max() < 1.3
 
 
-def test_muon_iterates_in_float32_and_leaves_timm_as_it_was(monkeypatch):
+@pytest.mark.parametrize(
+    ("precision", "dtype"),
+    [("fp32", torch.float32), ("mixed", torch.bfloat16), ("bf16", torch.bfloat16)],
+)
+def test_muon_iterates_in_the_runs_precision_and_leaves_timm_as_it_was(
+    monkeypatch, precision, dtype
+):
     from timm.optim import muon
 
     seen, usual = [], muon.zeropower_via_newtonschulz
 
     def watched(gradient, *args, **options):
-        seen.append(options["dtype"])
+        seen.append(options.get("dtype", torch.bfloat16))
         return usual(gradient, *args, **options)
 
     monkeypatch.setattr(muon, "zeropower_via_newtonschulz", watched)
     objective = nn.ModuleDict({"student": nn.Linear(8, 8)})
-    optimizer = build_optimizer(objective, OTHERS["muon"])
+    optimizer = build_optimizer(objective, OTHERS["muon"], precision)
     objective["student"].weight.grad = torch.randn(8, 8)
     optimizer.step()
-    assert seen == [torch.float32]
+    assert seen == [dtype]
     assert muon.zeropower_via_newtonschulz is watched
 
 
