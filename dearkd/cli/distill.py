@@ -38,7 +38,7 @@ def distill(
     ] = None,
     rounds: Annotated[
         int | None,
-        typer.Option(help="How often images are made and trained on; default 3. May be raised."),
+        typer.Option(help="How often images are made and trained on; default 1. May be raised."),
     ] = None,
     per_class: Annotated[
         int | None, typer.Option(help="Images of each class that a round adds.")
@@ -74,10 +74,10 @@ def distill(
         ),
     ] = None,
 ) -> None:
-    """From a CNN alone to a transformer: images, training, harder images, training, in rounds.
+    """From a CNN alone to a transformer: images and training, once or in rounds.
 
-    The first images are made from the CNN. Those of further rounds are also made against the
-    student: it names their class as the CNN does, and is far from it all the same. Each round
+    The first images are made from the CNN. Those of further rounds (--rounds) are also made against
+    the student: it names their class as the CNN does, and is far from it all the same. Each round
     trains on all images so far. The same command again goes on where it stopped.
 
     **Example:** `dearkd distill --teacher runs/cnn --eval-data photos/val --out runs/free`

@@ -62,8 +62,9 @@ class RoundsConfig:
     """Further networks of the same classes, which the images are made for too."""
     student: str | None = None
     """timm name; None: as `dearkd train` chooses it."""
-    rounds: int = 3
-    """How often images are made and trained on; those of a finished run may be raised."""
+    rounds: int = 1
+    """How often images are made and trained on; those of a finished run may be raised. Whether more
+    than one pay is not measured yet: images against a student take several times as long."""
     per_class: int | None = None
     """Images of each class that a round adds. None: as many as `dearkd synthesize` makes."""
     res: int | None = None

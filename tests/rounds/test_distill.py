@@ -272,7 +272,7 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
 
 def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    output = distilled(*SMALL, "--dry-run")
+    output = distilled("--rounds", 3, *SMALL, "--dry-run")
     assert "rounds: 3" in output
     assert "student: toy_student" in output
     assert output.count("to do") == 6
@@ -290,7 +290,7 @@ def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
 
     monkeypatch.setattr(planning, "forecast", forecast)
     monkeypatch.setattr(planning, "_training_costs", lambda *args: (10.0, 40.0))
-    settings = {"student": "toy_student", "per_class": 8, "epochs": 5}
+    settings = {"student": "toy_student", "per_class": 8, "epochs": 5, "rounds": 3}
     plan = planning.plan(complete(RoundsConfig, settings), process_state())
     assert seen == [(False, 0.0), (True, 1.1)]
     assert plan.images == 80
