@@ -84,7 +84,7 @@ def synthesize(
         typer.Option(
             "--fast",
             help="An eighth of the iterations, weights to match; images are less sure. "
-            "Up to 64 px: --recipe balanced.",
+            "By their spectrum: an eighth of the images.",
         ),
     ] = False,
     auto_weights: Annotated[

@@ -44,27 +44,31 @@ BALANCED_SMALL: dict[str, Any] = {
     "ep_weight": 0.0,
     "triplet_weight": 0.0,
 }
-BALANCED_DIGITS: dict[str, Any] = {
+BALANCED_PIXELS: dict[str, Any] = {
     "tv_weight": 0.1,
-    "bn_weight": 5.0,
+    "bn_weight": 3.0,
     "bn_first_multiplier": 5.0,
     "ep_weight": 1.0,
 }
-"""Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small) and the digits CNN: see
-scripts/results/LAB.md. Small ones are for a student of soft labels: by their spectrum, images that
-their teacher is less sure of teach more, and the boundary-preserving loss takes coverage away."""
+BALANCED_DIGITS: dict[str, Any] = BALANCED_PIXELS | {"bn_weight": 5.0}
+"""Tried on EfficientNet-Lite0 (large), a CIFAR-10 CNN (small, by spectrum and by pixels) and the
+digits CNN: see scripts/results/LAB.md. Small ones by their spectrum are for a student of soft
+labels: images that their teacher is less sure of teach more, and the boundary-preserving loss takes
+coverage away."""
+SPECTRUM_LR = 0.1
+"""In natural images' units, whatever the teacher's normalisation."""
 SMALL_ITERATIONS = 100
 SMALL_GROUP = 10
 """Images of a class in a group of small ones: R_BN is a statistic of the whole group."""
 SMALL_IMAGES, SMALL_FEWEST = 10_000, 10
-"""Small images of all classes together, and of each at least: 82 % on CIFAR-10 came of as many."""
+"""Small images of all the teacher's classes together, and of each at least."""
 BALANCED_CROP = 0.5
 """For teachers of large images, which learned from crops; those of small ones saw whole images."""
 BALANCED_LR = 0.05
 """Divided by the teacher's std: it makes 0.22 in ImageNet's normalisation, 0.1 where std is 0.5."""
 FAST = 8
-"""``fast`` makes images in this part of the iterations (those by their spectrum take few as they
-are)."""
+"""``fast`` makes images in this part of the iterations, or by their spectrum, which takes few, this
+part of the images."""
 SHORT = 100
 """Stages of fewer iterations get the changes below: a full 2000 still leaves 250, where the
 balanced recipe works as it is."""
@@ -127,7 +131,7 @@ def _inversion_recipe(given: DictConfig, teacher: Classifier, classes: int) -> d
         recipe["log_interval"] = SLOW_LOG_INTERVAL
     if teacher.name == EMBEDDED:
         recipe |= _digits_recipe(given, resolutions, classes)
-    recipe |= _balanced(teacher, resolutions, classes) if _is_balanced(given, teacher) else {}
+    recipe |= _balanced(given, teacher, resolutions) if _is_balanced(given, teacher) else {}
     recipe |= _shortened(given, recipe) if given.get("fast") else {}
     return recipe | _batching(given, recipe, teacher, classes)
 
@@ -155,7 +159,7 @@ def _digits_recipe(given: DictConfig, resolutions: Sequence[int], classes: int) 
     }
 
 
-def _balanced(teacher: Classifier, resolutions: Sequence[int], classes: int) -> dict[str, Any]:
+def _balanced(given: DictConfig, teacher: Classifier, resolutions: Sequence[int]) -> dict[str, Any]:
     """Weights, learning rate and basis that suit teachers of any kind better than the paper's.
 
     Departure:
@@ -168,10 +172,13 @@ def _balanced(teacher: Classifier, resolutions: Sequence[int], classes: int) -> 
         return recipe | {"objective": BALANCED_WEIGHTS | BALANCED_LARGE}
     if teacher.name == EMBEDDED:
         return recipe | {"objective": BALANCED_WEIGHTS | BALANCED_DIGITS}
+    if given.get("basis", "spectrum") != "spectrum":
+        return recipe | {"objective": BALANCED_WEIGHTS | BALANCED_PIXELS}
     return recipe | {
         "basis": "spectrum",
+        "lr": SPECTRUM_LR,
         "iterations": [SMALL_ITERATIONS] * len(resolutions),
-        "per_class": max(SMALL_FEWEST, SMALL_IMAGES // classes),
+        "per_class": max(SMALL_FEWEST, SMALL_IMAGES // teacher.num_classes),
         "images_per_class": SMALL_GROUP,
         "objective": BALANCED_WEIGHTS | BALANCED_SMALL,
     }
@@ -220,7 +227,8 @@ def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
     """What ``fast`` changes in the balanced recipe: iterations, and weights for very few of them.
 
     So few steps of the usual size leave noise in the images, and R_BN leaves the classes no time.
-    There the steps are larger, and R_BN weighs less.
+    There the steps are larger, and R_BN weighs less. Images by their spectrum keep their
+    iterations; there are fewer of them.
 
     Raises:
         UserError: If iterations or the paper's weights are given too.
@@ -230,7 +238,9 @@ def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
     if given.get("recipe") == "paper":
         raise UserError("--fast has weights of its own; leave --recipe paper out, or --fast")
     if "basis" in recipe:
-        return {}  # by their spectrum, balanced images take few iterations as they are
+        if given.get("per_class") is not None:
+            raise UserError("--fast sets --per-class for images by their spectrum; leave one out")
+        return {"per_class": max(1, recipe["per_class"] // FAST)}
     iterations = [max(1, iterations // FAST) for iterations in recipe["iterations"]]
     if max(iterations) >= SHORT:
         return {"iterations": iterations}

@@ -72,7 +72,8 @@ class SynthesizeConfig(SynthesisConfig):
     small images by their spectrum.
     None: the paper's, but balanced for the embedded digits."""
     fast: bool = False
-    """An eighth of the iterations, with ``balanced`` weights that suit so few: for a first look."""
+    """An eighth of the iterations, with ``balanced`` weights that suit so few, or of small images
+    by their spectrum an eighth of the images: for a first look."""
     select: str = "all"
     """Classes as text: ``all``, ``0-99``, ``3,5-7``, or a file with a class name a line."""
     images_per_batch: int | None = None

@@ -34,6 +34,8 @@ from synth import synthesis as library
 __all__ = ["synthesize"]
 
 EXAMPLES = {"--res": "112,224", "--iters": "2000,2000"}
+SURE = 0.9  # of images that are asked for with full weight more are recognised
+ABOVE_CHANCE = 2.0  # as often as by chance at least: images that show something
 UNRECOGNISED = 0.5  # a set is of little use if the teacher recognises less than this share
 
 
@@ -258,7 +260,8 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
             yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
-    yield from _advice(content["quality"]["teacher"]["recognition"]["overall"], setup.config)
+    recognised = content["quality"]["teacher"]["recognition"]["overall"]
+    yield from _advice(recognised, 1 / setup.teacher.num_classes, setup.config)
     if setup.verifier is not None:
         judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
         teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
@@ -267,12 +270,13 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
             yield f"the verifier is {which}: no second opinion"
 
 
-def _advice(recognised: float, config: SynthesizeConfig) -> Iterator[str]:
+def _advice(recognised: float, chance: float, config: SynthesizeConfig) -> Iterator[str]:
     """What a small share of recognised images means, or what may raise it."""
-    if config.objective.ce_weight < 1:
+    weight = config.objective.ce_weight
+    if weight < 1 and chance * ABOVE_CHANCE < recognised < SURE:
         yield (
-            f"  their class was asked for with a weight of {config.objective.ce_weight:g} alone: "
-            "not all have to show it; soft labels say what each shows"
+            f"  their class was asked for with a weight of {weight:g}, so not all show it: train "
+            "on soft labels, which say what each shows (as dearkd train does by itself)"
         )
     elif recognised < UNRECOGNISED:
         drawn = config.engine == "generator"  # which neither recipe nor pilot runs are for

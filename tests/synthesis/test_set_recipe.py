@@ -8,17 +8,20 @@ from omegaconf import OmegaConf
 
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
+from dearkd.errors import UserError
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
 
+BALANCED = {"recipe": "balanced"}
 
-def chosen(size, classes=4, std=(0.2,), **given):
+
+def chosen(size, classes=4, std=(0.2,), made=None, **given):
     network = timm.create_model("resnet10t", num_classes=classes)
     teacher = Classifier(
         name="mine", network=network, mean=(0.4,), std=std, img_size=size, num_classes=classes
     )
-    return recipe_for(OmegaConf.create(given), teacher, classes, mirrored=True)
+    return recipe_for(OmegaConf.create(given), teacher, made or classes, mirrored=True)
 
 
 def test_the_papers_weights_are_the_default():
@@ -32,7 +35,7 @@ def test_the_papers_weights_are_the_default():
 def test_balanced_zooms_where_the_teacher_saw_crops(size, crop, basis):
     recipe, notes = chosen(size, recipe="balanced")
     assert (recipe.get("smallest_crop"), recipe.get("basis")) == (crop, basis)
-    assert recipe["objective"]["bn_relative"] and recipe["lr"] == 0.25
+    assert recipe["objective"]["bn_relative"] and recipe["lr"] == (0.1 if basis else 0.25)
     assert f"objective.bn_weight {recipe['objective']['bn_weight']}" in notes
 
 
@@ -60,8 +63,28 @@ def test_a_given_batch_takes_the_recipes_groups():
     assert recipe["groups_per_batch"] == 2
 
 
-def test_fast_images_by_their_spectrum_are_the_balanced_ones():
-    assert chosen(32, fast=True)[0] == chosen(32, recipe="balanced")[0]
+def test_fast_images_by_their_spectrum_are_an_eighth_of_the_balanced_ones():
+    fast, balanced = (chosen(32, 10, **given)[0] for given in ({"fast": True}, BALANCED))
+    assert fast == balanced | {"per_class": 125}
+    with pytest.raises(UserError, match="--fast sets --per-class for images by their spectrum"):
+        chosen(32, 10, fast=True, per_class=50)
+
+
+def test_some_of_the_classes_get_as_many_images_as_they_would_among_all():
+    assert chosen(32, 100, made=2, **BALANCED)[0]["per_class"] == 100
+
+
+@pytest.mark.parametrize("given", [BALANCED, {"fast": True}])
+def test_small_images_by_their_pixels_keep_weights_and_iterations_for_pixels(given):
+    recipe, _ = chosen(32, 10, basis="pixels", **given)
+    weights = recipe["objective"]
+    assert (weights.get("ce_weight"), weights["ep_weight"]) == (None, 1.0)
+    assert recipe["iterations"] == [250 if "fast" in given else 2000]
+    assert "per_class" not in recipe
+
+
+def test_the_spectrums_step_is_the_same_in_every_normalisation():
+    assert {chosen(32, 10, std=(std,), **BALANCED)[0]["lr"] for std in (0.2, 0.5)} == {0.1}
 
 
 def test_a_set_from_before_a_setting_keeps_that_settings_default(tmp_path, toy_teacher):
