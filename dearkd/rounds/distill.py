@@ -153,6 +153,8 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
             check_new(folder)
         return complete(kind, given)
     stored = user_tree(kind, file, (), {})
+    if not stored.get("synth", {}).keys() & {"engine", "recipe"}:
+        OmegaConf.update(stored, "synth.engine", "generator")  # begun when rounds had no other
     changed = differences(kind, stored, given)
     rounds = changed.pop("rounds", (0, 0))
     if rounds[1] < rounds[0]:

@@ -22,7 +22,7 @@ from dearkd.data.sizes import patch_size
 from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.errors import UserError
 from dearkd.rounds.folder import Round
-from dearkd.rounds.settings import RoundsConfig, image_options, training
+from dearkd.rounds.settings import RoundsConfig, image_options, training, with_recipe
 from dearkd.synthesis.forecast import forecast
 from dearkd.synthesis.setup import Setup, prepare
 from dearkd.trained.resolve import EMBEDDED
@@ -41,6 +41,7 @@ TYPED = {
         "--iters": "--set synth.iterations=[N]",
         "--fast": "--set synth.fast=true",
         "--recipe ": "--set synth.recipe=",
+        "--engine ": "--set synth.engine=",
         "--allow-no-bn": "--set synth.allow_no_bn=true",
         "--images-per-batch": "--set synth.images_per_batch=N",
         "--set ": "--set synth.",
@@ -78,7 +79,7 @@ def plan(config: RoundsConfig, state: PartialState, *, trust: bool = False) -> P
         UserError: What either part would refuse.
         MissingFileError: If a path does not exist.
     """
-    config, notes = _with_evaluation(config)
+    config, notes = _with_evaluation(with_recipe(config))
     first = Round(Path("runs"), 1)  # nothing of it is read or written
     with as_typed("synth"):
         setup = prepare(None, (), image_options(config, first), trust=trust)

@@ -5,7 +5,7 @@ Departure:
     student take turns (Fang et al. 2022, https://arxiv.org/abs/2112.15278).
 """
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,7 @@ from dearkd.synthesis.setup import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
 from dearkd.training.recipe import rooted
 
-__all__ = ["RoundsConfig", "anchored", "image_options", "training"]
+__all__ = ["RoundsConfig", "anchored", "image_options", "training", "with_recipe"]
 
 ROUND_SEED = 1_000_000
 """Added to the seed for each further round, so that no round repeats another's draws."""
@@ -116,18 +116,25 @@ def anchored(given: DictConfig) -> DictConfig:
     return found
 
 
+def with_recipe(config: RoundsConfig) -> RoundsConfig:
+    """Images are inverted by the recipe ``balanced``, where ``synth`` says nothing else.
+
+    On digits they teach more than a generator's (RESULTS.md); elsewhere that was not compared.
+    """
+    if config.synth.get("engine") == "generator" or "recipe" in config.synth:
+        return config
+    return replace(config, synth={"recipe": "balanced", **config.synth})
+
+
 def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     """The settings of a round's set, by dotted name.
 
-    Images are inverted by the recipe ``balanced``, where ``synth`` has no other: they teach more
-    than a generator's (scripts/results/LAB.md). From the second round on the student of the round
-    before takes part: L_adv looks for images on whose class it agrees with the teacher, while their
-    distributions are far apart.
+    From the second round on the student of the round before takes part: L_adv looks for images on
+    whose class it agrees with the teacher, while their distributions are far apart.
     """
     given = flattened(config.synth)
     drawn = given.get("engine") == "generator"
     options = {
-        **({} if drawn else {"recipe": "balanced"}),
         **given,
         "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,

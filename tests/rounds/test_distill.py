@@ -310,8 +310,14 @@ MISTAKES = [
     (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds (set adversary_weigh"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
-    ([*DRAWN, "synth.lr=0.1"], "--set synth.lr=0.1 has no effect with --engine generator; leave"),
-    ([*DRAWN, "synth.fast=true"], "--set synth.fast=true is for --engine inversion; leave it out"),
+    (
+        [*DRAWN, "synth.lr=0.1"],
+        "--set synth.lr=0.1 has no effect with --set synth.engine=generator",
+    ),
+    (
+        [*DRAWN, "synth.fast=true"],
+        "--set synth.fast=true is for --set synth.engine=inversion; leave",
+    ),
     (["--set", "synth.recipe=ours"], "'paper', 'balanced'"),
     (["--set", "train.method=dearkdd"], "'dearkdd'"),
     (["--student", "toy_studen"], "unknown student 'toy_studen'; did you mean 'toy_student'?"),
@@ -367,25 +373,32 @@ def test_the_newest_unfinished_run_goes_on(tmp_path):
 
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
-    """Plans a run in one round of a 176-px CNN of three classes; nothing is tried."""
+    """Plans a run in one round of a CNN of three classes; nothing is tried."""
     torch.manual_seed(0)
-    file = tmp_path / "cnn.safetensors"
-    save_file(timm.create_model("resnet10t", num_classes=3).state_dict(), file)
     monkeypatch.setattr(planning, "forecast", lambda *args: Forecast(1.0, None, 1.0, {}, None))
     monkeypatch.setattr(planning, "_training_costs", lambda *args: (1.0, 1.0))
-    teacher = {"name": "resnet10t", "weights": str(file)}
 
-    def plan(**given):
+    def plan(name="resnet10t", **given):
+        file = tmp_path / "cnn.safetensors"
+        save_file(timm.create_model(name, num_classes=3).state_dict(), file)
+        teacher = {"name": name, "weights": str(file)}
         whole = {"teacher": teacher, "per_class": 4, "rounds": 1, **given}
         return planning.plan(complete(RoundsConfig, whole), process_state())
 
     return plan
 
 
-@pytest.mark.parametrize(("engine", "size"), [("generator", 80), ("inversion", 176)])
-def test_a_size_that_no_student_has_is_rounded_down(planned, engine, size):
-    plan = planned(synth={"engine": engine})
-    # The CNN's own 176 px, halved for the generator: 88 px are no whole patches of 16.
+@pytest.mark.parametrize(
+    ("cnn", "engine", "size"),
+    # 176 px halved for the generator are 88, no whole patches of 16; nor are EfficientNet-B2's 260.
+    [
+        ("resnet10t", "generator", 80),
+        ("resnet10t", "inversion", 176),
+        ("tf_efficientnet_b2", "inversion", 256),
+    ],
+)
+def test_a_size_that_no_student_has_is_rounded_down(planned, cnn, engine, size):
+    plan = planned(cnn, synth={"engine": engine})
     assert (plan.config.res, plan.config.student) == (size, "dearkd_tiny_patch16_224")
     assert (plan.config.epochs, plan.config.evaluation) == (100, None)
     assert f"student dearkd_tiny_patch16_224, {size} px, 100 epochs a round" in plan.notes
@@ -403,6 +416,23 @@ def test_a_size_that_no_student_has_is_rounded_down(planned, engine, size):
 def test_images_are_inverted_by_the_balanced_recipe_unless_another_is_named(planned, given, wanted):
     options = image_options(planned(**given).config, Round(Path("run"), 1))
     assert {key: options.get(key) for key in wanted} == wanted
+
+
+def test_a_run_by_a_generator_goes_on_by_it(tmp_path):
+    """Begun when a generator was the only way, so that nothing names it."""
+    drawn = ["synth.engine=generator", "synth.generator.width=4", "synth.generator.latent_dim=8"]
+    drawn = [word for setting in drawn for word in ("--set", setting)]
+    folder = tmp_path / "run"
+    distilled("--rounds", 1, *SMALL, *drawn, "--out", folder)
+    file = folder / "distill.yaml"
+    stored = yaml.safe_load(file.read_text())
+    del stored["synth"]["engine"]
+    file.write_text(yaml.safe_dump(stored))
+    distilled("--resume", "--rounds", 2, "--out", folder)
+    for number in (1, 2):
+        made = json.loads((folder / f"round-{number}" / "set" / "manifest.json").read_text())
+        assert made["config"]["engine"] == "generator"
+        assert ("adversary" in made["groups"][0]["terms"]) == (number == 2)
 
 
 def test_without_real_images_a_round_says_how_far_it_agrees(brief, toy_teacher, tmp_path):

@@ -1,6 +1,7 @@
 """Schedule and optimizer: the cosine by hand, what is not decayed, moments handed on by name."""
 
 import copy
+import inspect
 import math
 
 import pytest
@@ -103,7 +104,8 @@ def test_muon_iterates_in_the_runs_precision_and_leaves_timm_as_it_was(
     seen, usual = [], muon.zeropower_via_newtonschulz
 
     def watched(gradient, *args, **options):
-        seen.append(options.get("dtype", torch.bfloat16))
+        timms = inspect.signature(usual).parameters["dtype"].default
+        seen.append(options.get("dtype", timms))
         return usual(gradient, *args, **options)
 
     monkeypatch.setattr(muon, "zeropower_via_newtonschulz", watched)
