@@ -95,8 +95,8 @@ def train(
     recipe: Annotated[
         Literal["paper", "best"] | None,
         typer.Option(
-            help="best: soft labels and features of mixed views in one stage, the best of our "
-            "studies; taken on a synthetic set where neither method nor stages are given.",
+            help="best: soft labels and features of mixed views in one stage, by Muon, the best "
+            "of our studies; taken on a synthetic set where neither method nor stages are given.",
             rich_help_panel=LEARNING,
         ),
     ] = None,
