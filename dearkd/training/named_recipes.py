@@ -31,7 +31,7 @@ BEST: dict[str, Any] = {
     "optim": {"name": "muon"},
 }
 """The teacher's soft labels and features, of three stages, of mixed views; the images' labels are
-not used. Muon has in a third of the steps the loss that AdamW ends with (scripts/results/LAB.md)."""
+not used. After two fifths of the steps Muon has the loss that AdamW ends with (LAB.md)."""
 HIDDEN = "distill.hidden_weight"
 CHOSEN = ("recipe", "method", "stage1", "stage2", "switch", "distill")
 """Settings of which none is given where a synthetic set is met with ``best`` unasked."""
