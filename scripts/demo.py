@@ -22,7 +22,7 @@ DEARKD = Path(sys.executable).parent / "dearkd"
 FROM_TEACHER = ["--teacher", str(TEACHER)]
 REAL = ["--data", "digits", "--stage1", "10", "--stage2", "2"]
 # The views are of the kind that the real images have.
-SYNTHETIC = ["--data", str(SET), "--recipe", "best", "--stage1", "72", "--eval-data", "digits"]
+SYNTHETIC = ["--data", str(SET), "--recipe", "best", "--stage1", "48", "--eval-data", "digits"]
 SYNTHETIC += ["--img-size", "16", "--set", "data.augment=digits", "--set", "eval_every=6"]
 IMAGES = [str(CONFIGS / "synth" / "digits.yaml"), *FROM_TEACHER, "--verifier", "digits"]
 IMAGES += [
