@@ -7,7 +7,8 @@ from omegaconf import OmegaConf
 
 from dearkd.errors import UserError
 from dearkd.synthesis import set_recipe
-from dearkd.synthesis.set_recipe import FAST, groups_that_fit, recipe_for
+from dearkd.synthesis.set_batches import groups_that_fit
+from dearkd.synthesis.set_recipe import FAST, recipe_for
 from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
 
