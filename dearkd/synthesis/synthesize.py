@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,16 @@ from accelerate import PartialState
 from rich.console import Console
 
 from dearkd.config_file import to_yaml, user_tree
-from dearkd.data.sizes import default_size, patch_size
-from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.going_on import check_stored, goes_on
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
+from dearkd.synthesis.conclusion import conclude, say_next
 from dearkd.synthesis.forecast import describe
-from dearkd.synthesis.live import SynthesisProgress, clock
+from dearkd.synthesis.live import SynthesisProgress
 from dearkd.synthesis.set_folder import (
     await_manifest,
     claimed,
@@ -28,15 +28,11 @@ from dearkd.synthesis.set_folder import (
     newest_unfinished_set,
 )
 from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
-from dearkd.trained.resolve import EMBEDDED
 from synth import synthesis as library
 
 __all__ = ["synthesize"]
 
 EXAMPLES = {"--res": "112,224", "--iters": "2000,2000"}
-SURE = 0.9  # of images that are asked for with full weight more are recognised
-ABOVE_CHANCE = 2.0  # as often as by chance at least: images that show something
-UNRECOGNISED = 0.5  # a set is of little use if the teacher recognises less than this share
 
 
 def synthesize(
@@ -152,9 +148,9 @@ def _run(
             if not merged:
                 say("this process's share is done; waiting for the others")
                 await_manifest(folder, since=standing)
-            _conclude(folder, setup, time.monotonic() - started, say)
+            conclude(folder, setup, time.monotonic() - started, say)
             if not again:
-                _say_next(folder, setup, say)
+                say_next(folder, setup, say)
     except KeyboardInterrupt as asked:
         say(f"stopped{_way_on(folder, again)}")
         raise Interrupted(requeue=isinstance(asked, RequeueSignal)) from None
@@ -224,84 +220,6 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
     reason = f" ({kernels.reason})" if kernels.reason else ""
     parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{reason}{tuned}", share]
     return "; ".join(part for part in parts if part)
-
-
-def _conclude(folder: Path, setup: Setup, seconds: float, say: Callable[..., None]) -> None:
-    """Prints where the images are and what the networks recognise."""
-    found = read_set(folder)
-    assert found is not None
-    content = found.manifest
-    images = counted(len(content["images"]), "image")
-    classes = counted(len(content["classes"]["indices"]), "class", "classes")
-    say(f"done in {clock(seconds)}: {images} of {classes}: {folder}")
-    for line in _verdicts(content, setup):
-        say(line)
-    say(f"look at {folder / 'contact_sheet.png'}")
-
-
-def _say_next(folder: Path, setup: Setup, say: Callable[..., None]) -> None:
-    """Prints how a second opinion is had, and how to train on the images."""
-    if setup.verifier is None:
-        say("that is the teacher's own verdict; --verifier NAME asks a second network")
-    say(f"next: {_train_command(folder, setup.config)}")
-
-
-def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
-    """Lines on what each network recognises, and on what may help where it is little."""
-    judges = {"teacher": setup.teacher.name}
-    if setup.verifier is not None:
-        judges["verifier"] = setup.verifier.name
-    for role, verdict in content["quality"].items():
-        share = verdict["recognition"]
-        worst = min(share["per_class"], key=lambda index: share["per_class"][index])
-        yield (
-            f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
-            f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
-        )
-        if (spread := verdict["diversity"]["overall"]) is not None:
-            yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"
-    recognised = content["quality"]["teacher"]["recognition"]["overall"]
-    yield from _advice(recognised, 1 / setup.teacher.num_classes, setup.config)
-    if setup.verifier is not None:
-        judge, *teachers = (content[role]["weights_sha256"] for role in ("verifier", "teacher"))
-        teachers += [other["weights_sha256"] for other in content.get("other_teachers", [])]
-        if judge in teachers:
-            which = "the teacher itself" if judge == teachers[0] else "one of the teachers"
-            yield f"the verifier is {which}: no second opinion"
-
-
-def _advice(recognised: float, chance: float, config: SynthesizeConfig) -> Iterator[str]:
-    """What a small share of recognised images means, or what may raise it."""
-    weight = config.objective.ce_weight
-    if weight < 1 and chance * ABOVE_CHANCE < recognised < SURE:
-        yield (
-            f"  their class was asked for with a weight of {weight:g}, so not all show it: train "
-            "on soft labels, which say what each shows (as dearkd train does by itself)"
-        )
-    elif recognised < UNRECOGNISED:
-        drawn = config.engine == "generator"  # which neither recipe nor pilot runs are for
-        others = ["" if drawn or config.recipe == "balanced" else "--recipe balanced, "]
-        others += ["more --iters", "" if drawn or config.allow_no_bn else ", --auto-weights"]
-        yield (
-            f"most images are not what they were to become: try {''.join(others)} "
-            "or a size the teacher was trained at"
-        )
-
-
-def _train_command(folder: Path, config: SynthesizeConfig) -> str:
-    """The command that trains on the set under the same teacher, at the set's own size."""
-    assert config.teacher.name is not None
-    words = ["dearkd", "train", "--data", str(folder), "--teacher", config.teacher.name]
-    if config.teacher.weights is not None:
-        words += ["--teacher-weights", config.teacher.weights]
-    size = config.resolutions[-1]
-    if size % patch_size(size) == 0 and size != default_size(size):
-        words += ["--img-size", str(size)]
-    for file in config.imports:
-        words += ["--import", file]
-    if config.teacher.name == EMBEDDED and config.classes is None and config.select == "all":
-        words += ["--eval-data", EMBEDDED]  # the real ones, to see how good the images are
-    return command(*words)
 
 
 def _title(setup: Setup) -> str:

@@ -181,25 +181,8 @@ class Trainer:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
-        started, done = time.monotonic(), position.epoch_seconds
-        self.waited = -self.batches.waited
-        self.feed = iter(self.batches(position.epoch, position.step * self.accumulate))
-        images, lr = 0, 0.0
-        while position.step < self.steps:
-            lr = set_learning_rate(
-                optimizer, self.config.optim, self._global_step(), self.steps, self.epochs
-            )
-            images = self._step(objective, optimizer)
-            position.step += 1
-            position.epoch_seconds = done + time.monotonic() - started
-            read, save, stop = self.agenda.due(position.step)
-            self.progress.step(position.step, images, self._read_terms() if read else None)
-            if (save or stop) and position.step < self.steps:
-                self._read_terms()  # never replace a good checkpoint by one with a NaN in it
-                check_weights(objective, optimizer, position, self.config.optim.lr)
-                self._save(objective, optimizer)
-                if stop:
-                    raise self.stop.interrupted()
+        done, self.waited = position.epoch_seconds, -self.batches.waited
+        images, lr = self._steps_left(objective, optimizer)
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
         if stage.rule is not None:
@@ -222,6 +205,34 @@ class Trainer:
         self._save(objective, optimizer)
         if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
             raise self.stop.interrupted()
+
+    def _steps_left(
+        self, objective: nn.Module, optimizer: torch.optim.Optimizer
+    ) -> tuple[int, float]:
+        """The steps that the epoch still has; returns the images and the rate of the last one.
+
+        Raises:
+            Interrupted: If a stop was asked for, with the state saved.
+        """
+        position, images, lr = self.position, 0, 0.0
+        started, done = time.monotonic(), position.epoch_seconds
+        self.feed = iter(self.batches(position.epoch, position.step * self.accumulate))
+        while position.step < self.steps:
+            lr = set_learning_rate(
+                optimizer, self.config.optim, self._global_step(), self.steps, self.epochs
+            )
+            images = self._step(objective, optimizer)
+            position.step += 1
+            position.epoch_seconds = done + time.monotonic() - started
+            read, save, stop = self.agenda.due(position.step)
+            self.progress.step(position.step, images, self._read_terms() if read else None)
+            if (save or stop) and position.step < self.steps:
+                self._read_terms()  # never replace a good checkpoint by one with a NaN in it
+                check_weights(objective, optimizer, position, self.config.optim.lr)
+                self._save(objective, optimizer)
+                if stop:
+                    raise self.stop.interrupted()
+        return images, lr
 
     def _step(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
         """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
