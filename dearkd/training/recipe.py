@@ -14,10 +14,10 @@ from omegaconf import ListConfig
 
 from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
-from dearkd.data.datasets import SHARDS, ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
+from dearkd.data.opening import SHARDS
 from dearkd.data.settings import DataConfig
 from dearkd.data.sizes import (
     DIGITS_SIZE,
@@ -26,6 +26,7 @@ from dearkd.data.sizes import (
     is_small,
     patch_size,
 )
+from dearkd.data.sources import ImageSource
 from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import read_sets
 from dearkd.errors import UserError

@@ -1,0 +1,185 @@
+"""What lies at a place: digits, folders, parquet and tar files, timm's data sets."""
+
+from pathlib import Path
+
+from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource
+from dearkd.data.hosted import PREFIXES, open_hosted
+from dearkd.data.joined import JoinedSource
+from dearkd.data.parquet import ParquetSource
+from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
+from dearkd.data.sources import DigitsSource, ImageSource, natural_order
+from dearkd.data.splits import (
+    EVALUATION_NAMES,
+    TRAIN_NAMES,
+    by_split,
+    is_pattern,
+    matching_files,
+)
+from dearkd.data.synthetic_set import is_set
+from dearkd.data.tars import TarSource
+from dearkd.errors import MissingFileError, UserError
+
+__all__ = ["SHARDS", "open_place"]
+
+SHARDS = "wds/"
+"""What may stand before a folder of tar shards."""
+
+
+def open_place(
+    data: str, root: Path, evaluation_only: bool = False, *, labelled: bool | None
+) -> tuple[ImageSource | None, ImageSource | None]:
+    """(training source, evaluation source); data without splits is for training.
+
+    Both are None where evaluation images are wanted and there is a training split alone.
+    ``labelled``: whether the training source has labels; None: if they are there. Downloads go to
+    ``root``.
+
+    Raises:
+        MissingFileError: If a path does not exist.
+        UserError: If the data is empty or of no known kind.
+    """
+    if data == "digits" or data.lower().startswith(PREFIXES):
+        train, evaluation = (
+            (DigitsSource("train"), DigitsSource("test"))
+            if data == "digits"
+            else open_hosted(data, root, evaluation_only)
+        )
+        return without_labels(train) if train and labelled is False else train, evaluation
+    path = Path(data).expanduser()
+    wds = data.lower().startswith(SHARDS) and not path.exists()
+    if wds:
+        path = Path(data[len(SHARDS) :]).expanduser()
+    if is_pattern(str(path)) and not path.exists():
+        return _open_files(matching_files(str(path)), data, labelled), None
+    if not path.exists():
+        raise MissingFileError(
+            f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
+            f"shards, or a name that starts with {', '.join(PREFIXES)}"
+        )
+    if not path.is_dir():
+        return _open_files([path], data, labelled), None
+    return _open_below(path, evaluation_only, wds, labelled)
+
+
+def _open_below(
+    path: Path, evaluation_only: bool, wds: bool, labelled: bool | None
+) -> tuple[ImageSource | None, ImageSource | None]:
+    """What lies in a folder; ``wds``: the user calls it one of shards."""
+    if files := [] if wds else _parquet_files(path):
+        return _open_splits(ParquetSource, files, path, evaluation_only, labelled)
+    if files := _shards(path, wds):
+        return _open_splits(TarSource, files, path, evaluation_only, labelled)
+    if wds:
+        raise UserError(f"{path} holds no .tar shards; pass the folder with the shards")
+    return _open_folder(path, evaluation_only, labelled)
+
+
+def _parquet_files(root: Path) -> list[Path]:
+    """The parquet files in ``root`` and in its folders; of the latter none if they hold images.
+
+    It looks no deeper, so that a set of a million images is not walked through.
+    """
+    inside = _inside(root, ".parquet")
+    return sorted([*root.glob("*.parquet"), *(inside or [])])
+
+
+def _shards(root: Path, named: bool) -> list[Path]:
+    """The tar files in ``root`` and in its folders.
+
+    Those beside folders of images or of anything else are left alone, unless the folder is
+    ``named`` as one of shards: image folders often lie beside the file that they came out of.
+    """
+    own, inside = list(root.glob("*.tar")), _inside(root, ".tar")
+    folders = any(entry.is_dir() for entry in root.iterdir())
+    if named or inside or not folders:
+        return natural_order([*own, *(inside or [])])
+    return []
+
+
+def _inside(root: Path, suffix: str) -> list[Path] | None:
+    """The files of a kind in the folders of ``root``; None if these hold images."""
+    files = []
+    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+        for entry in folder.iterdir():
+            if entry.suffix.lower() in IMAGE_SUFFIXES:
+                return None
+            if entry.suffix == suffix:
+                files.append(entry)
+    return files
+
+
+def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSource:
+    """The source of files that the user named one by one, or by a pattern."""
+    missing = next((file for file in files if not file.exists()), None)
+    if missing is not None or not files:
+        what = f"names {missing}, which is not there" if missing else "matches no file"
+        raise MissingFileError(f"data {data!r} {what}; correct the pattern")
+    if all(is_set(file) for file in files):
+        return _joined(files, labelled)
+    suffixes = {file.suffix if file.is_file() else "" for file in files}
+    if suffixes == {".parquet"}:
+        return ParquetSource(files, labelled=labelled is not False)
+    if suffixes == {".tar"}:
+        return TarSource(files, labelled=labelled is not False)
+    raise UserError(
+        f"data {data!r} is a file but no .parquet and no .tar; pass the folder of the images"
+    )
+
+
+def _joined(folders: list[Path], labelled: bool | None) -> ImageSource:
+    """The images of several synthetic sets."""
+    found = [_open_below(folder, False, False, labelled)[0] for folder in folders]
+    sources = [source for source in found if source is not None]
+    return sources[0] if len(sources) == 1 else JoinedSource(sources, folders)
+
+
+def _open_splits(
+    source_of: type[ParquetSource | TarSource],
+    files: list[Path],
+    root: Path,
+    evaluation_only: bool,
+    labelled: bool | None,
+) -> tuple[ImageSource | None, ImageSource | None]:
+    train, evaluation = by_split(files, root)
+    if not train and not evaluation:
+        return source_of(files, labelled=labelled is not False), None
+    if evaluation_only and not evaluation:
+        return None, None
+    source = source_of(train, labelled=labelled is not False) if train else None
+    try:
+        return source, source_of(evaluation) if evaluation else None
+    except UserError as error:
+        if labelled is not False or source is None:
+            raise
+        raise UserError(
+            f"{root} has an evaluation split that can't be judged on ({error}); pass the files to "
+            "train on alone"
+        ) from error
+
+
+def _open_folder(
+    path: Path, evaluation_only: bool, labelled: bool | None
+) -> tuple[ImageSource | None, ImageSource | None]:
+    train_root = next((path / name for name in TRAIN_NAMES if (path / name).is_dir()), None)
+    evaluation_root = next((path / n for n in EVALUATION_NAMES if (path / n).is_dir()), None)
+    if train_root is None and evaluation_root is None:
+        return _images_of(path, labelled), None
+    train = None if train_root is None else _images_of(train_root, labelled)
+    if evaluation_only and evaluation_root is None:
+        return None, None
+    if evaluation_root is None or (
+        train is not None and not train.classes.known and holds_plain_pictures(evaluation_root)
+    ):
+        return train, None  # pictures without labels tell no top-1
+    names = None if train is None else train.classes.names
+    return train, FolderSource(evaluation_root, names)
+
+
+def _images_of(root: Path, labelled: bool | None) -> ImageSource:
+    """The images of a folder, with the labels of its class folders or without any."""
+    if is_set(root):  # of which not every image is one of the set
+        source = FolderSource(root)
+        return without_labels(source) if labelled is False else source
+    if labelled or (labelled is None and not holds_plain_pictures(root)):
+        return FolderSource(root)
+    return PictureFolder(root)
