@@ -70,6 +70,7 @@ SUMMARY: Shape = {
     **{f"{name}?": (str, NONE) for name in ("teacher", "commit", "memory_format")},
     **{f"{name}?": (str, NONE) for name in ("teacher_precision", "teacher_memory_format")},
     **{f"{name}?": NUMBER for name in ("validation", "top1", "top5", "best_top1", "seconds")},
+    "teacher_top1?": NUMBER,
     **{f"{name}?": (whole, NONE) for name in ("train_images", "eval_images", "epochs", "seed")},
     **{f"{name}?": (whole, NONE) for name in ("best_epoch", "parameters", "peak_memory_bytes")},
     **{f"{name}?": (whole, NONE) for name in ("threads", "processes")},

@@ -47,7 +47,10 @@ def _group_sentence(group: Group) -> str:
     text = f"{count}. {best.name} ({best.learned_by}) reaches {best.top1.mean:.2f} % top-1{mean}"
     text += f", {_comparison(best, others[:SHOWN])}." if others else "."
     teachers = [f"{one.name} ({one.top1.mean:.2f} %)" for one in found if one not in students]
-    return f"{text} Taught by {listed(teachers)}." if teachers else text
+    if teachers:
+        return f"{text} Taught by {listed(teachers)}."
+    read = best.runs[0].summary.get("teacher_top1")  # that of a teacher which is no run here
+    return text if read is None else f"{text} Its teacher has {read:.2f} %."
 
 
 def _comparison(best: Configuration, others: Sequence[Configuration]) -> str:

@@ -33,6 +33,7 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
         "epochs": len(run.metrics) or summary.get("epochs"),
         "top1": run.top1,
         "top5": summary.get("top5"),
+        "teacher_top1": summary.get("teacher_top1"),
         "baseline": group.baseline.name if delta is not None and group.baseline else None,
         "delta_top1": None if delta is None else round(delta[0], 4),
         "delta_top1_error": None if delta is None else round(delta[1], 4),

@@ -31,11 +31,14 @@ def title_line(config: TrainConfig) -> str:
     )
 
 
-def closing_line(folder: Path, heads: dict[str, dict[str, float]]) -> str:
-    """The top-1 of both heads' mean, if any, and where the run lies."""
+def closing_line(
+    folder: Path, heads: dict[str, dict[str, float]], teacher: float | None = None
+) -> str:
+    """The top-1 of both heads' mean, if any, the ``teacher``'s, and where the run lies."""
     if not heads:
         return f"done (no evaluation data, so no top-1): {folder}"
-    return f"done: top-1 {heads['logits']['top1']:.2f} %: {folder}"
+    beside = "" if teacher is None else f", its teacher {teacher:.2f} %"
+    return f"done: top-1 {heads['logits']['top1']:.2f} %{beside}: {folder}"
 
 
 def summary(
@@ -71,6 +74,7 @@ def summary(
         "head_scales": position.head_scales or None,
         "best_top1": position.best_top1,
         "best_epoch": position.best_epoch,
+        **_read_of_teacher(sessions),
         "parameters": cost.parameter_count(parts.student),
         "seconds": round(position.seconds, 1),
         "device": first["device"],
@@ -96,8 +100,9 @@ def session(
     reasons: dict[str, str],
     saved: dict[str, Any],
     labels: LabelCache | None = None,
+    reading: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Where and by what a run is begun, or gone on with."""
+    """Where and by what a run is begun, or gone on with; ``reading``: top-1 of its teacher."""
     return {
         "from_epoch": saved["position"]["epoch"] if saved else 0,
         "device": _device_name(accelerator.device),
@@ -109,6 +114,7 @@ def session(
         "python": sys.version.split()[0],
         "commit": commit(),
         **({} if labels is None else {"teacher_labels_known": labels.known}),
+        **({} if reading is None else {"teacher_reading": reading}),
     }
 
 
@@ -127,6 +133,12 @@ def _of_teacher(config: TrainConfig) -> dict[str, str]:
     if teacher.precision == "auto":  # never chosen: there was no teacher
         return {}
     return {"teacher_precision": teacher.precision, "teacher_memory_format": teacher.memory_format}
+
+
+def _read_of_teacher(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """The teacher's top-1 on the evaluation images, as the run read it when it began."""
+    found = [one["teacher_reading"]["top1"] for one in sessions if "teacher_reading" in one]
+    return {"teacher_top1": found[0]} if found else {}
 
 
 def _device_name(device: torch.device) -> str:

@@ -34,6 +34,7 @@ from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
+from dearkd.training.teacher_reading import teacher_reading, teacher_told
 
 __all__ = ["train"]
 
@@ -139,8 +140,11 @@ def _run(
     accelerator = process_accelerator(
         log_with=list(config.trackers) or None, project_dir=str(folder.path / "logs")
     )
+    reading = None if saved else teacher_reading(parts, accelerator)
+    if (told := teacher_told(reading, parts)) is not None:
+        say(told)
     if accelerator.is_main_process:
-        folder.append_session(session(accelerator, config, reasons, saved, labels))
+        folder.append_session(session(accelerator, config, reasons, saved, labels, reading))
     accelerator.init_trackers(
         "dearkd",
         config=_flat(config),
@@ -155,7 +159,7 @@ def _run(
             folder.write_summary({**results, "files": folder.hashes()})
             if used is not None:
                 say(f"teacher's labels: {used['read']:,} read, {used['computed']:,} computed")
-            say(closing_line(folder.path, heads))
+            say(closing_line(folder.path, heads, results.get("teacher_top1")))
             if (note := heads_note(trainer.position.heads)) is not None:
                 say(f"note: it {note}")
     finally:

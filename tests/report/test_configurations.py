@@ -125,6 +125,14 @@ def test_the_headline_compares_means_over_seeds_and_says_what_they_show(study):
     assert "and 22.00 above far (95 % interval +19.52 to +24.48: difference shown)." in line
 
 
+def test_the_headline_says_what_the_teacher_of_a_single_run_has(tmp_path):
+    write_run(tmp_path / "dearkd", 95.5)
+    summary = json.loads((tmp_path / "dearkd" / "summary.json").read_text())
+    (tmp_path / "dearkd" / "summary.json").write_text(json.dumps(summary | {"teacher_top1": 97.25}))
+    (line,) = headline(collect([tmp_path]))
+    assert line.endswith("reaches 95.50 % top-1. Its teacher has 97.25 %.")
+
+
 def test_the_best_single_seed_does_not_lead(tmp_path):
     write_seeds(tmp_path, "steady", [90.0, 91.0, 92.0], method="ce")
     write_seeds(tmp_path, "lucky", [99.0, 70.0, 71.0])

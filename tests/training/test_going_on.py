@@ -25,6 +25,15 @@ def test_a_resumed_run_says_what_it_was_begun_with(tmp_path, monkeypatch):
     ]
 
 
+def test_the_teacher_is_read_once_when_the_run_begins(tmp_path, monkeypatch):
+    options = {**OPTIONS, "method": "deit-soft", "out": str(tmp_path / "run")}
+    stopped_after_one_epoch(options, monkeypatch)
+    summary = go_on(tmp_path / "run")
+    first, second = summary["sessions"]
+    assert summary["teacher_top1"] == first["teacher_reading"]["top1"] > 99
+    assert "teacher_reading" not in second
+
+
 def test_what_it_was_initialised_from_may_be_gone(tmp_path, monkeypatch):
     source = tmp_path / "source"
     quiet_train({**OPTIONS, "stage1": 1, "out": str(source)}, ["data.fraction=0.3"])
