@@ -1,4 +1,4 @@
-"""Where images and labels come from: the training and evaluation images, a share of them."""
+"""The images that a run trains on and is judged on, and a fixed share of them."""
 
 from collections.abc import Sequence
 from pathlib import Path

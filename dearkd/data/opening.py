@@ -26,13 +26,13 @@ SHARDS = "wds/"
 
 
 def open_place(
-    data: str, root: Path, evaluation_only: bool = False, *, labelled: bool | None
+    data: str, root: Path, *, evaluation_only: bool = False, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """(training source, evaluation source); data without splits is for training.
+    """The training images and the evaluation images that ``data`` names; one may be None.
 
-    Both are None where evaluation images are wanted and there is a training split alone.
-    ``labelled``: whether the training source has labels; None: if they are there. Downloads go to
-    ``root``.
+    Data without splits is for training. With ``evaluation_only`` a training split is left alone:
+    both are None where there is no other. ``labelled``: whether the training images have labels;
+    None: if they are there. Downloads go to ``root``.
 
     Raises:
         MissingFileError: If a path does not exist.

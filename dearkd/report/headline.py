@@ -49,8 +49,9 @@ def _group_sentence(group: Group) -> str:
     teachers = [f"{one.name} ({one.top1.mean:.2f} %)" for one in found if one not in students]
     if teachers:
         return f"{text} Taught by {listed(teachers)}."
-    read = best.runs[0].summary.get("teacher_top1")  # that of a teacher which is no run here
-    return text if read is None else f"{text} Its teacher has {read:.2f} %."
+    read = [run.summary.get("teacher_top1") for run in best.runs]  # of one that is no run here
+    known = next((top1 for top1 in read if top1 is not None), None)
+    return text if known is None else f"{text} Its teacher has {known:.2f} %."
 
 
 def _comparison(best: Configuration, others: Sequence[Configuration]) -> str:

@@ -1,4 +1,4 @@
-"""What a finished set is told to be: where it lies, what is recognised in it, what comes next."""
+"""What is said of a finished set: where it lies, what is recognised in it, what comes next."""
 
 from collections.abc import Callable, Iterator
 from pathlib import Path

@@ -182,7 +182,7 @@ class Trainer:
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
         done, self.waited = position.epoch_seconds, -self.batches.waited
-        images, lr = self._steps_left(objective, optimizer)
+        images, lr = self._train_steps(objective, optimizer)
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
         if stage.rule is not None:
@@ -206,13 +206,14 @@ class Trainer:
         if self.agenda.due(position.step)[2] and position.epoch < self.epochs:
             raise self.stop.interrupted()
 
-    def _steps_left(
+    def _train_steps(
         self, objective: nn.Module, optimizer: torch.optim.Optimizer
     ) -> tuple[int, float]:
-        """The steps that the epoch still has; returns the images and the rate of the last one.
+        """Trains what is left of the epoch; returns the images and the rate of its last step.
 
         Raises:
             Interrupted: If a stop was asked for, with the state saved.
+            UserError: If a term, a weight or a moment is not finite.
         """
         position, images, lr = self.position, 0, 0.0
         started, done = time.monotonic(), position.epoch_seconds

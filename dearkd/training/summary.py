@@ -34,7 +34,7 @@ def title_line(config: TrainConfig) -> str:
 def closing_line(
     folder: Path, heads: dict[str, dict[str, float]], teacher: float | None = None
 ) -> str:
-    """The top-1 of both heads' mean, if any, the ``teacher``'s, and where the run lies."""
+    """The top-1 of both heads' mean, if any, beside the ``teacher``'s, and where the run lies."""
     if not heads:
         return f"done (no evaluation data, so no top-1): {folder}"
     beside = "" if teacher is None else f", its teacher {teacher:.2f} %"
@@ -74,7 +74,7 @@ def summary(
         "head_scales": position.head_scales or None,
         "best_top1": position.best_top1,
         "best_epoch": position.best_epoch,
-        **_read_of_teacher(sessions),
+        **_teacher_top1(sessions),
         "parameters": cost.parameter_count(parts.student),
         "seconds": round(position.seconds, 1),
         "device": first["device"],
@@ -102,7 +102,10 @@ def session(
     labels: LabelCache | None = None,
     reading: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Where and by what a run is begun, or gone on with; ``reading``: top-1 of its teacher."""
+    """Where and by what a run is begun, or gone on with.
+
+    ``reading``: the teacher's top-1 and top-5 on the evaluation images, and their count.
+    """
     return {
         "from_epoch": saved["position"]["epoch"] if saved else 0,
         "device": _device_name(accelerator.device),
@@ -135,7 +138,7 @@ def _of_teacher(config: TrainConfig) -> dict[str, str]:
     return {"teacher_precision": teacher.precision, "teacher_memory_format": teacher.memory_format}
 
 
-def _read_of_teacher(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
+def _teacher_top1(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The teacher's top-1 on the evaluation images, as the run read it when it began."""
     found = [one["teacher_reading"]["top1"] for one in sessions if "teacher_reading" in one]
     return {"teacher_top1": found[0]} if found else {}

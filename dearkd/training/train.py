@@ -15,6 +15,7 @@ from dearkd.analysis.probe import attention_probe
 from dearkd.config import TrainConfig
 from dearkd.config_file import flattened
 from dearkd.data.feed import faster_data
+from dearkd.data.loaders import Loader
 from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images
 from dearkd.judging.evaluate import evaluate
@@ -34,7 +35,7 @@ from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
-from dearkd.training.teacher_reading import teacher_reading, teacher_told
+from dearkd.training.teacher_reading import teacher_line, teacher_reading
 
 __all__ = ["train"]
 
@@ -140,9 +141,10 @@ def _run(
     accelerator = process_accelerator(
         log_with=list(config.trackers) or None, project_dir=str(folder.path / "logs")
     )
-    reading = None if saved else teacher_reading(parts, accelerator)
-    if (told := teacher_told(reading, parts)) is not None:
-        say(told)
+    images = evaluation_images(parts, accelerator)
+    reading = None if saved else teacher_reading(parts, images, accelerator)
+    if reading is not None:
+        say(teacher_line(reading, parts))
     if accelerator.is_main_process:
         folder.append_session(session(accelerator, config, reasons, saved, labels, reading))
     accelerator.init_trackers(
@@ -151,7 +153,7 @@ def _run(
         init_kwargs={"wandb": {"name": folder.path.name}} if "wandb" in config.trackers else {},
     )
     try:
-        trainer, heads = _fitted(parts, folder, saved, labels, console, accelerator)
+        trainer, heads = _fitted(parts, folder, saved, images, labels, console, accelerator)
         used = None if labels is None else labels.used(accelerator)
         if accelerator.is_main_process:
             trainer.save_weights(folder.model_file)
@@ -179,6 +181,7 @@ def _fitted(
     parts: Parts,
     folder: RunFolder,
     saved: dict[str, Any],
+    images: Loader | None,
     labels: LabelCache | None,
     console: Console,
     accelerator: Accelerator,
@@ -188,7 +191,6 @@ def _fitted(
     if not saved:
         measure_targets(parts)
     batches, accumulate = training_batches(parts, accelerator)
-    images = evaluation_images(parts, accelerator)
 
     def default_readout(model: nn.Module) -> dict[str, float]:
         assert images is not None

@@ -42,17 +42,20 @@ def dearkd(line, processes):
 
 
 def test_two_processes_train_and_judge_as_one(tmp_path):
-    lines = {}
+    lines, teachers = {}, []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         dearkd(f"{TRAIN} --out {folder}", processes)
         lines[processes] = RunFolder(folder).read_metrics()
         summary = json.loads((folder / "summary.json").read_text())
         assert summary["processes"] == processes
+        teachers.append(summary["sessions"][0]["teacher_reading"])
         assert summary["stages"] == {"stage1": 2, "stage2": 1}  # decided from the same means
     for one, two in zip(lines[1], lines[2], strict=True):
         for term in ("loss", "class", "distillation"):
             assert two[term] == pytest.approx(one[term], rel=1e-4)
+    assert teachers[0] == teachers[1]
+    assert teachers[0]["images"] == 359
     judged = [json.loads(dearkd(f"eval {tmp_path / '1'} --json", n)) for n in (1, 2)]
     assert judged[0] == judged[1]
     assert judged[0]["images"] == {"count": 359}
