@@ -139,10 +139,13 @@ class TrainConfig:
                 raise UserError("stage1 and stage2 are both 0; a run needs at least 1 epoch")
             for name, value in vars(self.switch).items():
                 if value != getattr(SwitchConfig(), name):
-                    typed = f"--epochs {value}" if name == "epochs" else f"switch.{name}={value}"
+                    typed, length = f"switch.{name}={value}", ""
+                    if name == "epochs":
+                        typed = f"--epochs {value}"
+                        length = f", give the length as --stage1 {value} --stage2 0"
                     raise UserError(
                         f"{typed} has no effect with stage1={self.stage1}: the run has stage1 + "
-                        "stage2 epochs; leave it out, or choose --stage1 auto"
+                        f"stage2 epochs; leave it out{length}, or choose --stage1 auto"
                     )
             return
         if self.switch.epochs is None:

@@ -67,8 +67,7 @@ def user_tree(
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
-        reason = one_line(error)
-        raise UserError(f"--set {' '.join(settings)} is not YAML ({reason[:160]})") from error
+        raise UserError(f"--set {' '.join(settings)} is not YAML ({_problem(error)})") from error
     assert isinstance(given, DictConfig)
     return given
 
@@ -131,6 +130,14 @@ def to_yaml(config: Any) -> str:
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
 
 
+def _problem(error: Exception) -> str:
+    """What the parser met and where, in a few words."""
+    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
+    if problem is None or mark is None:
+        return one_line(error)
+    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+
+
 def _read(path: Path) -> DictConfig:
     try:
         tree = OmegaConf.load(path)
@@ -140,7 +147,7 @@ def _read(path: Path) -> DictConfig:
             raise UserError(
                 f"config {path} has the key {found[1]!r} twice; leave one out or rename it"
             ) from error
-        raise UserError(f"config {path} is not YAML ({reason[:160]})") from error
+        raise UserError(f"config {path} is not YAML ({_problem(error)}); correct it") from error
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
     return tree

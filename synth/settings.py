@@ -13,6 +13,7 @@ Precision = Literal["fp32", "bf16"]
 
 TRIPLET_MARGIN = 0.3
 STOP_BN_FALL, STOP_WINDOW = 0.1, 100
+MOST_PER_CLASS = 1_000_000
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
@@ -180,6 +181,8 @@ class SynthesisConfig:
         for name in ("per_class", "images_per_class", "classes_per_group"):
             if getattr(self, name) < 1:
                 at_least(name, getattr(self, name), least)
+        if self.per_class > MOST_PER_CLASS:
+            raise SynthError(f"per_class must be at most {MOST_PER_CLASS}, got {self.per_class}")
 
     def _check_ranges(self) -> None:
         if not 0 < self.lr <= MAX_LR:

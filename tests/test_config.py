@@ -28,7 +28,10 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("stage1=1.5", "stage1 must be a whole number or auto, got '1.5'"),
         ("stage1=null", "stage1 must be a whole number or auto, got 'None'"),
         ("stage1=auto", "stage1=auto needs the length of the whole run; give it by --epochs N"),
-        ("switch.epochs=9", "--epochs 9 has no effect with stage1=40.*or choose --stage1 auto"),
+        (
+            "switch.epochs=9",
+            "--epochs 9 has no effect.*as --stage1 9 --stage2 0, or choose --stage1 auto",
+        ),
         ("switch.fall=0.1", r"switch\.fall=0\.1 has no effect with stage1=40"),
         ("switch.least=2", "switch.least must be at least 0 and at most 1"),
         ("precision=half", r"precision: Invalid value 'half', expected one of \['auto', 'fp32'"),
@@ -45,7 +48,8 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("optim.name=sgd", r"optim\.name=sgd has no default learning rate; set optim\.lr"),
         ("distill.temperature=0", "distill.temperature must be above 0"),
         ("distill.hidden_weight=-1", "distill.hidden_weight must be"),
-        ("distill.pairs=[{block: 1", r"--set distill\.pairs=.* is not YAML"),
+        ("distill.pairs=[{block: 1", r"--set distill\.pairs=.* is not YAML \(line 2, column \d+: "),
+        ("data.img_size=8193", "data.img_size must be at least 1 and at most 8192, got 8193"),
         ("optim.warmup_epochs=50", "optim.warmup_epochs must be below the run's epochs, 50"),
         ("distill.pairs=[{blok: 7, stage: 2}]", "unknown config key"),
         (

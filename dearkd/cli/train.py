@@ -128,7 +128,9 @@ def train(
     epochs: Annotated[
         int | None,
         typer.Option(
-            help="With --stage1 auto: length of both stages together.", rich_help_panel=LEARNING
+            help="With --stage1 auto: length of both stages together. Any other run has stage1 + "
+            "stage2 epochs.",
+            rich_help_panel=LEARNING,
         ),
     ] = None,
     unlabelled: Annotated[

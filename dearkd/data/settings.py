@@ -12,6 +12,9 @@ Labels = Literal["auto", "none"]
 Shuffle = Literal["auto", "images", "shards"]
 Place = Literal["auto", "cpu", "device"]
 
+MOST_PIXELS = 8192
+"""A side of an image at most: a student's positions alone take gigabytes above it."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class DataConfig:
@@ -88,7 +91,8 @@ class DataConfig:
                 )
         for name in ("img_size", "batch_size", "micro_batch", "repeats"):
             if (value := getattr(self, name)) not in (None, "auto"):
-                check_range(f"data.{name}", value, 1, 100_000)
+                most = MOST_PIXELS if name == "img_size" else 100_000
+                check_range(f"data.{name}", value, 1, most)
         for name in ("mixup", "cutmix", "workers"):
             if (value := getattr(self, name)) is not None:
                 check_range(f"data.{name}", value, 0, 1000)

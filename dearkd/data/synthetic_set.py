@@ -21,6 +21,7 @@ from dearkd.errors import UserError, one_line
 __all__ = [
     "CONFIG_FILE",
     "MANIFEST_FILE",
+    "SURE",
     "ClassTable",
     "ListedImage",
     "SyntheticSet",
@@ -31,6 +32,7 @@ __all__ = [
     "named_paths",
     "read_set",
     "read_sets",
+    "unsure_images",
 ]
 
 MANIFEST_FILE = "manifest.json"
@@ -39,6 +41,8 @@ SETTINGS_FILE = "settings.json"
 """Written first: what all processes agreed on; the manifest repeats it."""
 CONFIG_FILE = "synthesize.yaml"
 """The configuration of ``dearkd synthesize``."""
+SURE = 0.9
+"""Share of recognised images from which on labels may be taken at their word."""
 SHOWN = 5
 """Most classes that a message names."""
 
@@ -97,6 +101,17 @@ class SyntheticSet:
         try:
             return bool(self.settings["config"]["flip_probability"] > 0)
         except (KeyError, TypeError):
+            return None
+
+    @property
+    def recognised(self) -> float | None:
+        """The share of its images, in [0, 1], that their teacher recognises.
+
+        None: its files do not say.
+        """
+        try:
+            return float(self.manifest["quality"]["teacher"]["recognition"]["overall"])
+        except (KeyError, TypeError, ValueError):
             return None
 
     @property
@@ -185,6 +200,22 @@ def missing_images(data: str) -> str | None:
     None: none are, or ``data`` names no synthetic set.
     """
     return "; ".join(filter(None, map(_lacks, read_sets(data)))) or None
+
+
+def unsure_images(data: str) -> str | None:
+    """One line on synthetic sets whose images are not all what they were to become.
+
+    None: they are, or ``data`` names no set that says.
+    """
+    shares = [(found.recognised, found.root) for found in read_sets(data)]
+    unsure = [(share, root) for share, root in shares if share is not None and share < SURE]
+    if not unsure:
+        return None
+    share, root = min(unsure)
+    return (
+        f"{root}: its teacher recognises {100 * share:.0f} % of the images as what they were to "
+        "become; --recipe best learns what it says of each instead"
+    )
 
 
 def _lacks(found: SyntheticSet) -> str | None:

@@ -88,8 +88,7 @@ def export_run(
         raise MissingFileError(f"{run} is not a run folder; pass one that `dearkd train` wrote")
     writer = _WRITERS[to]
     place = out or run / _name(to, which, fuse, writer.ending)
-    if place.exists():
-        raise UserError(f"{place} exists already; remove it or choose another --out")
+    _check_place(place, to, writer.ending)
     console.print(f"exporting {run} ({which} weights) to {to}")
     resolved = resolve(str(run), "run", which=which, trust=trust)
     refuse_idle_trust(trust, resolved)
@@ -123,6 +122,16 @@ def export_run(
     if trained.heads_note is not None:
         console.print(f"note: it {trained.heads_note}")
     return place
+
+
+def _check_place(place: Path, to: str, ending: str | None) -> None:
+    if ending is not None and place.suffix != ending:
+        raise UserError(
+            f"--out {place} must end in {ending}, by which dearkd predict and others know --to "
+            f"{to}; use --out {place}{ending}"
+        )
+    if place.exists():
+        raise UserError(f"{place} exists already; remove it or choose another --out")
 
 
 def _check_options(to: str, fuse: bool, heads: bool, licence: str | None) -> None:

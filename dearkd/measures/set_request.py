@@ -47,7 +47,8 @@ class SetRequest:
         """Refuses unknown values and options that would have no effect."""
         if not (self.lpips or self.features or self.verifier or self.probe):
             raise UserError(
-                "nothing to measure; add --lpips, --features NET, --verifier NET or --probe"
+                "nothing to measure; add --lpips or --features NET (with --against also Frechet "
+                "distance, density, coverage), --verifier NET or --probe"
             )
         embedding = {"--lpips": self.lpips, "--features": self.features}
         known = get_args(LpipsNet)

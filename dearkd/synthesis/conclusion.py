@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from dearkd.data.sizes import default_size, patch_size
-from dearkd.data.synthetic_set import read_set
+from dearkd.data.synthetic_set import SURE, read_set
 from dearkd.said import command, counted
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup, SynthesizeConfig
@@ -13,7 +13,6 @@ from dearkd.trained.resolve import EMBEDDED
 
 __all__ = ["conclude", "say_next"]
 
-SURE = 0.9  # of images that are asked for with full weight more are recognised
 ABOVE_CHANCE = 2.0  # as often as by chance at least: images that show something
 UNRECOGNISED = 0.5  # a set is of little use if the teacher recognises less than this share
 

@@ -186,7 +186,7 @@ def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
 
     So few steps of the usual size leave noise in the images, and R_BN leaves the classes no time.
     There the steps are larger, and R_BN weighs less. Images by their spectrum keep their
-    iterations; there are fewer of them.
+    iterations, which are few; there are fewer of them, unless their number is given.
 
     Raises:
         UserError: If iterations or the paper's weights are given too.
@@ -195,9 +195,7 @@ def _shortened(given: DictConfig, recipe: dict[str, Any]) -> dict[str, Any]:
         raise UserError("--fast sets the iterations; leave --iters out, or --fast")
     if given.get("recipe") == "paper":
         raise UserError("--fast has weights of its own; leave --recipe paper out, or --fast")
-    if "basis" in recipe:
-        if given.get("per_class") is not None:
-            raise UserError("--fast sets --per-class for images by their spectrum; leave one out")
+    if "basis" in recipe:  # where the images are as many as were asked for, it is balanced alone
         return {"per_class": max(1, recipe["per_class"] // FAST)}
     iterations = [max(1, iterations // FAST) for iterations in recipe["iterations"]]
     if max(iterations) >= SHORT:

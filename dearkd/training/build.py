@@ -263,6 +263,12 @@ def _student_classes(
         return class_map, names, teacher.num_classes
     if classes.indices is not None and classes.total is not None:
         return classes.indices, None, classes.total
+    if classes.count < 2:
+        named = f" ({classes.names[0]})" if classes.names else ""
+        raise UserError(
+            f"the data has {counted(classes.count, 'class', 'classes')}{named}, and labels teach "
+            "from 2 on; pass the folder above the class folders, or a --teacher and --unlabelled"
+        )
     return tuple(range(classes.count)), classes.names, classes.count
 
 

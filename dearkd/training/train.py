@@ -17,7 +17,7 @@ from dearkd.config_file import flattened
 from dearkd.data.feed import faster_data
 from dearkd.data.loaders import Loader
 from dearkd.data.order import left_out
-from dearkd.data.synthetic_set import missing_images
+from dearkd.data.synthetic_set import missing_images, unsure_images
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
@@ -123,6 +123,15 @@ def _announce(parts: Parts, oddities: Sequence[str | None], resume: bool, say: S
         say(f"note: {note}")
     if (missing := missing_images(parts.config.data.train)) is not None:
         say(f"warning: {missing}")
+    if _takes_labels(parts) and (unsure := unsure_images(parts.config.data.train)) is not None:
+        say(f"warning: {unsure}")
+
+
+def _takes_labels(parts: Parts) -> bool:
+    """Whether the images' own labels, or the teacher's hard ones, are learned in some stage."""
+    config, rule = parts.config, parts.config.distill
+    hard = rule.logits == "hard" or rule.class_weight != 0
+    return hard or config.lengths[1] > 0 or not any(stage.teacher for stage in parts.stages)
 
 
 def _run(

@@ -28,7 +28,8 @@ def fitted_to_labels(
         UserError: If they are not, and a setting needs them.
     """
     if known:
-        return _with_stage2(config, STAGE2), []
+        notes = [f"stage2 {STAGE2}, epochs after stage1's"] if config.stage2 is None else []
+        return _with_stage2(config, STAGE2), notes
     _check_settings(config, method)
     config = dataclasses.replace(
         _with_stage2(config, 0 if method.then is not None else STAGE2),

@@ -2,6 +2,7 @@
 
 import numpy as np
 import pytest
+from commands import refused
 from PIL import Image
 
 from dearkd.data.class_notes import class_notes
@@ -87,3 +88,11 @@ def test_images_beside_the_class_folders_are_told_of(tmp_path):
         f"2 images beside the class folders of {tmp_path / 'train'} have no class and are left "
         "out: a.JPG, ..."
     )
+
+
+def test_labels_of_one_class_teach_nothing(tmp_path):
+    write_folder(tmp_path / "data", {"cat": 12})
+    line = refused("train", "--method", "ce", "--data", tmp_path / "data")
+    assert "the data has 1 class (cat), and labels teach from 2 on" in line
+    line = refused("teacher", "dearkd_resnet10t_32", "--data", tmp_path / "data")
+    assert "the data has 1 class (cat)" in line

@@ -14,6 +14,7 @@ from dearkd.data.synthetic_set import (
     missing_images,
     read_set,
     read_sets,
+    unsure_images,
 )
 from dearkd.errors import UserError
 
@@ -58,6 +59,16 @@ def test_a_finished_set_lists_its_images_and_those_that_are_gone(tmp_path):
     assert "lacks 1 of the 3 images that its manifest lists, of class cat (1 of 2)" in (
         missing_images(str(tmp_path / "set"))
     )
+
+
+@pytest.mark.parametrize(("share", "told"), [(0.56, True), (0.95, False), (None, False)])
+def test_images_that_are_not_what_they_are_called_are_told_of(tmp_path, share, told):
+    quality = {} if share is None else {"teacher": {"recognition": {"overall": share}}}
+    root = write(tmp_path / "set", {"images": [], "quality": quality})
+    line = unsure_images(str(root))
+    assert (line is not None) == told
+    if told:
+        assert "recognises 56 % of the images" in line
 
 
 def test_rows_of_a_parquet_file_are_gone_with_it(tmp_path):

@@ -180,6 +180,13 @@ def test_a_model_that_differs_is_not_written(run, tmp_path, monkeypatch):
     assert out.is_file()
 
 
+@pytest.mark.parametrize(("to", "ending"), [("onnx", ".onnx"), ("torch-export", ".pt2")])
+def test_a_graph_has_the_ending_that_readers_know_it_by(run, tmp_path, to, ending):
+    line = refused("export", run, "--to", to, "--out", tmp_path / "model")
+    assert f"model must end in {ending}" in line
+    assert line.endswith(f"use --out {tmp_path / 'model'}{ending}")
+
+
 @pytest.mark.parametrize("to", ["timm", "torch-export"])
 def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
     def fails(*args):
@@ -187,7 +194,7 @@ def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
 
     monkeypatch.setattr(door, "difference", fails)
     with pytest.raises(OSError, match="No space"):
-        export_run(run, console=QUIET, to=to, out=tmp_path / "m")
+        export_run(run, console=QUIET, to=to, out=tmp_path / ("m" if to == "timm" else "m.pt2"))
     assert list(tmp_path.iterdir()) == []
 
 

@@ -228,7 +228,7 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
 @pytest.mark.parametrize(
     ("args", "words"),
     [
-        (["digits", "--lpips-net", "vgg"], "nothing to measure; add --lpips"),
+        (["digits", "--lpips-net", "vgg"], "nothing to measure; add --lpips or --features"),
         (["digits", "--verifier", "x", "--lpips-net", "vgg"], "--lpips-net vgg has no effect"),
         (["digits", "--lpips", "--features-weights", "w"], "no effect without --features"),
         (["digits", "--verifier", "x", "--against", "digits"], "without --lpips or --features"),

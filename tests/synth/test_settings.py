@@ -72,6 +72,7 @@ def test_objective_ranges(kwargs, message):
         ({"smallest_crop": 0.0}, "smallest_crop must be in 0.1-1 of the image's side, got 0.0"),
         ({"flip_probability": 1.1}, "flip_probability must be in 0-1.0, got 1.1"),
         ({"per_class": 0}, "per_class must be at least 2, got 0"),
+        ({"per_class": 10**12}, "per_class must be at most 1000000, got 1000000000000"),
         ({"groups_per_batch": 0}, "groups_per_batch must be at least 1"),
         ({"classes": ()}, "classes is empty"),
         ({"classes": (1, 2, 1)}, "classes names 1 more than once"),
