@@ -9,7 +9,7 @@ from typing import Any, TypeVar, cast
 
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
-from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
+from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.errors import MissingFileError, UserError, one_line
 
@@ -132,10 +132,10 @@ def to_yaml(config: Any) -> str:
 
 def _problem(error: Exception) -> str:
     """What the parser met and where, in a few words."""
-    problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
-    if problem is None or mark is None:
+    if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return one_line(error)
-    return f"line {mark.line + 1}, column {mark.column + 1}: {problem}"
+    mark = error.problem_mark
+    return f"line {mark.line + 1}, column {mark.column + 1}: {error.problem}"
 
 
 def _read(path: Path) -> DictConfig:

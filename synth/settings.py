@@ -14,6 +14,7 @@ Precision = Literal["fp32", "bf16"]
 TRIPLET_MARGIN = 0.3
 STOP_BN_FALL, STOP_WINDOW = 0.1, 100
 MOST_PER_CLASS = 1_000_000
+"""All images are planned before the first is made: more of them would fill the memory."""
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
