@@ -36,7 +36,7 @@ __all__ = [
     "view_augment",
 ]
 
-AugmentName = Literal["deit", "light", "digits", "none"]
+AugmentName = Literal["deit", "light", "crops", "digits", "none"]
 _RESAMPLING = {"bicubic": Image.Resampling.BICUBIC, "bilinear": Image.Resampling.BILINEAR}
 
 
@@ -166,12 +166,14 @@ def train_augment(
     ``deit``: random resized crop, flip, rand-m9-mstd0.5-inc1, erasing 0.25 with noise; colour
     jitter 0.3 is stated in the recipe but has no effect beside RandAugment in timm, so it is not
     passed. ``light``: up to 64 px reflected shifts of an eighth of the image (4 at 32) and flip;
-    above, random resized crops of at least half the image and flip. ``digits``: shifts of a tenth,
+    above, random resized crops of at least half the image and flip. ``crops``: random resized crops
+    of 8 % of the image and more, and flip, at any size. ``digits``: shifts of a tenth,
     rotation up to 10 degrees, zoom up to 10 %, never a flip. ``none``: as in evaluation.
 
     Source:
         Touvron et al. 2021, https://arxiv.org/abs/2012.12877, table 9 (``deit``); He et al. 2016,
-        https://arxiv.org/abs/1512.03385, section 4.2 (``light`` at 32, zeros there).
+        https://arxiv.org/abs/1512.03385, section 4.2 (``light`` at 32, zeros there); Szegedy et al.
+        2015, https://arxiv.org/abs/1409.4842, section 6 (``crops``).
 
     Raises:
         UserError: If the name or interpolation is unknown.
@@ -193,18 +195,20 @@ def train_augment(
             return ArrayAugment(**shared, shift=max(1, img_size // 8), flip=flip)
         case "light":
             return _timm(img_size, flip, look, scale=(0.5, 1.0))
+        case "crops":
+            return _timm(img_size, flip, look, scale=(0.08, 1.0))
         case "digits":
             return ArrayAugment(
                 **shared, shift=max(1, img_size // 10), fill="edge", rotate=10.0, zoom=0.1
             )
         case "none":
             return eval_augment(img_size, **look)
-    raise UserError(f"augment must be deit, light, digits or none, got {name!r}")
+    raise UserError(f"augment must be deit, light, crops, digits or none, got {name!r}")
 
 
 def crops_at_random(name: str, img_size: int) -> bool:
     """Whether its views begin with a random crop, after which a device may take over."""
-    return name == "deit" or (name == "light" and not is_small(img_size))
+    return name in ("deit", "crops") or (name == "light" and not is_small(img_size))
 
 
 def eval_augment(

@@ -48,7 +48,7 @@ class DataConfig:
     micro_batch: int | Literal["auto"] | None = None
     """Views a forward pass on one process; None: the batch in one pass. auto: so too, and half as
     many each time that memory is out (one process)."""
-    augment: Literal["auto", "deit", "light", "digits", "none"] = "auto"
+    augment: Literal["auto", "deit", "light", "crops", "digits", "none"] = "auto"
     """Views: DeiT's recipe (auto for large images), pad-crop and flip for small ones, shifts
     for digits."""
     flip: bool | None = None

@@ -39,17 +39,22 @@ class StudyTable:
 def by_seed(
     record: Record, arm: str, fraction: float | None, measure: str = "top1"
 ) -> dict[int, float]:
-    """Top-1 in percent of an arm by seed: final weights on the run's evaluation images, or test."""
-    found = (record.find(arm, fraction, seed) for seed in record.study.seeds)
-    values = {entry["seed"]: _value(entry, measure) for entry in found if entry is not None}
+    """Top-1 in percent of an arm by seed: final weights on the run's evaluation images, or test.
+
+    Empty for the test images until every finished run of the arm has read them.
+    """
+    entries = _of_arm(record, arm, fraction)
+    values = {entry["seed"]: _value(entry, measure) for entry in entries}
+    if None in values.values():
+        return {}
     return {seed: value for seed, value in values.items() if value is not None}
 
 
 def measures(record: Record) -> tuple[str, ...]:
-    """``top1``, and ``test`` once every run has read the test images."""
-    entries = record.of_study()
-    all_read = bool(entries) and all(entry.get(TEST) for entry in entries)
-    return ("top1", TEST) if all_read and missing(record) == 0 else ("top1",)
+    """``top1``, and ``test`` once the runs of an arm have read the test images."""
+    study = record.study
+    arms = [(arm, fraction) for fraction in study.fractions for arm in study.arms]
+    return ("top1", TEST) if any(by_seed(record, *arm, TEST) for arm in arms) else ("top1",)
 
 
 def missing(record: Record) -> int:
@@ -107,7 +112,8 @@ def study_sentence(record: Record) -> str:
     """How many runs of a study are finished, and which of its differences are decided."""
     study, entries = record.study, record.of_study()
     count = f"Study {study.name}: {len(entries)} of {len(entries) + missing(record)} runs finished"
-    rows = _differences(record, measures(record)[-1]).rows
+    all_read = missing(record) == 0 and all(entry.get(TEST) for entry in entries)
+    rows = _differences(record, TEST if all_read else "top1").rows
     decided = [f"{row[0]} ({row[1]} points)" for row in rows if row[-1] == "decided"]
     return f"{count}; decided: {listed(decided)}." if decided else f"{count}; nothing decided yet."
 
@@ -191,11 +197,13 @@ def _cells(difference: Difference | None) -> list[str]:
 
 def _title(record: Record, measure: str) -> str:
     """The name of a measure with its number of images."""
-    entry: Entry = next(iter(record.of_study()), {})
-    if measure == TEST:
-        return f"top-1 % on {entry[TEST]['images']:,} test images"
-    if not entry:
+    entries = record.of_study()
+    if not entries:
         return "top-1 %"
+    if measure == TEST:
+        images = next(entry[TEST]["images"] for entry in entries if entry.get(TEST))
+        return f"top-1 % on {images:,} test images"
+    entry = entries[0]
     kind = "validation" if entry["settings"].get("data.validation") else "evaluation"
     return f"top-1 % on {entry['summary']['eval_images']:,} {kind} images"
 

@@ -38,7 +38,7 @@ __all__ = ["addressed", "filled_in", "rooted"]
 
 DIGITS = "digits"
 """Name of the embedded data."""
-MIRRORING = ("deit", "light")
+MIRRORING = ("deit", "light", "crops")
 """Augmentations that mirror views unless told not to."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default momentum of the optimizers that have one."""

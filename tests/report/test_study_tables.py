@@ -109,12 +109,17 @@ def test_each_fraction_has_its_rows(tmp_path):
     ]
 
 
-def test_the_test_images_are_shown_once_all_runs_have_read_them(tmp_path):
+def test_an_arm_shows_the_test_images_once_its_runs_have_read_them(tmp_path):
     tests = {"test": {"top1": 40.0, "images": 5000}}
-    some = [*both()[:5], *both(**tests)[5:]]
-    assert len(study_tables(record(tmp_path, some))) == 2
-    arms, *differences = study_tables(record(tmp_path, both(**tests)))
+    none = record(tmp_path, [*both()[:5], *both(**tests)[5:]])  # one of an arm's three
+    assert len(study_tables(none)) == 2
+    one = record(tmp_path, [*both()[:3], *both(**tests)[3:5]])  # two of two that are finished
+    arms, *differences = study_tables(one)
     assert arms.titles[3] == "top-1 % on 5,000 test images"
+    assert [row[3] for row in arms.rows] == ["", "40.00 \u00b1 0.00"]
+    assert len(differences) == 1
+    assert "taught over labels" in study_sentence(one)  # of the validation images
+    arms, *differences = study_tables(record(tmp_path, both(**tests)))
     assert arms.rows[0][3] == "40.00 \u00b1 0.00"
     assert [table.rows[0][-1] for table in differences] == [
         "decided",
