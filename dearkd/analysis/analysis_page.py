@@ -9,12 +9,12 @@ from dearkd.analysis.attention_maps import LEAST_END, heat_tile, image_tile, sca
 from dearkd.analysis.attention_plots import (
     distance_by_block,
     distance_by_epoch,
-    position_heads,
-    reliability_diagram,
     token_cosine_by_depth,
 )
 from dearkd.analysis.findings import Analysis, AttentionMaps
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
+from dearkd.analysis.position_plot import position_heads
+from dearkd.analysis.reliability_plot import reliability_diagram
 from dearkd.pages.page import (
     Block,
     Cell,

@@ -1,21 +1,19 @@
-"""Plotly figures of attention measures, from ``metrics.jsonl`` and ``analysis.json``.
+"""Plotly figures of attention over epochs and depth, from ``metrics.jsonl`` and ``analysis.json``.
 
 Distances are in patches. Runs in one figure have colours and dashes in their order, or by the
 numbers that a page gives them (``styles``).
 """
 
-import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import plotly.graph_objects as go
 from plotly.colors import sample_colorscale
-from plotly.subplots import make_subplots
 
 from dearkd.errors import UserError
 from dearkd.pages.plots import (
-    COLOURS,
+    BELOW,
     GREY,
     Line,
     curve,
@@ -24,23 +22,16 @@ from dearkd.pages.plots import (
     themed,
     whole_ticks,
 )
-from dearkd.said import counted
 
 __all__ = [
     "average_distance_by_epoch",
     "distance_by_block",
     "distance_by_epoch",
-    "position_heads",
-    "reach_of",
-    "reliability_diagram",
     "token_cosine_by_depth",
 ]
 
 DEPTH_SCALE = ["#2f78dc", "#8664e6", "#cf4fb4", "#e0523f", "#c98000"]
 """Colours from the first to the last block, all readable on the white and on the dark page."""
-ACROSS = 4
-"""Panels side by side."""
-PANEL = 190  # pixels
 DISTANCE = "attention distance (patches)"
 Distances = Sequence[Sequence[float]]
 """Attention distances by block, then by head."""
@@ -76,7 +67,7 @@ def distance_by_epoch(
     figure.add_trace(_depth_bar(blocks.shape[-1]))
     figure.update_xaxes(title_text="epoch", dtick=whole_ticks(epochs))
     figure.update_yaxes(title_text=DISTANCE)
-    figure.update_layout(hovermode="x unified", showlegend=True, legend=_LEGEND)
+    figure.update_layout(hovermode="x unified", showlegend=True, legend=BELOW)
     mark_switches(figure, switches or {})
     return themed(figure, height=400)
 
@@ -127,7 +118,7 @@ def distance_by_block(
         figure.add_traces([heads, curve(name, mean.x, mean.y, mean.colour, mean.dash)])
     figure.update_xaxes(title_text="block", dtick=1)
     figure.update_yaxes(title_text=DISTANCE, rangemode="tozero")
-    figure.update_layout(showlegend=len(runs) > 1, legend=_LEGEND)
+    figure.update_layout(showlegend=len(runs) > 1, legend=BELOW)
     return themed(figure)
 
 
@@ -144,87 +135,8 @@ def token_cosine_by_depth(
         y_title="cosine of class and distillation token",
     )
     figure.update_xaxes(dtick=1)
-    figure.update_layout(showlegend=len(runs) > 1, legend=_LEGEND)
+    figure.update_layout(showlegend=len(runs) > 1, legend=BELOW)
     return figure
-
-
-def position_heads(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> go.Figure:
-    """A panel for each MHCA block: the places its heads look at, relative to a patch (the square).
-
-    A circle with radius sigma, one standard deviation, surrounds the place that a head looks at; a
-    head with alpha <= 0 looks at no place and has a cross. ``position`` holds ``alpha``, ``sigma``
-    and ``centres`` (rows down, columns right, in patches) of each block, as in ``analysis.json``.
-    """
-    down = math.ceil(len(position) / ACROSS)
-    titles = [f"block {number}" for number in range(1, len(position) + 1)]
-    figure = make_subplots(
-        rows=down,
-        cols=min(ACROSS, len(position)),
-        subplot_titles=titles,
-        horizontal_spacing=0.02,
-        vertical_spacing=0.12 / down,
-    )
-    for number, block in enumerate(position):
-        row, column = number // ACROSS + 1, number % ACROSS + 1
-        figure.add_trace(_query_patch(), row=row, col=column)
-        for head in range(len(block["alpha"])):
-            figure.add_trace(_head_ring(block, head), row=row, col=column)
-    reach = reach_of(position, grid)
-    ticks = {"dtick": 1 if reach <= 6 else 2, "showticklabels": False, "zeroline": False}
-    figure.update_xaxes(range=[-reach, reach], constrain="domain", **ticks)
-    figure.update_yaxes(range=[reach, -reach], constrain="domain", **ticks)
-    figure.for_each_yaxis(lambda axis: axis.update(scaleanchor=axis.anchor))  # square patches
-    figure.update_annotations(font_size=12)
-    figure.update_layout(showlegend=False, hovermode="closest")
-    return themed(figure, height=PANEL * down + 30)
-
-
-def reach_of(position: Sequence[Mapping[str, Any]], grid: Sequence[int]) -> float:
-    """Patches from the middle to the border of a picture that shows all heads.
-
-    Circles wider than half the grid may be cut off.
-    """
-    reach = 1.0
-    for block in position:
-        for (down, right), sigma in zip(block["centres"], block["sigma"], strict=True):
-            width = sigma if sigma is not None and sigma <= max(grid) / 2 else 0.0
-            reach = max(reach, abs(down) + width, abs(right) + width)
-    return min(max(grid) - 0.5, math.ceil(reach) + 0.5)
-
-
-def reliability_diagram(heads: Mapping[str, Mapping[str, Any]]) -> go.Figure:
-    """Accuracy against confidence, both in [0, 1], a point for each bin of each head.
-
-    On the diagonal a head is right as often as its confidence says. ``heads`` has ``reliability``
-    and ``ece`` of each head by name, as in ``analysis.json``.
-    """
-    figure = go.Figure(
-        go.Scatter(
-            x=[0, 1],
-            y=[0, 1],
-            mode="lines",
-            name="calibrated",
-            line={"color": GREY, "dash": "dot", "width": 1.5},
-            hoverinfo="skip",
-        )
-    )
-    for style, (name, head) in enumerate(heads.items()):
-        confidence, accuracy, count = np.asarray(head["reliability"]).T
-        colour = COLOURS[style % len(COLOURS)]
-        points = curve(f"{name} (ECE {head['ece']:.3f})", confidence, accuracy, colour)
-        points.update(
-            text=[counted(int(n), "image") for n in count],
-            hovertemplate="says %{x:.2f}, is right %{y:.2f}, %{text}<extra></extra>",
-            marker={"size": (4 + 14 * np.sqrt(count / count.sum())).tolist()},
-        )
-        figure.add_trace(points)
-    figure.update_xaxes(title_text="confidence", range=[0, 1.02])
-    figure.update_yaxes(title_text="accuracy", range=[0, 1.02])
-    figure.update_layout(legend=_LEGEND)
-    return themed(figure, height=360)
-
-
-_LEGEND = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
 
 
 def _measured(metrics: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -276,42 +188,4 @@ def _depth_bar(depth: int) -> go.Scatter:
     marker = {"color": [1], "cmin": 0.5, "cmax": depth + 0.5, "colorscale": steps, "colorbar": bar}
     return go.Scatter(
         x=[None], y=[None], mode="markers", name="scale", marker=marker, showlegend=False
-    )
-
-
-def _faint(colour: str) -> str:
-    """A hex colour, nearly transparent."""
-    red, green, blue = (int(colour[start : start + 2], 16) for start in (1, 3, 5))
-    return f"rgba({red}, {green}, {blue}, 0.12)"
-
-
-def _query_patch() -> go.Scatter:
-    """The square around the patch that the heads look from."""
-    x, y = [-0.5, 0.5, 0.5, -0.5, -0.5], [-0.5, -0.5, 0.5, 0.5, -0.5]
-    line = {"color": GREY, "width": 1.5}
-    return go.Scatter(x=x, y=y, mode="lines", line=line, hoverinfo="skip")
-
-
-def _head_ring(block: Mapping[str, Any], head: int) -> go.Scatter:
-    """The circle of a head, or its cross."""
-    (down, right), sigma = block["centres"][head], block["sigma"][head]
-    colour, alpha = COLOURS[head % len(COLOURS)], block["alpha"][head]
-    width = "no width" if sigma is None else f"sigma {sigma:.2f}"
-    label = f"head {head + 1}: {down:+.2f} down, {right:+.2f} right, {width} (alpha {alpha:.2f})"
-    if sigma is None:
-        marker = {"symbol": "x-thin-open", "color": colour, "size": 8}
-        return go.Scatter(
-            x=[right], y=[down], mode="markers", marker=marker, hoverinfo="text", text=label
-        )
-    turn = np.linspace(0, 2 * np.pi, 49)
-    return go.Scatter(
-        x=(right + sigma * np.cos(turn)).round(3).tolist(),
-        y=(down + sigma * np.sin(turn)).round(3).tolist(),
-        mode="lines",
-        line={"color": colour, "width": 1.5},
-        fill="toself",
-        fillcolor=_faint(colour),
-        hoveron="fills",
-        hoverinfo="text",
-        text=label,
     )

@@ -272,7 +272,6 @@ def _train(
     from dearkd.config_file import user_tree
     from dearkd.run_folder.folder import CONFIG_FILE, RunFolder, newest_unfinished
     from dearkd.run_folder.going_on import goes_on
-    from dearkd.training import train as door
 
     if imports:
         options["imports"] = [str(file) for file in imports]
@@ -287,6 +286,8 @@ def _train(
         config = _resumed(folder, path, options, settings or [], how.go_on)
     else:
         config = load_config(path, settings or [], {**options, "out": text(how.out)})
+    from dearkd.training import train as door  # takes seconds: what is refused above is said first
+
     door.train(
         config,
         console=console,

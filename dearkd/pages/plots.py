@@ -14,6 +14,7 @@ import plotly.graph_objects as go
 from numpy.typing import NDArray
 
 __all__ = [
+    "BELOW",
     "COLOURS",
     "DASHES",
     "GREY",
@@ -44,6 +45,8 @@ COLOURS = (
 DASHES = ("solid", "dash", "dot", "dashdot")
 """Dash patterns of the runs, in order: for print in black, and for colour-blind readers."""
 GREY = "#8792a2"
+BELOW = {"orientation": "h", "y": -0.2, "yanchor": "top", "x": 0}
+"""A legend in a row below the figure."""
 HEIGHT = 280  # pixels
 WHOLE = 10  # on an axis of at most this range plotly sets ticks between whole numbers
 MARKED = 60  # a curve of more points has no markers

@@ -10,11 +10,11 @@ from dearkd.analysis.attention_plots import (
     average_distance_by_epoch,
     distance_by_block,
     distance_by_epoch,
-    position_heads,
-    reliability_diagram,
     token_cosine_by_depth,
 )
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
+from dearkd.analysis.position_plot import position_heads
+from dearkd.analysis.reliability_plot import reliability_diagram
 from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.pages.pictures import picture_uri
 from dearkd.pages.plots import mark_switches

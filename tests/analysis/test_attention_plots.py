@@ -7,6 +7,8 @@ import numpy as np
 import pytest
 
 from dearkd.analysis import attention_plots as plots
+from dearkd.analysis.position_plot import position_heads, reach_of
+from dearkd.analysis.reliability_plot import reliability_diagram
 
 METRICS = [
     {"epoch": e, "attention_distance": [[1.0 + e, 3.0 + e], [2.0, 2.5]], "token_cosine": [0.1, 0.2]}
@@ -85,7 +87,7 @@ def test_token_cosine_starts_at_the_input():
 
 
 def test_rings_have_the_place_and_width_of_their_heads():
-    figure = plots.position_heads(POSITION, [8, 8])
+    figure = position_heads(POSITION, [8, 8])
     traces(figure)
     rings = [trace for trace in figure.data if trace.text]
     x, y = np.asarray(rings[0].x), np.asarray(rings[0].y)
@@ -95,18 +97,18 @@ def test_rings_have_the_place_and_width_of_their_heads():
     assert "no width" in rings[2].text
     low, high = figure.layout.yaxis.range
     assert low > high  # rows go down
-    reach = plots.reach_of(POSITION, [8, 8])
+    reach = reach_of(POSITION, [8, 8])
     assert 2.0 + math.sqrt(0.5) <= reach <= 7.5
 
 
 def test_reach_stays_within_the_grid():
     far = [{"alpha": [1.0], "sigma": [0.7], "centres": [[40.0, 0.0]]}]
-    assert plots.reach_of(far, [4, 4]) == 3.5
+    assert reach_of(far, [4, 4]) == 3.5
 
 
 def test_reliability_has_the_diagonal_and_a_point_a_bin():
     heads = {"class": {"ece": 0.125, "reliability": [[0.3, 0.25, 10], [0.9, 0.7, 30]]}}
-    found = traces(plots.reliability_diagram(heads))
+    found = traces(reliability_diagram(heads))
     assert found["calibrated"].x == found["calibrated"].y
     curve = found["class (ECE 0.125)"]
     assert (curve.x, curve.y) == ((0.3, 0.9), (0.25, 0.7))
