@@ -12,8 +12,8 @@ from PIL import Image, ImageDraw, ImageFont
 from plotly.colors import hex_to_rgb, sequential
 from torch import Tensor
 
-from dearkd.analysis.position_plot import reach_of
 from dearkd.analysis.findings import AttentionMaps
+from dearkd.analysis.position_plot import reach_of
 from dearkd.pages.plots import COLOURS, GREY, INK
 
 __all__ = [
