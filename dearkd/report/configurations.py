@@ -93,7 +93,7 @@ def alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
     for run in runs:
         settings = {
             key: value
-            for key, value in flattened(run.config).items()
+            for key, value in (flattened(run.config) | run.places).items()
             if key not in ignored and value is not None
         }
         key = json.dumps(settings, default=str, sort_keys=True) if settings else run.name

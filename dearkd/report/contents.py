@@ -48,6 +48,13 @@ class Run:
         return bool(self.summary)
 
     @property
+    def places(self) -> dict[str, str | None]:
+        """What lies at the places that its settings name, by setting; empty where not noted."""
+        sessions = self.summary.get("sessions") or [{}]
+        found: dict[str, str | None] = sessions[0].get("places", {})
+        return found
+
+    @property
     def planned(self) -> int | None:
         """The number of epochs that were asked for."""
         if self.config:

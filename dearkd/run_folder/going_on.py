@@ -1,6 +1,6 @@
 """``--resume`` and ``--go-on``: whether a folder is begun, and whether it is what was typed."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +37,16 @@ def check_stored(
     *,
     go_on: bool,
     rooted: Callable[[Any], Any] = lambda value: value,
-) -> None:
+    movable: Collection[str] = (),
+) -> dict[str, Any]:
     """Compares the settings that were typed with those that the folder of ``file`` stores.
 
     With ``go_on`` the whole command was typed again: what it leaves open has been chosen since, and
-    its paths may be relative; ``rooted`` makes them absolute.
+    its paths may be relative; ``rooted`` makes them absolute. Returns those of the settings
+    ``movable`` that are not as stored: places, where the same may lie as in the stored ones.
 
     Raises:
-        UserError: If they differ, naming each and both values.
+        UserError: If others differ, naming each and both values.
     """
     given = given.copy()
     given.pop("out", None)
@@ -55,8 +57,9 @@ def check_stored(
             for key, (old, new) in changed.items()
             if not _is_open(key, new) and rooted(new) != old
         }
+    moved = {key: rooted(changed.pop(key)[1]) for key in [*changed] if key in movable}
     if not changed:
-        return
+        return moved
     pairs = ", ".join(f"{key}={new} (stored: {old})" for key, (old, new) in changed.items())
     word, remedy = "--resume", "leave them out or start anew with another --out"
     if go_on:

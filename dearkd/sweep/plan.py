@@ -18,12 +18,12 @@ from dearkd.config_file import flattened
 from dearkd.errors import UserError
 from dearkd.run_folder.processes import process_state
 from dearkd.sweep.study import StudyFile, folder_name
-from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.methods import METHODS
+from dearkd.training.places import places
 
 __all__ = ["BY_RULE", "PlannedRun", "difference", "plan", "settings_of"]
 
@@ -37,8 +37,6 @@ BY_RULE = (
     *("teacher.precision", "teacher.memory_format", "data.views"),
 )
 """Settings that a rule chooses by the machine, where they are left open."""
-PLACES = ("data.train", "data.evaluation", "teacher.name", "teacher.weights")
-"""Settings that name a place: what lies there counts, not where."""
 
 
 @dataclass(frozen=True)
@@ -172,12 +170,9 @@ def _with_seed(
 def _facts(parts: Parts, steps: int) -> dict[str, Any]:
     """What else the numbers depend on; places give way to what lies there."""
     assert parts.evaluation is not None
-    view, teacher = parts.student.pretrained_cfg, parts.teacher
+    view = parts.student.pretrained_cfg
     return {
-        "data.train": parts.train.fingerprint(),
-        "data.evaluation": parts.evaluation.fingerprint(),
-        "teacher.name": None if teacher is None else hash_of_weights(teacher.model)[:16],
-        "teacher.weights": None,
+        **places(parts),
         "init": parts.config.init and Path(parts.config.init).name,
         "imports": [Path(file).name for file in parts.config.imports],
         "steps": steps,

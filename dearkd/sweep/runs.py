@@ -17,9 +17,17 @@ from dearkd.run_folder.record import Entry, Record, entry_of
 from dearkd.said import counted, seconds_text
 from dearkd.sweep.children import Child, run_all
 from dearkd.sweep.plan import BY_RULE, PlannedRun, difference, settings_of
+from dearkd.training.places import noted_places
 
 __all__ = ["Runs"]
 
+OPTIONS = {
+    "data.train": "--data",
+    "data.evaluation": "--eval-data",
+    "teacher.name": "--teacher",
+    "teacher.weights": "--teacher-weights",
+}
+"""How `dearkd train` is told where images and teacher lie now."""
 TENTHS = 10
 """Parts of a run; after each a line says how far it is and its last top-1."""
 
@@ -147,7 +155,9 @@ class Runs:
             found, where = difference(entry["settings"], run.settings), f"record {self.record.path}"
             remedy = "take the study's change back, or name another --record"
         elif folder.config_file.is_file():
-            stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
+            lying = noted_places(folder.sessions())  # there they count, and not their paths
+            stored = settings_of(folder.read_config()) | lying
+            wanted = settings_of(run.resolved) | {key: run.settings[key] for key in lying}
             found, where = difference(stored, wanted), f"{folder.path}"
             remedy = "take the study's change back, remove that folder, or choose another --out"
         else:
@@ -174,7 +184,7 @@ class Runs:
         folder = self.folder(run)
         words = ["train", "--out", str(folder.path), *self._trust(run)]
         if folder.config_file.is_file():
-            words.append("--resume")
+            words += ["--resume", *_moved(folder, run)]
         else:
             file = self.root / "configs" / f"{run.name}.yaml"
             file.parent.mkdir(parents=True, exist_ok=True)
@@ -204,6 +214,19 @@ class Runs:
                     console.print(f"  {child.name}: {_so_far(lines, total)}")
 
         return watch
+
+
+def _moved(folder: RunFolder, run: PlannedRun) -> list[str]:
+    """Options that name the places which a begun run has elsewhere than the study now."""
+    if not noted_places(folder.sessions()):
+        return []
+    stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
+    return [
+        word
+        for key, option in OPTIONS.items()
+        if wanted[key] is not None and wanted[key] != stored[key]
+        for word in (option, wanted[key])
+    ]
 
 
 def _so_far(lines: Sequence[dict[str, Any]], total: int) -> str:

@@ -33,6 +33,7 @@ from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
 from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
+from dearkd.training.places import check_places, places
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
 from dearkd.training.teacher_reading import teacher_line, teacher_reading
@@ -77,6 +78,8 @@ def train(
     parts = in_turn(
         state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
     )
+    found = places(parts)
+    check_places(found, folder.sessions() if resume and folder is not None else ())
     # A batch that can't be is said now.
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
     steps = order.steps_per_epoch // accumulate * parts.config.epochs
@@ -91,14 +94,20 @@ def train(
         folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
-            if state.is_main_process and not resume:
-                folder.write_config(parts.config)
-            _run(parts, folder, saved, reasons, labels, console, say)
+            if state.is_main_process:
+                _store_config(folder, config if resume else parts.config)
+            _run(parts, folder, saved, found, reasons, labels, console, say)
         except Interrupted:
             own = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
             say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder
+
+
+def _store_config(folder: RunFolder, config: TrainConfig) -> None:
+    """Writes what a run is begun with, and anew where its images or teacher have moved since."""
+    if not folder.config_file.is_file() or folder.read_config() != config:
+        folder.write_config(config)
 
 
 def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]:
@@ -138,6 +147,7 @@ def _run(
     parts: Parts,
     folder: RunFolder,
     saved: dict[str, Any],
+    found: dict[str, str | None],
     reasons: dict[str, str],
     labels: LabelCache | None,
     console: Console,
@@ -155,7 +165,7 @@ def _run(
     if reading is not None:
         say(teacher_line(reading, parts))
     if accelerator.is_main_process:
-        folder.append_session(session(accelerator, config, reasons, saved, labels, reading))
+        folder.append_session(session(accelerator, config, reasons, saved, found, labels, reading))
     accelerator.init_trackers(
         "dearkd",
         config=_flat(config),

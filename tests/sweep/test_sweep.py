@@ -14,6 +14,7 @@ import yaml
 from commands import invoke, refused
 from toy_studies import written_study
 
+from dearkd.data.datasets import open_data
 from dearkd.report.study_tables import study_markdown
 from dearkd.run_folder.record import read_record
 from dearkd.sweep import children
@@ -173,6 +174,39 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_record(
     assert in_process == [(ALL[1], "train")]
     whole = [entry for entry in numbers(record_of(first[0])) if entry["seed"] == 0]
     assert numbers(record_of(study)) == whole
+
+
+def test_its_images_may_move_between_two_calls_and_not_change(
+    in_process, write_study, monkeypatch, tmp_path
+):
+    source = open_data("digits")[1]
+    for index in range(40):
+        place = tmp_path / "here" / str(source.labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        source.image(index).save(place / f"{index}.png")
+    data = {"data": {"train": "digits", "img_size": 16, "batch_size": 20}}
+    study = write_study(seeds=[0], settings=data)
+    save = Trainer._save
+
+    def killed(self, *rest):
+        save(self, *rest)
+        raise KilledError
+
+    def at(name):
+        return ["--data", tmp_path / name, "--eval-data", tmp_path / name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        begun = invoke("sweep", study, "--out", study.parent / "runs", *at("here"))
+    assert isinstance(begun.exception, KilledError)
+    (tmp_path / "here").rename(tmp_path / "there")
+    one = next((tmp_path / "there").rglob("*.png"))
+    one.rename(tmp_path / "kept.png")
+    told = refused("sweep", study, "--out", study.parent / "runs", *at("there"))
+    assert "has data.train=" in told
+    (tmp_path / "kept.png").rename(one)
+    swept(study, *at("there"))
+    assert len(record_of(study).of_study()) == 2
 
 
 def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):
