@@ -50,7 +50,8 @@ class DataConfig:
     many each time that memory is out (one process)."""
     augment: Literal["auto", "deit", "light", "crops", "digits", "none"] = "auto"
     """Views: DeiT's recipe (auto for large images), pad-crop and flip for small ones, shifts
-    for digits."""
+    for digits; of pictures without labels that are twice as large as a small view, or more,
+    random crops of at least 8 % and flip."""
     flip: bool | None = None
     """Mirror every other view (``deit`` and ``light``; the others never do): not for digits, text
     and the like. None: yes, but for a synthetic set that was made without."""

@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import ListConfig
 
 from dearkd.config import TrainConfig
-from dearkd.data.augment import crops_at_random
+from dearkd.data.augment import AugmentName, crops_at_random
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
 from dearkd.data.hosted import PREFIXES
@@ -46,6 +46,8 @@ RATES = {"muon": 2.0}
 """Its default learning rate, in that of AdamW: see scripts/results/LAB.md."""
 LEAST_STEPS, LEAST_BATCH = 10, 16
 """Of an epoch where no batch size is given: steps, and below which batch there are fewer."""
+LARGER = 2
+"""Times as large as a small student's view, from which on pictures without labels are cropped."""
 FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
@@ -96,10 +98,11 @@ def filled_in(
             device by one that has nothing to do there.
     """
     config, notes = _with_models(config, source, teacher_size, init)
+    config, told = _with_views(config, source)
     config, more = _with_recipe(config, whole if config.data.keep_steps else len(source))
     shuffle, why = chosen_shuffle(config.data, source)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=shuffle))
-    return config, notes + more + why
+    return config, notes + told + more + why
 
 
 def _anchored(config: TrainConfig) -> TrainConfig:
@@ -146,15 +149,36 @@ def _with_models(
     return dataclasses.replace(config, student=student, data=data), notes
 
 
+def _with_views(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, list[str]]:
+    """Chooses the augmentation where it is left open.
+
+    Departure:
+        Of large pictures without labels a small student sees parts: the teacher says what each
+        shows, and a few pictures have many (RESULTS.md, pictures of other things).
+    """
+    data, notes = config.data, list[str]()
+    if data.augment != "auto":
+        return config, notes
+    assert data.img_size is not None
+    augment: AugmentName
+    if data.train == DIGITS:
+        augment = "digits"
+    elif not is_small(data.img_size):
+        augment = "deit"
+    elif not source.classes.known and _largest_side(source) >= LARGER * data.img_size:
+        augment = "crops"
+        notes.append("views: parts of the pictures (--set data.augment=light shows them whole)")
+    else:
+        augment = "light"
+    return dataclasses.replace(config, data=dataclasses.replace(data, augment=augment)), notes
+
+
 def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[str]]:
     """Fills in what is left open by image size; ``images`` are the views of an epoch."""
     data, optim = config.data, config.optim
     assert data.img_size is not None
     assert config.student is not None
-    large = not is_small(data.img_size)
-    augment = data.augment
-    if augment == "auto":
-        augment = "digits" if data.train == DIGITS else "deit" if large else "light"
+    large, augment = not is_small(data.img_size), data.augment
     deit = augment == "deit"
     batch, notes = data.batch_size, []
     flip = _flip(data, augment)
@@ -174,7 +198,6 @@ def _with_recipe(config: TrainConfig, images: int) -> tuple[TrainConfig, list[st
     default_warmup = 5.0 if config.epochs >= 50 else config.epochs / 10
     data = dataclasses.replace(
         data,
-        augment=augment,
         flip=flip,
         batch_size=batch,
         mixup=_default(data.mixup, 0.8 if deit else 0.0),
@@ -214,14 +237,14 @@ def _own_size(student: str | None, trained: int | None, source: ImageSource, dig
     if trained is not None:
         patch = patch_size(trained)
         return max(patch, trained // patch * patch)
-    return DIGITS_SIZE if digits else _data_size(source)
+    return DIGITS_SIZE if digits else default_size(_largest_side(source))
 
 
-def _data_size(source: ImageSource) -> int:
-    """32 for small images, 224 for others: the two sizes that have a student."""
+def _largest_side(source: ImageSource) -> int:
+    """Pixels of the longer side of the first image that can be read."""
     for index in range(min(FIRST_IMAGES, len(source))):
         try:
-            return default_size(max(source.image(index).size))
+            return max(source.image(index).size)
         except BadImageError as error:
             reason = error
     raise UserError(

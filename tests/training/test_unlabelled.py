@@ -18,6 +18,7 @@ from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training import train as launch
+from dearkd.training.build import build
 from dearkd.training.progress import RunProgress
 
 PHOTOS, JUDGED = 96, 40
@@ -262,3 +263,22 @@ def test_evaluation_classes_that_the_teacher_lacks_are_named(data, toy_teacher, 
     line = ["train", "--data", other, *words]
     assert "cat; rename them, remove them" in refused(*line)
     assert "or leave their labels out by --unlabelled" in refused(*line)
+
+
+@pytest.mark.parametrize(
+    ("side", "labels", "wanted"),
+    [(32, "none", "crops"), (31, "none", "light"), (32, "auto", "light")],
+)
+def test_a_small_student_sees_parts_of_large_pictures_without_labels(
+    tmp_path, toy_teacher, side, labels, wanted
+):
+    train = open_data("digits")[0]
+    for row in range(12):
+        place = tmp_path / "pictures" / str(row % 2)
+        place.mkdir(parents=True, exist_ok=True)
+        train.image(row).resize((side, 20)).save(place / f"{row}.png")
+    given = {**SHORT, "teacher.name": str(toy_teacher), "data.train": str(tmp_path / "pictures")}
+    config = load_config(None, [*FAST, *FAST_TEACHER, f"data.labels={labels}"], given)
+    parts = build(config)
+    assert parts.config.data.augment == wanted
+    assert any("parts of the pictures" in note for note in parts.choices) == (wanted == "crops")
