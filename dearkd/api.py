@@ -20,6 +20,7 @@ from rich.console import Console
 from torch import nn
 
 from dearkd.config import TrainConfig, load_config
+from dearkd.config_file import user_tree
 from dearkd.errors import UserError
 from dearkd.judging.eval import evaluate_target
 from dearkd.models.teacher import Teacher
@@ -28,6 +29,7 @@ from dearkd.synthesis.synthesize import synthesize as synthesize_set
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import resolve
 from dearkd.trained.trained import Trained
+from dearkd.training.resumed import resumed_config
 from dearkd.training.train import train as train_run
 
 __all__ = ["Run", "SyntheticImages", "evaluate", "synthesize", "train"]
@@ -44,6 +46,8 @@ SHORT = {
     "iters": "iterations",
 }
 """Keywords that are named as the options of the command line are."""
+MOVED = ("data", "eval_data", "teacher", "teacher_weights")
+"""Keywords that a run which goes on may have otherwise."""
 
 
 @dataclass(frozen=True)
@@ -112,7 +116,8 @@ def train(
     ``config`` is a configuration, the path of a YAML file, or None. ``fields`` lie over it: any
     field of the configuration, and ``data``, ``eval_data`` and ``teacher_weights`` as the command's
     options. ``teacher`` is a name, a run folder, or a ``Teacher``. ``resume`` goes on with the run
-    in ``out``. What happens is printed to ``console``; by default nothing is printed.
+    in ``out``, whose images and teacher may have moved. What happens is printed to ``console``; by
+    default nothing is printed.
 
     Raises:
         UserError: Anything wrong with the configuration, the data or the folder.
@@ -122,12 +127,15 @@ def train(
         fields["teacher"] = str(teacher)
     told = console or Console(quiet=True)
     if resume:
-        if config is not None or set(fields) != {"out"}:
-            raise UserError("resume takes out, the folder of the run, and nothing else")
-        folder = RunFolder(Path(fields["out"]))
+        if config is not None or "out" not in fields or not fields.keys() <= {"out", *MOVED}:
+            raise UserError(
+                "resume takes out, the folder of the run, and where its images and teacher lie "
+                f"now: {', '.join(MOVED)}"
+            )
+        folder = RunFolder(Path(fields.pop("out")))
         folder.check_free(resume=True)
         train_run(
-            folder.read_config(),
+            resumed_config(folder, user_tree(TrainConfig, None, (), _options(fields))),
             console=told,
             folder=folder,
             resume=True,

@@ -36,6 +36,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 
 import dearkd  # noqa: E402, F401 - registers the real students too
 from dearkd.config import load_config  # noqa: E402
+from dearkd.data.datasets import open_data  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
 from dearkd.run_folder.folder import RunFolder  # noqa: E402
@@ -96,6 +97,15 @@ def quiet_train(options, settings=(), resume=False, folder=None, config=None):
         config = load_config(None, [*FAST, *teacher, *settings], options)
     console = Console(file=io.StringIO())
     launch.train(config, console=console, resume=resume, folder=folder)
+
+
+def photo_classes(folder, count=40):
+    """So many of the test digits as PNG files, a folder a class."""
+    source = open_data("digits")[1]
+    for index in range(count):
+        place = folder / str(source.labels[index])
+        place.mkdir(parents=True, exist_ok=True)
+        source.image(index).save(place / f"{index}.png")
 
 
 class KilledError(Exception):

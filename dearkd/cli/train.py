@@ -306,24 +306,12 @@ def _resumed(
     settings: list[str],
     go_on: bool,
 ) -> "TrainConfig":
-    """The stored configuration; what is typed besides must agree with it, places aside."""
-    from dearkd.config import TrainConfig, load_config
+    """The configuration of a run that goes on."""
+    from dearkd.config import TrainConfig
     from dearkd.config_file import user_tree
-    from dearkd.run_folder.going_on import check_stored
-    from dearkd.training.places import PLACES, noted_places
-    from dearkd.training.recipe import rooted
+    from dearkd.training.resumed import resumed_config
 
     if path is not None and not go_on:
         raise UserError(f"--resume takes the config stored in {folder.path}; leave {path} out")
     given = user_tree(TrainConfig, path, settings, options)
-    # A finished run opens nothing that could be compared with what it noted.
-    may_move = noted_places(folder.sessions()) and not folder.summary_file.exists()
-    moved = check_stored(
-        TrainConfig,
-        folder.config_file,
-        given,
-        go_on=go_on,
-        rooted=rooted,
-        movable=PLACES if may_move else (),
-    )
-    return load_config(folder.config_file, (), moved)
+    return resumed_config(folder, given, go_on=go_on)

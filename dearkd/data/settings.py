@@ -49,11 +49,11 @@ class DataConfig:
     """Views a forward pass on one process; None: the batch in one pass. auto: so too, and half as
     many each time that memory is out (one process)."""
     augment: Literal["auto", "deit", "light", "crops", "digits", "none"] = "auto"
-    """Views: DeiT's recipe (auto for large images), pad-crop and flip for small ones, shifts
-    for digits; of pictures without labels that are twice as large as a small view, or more,
-    random crops of at least 8 % and flip."""
+    """Views (`dearkd.data.augment.train_augment`). auto: ``deit`` above 64 px; below, ``light``,
+    or ``crops`` of pictures without labels whose longer side is twice ``img_size`` or more;
+    ``digits`` for the digits."""
     flip: bool | None = None
-    """Mirror every other view (``deit`` and ``light``; the others never do): not for digits, text
+    """Mirror every other view (``deit``, ``light`` and ``crops``): not for digits, text
     and the like. None: yes, but for a synthetic set that was made without."""
     mixup: float | None = None
     """Beta parameter of mixup, 0 = off. None: 0.8 with ``deit``, else 0."""

@@ -144,18 +144,23 @@ def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:
 
 
 def _groups(runs: Sequence[Run], wanted: Run | None) -> tuple[Group, ...]:
-    """The runs grouped by evaluation data and, where it is known, by its number of images."""
+    """The runs grouped by evaluation data and, where it is known, by its number of images.
+
+    The data is that of a path or, where all runs noted one, of a fingerprint.
+    """
+    all_noted = all(run.fingerprints for run in runs)
     parts: dict[tuple[str | None, int | None], list[Run]] = {}
     for run in runs:
-        parts.setdefault((run.evaluation, run.summary.get("eval_images")), []).append(run)
+        data = run.fingerprints.get("data.evaluation") if all_noted else run.evaluation
+        parts.setdefault((data, run.summary.get("eval_images")), []).append(run)
     for key in [key for key in parts if key[1] is None]:
         whole = next((other for other in parts if other[0] == key[0] and other[1]), None)
         if whole is not None and key[0] is not None:  # unfinished: the number is not known yet
             parts[whole] += parts.pop(key)
     groups = []
-    for (evaluation, images), members in parts.items():
+    for (_, images), members in parts.items():
         ordered = tuple(run for run in runs if run in members)
-        groups.append(Group(evaluation, images, ordered, _baseline(ordered, wanted)))
+        groups.append(Group(ordered[0].evaluation, images, ordered, _baseline(ordered, wanted)))
     return tuple(groups)
 
 

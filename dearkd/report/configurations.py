@@ -11,6 +11,7 @@ from dearkd.config import WITHOUT_EFFECT
 from dearkd.config_file import flattened
 from dearkd.report.contents import ARITHMETIC, Group, Run
 from dearkd.report.seeds import Difference, Spread, paired_difference, spread
+from dearkd.run_folder.moved import OPTIONS
 from dearkd.said import number
 
 __all__ = ["Configuration", "alike", "configurations", "over_seeds", "seed_cells", "seed_titles"]
@@ -88,17 +89,28 @@ def configurations(group: Group) -> list[Configuration]:
 
 
 def alike(runs: Iterable[Run], ignored: tuple[str, ...]) -> list[list[Run]]:
-    """The runs in groups of equal settings, ``ignored`` ones aside; a run without any is alone."""
+    """The runs in groups of equal settings, ``ignored`` ones aside; a run without any is alone.
+
+    Where all runs noted fingerprints of their images and teacher, these count and not the paths.
+    """
+    runs = list(runs)
+    all_noted = all(run.fingerprints for run in runs)
     parts: dict[str, list[Run]] = {}
     for run in runs:
         settings = {
             key: value
-            for key, value in (flattened(run.config) | run.places).items()
+            for key, value in _settings(run, all_noted).items()
             if key not in ignored and value is not None
         }
         key = json.dumps(settings, default=str, sort_keys=True) if settings else run.name
         parts.setdefault(key, []).append(run)
     return list(parts.values())
+
+
+def _settings(run: Run, by_fingerprint: bool) -> dict[str, Any]:
+    """Its settings by dotted name, maybe with fingerprints in place of paths."""
+    flat = flattened(run.config)
+    return flat | dict.fromkeys(OPTIONS) | run.fingerprints if by_fingerprint else flat
 
 
 def over_seeds(group: Group) -> list[dict[str, Any]]:

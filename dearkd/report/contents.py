@@ -10,6 +10,7 @@ import numpy as np
 from dearkd.config import STAGE2
 from dearkd.data import synthetic_set
 from dearkd.pages.plots import stage_switches
+from dearkd.run_folder.moved import noted_fingerprints
 from dearkd.run_folder.record import Record
 from dearkd.said import counted
 from dearkd.training.method_names import label_of
@@ -48,11 +49,9 @@ class Run:
         return bool(self.summary)
 
     @property
-    def places(self) -> dict[str, str | None]:
-        """What lies at the places that its settings name, by setting; empty where not noted."""
-        sessions = self.summary.get("sessions") or [{}]
-        found: dict[str, str | None] = sessions[0].get("places", {})
-        return found
+    def fingerprints(self) -> dict[str, str | None]:
+        """Those of its images and teacher, by setting; empty of an older or an unfinished run."""
+        return noted_fingerprints(self.summary.get("sessions", ()))
 
     @property
     def planned(self) -> int | None:

@@ -201,7 +201,10 @@ def _train(run: _Run, part: Round) -> None:
     _say_part(run, part, "training")
     begun, student = part.has_begun_student, part.student
     with as_typed("train"):
-        config = student.read_config() if begun else training(run.plan.config, part)
+        config = training(run.plan.config, part)
+        if begun:  # with the sets of this folder, which may have moved
+            stored, train_data = student.read_config(), config.data.train
+            config = replace(stored, data=replace(stored.data, train=train_data))
         train(
             config,
             console=run.console,

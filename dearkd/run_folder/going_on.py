@@ -43,7 +43,7 @@ def check_stored(
 
     With ``go_on`` the whole command was typed again: what it leaves open has been chosen since, and
     its paths may be relative; ``rooted`` makes them absolute. Returns those of the settings
-    ``movable`` that are not as stored: places, where the same may lie as in the stored ones.
+    ``movable`` that are not as stored: paths, at which the same may lie.
 
     Raises:
         UserError: If others differ, naming each and both values.

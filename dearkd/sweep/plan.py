@@ -18,12 +18,13 @@ from dearkd.config_file import flattened
 from dearkd.errors import UserError
 from dearkd.run_folder.processes import process_state
 from dearkd.sweep.study import StudyFile, folder_name
+from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
+from dearkd.training.fingerprints import fingerprints
 from dearkd.training.methods import METHODS
-from dearkd.training.places import places
 
 __all__ = ["BY_RULE", "PlannedRun", "difference", "plan", "settings_of"]
 
@@ -52,6 +53,8 @@ class PlannedRun:
     """As the run's folder will have it."""
     settings: dict[str, Any]
     """What its numbers depend on, the seed aside, by name: settings and facts."""
+    fingerprints: dict[str, str | None]
+    """Those of its images and teacher, as its folder notes them."""
     seconds: float | None
     """What it would take; None where nobody asked."""
 
@@ -145,11 +148,11 @@ def _built(
         )
     settings = {"epochs": parts.config.epochs} | settings_of(parts.config)
     settings |= _facts(parts, order.steps_per_epoch // accumulate)
-    seconds = None
+    found, seconds = fingerprints(parts), None
     if costs:
         place_models(parts, state.device)
         seconds = estimate(parts, state).seconds
-    return PlannedRun(arm, fraction, seed, config, parts.config, settings, seconds)
+    return PlannedRun(arm, fraction, seed, config, parts.config, settings, found, seconds)
 
 
 def _with_seed(
@@ -170,9 +173,12 @@ def _with_seed(
 def _facts(parts: Parts, steps: int) -> dict[str, Any]:
     """What else the numbers depend on; places give way to what lies there."""
     assert parts.evaluation is not None
-    view = parts.student.pretrained_cfg
+    view, teacher = parts.student.pretrained_cfg, parts.teacher
     return {
-        **places(parts),
+        "data.train": parts.train.fingerprint(),
+        "data.evaluation": parts.evaluation.fingerprint(),
+        "teacher.name": None if teacher is None else hash_of_weights(teacher.model)[:16],
+        "teacher.weights": None,
         "init": parts.config.init and Path(parts.config.init).name,
         "imports": [Path(file).name for file in parts.config.imports],
         "steps": steps,

@@ -1,7 +1,7 @@
 """The runs of a study as child processes of `dearkd train` and `dearkd eval`, into its record."""
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,22 +12,16 @@ from dearkd.config_file import to_yaml
 from dearkd.data.datasets import open_evaluation
 from dearkd.errors import UserError
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.moved import OPTIONS, noted_fingerprints
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.record import Entry, Record, entry_of
 from dearkd.said import counted, seconds_text
 from dearkd.sweep.children import Child, run_all
 from dearkd.sweep.plan import BY_RULE, PlannedRun, difference, settings_of
-from dearkd.training.places import noted_places
+from dearkd.training.fingerprints import check_fingerprints
 
 __all__ = ["Runs"]
 
-OPTIONS = {
-    "data.train": "--data",
-    "data.evaluation": "--eval-data",
-    "teacher.name": "--teacher",
-    "teacher.weights": "--teacher-weights",
-}
-"""How `dearkd train` is told where images and teacher lie now."""
 TENTHS = 10
 """Parts of a run; after each a line says how far it is and its last top-1."""
 
@@ -155,9 +149,10 @@ class Runs:
             found, where = difference(entry["settings"], run.settings), f"record {self.record.path}"
             remedy = "take the study's change back, or name another --record"
         elif folder.config_file.is_file():
-            lying = noted_places(folder.sessions())  # there they count, and not their paths
-            stored = settings_of(folder.read_config()) | lying
-            wanted = settings_of(run.resolved) | {key: run.settings[key] for key in lying}
+            stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
+            if noted := noted_fingerprints(folder.sessions()):  # they count, and not the paths
+                self._check_fingerprints(run, noted)
+                stored |= {key: wanted[key] for key in OPTIONS}
             found, where = difference(stored, wanted), f"{folder.path}"
             remedy = "take the study's change back, remove that folder, or choose another --out"
         else:
@@ -171,6 +166,12 @@ class Runs:
                 f"arm {run.arm!r}, seed {run.seed}: {where} has {key}={old}, and the study says "
                 f"{new}; {remedy}"
             )
+
+    def _check_fingerprints(self, run: PlannedRun, noted: Mapping[str, str | None]) -> None:
+        try:
+            check_fingerprints(run.fingerprints, noted)
+        except UserError as error:
+            raise UserError(f"arm {run.arm!r}, seed {run.seed}: {error}") from error
 
     def _take(self, run: PlannedRun) -> Entry:
         """Puts a finished run into the record, if it is what was planned."""
@@ -217,16 +218,15 @@ class Runs:
 
 
 def _moved(folder: RunFolder, run: PlannedRun) -> list[str]:
-    """Options that name the places which a begun run has elsewhere than the study now."""
-    if not noted_places(folder.sessions()):
+    """Options that say where the images and the teacher of a begun run lie now."""
+    if not noted_fingerprints(folder.sessions()):
         return []
     stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
-    return [
-        word
-        for key, option in OPTIONS.items()
-        if wanted[key] is not None and wanted[key] != stored[key]
-        for word in (option, wanted[key])
-    ]
+    words = list[str]()
+    for key, option in OPTIONS.items():
+        if wanted[key] != stored[key]:
+            words += ["--set", f"{key}=null"] if wanted[key] is None else [option, wanted[key]]
+    return words
 
 
 def _so_far(lines: Sequence[dict[str, Any]], total: int) -> str:

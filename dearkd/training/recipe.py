@@ -165,7 +165,7 @@ def _with_views(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, 
         augment = "digits"
     elif not is_small(data.img_size):
         augment = "deit"
-    elif not source.classes.known and _largest_side(source) >= LARGER * data.img_size:
+    elif not source.classes.known and _is_large(source, LARGER * data.img_size):
         augment = "crops"
         notes.append("views: parts of the pictures (--set data.augment=light shows them whole)")
     else:
@@ -240,8 +240,20 @@ def _own_size(student: str | None, trained: int | None, source: ImageSource, dig
     return DIGITS_SIZE if digits else default_size(_largest_side(source))
 
 
+def _is_large(source: ImageSource, pixels: int) -> bool:
+    """Whether the first image that can be read has a side of that many pixels."""
+    try:
+        return _largest_side(source) >= pixels
+    except UserError:
+        return False  # whatever is wrong with it is told where it is read
+
+
 def _largest_side(source: ImageSource) -> int:
-    """Pixels of the longer side of the first image that can be read."""
+    """Pixels of the longer side of the first image that can be read.
+
+    Raises:
+        UserError: If none of the first few can.
+    """
     for index in range(min(FIRST_IMAGES, len(source))):
         try:
             return max(source.image(index).size)

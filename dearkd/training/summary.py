@@ -99,14 +99,14 @@ def session(
     config: TrainConfig,
     reasons: dict[str, str],
     saved: dict[str, Any],
-    found: dict[str, str | None],
+    prints: dict[str, str | None],
     labels: LabelCache | None = None,
     reading: dict[str, float] | None = None,
 ) -> dict[str, Any]:
     """Where and by what a run is begun, or gone on with.
 
-    ``found``: what lies at the places that it names. ``reading``: the teacher's top-1 and top-5 on
-    the evaluation images, and their count.
+    ``prints``: fingerprints of its images and teacher. ``reading``: the teacher's top-1 and top-5
+    on the evaluation images, and their count.
     """
     return {
         "from_epoch": saved["position"]["epoch"] if saved else 0,
@@ -118,7 +118,7 @@ def session(
         "versions": versions(),
         "python": sys.version.split()[0],
         "commit": commit(),
-        "places": found,
+        "fingerprints": prints,
         **({} if labels is None else {"teacher_labels_known": labels.known}),
         **({} if reading is None else {"teacher_reading": reading}),
     }

@@ -22,6 +22,7 @@ from dearkd.judging.evaluate import evaluate
 from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.folder import RunFolder, next_folder
+from dearkd.run_folder.moved import noted_fingerprints
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -29,11 +30,11 @@ from dearkd.training.batches import epoch_order, evaluation_images, halving, tra
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.checkpoint import identity
 from dearkd.training.dry_run import describe
+from dearkd.training.fingerprints import check_fingerprints, fingerprints
 from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
 from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
-from dearkd.training.places import check_places, places
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
 from dearkd.training.teacher_reading import teacher_line, teacher_reading
@@ -78,8 +79,7 @@ def train(
     parts = in_turn(
         state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
     )
-    found = places(parts)
-    check_places(found, folder.sessions() if resume and folder is not None else ())
+    prints = _compared(parts, folder if resume else None)
     # A batch that can't be is said now.
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
     steps = order.steps_per_epoch // accumulate * parts.config.epochs
@@ -95,8 +95,8 @@ def train(
     with folder.locked(resume) if state.is_main_process else nullcontext():
         try:
             if state.is_main_process:
-                _store_config(folder, config if resume else parts.config)
-            _run(parts, folder, saved, found, reasons, labels, console, say)
+                _store_config(folder, parts, resume, say)
+            _run(parts, folder, saved, prints, reasons, labels, console, say)
         except Interrupted:
             own = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
             say(f"stopped and saved; go on with: {again or own}")
@@ -104,10 +104,38 @@ def train(
     return folder
 
 
-def _store_config(folder: RunFolder, config: TrainConfig) -> None:
-    """Writes what a run is begun with, and anew where its images or teacher have moved since."""
-    if not folder.config_file.is_file() or folder.read_config() != config:
+def _compared(parts: Parts, begun: RunFolder | None) -> dict[str, str | None]:
+    """Fingerprints of images and teacher, which must be those that a begun run noted."""
+    prints = fingerprints(parts)
+    if begun is not None:
+        check_fingerprints(prints, noted_fingerprints(begun.sessions()))
+    return prints
+
+
+def _store_config(folder: RunFolder, parts: Parts, resume: bool, say: Say) -> None:
+    """Writes what a run is begun with; of one that goes on, where images and teacher lie now."""
+    config = parts.config
+    if not resume:
         folder.write_config(config)
+        return
+    stored = folder.read_config()
+    wanted, teacher = config.teacher, stored.teacher
+    if parts.teacher is not None:
+        teacher = dataclasses.replace(teacher, name=wanted.name, weights=wanted.weights)
+    elif (wanted.name, wanted.weights) != (teacher.name, teacher.weights):
+        say(f"note: no teacher takes part any more, and {wanted.name} is not opened")
+    data = dataclasses.replace(
+        stored.data, train=config.data.train, evaluation=config.data.evaluation
+    )
+    moved = dataclasses.replace(
+        stored,
+        data=data,
+        teacher=teacher,
+        cache_labels=config.cache_labels,
+        imports=config.imports,
+    )
+    if moved != stored:
+        folder.write_config(moved)
 
 
 def _with_arithmetic(parts: Parts, chosen: bool) -> tuple[Parts, dict[str, str]]:
@@ -147,7 +175,7 @@ def _run(
     parts: Parts,
     folder: RunFolder,
     saved: dict[str, Any],
-    found: dict[str, str | None],
+    prints: dict[str, str | None],
     reasons: dict[str, str],
     labels: LabelCache | None,
     console: Console,
@@ -165,7 +193,7 @@ def _run(
     if reading is not None:
         say(teacher_line(reading, parts))
     if accelerator.is_main_process:
-        folder.append_session(session(accelerator, config, reasons, saved, found, labels, reading))
+        folder.append_session(session(accelerator, config, reasons, saved, prints, labels, reading))
     accelerator.init_trackers(
         "dearkd",
         config=_flat(config),

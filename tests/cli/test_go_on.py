@@ -5,7 +5,7 @@ import signal
 
 import yaml
 from commands import invoke, refused
-from conftest import FAST
+from conftest import FAST, photo_classes
 
 from dearkd.run_folder.folder import RunFolder
 from dearkd.synthesis.live import SynthesisProgress
@@ -51,13 +51,8 @@ def test_one_command_starts_goes_on_and_leaves_what_is_finished(tmp_path, monkey
 
 
 def test_a_config_and_relative_paths_are_those_of_the_stored_run(tmp_path, monkeypatch):
-    from dearkd.data.datasets import open_data
 
-    source = open_data("digits")[1]
-    for index in range(40):
-        place = tmp_path / "photos" / str(source.labels[index])
-        place.mkdir(parents=True, exist_ok=True)
-        source.image(index).save(place / f"{index}.png")
+    photo_classes(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     config = {"out": "run", "stage1": 1, "stage2": 0, "precision": "auto"}
     data = {"train": "photos", "evaluation": "photos", "img_size": 16, "batch_size": 10}

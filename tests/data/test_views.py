@@ -588,6 +588,8 @@ def test_crops_show_parts_of_a_picture_at_any_size():
         assert views.shape == (256, 3, size, size)
         spans = (views.amax((2, 3)) - views.amin((2, 3))).amax(1)
         assert (spans < 1e-6).any() and (spans > 1).any()  # one side alone, and both
+    area = augment("crops", 16).transform.transforms[0].scale
+    assert area == (0.08, 1.0)
     whole = augment("light", 16)
     shown = whole([whole.prepare(Image.fromarray(pixels))] * len(seeds), seeds)
     assert (shown.amax((2, 3)) - shown.amin((2, 3)) > 1).all()

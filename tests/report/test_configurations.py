@@ -85,6 +85,27 @@ def test_settings_that_one_version_writes_and_another_does_not_are_no_difference
     assert [row["seeds"] for row in over_seeds(grouped(study))] == [2, 1, 3]
 
 
+def noted(folder, data, prints):
+    """Gives a run other paths, and the fingerprints that it noted."""
+    change(folder, data__train=data, data__evaluation=data)
+    file = folder / "summary.json"
+    content = json.loads(file.read_text())
+    sessions = [{"fingerprints": {"data.train": prints, "data.evaluation": prints}}]
+    file.write_text(json.dumps({**content, "sessions": sessions if prints else []}))
+
+
+@pytest.mark.parametrize(
+    ("prints", "groups"), [(("1", "1", "1"), 1), (("1", "1", "2"), 2), (("1", "1", None), 2)]
+)
+def test_images_that_have_moved_are_the_same_if_all_runs_noted_which(tmp_path, prints, groups):
+    write_seeds(tmp_path, "ce", CE, method="ce")
+    for seed, (data, one) in enumerate(zip(("/a", "/a", "/b"), prints, strict=True)):
+        noted(tmp_path / f"ce-{seed}", data, one)
+    found = collect([tmp_path]).groups
+    assert len(found) == groups
+    assert sum(len(configurations(group)) for group in found) == groups
+
+
 def test_a_run_that_is_alone_stays_in_the_table(study):
     write_run(study / "other", 50.0, ["optim.lr=0.5"], method="ce", seed=0)
     rows = over_seeds(grouped(study))

@@ -12,10 +12,11 @@ from functools import partial
 import pytest
 import yaml
 from commands import invoke, refused
+from conftest import photo_classes
 from toy_studies import written_study
 
-from dearkd.data.datasets import open_data
 from dearkd.report.study_tables import study_markdown
+from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.record import read_record
 from dearkd.sweep import children
 from dearkd.training.loop import Trainer
@@ -179,11 +180,7 @@ def test_killed_in_the_middle_it_goes_on_to_the_same_record(
 def test_its_images_may_move_between_two_calls_and_not_change(
     in_process, write_study, monkeypatch, tmp_path
 ):
-    source = open_data("digits")[1]
-    for index in range(40):
-        place = tmp_path / "here" / str(source.labels[index])
-        place.mkdir(parents=True, exist_ok=True)
-        source.image(index).save(place / f"{index}.png")
+    photo_classes(tmp_path / "here")
     data = {"data": {"train": "digits", "img_size": 16, "batch_size": 20}}
     study = write_study(seeds=[0], settings=data)
     save = Trainer._save
@@ -203,10 +200,13 @@ def test_its_images_may_move_between_two_calls_and_not_change(
     one = next((tmp_path / "there").rglob("*.png"))
     one.rename(tmp_path / "kept.png")
     told = refused("sweep", study, "--out", study.parent / "runs", *at("there"))
-    assert "has data.train=" in told
+    assert "arm 'labels', seed 0: data.train: not the training images that the run began" in told
     (tmp_path / "kept.png").rename(one)
     swept(study, *at("there"))
     assert len(record_of(study).of_study()) == 2
+    run = RunFolder(study.parent / "runs" / "labels-seed0")
+    assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
+    assert run.read_config().data.train == str(tmp_path / "there")
 
 
 def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):

@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from conftest import go_on, quiet_train, stopped_after_one_epoch
+from conftest import go_on, photo_classes, quiet_train, stopped_after_one_epoch
 from timm.utils.model_ema import ModelEmaV3
 
 from dearkd.run_folder import provenance
@@ -55,15 +55,10 @@ def test_a_finished_run_is_left_as_it_is(tmp_path):
 def test_a_run_is_judged_and_resumed_from_another_folder(tmp_path, monkeypatch):
     from conftest import opened
 
-    from dearkd.data.datasets import open_data
     from dearkd.judging.candidate import candidate_of
     from dearkd.trained.resolve import resolve
 
-    source = open_data("digits")[1]
-    for index in range(40):
-        place = tmp_path / "photos" / str(source.labels[index])
-        place.mkdir(parents=True, exist_ok=True)
-        source.image(index).save(place / f"{index}.png")
+    photo_classes(tmp_path / "photos")
     monkeypatch.chdir(tmp_path)
     options = {**OPTIONS, "stage1": 1, "data.train": "photos", "data.evaluation": "photos"}
     quiet_train({**options, "out": "run", "data.img_size": 16}, ["data.batch_size=10"])

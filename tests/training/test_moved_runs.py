@@ -6,26 +6,19 @@ import shutil
 import pytest
 import torch
 from commands import invoke, refused
-from conftest import FAST, FAST_TEACHER, KilledError
+from conftest import FAST, FAST_TEACHER, KilledError, photo_classes
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 
-from dearkd.data.datasets import open_data
-from dearkd.report.configurations import alike
-from dearkd.report.contents import Run
+from dearkd import train
+from dearkd.errors import UserError
+from dearkd.models.teacher import Teacher
 from dearkd.run_folder.folder import RunFolder
+from dearkd.trained.open import open_trained
+from dearkd.trained.resolve import resolve
 from dearkd.training.loop import Trainer
 
 SETTINGS = [word for setting in [*FAST, *FAST_TEACHER] for word in ("--set", setting)]
-
-
-def photos(folder, count=40):
-    source = open_data("digits")[1]
-    for index in range(count):
-        place = folder / str(source.labels[index])
-        place.mkdir(parents=True, exist_ok=True)
-        source.image(index).save(place / f"{index}.png")
-    return folder
 
 
 @pytest.fixture(scope="module")
@@ -41,11 +34,16 @@ def teacher(tmp_path_factory):
 @pytest.fixture
 def line(tmp_path, teacher):
     """A whole command; its data and teacher lie in a place of their own."""
-    photos(tmp_path / "here" / "photos")
+    photo_classes(tmp_path / "here" / "photos")
     shutil.copytree(teacher, tmp_path / "here" / "cnn")
     options = "train --method deit-soft --student toy_student --img-size 16 --stage1 3 --stage2 0"
-    batch = ["--set", "data.batch_size=20", *SETTINGS, "--set", "data.batch_size=20"]
-    return [*options.split(), *batch, "--out", tmp_path / "run", *places(tmp_path / "here")]
+    batch = [*SETTINGS, "--set", "data.batch_size=20", "--out", tmp_path / "run"]
+    return [*options.split(), *batch, *places(tmp_path / "here")]
+
+
+def at(line, root):
+    """The same command with images and teacher below another folder."""
+    return [*line[: line.index("--data")], *places(root)]
 
 
 def places(root):
@@ -73,7 +71,7 @@ def done(*line):
 
 
 def test_all_may_move_and_the_run_ends_with_the_same_weights(tmp_path, line, monkeypatch):
-    whole = done(*line[:-7], tmp_path / "whole", *places(tmp_path / "here"))
+    whole = done(*[tmp_path / "whole" if word == tmp_path / "run" else word for word in line])
     stopped(line, monkeypatch)
     (tmp_path / "here").rename(tmp_path / "there")
     (tmp_path / "run").rename(tmp_path / "moved")
@@ -90,22 +88,22 @@ def test_all_may_move_and_the_run_ends_with_the_same_weights(tmp_path, line, mon
 def test_the_whole_command_goes_on_from_another_place(tmp_path, line, monkeypatch):
     stopped(line, monkeypatch)
     (tmp_path / "here").rename(tmp_path / "there")
-    done(*line[:-6], *places(tmp_path / "there"), "--go-on")
-    again = refused(*line[:-6], *places(tmp_path / "there"), "--go-on", "--seed", "1")
+    done(*at(line, tmp_path / "there"), "--go-on")
+    again = refused(*at(line, tmp_path / "there"), "--go-on", "--seed", "1")
     assert "seed=1 (stored: 0)" in again
 
 
 def test_other_images_are_refused(tmp_path, line, monkeypatch):
     stopped(line, monkeypatch)
-    photos(tmp_path / "others", 39)
+    photo_classes(tmp_path / "others", 39)
     resume = ["train", "--resume", "--out", tmp_path / "run"]
     told = refused(*resume, "--data", tmp_path / "others")
-    assert "data.train names other training images than the run began with" in told
-    assert "name those, or start anew with another --out" in told
+    assert "data.train: not the training images that the run began with" in told
+    assert "or start anew with another --out" in told
     told = refused(*resume, "--eval-data", tmp_path / "others")
-    assert "data.evaluation names other evaluation images" in told
+    assert "data.evaluation: not the evaluation images" in told
     next((tmp_path / "here" / "photos").rglob("*.png")).unlink()  # in its own place, too
-    assert "training images than the run began with" in refused(*resume)
+    assert "not the training images" in refused(*resume)
 
 
 def test_another_teacher_is_refused(tmp_path, line, monkeypatch):
@@ -117,28 +115,66 @@ def test_another_teacher_is_refused(tmp_path, line, monkeypatch):
     weights = {name: value + 1 for name, value in load_file(model).items()}
     save_file(weights, model, metadata)
     told = refused("train", "--resume", "--out", tmp_path / "run", "--teacher", tmp_path / "other")
-    assert "teacher.name names another teacher than the run began with" in told
+    assert "teacher.name: not the teacher that the run began with" in told
+
+
+def test_labels_and_normalisation_count(tmp_path, line, monkeypatch):
+    stopped(line, monkeypatch)
+    resume = ["train", "--resume", "--out", tmp_path / "run"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "dearkd.training.fingerprints._of_images", lambda source: source.fingerprint()
+        )
+        assert "not the training images" in refused(*resume)
+    teacher = open_trained(resolve(str(tmp_path / "here" / "cnn"), "teacher"))
+    half = (0.5,) * 3
+    other = Teacher(teacher.network, student_mean=half, student_std=half, mean=(0.1,) * 3, std=half)
+    with pytest.raises(UserError, match="not the teacher"):
+        train(out=tmp_path / "run", resume=True, teacher=other)
+
+
+def test_a_run_that_began_without_evaluation_images_has_none(tmp_path, line, monkeypatch):
+    place = line.index("--eval-data")
+    stopped([*line[:place], *line[place + 2 :]], monkeypatch)
+    more = ["--eval-data", tmp_path / "here" / "photos"]
+    told = refused("train", "--resume", "--out", tmp_path / "run", *more)
+    assert "the run began without evaluation images; leave data.evaluation out" in told
+
+
+def test_in_its_second_stage_a_run_needs_no_teacher_and_stores_no_other(
+    tmp_path, line, monkeypatch
+):
+    two = ["--method", "dearkd", "--stage1", "1", "--stage2", "2"]
+    stopped([*line, *two], monkeypatch)
+    shutil.rmtree(tmp_path / "here" / "cnn")
+    before = RunFolder(tmp_path / "run").read_config().teacher
+    result = invoke("train", "--resume", "--out", tmp_path / "run", "--teacher", "resnet18")
+    assert result.exit_code == 0, result.output
+    assert "note: no teacher takes part any more, and resnet18 is not opened" in result.stdout
+    assert RunFolder(tmp_path / "run").read_config().teacher == before
+
+
+def test_a_dry_run_stores_nothing_and_python_can_say_where_they_lie(tmp_path, line, monkeypatch):
+    stopped(line, monkeypatch)
+    (tmp_path / "here").rename(tmp_path / "there")
+    run = RunFolder(tmp_path / "run")
+    before = run.config_file.read_bytes()
+    there = places(tmp_path / "there")
+    told = invoke("train", "--resume", "--out", run.path, *there, "--dry-run")
+    assert told.exit_code == 0, told.output
+    assert run.config_file.read_bytes() == before
+    options = {"data": there[1], "eval_data": there[3], "teacher": there[5]}
+    train(out=run.path, resume=True, **options)
+    assert run.read_config().data.evaluation == str(there[3])
+    assert len(run.sessions()) == 2
 
 
 def test_a_run_that_noted_nothing_stays_in_its_place(tmp_path, line, monkeypatch):
     stopped(line, monkeypatch)
     run = RunFolder(tmp_path / "run")
-    sessions = [{k: v for k, v in one.items() if k != "places"} for one in run.sessions()]
+    sessions = [{k: v for k, v in one.items() if k != "fingerprints"} for one in run.sessions()]
     run.sessions_file.write_text("".join(json.dumps(one) + "\n" for one in sessions))
-    photos(tmp_path / "copy")
+    photo_classes(tmp_path / "copy")
     resume = ["train", "--resume", "--out", tmp_path / "run"]
     assert "differ from data.train=" in refused(*resume, "--data", tmp_path / "copy")
     done(*resume)
-
-
-def test_runs_of_the_same_images_elsewhere_are_of_one_configuration():
-    def run(seed, place, print_):
-        config = {"seed": seed, "data": {"train": place}}
-        noted = {"data.train": print_} if print_ else {}
-        summary = {"sessions": [{"places": noted}]}
-        return Run(None, place, config, [], summary, {})
-
-    same = [run(0, "/a", "1"), run(1, "/b", "1")]
-    assert len(alike(same, ("seed",))) == 1
-    assert len(alike([run(0, "/a", "1"), run(1, "/b", "2")], ("seed",))) == 2
-    assert len(alike([run(0, "/a", ""), run(1, "/b", "")], ("seed",))) == 2
