@@ -8,7 +8,7 @@ from torch import Tensor
 
 from dearkd.errors import UserError
 
-__all__ = ["BINS", "Bin", "calibration_error", "reliability"]
+__all__ = ["BINS", "Bin", "calibration_error", "reliability", "reliability_of"]
 
 BINS = 15
 """Bins of equal width in confidence."""
@@ -35,10 +35,20 @@ def reliability(
     Raises:
         UserError: If ``bins`` is not positive.
     """
+    confidence, predicted = logits.double().softmax(-1).max(-1)
+    return reliability_of(confidence, predicted == labels, bins)
+
+
+def reliability_of(
+    confidence: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = BINS
+) -> list[Bin]:
+    """:func:`reliability` from each image's confidence, and whether its prediction is right.
+
+    Raises:
+        UserError: If ``bins`` is not positive.
+    """
     if bins < 1:
         raise UserError(f"bins must be positive, got {bins}")
-    confidence, predicted = logits.double().softmax(-1).max(-1)
-    right = predicted == labels
     number = ((confidence * bins).ceil() - 1).clamp(0, bins - 1)
     return [_bin(confidence, right, number == k) for k in range(bins) if (number == k).any()]
 

@@ -17,7 +17,7 @@ from dearkd.analysis.attention_distance import (
     has_readable_attention,
     measure_attention,
 )
-from dearkd.analysis.calibration import calibration_error, reliability
+from dearkd.analysis.calibration import calibration_error, reliability_of
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
 from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
 from dearkd.data.order import spread_rows
@@ -140,10 +140,10 @@ def _positions(model: Any) -> list[dict[str, Any]]:
 def _record_of_heads(answers: Predictions) -> dict[str, Any]:
     """Accuracy, calibration and agreement of each head; percentages are in 0-100."""
     labels, teacher = answers.labels, answers.teacher
-    guided = None if teacher is None else teacher.argmax(-1)
+    guided = None if teacher is None else teacher.read
     heads: dict[str, Any] = {}
-    for name, logits in answers.logits.items():
-        answer, table = logits.argmax(-1), reliability(logits, labels)
+    for name, (answer, confidence) in answers.heads.items():
+        table = reliability_of(confidence, answer == labels)
         heads[name] = {
             "top1": _percent(answer == labels),
             "confidence": sum(b.confidence * b.images for b in table) / len(labels),
@@ -151,7 +151,7 @@ def _record_of_heads(answers: Predictions) -> dict[str, Any]:
             "agreement_teacher": None if guided is None else _percent(answer == guided),
             "reliability": [list(entry) for entry in table],
         }
-    chosen = {name: logits.argmax(-1) for name, logits in answers.logits.items()}
+    chosen = {name: head.read for name, head in answers.heads.items()}
     two = "distillation" in chosen
     return {
         "head_images": len(labels),

@@ -9,7 +9,7 @@ import logging
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -35,9 +35,12 @@ from dearkd.trained.resolve import Resolved, resolve
 from dearkd.trained.trained import Trained
 from dearkd.trained.weights import hash_of_weights
 
-__all__ = ["Predictions", "Watch", "answers_of", "predictions_of"]
+__all__ = ["Answers", "Predictions", "Watch", "answers_of", "predictions_of"]
 
 HEADS = ("class", "distillation", "logits")
+FORM = "class and confidence"
+"""What is kept of an answer, in the kept file's metadata."""
+TEACHER = "teacher"
 SAMPLE = 16
 """Images whose pixels enter the key of the kept file, as a sample of the data."""
 
@@ -46,13 +49,22 @@ Watch = Callable[[Loader], Iterable[Batch]]
 """Wraps a loader to show progress."""
 
 
+class Answers(NamedTuple):
+    """What a head says of each image: 12 bytes, where ImageNet's logits would be 4,000."""
+
+    read: Int[Tensor, " images"]
+    """The class that it takes the image for."""
+    confidence: Float[Tensor, " images"]
+    """The softmax of that class, in [0, 1], in float64."""
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Predictions for the images that could be read, in the order of the data."""
 
     labels: Int[Tensor, " images"]
     """The true class of each image, numbered as the model's classes."""
-    logits: dict[str, Float[Tensor, "images classes"]]
+    heads: dict[str, Answers]
     """By head: ``class``, ``distillation`` and their mean ``logits``; a CNN has the last alone."""
     ids: list[str]
     """The name of each image: a file, or a row of a file."""
@@ -60,10 +72,10 @@ class Predictions:
     """The names of the model's classes, or their numbers where names are not known."""
     source: ImageSource
     """The images: ``source.image(i)`` is that of prediction ``i``."""
-    teacher: Float[Tensor, "images classes"] | None = None
-    """The teacher's logits; None if they were not asked for or the teacher can't be opened."""
+    teacher: Answers | None = None
+    """The teacher's answers; None if they were not asked for or the teacher can't be opened."""
     teacher_missing: str | None = None
-    """Why the teacher's logits are missing although they were asked for."""
+    """Why the teacher's answers are missing although they were asked for."""
 
 
 def predictions_of(
@@ -111,7 +123,7 @@ def answers_of(
     file = None if found.run is None else found.run / "predictions.safetensors"
     if not candidate.is_own_data or images is not None:
         file = None
-    keys = {"student": _key(candidate, source)}
+    keys = {"form": FORM, "student": _key(candidate, source)}
     if guide is not None:
         keys["teacher"] = hash_of_weights(guide)
     tensors = None if file is None else _kept(file, keys)
@@ -129,15 +141,22 @@ def _assembled(
     rows = tensors["rows"].numpy()
     whole = len(rows) == len(source)
     trained = candidate.trained
+    heads = {name: _answers_in(tensors, name) for name in (*HEADS, TEACHER)}
+    teacher = heads.pop(TEACHER)
     return Predictions(
         labels=tensors["labels"],
-        logits={head: tensors[head] for head in HEADS if head in tensors},
+        heads={name: answers for name, answers in heads.items() if answers is not None},
         ids=[source.name(int(row)) for row in rows],
         class_names=tuple(trained.class_names or map(str, range(trained.num_classes))),
         source=source if whole else SubsetSource(source, rows),
-        teacher=tensors.get("teacher"),
-        teacher_missing=None if "teacher" in tensors else missing,
+        teacher=teacher,
+        teacher_missing=None if teacher is not None else missing,
     )
+
+
+def _answers_in(tensors: dict[str, Tensor], name: str) -> Answers | None:
+    read = tensors.get(f"{name}.read")
+    return None if read is None else Answers(read.long(), tensors[f"{name}.confidence"])
 
 
 def _teacher(found: Resolved, trained: Trained, trust: bool) -> tuple[Teacher | None, str | None]:
@@ -171,7 +190,7 @@ def _answers(
     batch_size: int,
     watch: Watch,
 ) -> dict[str, Tensor]:
-    """Labels, rows of the source and logits by head, for the images that can be read."""
+    """Labels, rows of the source and answers by head, for the images that can be read."""
     state, trained = process_state(), candidate.trained
     if state.num_processes > 1:
         raise UserError(f"needs one process, got {state.num_processes}; start it by itself")
@@ -203,11 +222,15 @@ def _answers(
 
 
 def _of_batch(model: nn.Module, teacher: Teacher | None, images: Tensor) -> dict[str, Tensor]:
-    """Logits of a batch by head, and the teacher's."""
+    """What each head and the teacher say of a batch."""
     scores: dict[Any, Tensor] = dict(head_scores(model, images))
-    found = {head: scores[head] for head in HEADS if head in scores}
+    logits = {head: scores[head] for head in HEADS if head in scores}
     if teacher is not None:
-        found["teacher"] = teacher(images).logits.float()
+        logits[TEACHER] = teacher(images).logits
+    found = dict[str, Tensor]()
+    for name, values in logits.items():
+        confidence, read = values.cpu().double().softmax(-1).max(-1)
+        found |= {f"{name}.read": read.int(), f"{name}.confidence": confidence}
     return found
 
 

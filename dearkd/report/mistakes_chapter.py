@@ -78,14 +78,14 @@ def _standing(answers: _Answers) -> tuple[bool, float]:
 def confusion_counts(predictions: Predictions) -> NDArray[np.int64]:
     """Number of images by label (row) and predicted class (column): (classes, classes)."""
     count = len(predictions.class_names)
-    read = predictions.logits["logits"].argmax(1)
+    read = predictions.heads["logits"].read
     flat = torch.bincount(predictions.labels * count + read, minlength=count * count)
     return flat.reshape(count, count).numpy()
 
 
 def extremes(predictions: Predictions, count: int) -> tuple[list[int], list[int]]:
     """Indices of the most confident predictions: ``count`` right ones and ``count`` wrong ones."""
-    confidence, read = predictions.logits["logits"].softmax(1).max(1)
+    read, confidence = predictions.heads["logits"]
     right = read == predictions.labels
     order = confidence.argsort(descending=True, stable=True).tolist()
     hits = [index for index in order if right[index]]
@@ -145,9 +145,14 @@ def _surest(answers: _Answers) -> Sheet:
 
 def _picture(predictions: Predictions, index: int) -> Picture:
     names = predictions.class_names
-    shares = predictions.logits["logits"][index].softmax(0)
-    read, label = int(shares.argmax()), int(predictions.labels[index])
-    lines = [Cell(f"{names[read]} {float(shares[read]):.0%}", "good" if read == label else "bad")]
+    answers = predictions.heads["logits"]
+    read, label = int(answers.read[index]), int(predictions.labels[index])
+    lines = [
+        Cell(
+            f"{names[read]} {float(answers.confidence[index]):.0%}",
+            "good" if read == label else "bad",
+        )
+    ]
     if read != label:
         lines.append(Cell(f"is {names[label]}", "muted"))
     title = f"{predictions.ids[index]}: label {names[label]}, taken for {names[read]}"

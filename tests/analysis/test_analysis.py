@@ -105,16 +105,16 @@ def test_heads_are_judged_against_label_and_teacher(student_run, analysis, toy_t
     summary = json.loads(run.summary_file.read_text())
     taught_by = json.loads((toy_teacher / "summary.json").read_text())
     answers = predictions_of(found_of(run), teacher=True)
-    teacher = answers.teacher.argmax(-1)
+    teacher = answers.teacher.read
     for name, head in record["heads"].items():
         assert head["top1"] == pytest.approx(summary["heads"][name]["top1"])
-        same = sum(a == b for a, b in zip(answers.logits[name].argmax(-1), teacher, strict=True))
+        same = sum(a == b for a, b in zip(answers.heads[name].read, teacher, strict=True))
         assert head["agreement_teacher"] == pytest.approx(100 * int(same) / 359)
         assert sum(images for *_, images in head["reliability"]) == record["head_images"] == 359
         assert 0 < head["ece"] < 1
     assert record["teacher_top1"] == pytest.approx(taught_by["top1"])
     assert record["teacher_missing"] is None
-    two = [answers.logits[name].argmax(-1) for name in ("class", "distillation")]
+    two = [answers.heads[name].read for name in ("class", "distillation")]
     between = 100 * (two[0] == two[1]).double().mean().item()
     assert record["agreement_between_heads"] == pytest.approx(between)
 

@@ -12,7 +12,7 @@ from commands import invoke
 from conftest import quiet_train
 from PIL import Image
 
-from dearkd.analysis.predictions import Predictions
+from dearkd.analysis.predictions import Answers, Predictions
 from dearkd.data.sources import DigitsSource
 from dearkd.pages.page import Note, Section, page
 from dearkd.pages.pictures import thumbnail_uri
@@ -102,9 +102,10 @@ def test_runs_of_both_precisions_are_asked_in_one_go(runs, tmp_path):
 
 
 def answers(logits, labels):
+    confidence, read = torch.tensor(logits).softmax(1).max(1)
     return Predictions(
         labels=torch.tensor(labels),
-        logits={"logits": torch.tensor(logits)},
+        heads={"logits": Answers(read, confidence)},
         ids=[str(index) for index in range(len(labels))],
         class_names=("a", "b", "c"),
         source=DigitsSource("test"),

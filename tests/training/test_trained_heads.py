@@ -17,13 +17,15 @@ from dearkd.config import load_config
 from dearkd.data.datasets import open_data
 from dearkd.errors import UserError
 from dearkd.export.export import export_run
+from dearkd.judging.candidate import candidate_of
 from dearkd.judging.eval import evaluate_target
 from dearkd.judging.predict import predict
-from dearkd.models.readings import readings
+from dearkd.models.readings import head_scores, readings
 from dearkd.report.read import read_run
 from dearkd.run_folder.files import load_checkpoint, read_metadata, save_checkpoint, save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import Interrupted
+from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import resolve
 from dearkd.training import measured
 from dearkd.training.methods import METHODS
@@ -113,7 +115,7 @@ def test_every_reader_says_which_head_answers(class_only, tmp_path):
     assert image.size == (8, 8)
     with pytest.raises(UserError, match=r"by its class head alone.*leave --heads out"):
         export_run(class_only, console=console, out=tmp_path / "x.onnx", heads=True)
-    assert list(predictions_of(resolve(str(class_only), "run")).logits) == ["logits"]
+    assert list(predictions_of(resolve(str(class_only), "run")).heads) == ["logits"]
 
 
 def test_a_folder_of_an_older_version_shows_it_by_the_bias(class_only, tmp_path):
@@ -155,15 +157,20 @@ def test_logits_without_a_scale_get_the_teachers(tmp_path, toy_teacher):
         expected = scales[name] * raw[f"student.{key}.weight"]
         torch.testing.assert_close(scaled[f"{key}.weight"], expected)
     torch.testing.assert_close(logits_of(run, which="raw"), logits_of(run))
-    found = predictions_of(resolve(str(run), "run"), teacher=True)
-    wanted = found.teacher.softmax(1)
+    candidate = candidate_of(resolve(str(run), "run"))
+    source, trained = candidate.source, candidate.trained
+    images = evaluation_views(source, range(len(source)), trained.metadata)
+    look = {"student_mean": trained.view["mean"], "student_std": trained.view["std"]}
+    teacher = open_teacher(resolve(str(toy_teacher), "teacher"), **look, img_size=16)
+    with torch.no_grad():
+        heads, wanted = head_scores(trained.network, images), teacher(images).logits.softmax(1)
 
     def nll(factor):
-        return -(wanted * (factor * found.logits["class"]).log_softmax(1)).sum(1).mean().item()
+        return -(wanted * (factor * heads["class"]).log_softmax(1)).sum(1).mean().item()
 
     assert nll(1) < min(nll(0.9), nll(1.1))
     errors = [
-        calibration_error(reliability(factor * found.logits["logits"], found.labels))
+        calibration_error(reliability(factor * heads["logits"], torch.tensor(source.labels)))
         for factor in (1, 1 / scales["class"])
     ]
     assert errors[0] < errors[1] or scales["class"] == pytest.approx(1, abs=0.3)
