@@ -339,7 +339,9 @@ def test_augment_choices():
         "RandomErasing",
     ]
     assert isinstance(augment("none"), ArrayAugment)
-    with pytest.raises(ValueError, match=r"augment must be deit, light, digits or none, got 'x'"):
+    with pytest.raises(
+        ValueError, match=r"augment must be deit, light, crops, digits or none, got 'x'"
+    ):
         augment("x")
     with pytest.raises(ValueError, match=r"interpolation must be bicubic or bilinear, got 'box'"):
         eval_augment(16, interpolation="box", **LOOK)
