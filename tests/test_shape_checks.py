@@ -32,4 +32,4 @@ def test_a_wrong_shape_is_refused() -> None:
     with pytest.raises(TypeCheckError):
         cross_entropy(torch.zeros(2, 3), torch.zeros(4, dtype=torch.long))
     with pytest.raises(TypeCheckError):
-        reliability(torch.zeros(2, 3), torch.zeros(4, dtype=torch.long))
+        reliability(torch.zeros(2), torch.zeros(4, dtype=torch.bool))

@@ -3,12 +3,12 @@
 from typing import NamedTuple
 
 import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor
 
 from dearkd.errors import UserError
 
-__all__ = ["BINS", "Bin", "calibration_error", "reliability", "reliability_of"]
+__all__ = ["BINS", "Bin", "calibration_error", "reliability"]
 
 BINS = 15
 """Bins of equal width in confidence."""
@@ -23,26 +23,14 @@ class Bin(NamedTuple):
 
 
 def reliability(
-    logits: Float[Tensor, "images classes"], labels: Int[Tensor, " images"], bins: int = BINS
+    confidence: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = BINS
 ) -> list[Bin]:
-    """A reliability table: the images in bins ((k-1)/K, k/K] by confidence, their largest softmax.
+    """A reliability table: the images in bins ((k-1)/K, k/K] by confidence, the largest softmax.
 
     Empty bins are left out.
 
     Source:
         Guo et al. 2017, https://arxiv.org/abs/1706.04599, section 2 (reliability diagrams).
-
-    Raises:
-        UserError: If ``bins`` is not positive.
-    """
-    confidence, predicted = logits.double().softmax(-1).max(-1)
-    return reliability_of(confidence, predicted == labels, bins)
-
-
-def reliability_of(
-    confidence: Float[Tensor, " images"], right: Bool[Tensor, " images"], bins: int = BINS
-) -> list[Bin]:
-    """:func:`reliability` from each image's confidence, and whether its prediction is right.
 
     Raises:
         UserError: If ``bins`` is not positive.

@@ -17,7 +17,7 @@ from dearkd.analysis.attention_distance import (
     has_readable_attention,
     measure_attention,
 )
-from dearkd.analysis.calibration import calibration_error, reliability_of
+from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
 from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
 from dearkd.data.order import spread_rows
@@ -143,7 +143,7 @@ def _record_of_heads(answers: Predictions) -> dict[str, Any]:
     guided = None if teacher is None else teacher.read
     heads: dict[str, Any] = {}
     for name, (answer, confidence) in answers.heads.items():
-        table = reliability_of(confidence, answer == labels)
+        table = reliability(confidence, answer == labels)
         heads[name] = {
             "top1": _percent(answer == labels),
             "confidence": sum(b.confidence * b.images for b in table) / len(labels),
