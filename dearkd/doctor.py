@@ -34,14 +34,20 @@ from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
-from dearkd.training.arithmetic import layout_rule, precision_rule, student_step
+from dearkd.training.arithmetic import (
+    BF16_UNITS,
+    bf16_units,
+    layout_rule,
+    precision_rule,
+    student_step,
+)
+from dearkd.training.compiling import cpp_compiler
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 
 EMBEDDED_SHA256 = "d6206b602647146971ccdba0eb9c32895b7eb5580a2c75ad439ee350f3356a55"
 ROOM = 5e9  # bytes that a run with its checkpoints may take
 IMAGES, GPU_IMAGES = 16, 2048
-BF16_UNITS = ("amx_bf16", "avx512_bf16", "bf16")  # of Intel and AMD; the last of ARM
 State = Literal["ok", "warning", "broken"]
 _COLOURS: dict[State, str] = {"ok": "green", "warning": "yellow", "broken": "red"}
 
@@ -155,33 +161,20 @@ def _threads() -> _Found:
 
 def _bf16() -> _Found:
     """Which of this machine's units compute in bfloat16, which decides the default precision."""
-    if torch.cuda.is_available():
-        major, minor = torch.cuda.get_device_capability()
-        able = "" if _has_bf16_units() else "no "
-        found = f"the GPU has {able}bf16 units (CUDA capability {major}.{minor})"
-    else:
-        found = f"the CPU has {', '.join(_cpu_units())}"
-        if not _has_bf16_units():
-            found = f"the CPU has no bf16 units (none of {', '.join(BF16_UNITS)})"
-    return f"{found}; precision=auto goes by the machine's units, precision=fastest measures"
+    units = bf16_units(_device())
+    none = f"none (of a CPU {' or '.join(BF16_UNITS)} are used)"
+    return f"{units or none}; precision=auto goes by them, precision=fastest measures"
 
 
-def _has_bf16_units() -> bool:
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return bool(_cpu_units())
-
-
-def _cpu_units() -> list[str]:
-    capabilities = torch.cpu.get_capabilities()
-    return [name for name in BF16_UNITS if capabilities.get(name)]
+def _device() -> torch.device:
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _speed() -> _Found:
     """A training step of a small CNN and of a small transformer, by the rule and in float32."""
-    if not _has_bf16_units():
+    device = _device()
+    if bf16_units(device) is None:
         return "not measured: without units for it bf16 is several times slower than fp32"
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     gains = []
     for kind, name in (("CNN", "dearkd_resnet10t_32"), ("transformer", "dearkd_mini_patch4_32")):
         model = timm.create_model(name).to(device)
@@ -203,10 +196,9 @@ def _speed() -> _Found:
 def _compile() -> _Found:
     """Whether torch.compile works, which needs a C++ compiler on a CPU."""
     leave = "keep compile=false, which is the default"
-    named = os.environ.get("CXX")
-    compiler = shutil.which(named) if named else shutil.which("g++") or shutil.which("clang++")
-    if compiler is None and not torch.cuda.is_available():
-        found = f"compile=true does not work: {named or 'g++ or clang++'} is not on PATH"
+    compiler = cpp_compiler()
+    if shutil.which(compiler) is None and not torch.cuda.is_available():
+        found = f"compile=true does not work: {compiler} is not on PATH"
         return "warning", found, f"apt-get install g++, or {leave}"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's absence
     x = torch.linspace(0, 1, 64)
@@ -220,7 +212,7 @@ def _compile() -> _Found:
         return "warning", f"torch.compile fails ({reason})", remedy
     if not same:
         return "warning", "torch.compile computes wrong numbers", leave
-    return f"torch.compile works ({compiler or 'on the GPU'})"
+    return f"torch.compile works ({compiler})"
 
 
 def _hub() -> _Found:

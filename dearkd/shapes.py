@@ -79,6 +79,7 @@ SUMMARY: Shape = {
     "heads?": {...: PERCENT},
     "trained_heads?": ([str], NONE),
     "head_scales?": ({...: number}, NONE),
+    "arithmetic?": {...: str},
     "versions?": {...: str},
     "sessions?": [{"device?": str, "commit?": (str, NONE), "versions?": {...: str}, ...: object}],
     ...: object,

@@ -53,7 +53,8 @@ from dearkd.models.pairs import AlignedPair, default_pair
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
-from dearkd.training.arithmetic import compile_step, layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.compiling import compile_step
 from dearkd.training.optim import build_optimizer
 from dearkd.training.settings import OptimConfig
 

@@ -6,6 +6,7 @@ No stopwatch: the same run on the same kind of machine is computed in the same w
 
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from typing import Literal
 
@@ -151,7 +152,8 @@ def bf16_units(device: torch.device) -> str | None:
 
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile can work: on a CPU it needs a C++ compiler."""
-    return device.type != "cpu" or shutil.which(os.environ.get("CXX", "g++")) is not None
+    usual = "clang++" if sys.platform == "darwin" else "g++"  # as torch.compile looks for it
+    return device.type != "cpu" or shutil.which(os.environ.get("CXX", usual)) is not None
 
 
 def _step_operations(

@@ -9,6 +9,7 @@ from typer.testing import CliRunner
 
 from dearkd import doctor
 from dearkd.cli.app import app
+from dearkd.training.arithmetic import BF16_UNITS
 
 
 @pytest.fixture(autouse=True)
@@ -60,15 +61,15 @@ def test_a_changed_or_missing_teacher_is_broken(monkeypatch, tmp_path):
     assert "not the file" in rows["embedded teacher"]["found"]
 
 
-@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16", "bf16", None])
+@pytest.mark.parametrize("unit", ["amx_bf16", "avx512_bf16", "bf16", "avx2"])
 def test_the_units_that_decide_the_precision_are_named(unit, monkeypatch):
     if torch.cuda.is_available():
         pytest.skip("a GPU's units decide")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx2": True})
     row = examined()[1]["bf16"]
-    expected = "no bf16 units (none of amx_bf16, avx512_bf16" if unit is None else f"has {unit};"
-    assert expected in row["found"]
-    assert "precision=auto goes by the machine's units, precision=fastest" in row["found"]
+    none = "none (of a CPU amx_bf16 or avx512_bf16 are used)"  # ARM's bf16 has not been tried
+    expected = unit if unit in BF16_UNITS else none
+    assert row["found"].startswith(f"{expected}; precision=auto goes by them")
 
 
 def test_too_many_threads_are_a_warning(monkeypatch):
@@ -85,7 +86,7 @@ def test_how_threads_wait_is_said(monkeypatch):
 
 
 def test_bf16_is_timed_only_where_there_are_units_for_it(monkeypatch):
-    monkeypatch.setattr(doctor, "_has_bf16_units", lambda: False)
+    monkeypatch.setattr(doctor, "bf16_units", lambda device: None)
     monkeypatch.setattr(doctor, "seconds_per_call", lambda *_: pytest.fail("it was timed"))
     assert "not measured" in doctor._speed()
 

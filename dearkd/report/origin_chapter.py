@@ -67,8 +67,9 @@ def _arithmetic_reasons(report: Report) -> list[Block]:
     """The reasons for each run's precision and memory layout, where its summary has them."""
     whose: dict[str, list[str]] = {}
     for run in report.runs:
-        if reason := run.summary.get("arithmetic_reason"):
-            whose.setdefault(str(reason), []).append(run.name)
+        reasons = run.summary.get("arithmetic", {})
+        if text := "; ".join(f"{part} {reason}" for part, reason in reasons.items()):
+            whose.setdefault(text, []).append(run.name)
     return [Note(f"{', '.join(names)}: {reason}.") for reason, names in whose.items()]
 
 

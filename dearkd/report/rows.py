@@ -46,7 +46,7 @@ def result_row(run: Run, group: Group) -> dict[str, Any]:
         "data_wait": run.data_wait,
         "peak_memory_bytes": summary.get("peak_memory_bytes"),
         **{key.replace(".", "_"): run.arithmetic.get(key) for key in ARITHMETIC},
-        "arithmetic_reason": summary.get("arithmetic_reason"),
+        **{f"{part}_arithmetic": why for part, why in summary.get("arithmetic", {}).items()},
         "device": summary.get("device"),
         "threads": summary.get("threads"),
         "processes": summary.get("processes"),

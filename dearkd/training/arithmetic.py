@@ -13,10 +13,10 @@ The rule, and what it rests on:
   training: at 66 tokens these layers take 0.78 to 1.0 of the fused kernel's time (AVX2), and bring
   the mixed step above to 153 images/s. At 198 tokens the fused kernel is faster
   (`scripts/bench_attention.py`).
-- channels_last for convolutional networks on CUDA or in bf16, but not where convolutions are
+- channels_last for convolutional networks on CUDA, in bf16, and in float32 on a CPU with AVX2
+  (`scripts/bench_layout.py`; with AVX-512 it was not measured), but not where convolutions are
   grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
-  alone. In float32 on a CPU it gains little, and with oneDNN 3.12 strided 1x1 convolutions of
-  fewer than 8 channels corrupt memory in it on a CPU without AVX-512.
+  alone. Nor where it would spoil memory (`spoils_memory`).
 """
 
 import copy
@@ -34,6 +34,7 @@ from torch import Tensor, nn
 from dearkd.config import TrainConfig
 from dearkd.data.augment import crops_at_random
 from dearkd.data.settings import DataConfig, Place
+from dearkd.errors import UserError
 from dearkd.models import cost
 from dearkd.training.build import Parts
 from dearkd.training.settings import MemoryFormat, Precision
@@ -41,12 +42,13 @@ from dearkd.training.settings import MemoryFormat, Precision
 __all__ = [
     "BF16_UNITS",
     "Arithmetic",
-    "compile_step",
+    "bf16_units",
     "layout_rule",
     "noise",
     "place_models",
     "precision_rule",
     "set_attention",
+    "spoils_memory",
     "student_step",
     "with_arithmetic",
 ]
@@ -58,7 +60,9 @@ BF16_CAPABILITY = (8, 0)
 PRODUCT_PATCHES = 128
 """Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
 BF16_UNITS = ("amx_bf16", "avx512_bf16")
-"""Instruction sets of a CPU, as torch names them."""
+"""Instruction sets of a CPU that compute in bf16, as torch names them; ARM's has not been tried."""
+NARROW = 8
+"""Input channels below which a strided 1x1 convolution may spoil memory."""
 
 
 @dataclass(frozen=True)
@@ -70,21 +74,27 @@ class Arithmetic:
     reason: str
 
 
-def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
-    """(precision, reason) for a network: by facts of it and of the machine, not by a timing."""
+def bf16_units(device: torch.device) -> str | None:
+    """The device's units for bf16, by name; None if it has none, or none that we have tried."""
     if device.type == "cuda":
         capability = torch.cuda.get_device_capability(device)
-        name = f"CUDA capability {capability[0]}.{capability[1]}"
-        return ("bf16", name) if capability >= BF16_CAPABILITY else ("fp32", f"{name} has no bf16")
+        able = capability >= BF16_CAPABILITY
+        return f"CUDA capability {capability[0]}.{capability[1]}" if able else None
     if device.type != "cpu":
-        return "fp32", f"bf16 is not tried on {device.type}"
-    able = torch.cpu.get_capabilities()
-    units = next((name for name in BF16_UNITS if able.get(name)), None)
+        return None
+    known = torch.cpu.get_capabilities()
+    return next((name for name in BF16_UNITS if known.get(name)), None)
+
+
+def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision, str]:
+    """(precision, reason) for a network: by facts of it and of the machine, not by a timing."""
+    units = bf16_units(device)
+    kind = {"cpu": "CPU", "cuda": "GPU"}.get(device.type, f"{device.type} device")
     if units is None:
-        return "fp32", "a CPU without bf16 units"
-    if not is_convolutional(network):
-        return "mixed", f"linear layers in bf16, on a CPU with {units}"
-    return "bf16", f"a CPU with {units}"
+        return "fp32", f"a {kind} without bf16 units"
+    if device.type == "cpu" and not is_convolutional(network):
+        return "mixed", f"linear layers in bf16, on a {kind} with {units}"
+    return "bf16", f"a {kind} with {units}"
 
 
 def with_arithmetic(
@@ -93,10 +103,19 @@ def with_arithmetic(
     """The parts with every precision, layout and place of views chosen, and each choice's reason.
 
     The choice is stored with the run: a resumed run must not choose otherwise.
+
+    Raises:
+        UserError: If the student's memory layout is one in which it would spoil memory.
     """
     config = parts.config
     images = noise(config, device, world)
     student: Any = parts.student
+    if config.memory_format in ("channels_last", cost.FASTEST) and spoils_memory(student, device):
+        raise UserError(
+            f"memory_format={config.memory_format} could spoil memory on a CPU without AVX-512: "
+            f"{config.student} has a strided 1x1 convolution of fewer than {NARROW} channels; "
+            "leave it at auto"
+        )
     own = _chosen(
         student,
         device,
@@ -154,27 +173,6 @@ def set_attention(network: nn.Module, device: torch.device) -> None:
     for layer in network.modules():
         if isinstance(layer, Attention):
             setattr(layer, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
-
-
-def compile_step(objective: nn.Module, device: torch.device, *, whole: bool = True) -> bool:
-    """Compiles the forward and backward pass of a step in place; True if it is replayed.
-
-    On a CUDA device both are replayed as CUDA graphs: a small student's step is a thousand short
-    kernels, and to launch them takes longer than to run them (an H100, `dearkd_mini_patch4_32`,
-    batch 64: 36 ms a step, compiled 27, replayed 6).
-
-    Args:
-        objective: What takes a batch and returns the terms of its loss. Where it is replayed, the
-            next step writes over these: what is kept of them has to be a copy.
-        device: Where it is.
-        whole: Whether a step is one pass of one process, in a run of one stage. Gradients that are
-            added up over passes, or shared over processes while they are made, can't lie in a
-            graph's own memory; and the second stage of four runs went wrong when it was replayed
-            (RESULTS.md).
-    """
-    graphs = device.type == "cuda" and whole
-    objective.compile(mode="reduce-overhead" if graphs else None)
-    return graphs
 
 
 def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:
@@ -254,12 +252,35 @@ def layout_rule(
     """(memory format, reason) for a network in that precision."""
     if not is_convolutional(network):
         return "contiguous", "a transformer"
-    if device.type != "cuda" and precision != "bf16":
-        return "contiguous", f"float32 on {device.type}"
-    convolutions = [module for module in network.modules() if isinstance(module, nn.Conv2d)]
-    if any(1 < conv.groups < conv.in_channels for conv in convolutions):
+    if device.type != "cuda" and precision != "bf16" and not _is_avx2(device):
+        return "contiguous", f"channels_last was not measured in float32 on this {device.type}"
+    if any(1 < conv.groups < conv.in_channels for conv in _convolutions(network)):
         return "contiguous", "grouped convolutions"
+    if spoils_memory(network, device):
+        return "contiguous", "channels_last would spoil memory"
     return "channels_last", f"a CNN on {device.type} in {precision}"
+
+
+def spoils_memory(network: nn.Module, device: torch.device) -> bool:
+    """Whether training the network in channels_last may write over memory that is not its own.
+
+    On a CPU with AVX2 and no AVX-512, oneDNN 3.12 writes past the end of the gradient of the
+    weights of a strided 1x1 convolution with fewer than 8 input channels.
+    """
+    return _is_avx2(device) and any(
+        conv.in_channels < NARROW and conv.kernel_size == (1, 1) and max(conv.stride) > 1
+        for conv in _convolutions(network)
+    )
+
+
+def _is_avx2(device: torch.device) -> bool:
+    """Whether the device is a CPU with AVX2 and without AVX-512."""
+    able = torch.cpu.get_capabilities()
+    return device.type == "cpu" and bool(able.get("avx2")) and not able.get("avx512_f")
+
+
+def _convolutions(network: nn.Module) -> list[nn.Conv2d]:
+    return [module for module in network.modules() if isinstance(module, nn.Conv2d)]
 
 
 def _student_call(student: Any, images: Tensor) -> Timed:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import os
 import shutil
 from collections.abc import Sequence
 
@@ -12,6 +11,7 @@ from dearkd.config import TrainConfig
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.objectives import Distillation
+from dearkd.training.compiling import cpp_compiler
 from dearkd.training.methods import Method
 from dearkd.training.settings import TeacherConfig
 from dearkd.training.stages import Stage
@@ -131,7 +131,7 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_compiler(config: TrainConfig) -> None:
-    compiler = os.environ.get("CXX", "g++")
+    compiler = cpp_compiler()
     if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
         raise UserError(
             f"compile=true needs a C++ compiler on a CPU and finds no {compiler}; install one, "

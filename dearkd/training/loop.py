@@ -25,9 +25,9 @@ from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import StopRequest
 from dearkd.training.agenda import Agenda
-from dearkd.training.arithmetic import compile_step
 from dearkd.training.batch_norm import share_running_statistics
 from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
+from dearkd.training.compiling import compile_step
 from dearkd.training.finite import check_weights, mean_terms
 from dearkd.training.halving import Halving
 from dearkd.training.optim import (

@@ -285,7 +285,8 @@ def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(ru
     cut = copied(runs, "dearkd", tmp_path)
     file = cut / "summary.json"
     chosen = {"precision": "bf16", "memory_format": "contiguous", "teacher_precision": "fp32"}
-    chosen |= {"teacher_memory_format": "channels_last", "arithmetic_reason": "no bf16 units here"}
+    chosen |= {"teacher_memory_format": "channels_last"}
+    chosen |= {"arithmetic": {"student": "bf16: units here", "teacher": "fp32: none there"}}
     file.write_text(json.dumps(json.loads(file.read_text()) | chosen))
     out = tmp_path / "page.html"
     targets = [cut, runs / "ce"]
@@ -293,9 +294,10 @@ def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(ru
     text = out.read_text()
     assert "bf16, contiguous" in text
     assert "fp32, channels_last" in text
-    assert "dearkd: no bf16 units here." in text
+    assert "dearkd: student bf16: units here; teacher fp32: none there." in text
     rows = list(csv.DictReader(io.StringIO(as_csv(collect(targets)))))
     assert rows[0]["teacher_memory_format"] == "channels_last"
+    assert rows[0]["teacher_arithmetic"] == "fp32: none there"
     assert rows[1]["teacher_precision"] == ""  # it had no teacher
 
 

@@ -1,6 +1,10 @@
 """Precision and layout follow from facts of device and network, not from a stopwatch."""
 
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import timm
@@ -9,9 +13,16 @@ from conftest import quiet_train
 from safetensors.torch import load_file
 from torch import nn
 
+from dearkd.errors import UserError
 from dearkd.models import cost
 from dearkd.run_folder.folder import RunFolder
-from dearkd.training.arithmetic import compile_step, layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import (
+    layout_rule,
+    precision_rule,
+    set_attention,
+    spoils_memory,
+)
+from dearkd.training.compiling import compile_step
 
 with torch.device("meta"):
     CNN, VIT = timm.create_model("resnet18"), timm.create_model("deit_tiny_patch16_224")
@@ -95,16 +106,62 @@ def test_a_gpu_goes_by_its_capability(capability, precision, monkeypatch):
     ("name", "precision", "layout"),
     [
         ("resnet18", "bf16", "channels_last"),
-        ("resnet18", "fp32", "contiguous"),
+        ("resnet18", "fp32", "channels_last"),
         ("regnety_002", "bf16", "contiguous"),  # grouped, not depth-wise
         ("tf_efficientnet_lite0", "bf16", "channels_last"),  # depth-wise
         ("vit_tiny_patch16_224", "bf16", "contiguous"),
+        ("vit_tiny_patch16_224", "fp32", "contiguous"),
     ],
 )
-def test_the_layout_follows_from_the_kind_of_network(name, precision, layout):
+def test_the_layout_follows_from_the_kind_of_network(name, precision, layout, monkeypatch):
+    units(monkeypatch, "avx2")
     with torch.device("meta"):
         network = timm.create_model(name)
     assert layout_rule(network, CPU, precision)[0] == layout
+
+
+def test_in_float32_the_layout_follows_from_the_cpu_too(monkeypatch):
+    units(monkeypatch, "avx2", "avx512_f")
+    assert layout_rule(CNN, CPU, "fp32")[0] == "contiguous"
+    assert layout_rule(CNN, CPU, "bf16")[0] == "channels_last"
+    units(monkeypatch)  # ARM's, say
+    assert layout_rule(CNN, CPU, "fp32")[0] == "contiguous"
+
+
+NARROW = nn.Sequential(nn.Conv2d(3, 4, 3, padding=1), nn.Conv2d(4, 8, 1, stride=2))
+OVERRUN = """
+import torch
+layer = torch.nn.Conv2d({channels}, 8, 1, stride=2).to(memory_format=torch.channels_last)
+for _ in range(60):
+    images = torch.randn(8, {channels}, 16, 16).contiguous(memory_format=torch.channels_last)
+    layer(images.requires_grad_()).sum().backward()
+"""
+
+
+def test_a_layout_that_spoils_memory_is_not_taken(monkeypatch):
+    units(monkeypatch, "avx2")
+    assert spoils_memory(NARROW, CPU)
+    assert layout_rule(NARROW, CPU, "fp32")[0] == "contiguous"
+    assert not spoils_memory(CNN, CPU)
+    units(monkeypatch, "avx2", "avx512_f")
+    assert not spoils_memory(NARROW, CPU)
+
+
+def test_a_layout_that_spoils_memory_is_refused_by_name(tmp_path, monkeypatch):
+    units(monkeypatch, "avx2")
+    monkeypatch.setattr("dearkd.training.arithmetic.spoils_memory", lambda *_: True)
+    options = {**OPTIONS, "method": "ce", "out": str(tmp_path / "run")}
+    with pytest.raises(UserError, match="memory_format=channels_last could spoil memory"):
+        quiet_train(options, ["memory_format=channels_last"])
+
+
+def test_eight_channels_are_enough_for_the_checked_heap():
+    checked = Path("/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")
+    if not checked.exists() or not torch.cpu.get_capabilities().get("avx2"):
+        pytest.skip("glibc's checked heap and AVX2 show it")
+    script = [sys.executable, "-c", OVERRUN.format(channels=8)]
+    environment = {**os.environ, "LD_PRELOAD": str(checked), "MALLOC_CHECK_": "3"}
+    assert subprocess.run(script, env=environment, check=False).returncode == 0
 
 
 def test_nothing_is_timed_unless_asked_for_and_equal_commands_are_equal_runs(
