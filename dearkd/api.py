@@ -64,7 +64,7 @@ class Run:
     @property
     def summary(self) -> dict[str, Any]:
         """Result, cost and origin: top1, heads, seconds, commit and more."""
-        return json.loads(RunFolder(self.folder).summary_file.read_text(encoding="utf-8"))
+        return RunFolder(self.folder).read_summary()
 
     @property
     def metrics(self) -> list[dict[str, Any]]:

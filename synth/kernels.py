@@ -76,9 +76,7 @@ def _chosen(
 ) -> Kernels:
     """The kernels by settings, facts and, where it is asked for, the stopwatch."""
     kernels = _by_facts(config, teacher, batches, device, student, others)
-    timed = [
-        name for name in ("precision", "layout", "compile") if _is_set_to(config, name, "fastest")
-    ]
+    timed = [name for name in ("precision", "layout", "compile") if _is_fastest(config, name)]
     if not timed:
         return kernels
     fastest = _by_stopwatch(kernels, config, teacher, batches, device, student, others)
@@ -114,8 +112,8 @@ def build_objective(
     return objective
 
 
-def _is_set_to(config: SynthesisConfig, name: str, value: str) -> bool:
-    return bool(getattr(config, name) == value)
+def _is_fastest(config: SynthesisConfig, name: str) -> bool:
+    return bool(getattr(config, name) == "fastest")
 
 
 def _by_facts(

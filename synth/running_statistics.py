@@ -27,8 +27,8 @@ class RunningStatistics:
         perfect, and its R_BN pulls as strongly as that of any other batch.
     """
 
-    def __init__(self, layers: Sequence[tuple[Tensor, Tensor]] | None = None) -> None:
-        self.layers = None if layers is None else list(layers)
+    def __init__(self) -> None:
+        self.layers: list[tuple[Tensor, Tensor]] | None = None
         """m of each layer, in the order of the forward: mean and variance (groups, channels)."""
 
     def blended(self, seen: Sequence[Statistics]) -> list[Statistics]:

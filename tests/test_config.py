@@ -7,7 +7,7 @@ import pytest
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml, user_tree
 from dearkd.errors import UserError
-from dearkd.synthesis.setup import SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
 
 CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
 

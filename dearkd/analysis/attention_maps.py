@@ -99,17 +99,15 @@ def attention_sheet(maps: Sequence[AttentionMaps]) -> Image.Image:
     return sheet
 
 
-def heat_tile(
-    weights: Float[Tensor, "rows columns"], scale: Scale, size: int = TILE
-) -> Image.Image:
-    """An attention map in the colours of a scale, ``size`` pixels a side."""
+def heat_tile(weights: Float[Tensor, "rows columns"], scale: Scale) -> Image.Image:
+    """An attention map in the colours of a scale, ``TILE`` pixels a side."""
     patches = Image.fromarray(scale.colours(weights.double().numpy()))
-    return patches.resize((size, size), Image.Resampling.NEAREST)
+    return patches.resize((TILE, TILE), Image.Resampling.NEAREST)
 
 
-def image_tile(pixels: NDArray[np.uint8], size: int = TILE) -> Image.Image:
-    """The image (height, width, 3), resized to a tile of ``size`` pixels a side."""
-    return Image.fromarray(pixels).resize((size, size), Image.Resampling.LANCZOS)
+def image_tile(pixels: NDArray[np.uint8]) -> Image.Image:
+    """The image (height, width, 3), resized to a tile of ``TILE`` pixels a side."""
+    return Image.fromarray(pixels).resize((TILE, TILE), Image.Resampling.LANCZOS)
 
 
 def position_sheet(position: Sequence[dict[str, Any]], grid: Sequence[int]) -> Image.Image:

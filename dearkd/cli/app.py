@@ -16,7 +16,8 @@ from dearkd.cli.predict import predict
 from dearkd.cli.report import report
 from dearkd.cli.sweep import sweep
 from dearkd.cli.synthesize import synthesize
-from dearkd.cli.train import teacher, train
+from dearkd.cli.teacher import teacher
+from dearkd.cli.train import train
 from dearkd.cli.verify import verify
 from dearkd.run_folder.stop import INTERRUPTED
 

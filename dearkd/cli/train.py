@@ -1,7 +1,7 @@
-"""The verbs ``dearkd train`` and ``dearkd teacher``."""
+"""The verb ``dearkd train``."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -22,17 +22,12 @@ from dearkd.cli.options import (
     Seed,
     Settings,
     Trust,
-    console,
     text,
 )
-from dearkd.errors import UserError
+from dearkd.cli.training_run import How, data_options, start
 from dearkd.training.method_names import METHOD_NAMES
 
-if TYPE_CHECKING:
-    from dearkd.config import TrainConfig
-    from dearkd.run_folder.folder import RunFolder
-
-__all__ = ["teacher", "train"]
+__all__ = ["train"]
 
 STUDENTS = [
     "dearkd_mini_patch4_32",
@@ -55,16 +50,6 @@ def _epochs_or_auto(text: str) -> int | str:
         return int(text)
     except ValueError:
         raise typer.BadParameter(f"{text!r} is neither a whole number nor auto") from None
-
-
-class How(NamedTuple):
-    """Options of the command that are no settings of the run."""
-
-    out: Path | None
-    resume: bool
-    go_on: bool
-    dry_run: bool
-    trust: bool
 
 
 @guarded
@@ -186,132 +171,9 @@ def train(
         "seed": seed,
         "cache_labels": text(cache_labels),
         "data.labels": "none" if unlabelled else None,
-        **_data_options(data, eval_data, fraction, img_size, on_bad_image),
+        **data_options(data, eval_data, fraction, img_size, on_bad_image),
         "teacher.name": teacher,
         "teacher.weights": text(teacher_weights),
     }
     how = How(out=out, resume=resume, go_on=go_on, dry_run=dry_run, trust=trust)
-    _train("train", config, options, settings, imports, how)
-
-
-@guarded
-def teacher(
-    model: Annotated[
-        str | None, typer.Argument(help="timm CNN; default: a small one for the data's image size.")
-    ] = None,
-    data: Data = None,
-    eval_data: EvalData = None,
-    config: Annotated[
-        Path | None, typer.Option(help="YAML file of the run; configs/train/ has one for CIFAR-10.")
-    ] = None,
-    epochs: Annotated[
-        int | None, typer.Option(min=1, help="Length of the run; default 20.")
-    ] = None,
-    init: Annotated[
-        str | None, typer.Option(help="Fine-tune: a run folder, or a timm name (pretrained).")
-    ] = None,
-    fraction: Fraction = None,
-    img_size: ImgSize = None,
-    seed: Seed = None,
-    on_bad_image: OnBadImage = None,
-    out: Out = None,
-    resume: Resume = False,
-    go_on: GoOn = False,
-    dry_run: DryRun = False,
-    imports: Imports = None,
-    trust: Trust = False,
-    settings: Settings = None,
-) -> None:
-    """Train or fine-tune a CNN on your own data, to be the teacher of `dearkd train`.
-
-    **Example:** `dearkd teacher resnet18 --data photos/ --epochs 30 --out runs/my-teacher`
-
-    then `dearkd train --data photos/ --teacher runs/my-teacher`
-    """
-    bare = config is None and not resume
-    options = {
-        "method": "ce",
-        "student": "cnn" if bare and model is None and init is None else model,
-        "stage1": 20 if bare and epochs is None else epochs,
-        "stage2": 0 if bare or epochs is not None else None,
-        "init": init,
-        "seed": seed,
-        **_data_options(data, eval_data, fraction, img_size, on_bad_image),
-        "optim.drop_path": 0.0 if bare else None,
-    }
-    how = How(out=out, resume=resume, go_on=go_on, dry_run=dry_run, trust=trust)
-    _train("teacher", config, options, settings, imports, how)
-
-
-def _data_options(
-    data: str | None,
-    eval_data: str | None,
-    fraction: float | None,
-    img_size: int | None,
-    on_bad_image: str | None,
-) -> dict[str, Any]:
-    return {
-        "data.train": data,
-        "data.evaluation": eval_data,
-        "data.fraction": fraction,
-        "data.img_size": img_size,
-        "data.on_bad_image": on_bad_image,
-    }
-
-
-def _train(
-    verb: Literal["train", "teacher"],
-    path: Path | None,
-    options: dict[str, Any],
-    settings: list[str] | None,
-    imports: list[Path] | None,
-    how: How,
-) -> None:
-    """Reads the run's configuration, then trains it or shows what it would do."""
-    from dearkd.config import TrainConfig, load_config
-    from dearkd.config_file import user_tree
-    from dearkd.run_folder.folder import CONFIG_FILE, RunFolder, newest_unfinished
-    from dearkd.run_folder.going_on import goes_on
-
-    if imports:
-        options["imports"] = [str(file) for file in imports]
-    out, resume, folder = how.out, how.resume, None
-    if how.go_on:
-        typed = user_tree(TrainConfig, path, settings or [], {**options, "out": text(out)})
-        out = Path(str(typed["out"])) if typed.get("out") else None
-        resume = goes_on(out, CONFIG_FILE, resume=resume)
-    if resume:
-        folder = RunFolder(out if out is not None else newest_unfinished())
-        folder.check_free(resume=True)
-        config = _resumed(folder, path, options, settings or [], how.go_on)
-    else:
-        config = load_config(path, settings or [], {**options, "out": text(how.out)})
-    from dearkd.training import train as door  # takes seconds: what is refused above is said first
-
-    door.train(
-        config,
-        console=console,
-        folder=folder,
-        resume=resume,
-        dry_run=how.dry_run,
-        stem=verb,
-        trust=how.trust,
-    )
-
-
-def _resumed(
-    folder: "RunFolder",
-    path: Path | None,
-    options: dict[str, Any],
-    settings: list[str],
-    go_on: bool,
-) -> "TrainConfig":
-    """The configuration of a run that goes on."""
-    from dearkd.config import TrainConfig
-    from dearkd.config_file import user_tree
-    from dearkd.training.resumed import resumed_config
-
-    if path is not None and not go_on:
-        raise UserError(f"--resume takes the config stored in {folder.path}; leave {path} out")
-    given = user_tree(TrainConfig, path, settings, options)
-    return resumed_config(folder, given, go_on=go_on)
+    start("train", config, options, settings, imports, how)

@@ -14,6 +14,9 @@ from dearkd.errors import UserError
 
 __all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
 
+SUBSET_SEED = 0
+"""Not the run's: runs that differ in the seed alone are to be compared on the same images."""
+
 
 def open_data(
     train: str,
@@ -74,7 +77,7 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
     return found
 
 
-def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
+def subset(source: ImageSource, fraction: float) -> ImageSource:
     """A fixed share of every class, but at least one image; larger shares contain smaller ones.
 
     Of images without labels it is a share of all.
@@ -86,7 +89,7 @@ def subset(source: ImageSource, fraction: float, seed: int = 0) -> ImageSource:
         raise UserError(f"fraction must be above 0 and at most 1, got {fraction}")
     if fraction == 1:
         return source
-    return SubsetSource(source, stratified_rows(source.labels, fraction, seed))
+    return SubsetSource(source, stratified_rows(source.labels, fraction, SUBSET_SEED))
 
 
 def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:

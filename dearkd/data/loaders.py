@@ -216,7 +216,6 @@ def eval_loader(
     world: int = 1,
     workers: int = 0,
     pin_memory: bool = False,
-    cache_bytes: int = CACHE_BYTES,
 ) -> Loader:
     """A loader that shows every image once over all processes and leaves out those that are bad.
 
@@ -234,9 +233,7 @@ def eval_loader(
             yield keys[step * batch_size : (step + 1) * batch_size]
 
     rows = np.asarray(share, dtype=np.int64)
-    views = Views(
-        source, augment, class_map=class_map, substitute=False, cache_bytes=cache_bytes, rows=rows
-    )
+    views = Views(source, augment, class_map=class_map, substitute=False, rows=rows)
     return Loader(
         views, batches, steps, BadImages(on_bad_image), workers=workers, pin_memory=pin_memory
     )

@@ -7,6 +7,7 @@ from dearkd.data.hosted import PREFIXES, open_hosted
 from dearkd.data.joined import JoinedSource
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
+from dearkd.data.settings import DIGITS
 from dearkd.data.sources import DigitsSource, ImageSource, natural_order
 from dearkd.data.splits import (
     EVALUATION_NAMES,
@@ -38,10 +39,10 @@ def open_place(
         MissingFileError: If a path does not exist.
         UserError: If the data is empty or of no known kind.
     """
-    if data == "digits" or data.lower().startswith(PREFIXES):
+    if data == DIGITS or data.lower().startswith(PREFIXES):
         train, evaluation = (
             (DigitsSource("train"), DigitsSource("test"))
-            if data == "digits"
+            if data == DIGITS
             else open_hosted(data, root, evaluation_only)
         )
         return without_labels(train) if train and labelled is False else train, evaluation

@@ -6,12 +6,14 @@ from typing import Literal
 from dearkd.config_file import check_range
 from dearkd.errors import UserError
 
-__all__ = ["DataConfig", "Labels", "Place", "Shuffle"]
+__all__ = ["DIGITS", "DataConfig", "Labels", "Place", "Shuffle"]
 
 Labels = Literal["auto", "none"]
 Shuffle = Literal["auto", "images", "shards"]
 Place = Literal["auto", "cpu", "device"]
 
+DIGITS = "digits"
+"""Name of the embedded data."""
 MOST_PIXELS = 8192
 """A side of an image at most: a student's positions alone take gigabytes above it."""
 
@@ -20,7 +22,7 @@ MOST_PIXELS = 8192
 class DataConfig:
     """Images to train on and how a view of one is drawn."""
 
-    train: str = "digits"
+    train: str = DIGITS
     """Image folder (class folders, or pictures without labels), several synthetic sets (a pattern
     such as ``runs/x/round-*/set``), parquet files, WebDataset tars (file, folder, or a pattern such
     as ``train-{000..146}.tar``), timm data set name, or ``digits`` (embedded)."""

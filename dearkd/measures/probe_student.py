@@ -34,7 +34,7 @@ from dearkd.training.batches import evaluation_images, training_batches
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.loop import Trainer
-from dearkd.training.recipe import rooted
+from dearkd.training.paths import rooted
 from dearkd.training.settings import DistillConfig, TeacherConfig
 from dearkd.training.stages import Position
 

@@ -50,7 +50,6 @@ def faster_arithmetic(
     device: torch.device,
     precision: str,
     memory_format: str,
-    repeats: int = 3,
 ) -> list[Any]:
     """The precision and the memory format with which ``call`` is fastest on this device.
 
@@ -67,7 +66,7 @@ def faster_arithmetic(
         set_layout(LAYOUTS[layout])
         for kind in precisions:
             with precision_context(device, kind):
-                seconds[kind, layout] = seconds_per_call(call, device, repeats)
+                seconds[kind, layout] = seconds_per_call(call, device)
     plain, fastest = next(iter(seconds)), min(seconds, key=lambda choice: seconds[choice])
     return list(fastest if seconds[fastest] < MARGIN * seconds[plain] else plain)
 

@@ -4,6 +4,7 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
 
+from dearkd.data.settings import DIGITS
 from dearkd.data.sources import natural_order
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, named_paths
 from dearkd.errors import MissingFileError, UserError
@@ -122,7 +123,7 @@ def _short_names(folders: Sequence[Path]) -> dict[Path, str]:
 
 def _trained_on(run: Run) -> list[Path]:
     """The training data of a run, as paths that may not exist."""
-    return named_paths(str(run.setting("data.train") or "digits"))
+    return named_paths(str(run.setting("data.train") or DIGITS))
 
 
 def _wanted(runs: Sequence[Run], baseline: str | None) -> Run | None:

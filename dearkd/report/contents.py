@@ -142,14 +142,17 @@ class Run:
     @property
     def images_per_second(self) -> float | None:
         """Training throughput in images a second, the median over epochs."""
-        rates = [line["images_per_second"] for line in self.metrics if "images_per_second" in line]
-        return float(np.median(rates)) if rates else None
+        return self._median("images_per_second")
 
     @property
     def data_wait(self) -> float | None:
         """Share of an epoch spent waiting for data: the median over epochs."""
-        shares = [line["data_wait"] for line in self.metrics if "data_wait" in line]
-        return float(np.median(shares)) if shares else None
+        return self._median("data_wait")
+
+    def _median(self, key: str) -> float | None:
+        """The median over epochs; None where no epoch has the value."""
+        values = [line[key] for line in self.metrics if line.get(key) is not None]
+        return float(np.median(values)) if values else None
 
     @property
     def rounds(self) -> list[dict[str, Any]]:

@@ -28,7 +28,7 @@ from dearkd.rounds.folder import (
 )
 from dearkd.rounds.plan import Plan, as_typed, plan
 from dearkd.rounds.result import round_entry, write_result
-from dearkd.rounds.settings import RoundsConfig, anchored, image_options, training
+from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import next_folder
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
@@ -100,7 +100,7 @@ def distill(
         raise UserError(
             f"dearkd distill is one process, got {state.num_processes}; start it without a launcher"
         )
-    given = anchored(user_tree(RoundsConfig, path, settings, options))
+    given = with_rooted_paths(user_tree(RoundsConfig, path, settings, options))
     named = given.pop("out", None)
     folder = out or (Path(str(named)) if named else newest_unfinished_rounds() if resume else None)
     check_name(folder or Path("runs"))

@@ -7,7 +7,6 @@ RUN/round-2/...
 RUN/model.safetensors and the other files of a run, of the last student; written at the end
 """
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -92,8 +91,7 @@ def sets_up_to(last: Round) -> str:
 def finished_rounds(folder: Path) -> int:
     """How many rounds a finished run has; 0 where it is not finished."""
     try:
-        summary = json.loads(RunFolder(folder).summary_file.read_text(encoding="utf-8"))
-        return len(summary["rounds"])
+        return len(RunFolder(folder).read_summary()["rounds"])
     except (OSError, ValueError, KeyError, TypeError):
         return 0
 

@@ -30,7 +30,7 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
     folder.write_config(dataclasses.replace(last.read_config(), out=str(folder.path)))
     entries = [round_entry(part) for part in rounds]
     summary = {
-        **_summary(last),
+        **last.read_summary(),
         **_best(rounds, folder),
         "epochs": sum(entry["epochs"] for entry in entries),
         "stages": {f"round {entry['round']}": entry["epochs"] for entry in entries},
@@ -44,7 +44,7 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
 
 def round_entry(part: Round) -> dict[str, Any]:
     """What a finished round added and reached; what is not known is None."""
-    summary, metrics = _summary(part.student), part.student.read_metrics()
+    summary, metrics = part.student.read_summary(), part.student.read_metrics()
     found, end = read_set(part.set), metrics[-1] if metrics else {}
     manifest = {} if found is None else found.manifest
     quality = manifest.get("quality", {}).get("teacher", {})
@@ -67,7 +67,7 @@ def _best(rounds: Sequence[Round], folder: RunFolder) -> dict[str, Any]:
     best: dict[str, Any] = {"best_top1": None, "best_epoch": None}
     epochs = 0
     for part in rounds:
-        own = _summary(part.student)
+        own = part.student.read_summary()
         better = own["best_top1"] is not None and own["best_top1"] > (best["best_top1"] or -1.0)
         if better and part.student.best_file.is_file():
             best = {"best_top1": own["best_top1"], "best_epoch": epochs + own["best_epoch"]}
@@ -87,11 +87,6 @@ def _curve(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
             yield {**line, **place, "seconds": seconds + line["seconds"]}
         epochs += len(metrics)
         seconds += metrics[-1]["seconds"] if metrics else 0.0
-
-
-def _summary(run: RunFolder) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(run.summary_file.read_text(encoding="utf-8"))
-    return content
 
 
 def _write_lines(file: Path, lines: Iterable[dict[str, Any]]) -> None:

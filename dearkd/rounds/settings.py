@@ -16,11 +16,11 @@ from dearkd.config_file import check_range, flattened
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.rounds.folder import Round, sets_up_to
-from dearkd.synthesis.setup import NetworkConfig
+from dearkd.synthesis.settings import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
-from dearkd.training.recipe import rooted
+from dearkd.training.paths import rooted
 
-__all__ = ["RoundsConfig", "anchored", "image_options", "training", "with_recipe"]
+__all__ = ["RoundsConfig", "with_rooted_paths", "image_options", "training", "with_recipe"]
 
 ROUND_SEED = 1_000_000
 """Added to the seed for each further round, so that no round repeats another's draws."""
@@ -101,7 +101,7 @@ class RoundsConfig:
                 raise UserError(f"{key} is decided by the rounds ({reason}); leave it out there")
 
 
-def anchored(given: DictConfig) -> DictConfig:
+def with_rooted_paths(given: DictConfig) -> DictConfig:
     """What was given, with paths that exist from the root: a run goes on from any folder."""
     found: DictConfig = given.copy()
     for key in ("teacher.name", "teacher.weights", "evaluation", "out"):

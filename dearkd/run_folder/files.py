@@ -27,6 +27,7 @@ __all__ = [
     "raw_student",
     "read_metadata",
     "remove_leftovers",
+    "replace_text",
     "save_checkpoint",
     "save_model",
     "save_tensors",
@@ -60,6 +61,19 @@ def write_atomically(path: Path, write: Callable[[Path], None], keep: Path | Non
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def replace_text(path: Path, text: str) -> None:
+    """Writes UTF-8 text as `write_atomically` does.
+
+    Raises:
+        OSError: If the disk is full or read-only; the old file stays.
+    """
+
+    def write(file: Path) -> None:
+        file.write_text(text, encoding="utf-8")
+
+    write_atomically(path, write)
 
 
 def new_file_mode(file: Path) -> int:
@@ -151,7 +165,7 @@ def save_checkpoint(path: Path, state: dict[str, Any], keep: Path | None = None)
     write_atomically(path, write, keep)
 
 
-def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str, Any]:
+def load_checkpoint(path: Path) -> dict[str, Any]:
     """The state that ``save_checkpoint`` wrote; no code in the file is run.
 
     Raises:
@@ -166,7 +180,7 @@ def load_checkpoint(path: Path, device: torch.device | str = "cpu") -> dict[str,
     if flaw is not None:
         raise UserError(_unusable(path, flaw))
     try:
-        state = torch.load(path, map_location=device, weights_only=True)
+        state = torch.load(path, map_location="cpu", weights_only=True)
     except (OSError, MemoryError, torch.OutOfMemoryError):
         raise  # the machine's trouble, not the file's
     except UnpicklingError as error:  # torch's own message advises to run its code

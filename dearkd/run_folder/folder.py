@@ -13,7 +13,7 @@ from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.checkpoints import Checkpoints
-from dearkd.run_folder.files import file_hash, remove_leftovers, write_atomically
+from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
 from dearkd.run_folder.lock import held, is_held
 
 __all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
@@ -110,7 +110,7 @@ class RunFolder:
 
     def write_config(self, config: TrainConfig) -> None:
         """Stores the resolved configuration."""
-        write_atomically(self.config_file, lambda file: _write_text(file, to_yaml(config)))
+        replace_text(self.config_file, to_yaml(config))
 
     def read_config(self) -> TrainConfig:
         """The configuration of the run.
@@ -123,7 +123,7 @@ class RunFolder:
     def write_summary(self, summary: dict[str, Any]) -> None:
         """Stores the results of the finished run as ``summary.json``."""
         text = json.dumps(summary, indent=2) + "\n"
-        write_atomically(self.summary_file, lambda file: _write_text(file, text))
+        replace_text(self.summary_file, text)
 
     def hashes(self) -> dict[str, str]:
         """SHA-256 of the files that a finished run does not change any more, by relative path."""
@@ -137,7 +137,7 @@ class RunFolder:
     def append_session(self, session: dict[str, Any]) -> None:
         """Appends the commit, versions and device with which the run is begun or resumed."""
         lines = [json.dumps(line) + "\n" for line in [*self.sessions(), session]]
-        write_atomically(self.sessions_file, lambda file: _write_text(file, "".join(lines)))
+        replace_text(self.sessions_file, "".join(lines))
 
     def sessions(self) -> list[dict[str, Any]]:
         """The sessions that ``append_session`` wrote, in order."""
@@ -148,6 +148,16 @@ class RunFolder:
         with self.metrics_file.open("a", encoding="utf-8") as file:
             file.write(json.dumps(line) + "\n")
 
+    def read_summary(self) -> dict[str, Any]:
+        """Result, cost and origin of a finished run.
+
+        Raises:
+            FileNotFoundError: If it is not finished.
+            ValueError: If the file is damaged.
+        """
+        content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        return content
+
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of all epochs; a line that a kill left unfinished is skipped."""
         return _read_lines(self.metrics_file)
@@ -155,7 +165,7 @@ class RunFolder:
     def truncate_metrics(self, epochs: int) -> None:
         """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] < epochs]
-        write_atomically(self.metrics_file, lambda file: _write_text(file, "".join(kept)))
+        replace_text(self.metrics_file, "".join(kept))
 
 
 def next_folder(stem: str, root: Path = Path("runs")) -> Path:
@@ -213,7 +223,3 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:  # a kill or a full disk in the middle of the write
             continue
     return lines
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

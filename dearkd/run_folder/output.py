@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.files import replace_text
 
 __all__ = ["make_room", "unwritable", "write_text"]
 
@@ -32,12 +32,8 @@ def write_text(file: Path, text: str) -> None:
     Raises:
         WriteError: If it cannot be written.
     """
-
-    def write(target: Path) -> None:
-        target.write_text(text, encoding="utf-8")
-
     try:
-        write_atomically(file, write)
+        replace_text(file, text)
     except OSError as error:
         raise unwritable(file, error) from error
 

@@ -100,8 +100,13 @@ def local_processes(processes: int) -> int:
     return int(os.environ.get("LOCAL_WORLD_SIZE", processes))
 
 
-def peak_memory() -> int | None:
-    """The most memory this process has held, in bytes; None on systems that do not count it."""
+def peak_memory(device: torch.device) -> int | None:
+    """The most bytes this process has held: of the GPU's memory on one, else resident.
+
+    None on systems that do not count it.
+    """
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
     try:
         import resource
     except ImportError:  # on Windows

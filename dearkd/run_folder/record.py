@@ -14,7 +14,7 @@ from statistics import fmean
 from typing import Any
 
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
 from dearkd.said import listed
@@ -93,7 +93,7 @@ class Record:
         target = path or self.path
         try:
             target.parent.mkdir(parents=True, exist_ok=True)
-            write_atomically(target, lambda file: _write_text(file, text))
+            replace_text(target, text)
         except OSError as error:
             raise WriteError(
                 f"cannot write the record {target} ({error.strerror or error}); "
@@ -130,7 +130,7 @@ def read_record(path: Path) -> Record:
 
 def entry_of(folder: RunFolder, key: tuple[str, float | None, int], settings: Entry) -> Entry:
     """The entry of a finished run; ``key`` is its arm, fraction and seed."""
-    summary = json.loads(folder.summary_file.read_text(encoding="utf-8"))
+    summary = folder.read_summary()
     arm, fraction, seed = key
     return {
         "arm": arm,
@@ -186,7 +186,3 @@ def _short(value: Any) -> Any:
     if not isinstance(value, float) or value == 0 or not isfinite(value):
         return value
     return round(value, DIGITS - 1 - floor(log10(abs(value))))
-
-
-def _write_text(file: Path, text: str) -> None:
-    file.write_text(text, encoding="utf-8")

@@ -8,7 +8,8 @@ from dearkd.data.sizes import default_size, patch_size
 from dearkd.data.synthetic_set import SURE, read_set
 from dearkd.said import command, counted
 from dearkd.synthesis.live import clock
-from dearkd.synthesis.setup import Setup, SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
+from dearkd.synthesis.setup import Setup
 from dearkd.trained.resolve import EMBEDDED
 
 __all__ = ["conclude", "say_next"]

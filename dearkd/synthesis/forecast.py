@@ -6,7 +6,6 @@ folder, so that the numbers include what the process itself takes.
 
 import dataclasses
 import math
-import sys
 import tempfile
 import time
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import torch
 from rich.console import Console
 
 from dearkd.config_file import to_yaml
+from dearkd.run_folder.processes import peak_memory
 from dearkd.said import counted
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup
@@ -104,7 +104,7 @@ def forecast(setup: Setup, device: torch.device, processes: int = 1) -> Forecast
     trial = _try(setup, largest, kernels, device)
     return Forecast(
         seconds=_seconds(config, trial, batches, processes),
-        memory=_peak_memory(device),
+        memory=peak_memory(device),
         disk=_disk(trial, sum(map(_images, batches)), _classes(batches), _images(largest)),
         rates={size: 1 / seconds for size, seconds in trial.seconds.items()},
         kernels=kernels,
@@ -203,18 +203,6 @@ def _disk(trial: _Trial, images: int, classes: int, width: int) -> float:
     rows = min(classes, SHEET_CLASSES) * min(math.ceil(images / classes), SHEET_IMAGES)
     pictures = (width + rows) * trial.picture_bytes  # preview and contact sheet
     return images * (trial.image_bytes + 2 * trial.record_bytes) + pictures + SMALL_FILES
-
-
-def _peak_memory(device: torch.device) -> int | None:
-    """Peak memory of this process in bytes: the GPU's on a GPU, else resident; None: unknown."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_reserved(device)
-    try:
-        import resource
-    except ImportError:  # Windows
-        return None
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
 
 
 def _events(config: SynthesisConfig) -> int:

@@ -12,7 +12,7 @@ from dearkd.errors import UserError
 from dearkd.run_folder.folder import next_folder
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.processes import from_main
-from dearkd.synthesis.setup import SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
 
 __all__ = [
     "await_manifest",

@@ -12,7 +12,7 @@ from rich.console import Console
 from dearkd.config_file import to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.files import write_atomically
+from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.going_on import check_stored, goes_on
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
@@ -27,7 +27,8 @@ from dearkd.synthesis.set_folder import (
     new_folder,
     newest_unfinished_set,
 )
-from dearkd.synthesis.setup import Setup, SynthesizeConfig, prepare
+from dearkd.synthesis.settings import SynthesizeConfig
+from dearkd.synthesis.setup import Setup, prepare
 from synth import synthesis as library
 
 __all__ = ["synthesize"]
@@ -163,7 +164,8 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
     """Makes this process's share of the images; returns whether it was the last to finish."""
     main = state.is_main_process
     if main and not resume:
-        _store(folder, setup.config)  # before all else: a killed run is resumed by it
+        # Before all else: a killed run is resumed by it.
+        replace_text(folder / CONFIG_FILE, to_yaml(setup.config))
     events = library.synthesize(
         setup.synthesis,
         setup.teacher,
@@ -197,15 +199,6 @@ def _way_on(folder: Path, again: str) -> str:
     begun = (folder / CONFIG_FILE).exists()
     own = command("dearkd", "synthesize", "--resume", "--out", folder)
     return f"; go on with: {again or own}" if again or begun else ""
-
-
-def _store(folder: Path, config: SynthesizeConfig) -> None:
-    text = to_yaml(config)
-
-    def write(file: Path) -> None:
-        file.write_text(text, encoding="utf-8")
-
-    write_atomically(folder / CONFIG_FILE, write)
 
 
 def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:

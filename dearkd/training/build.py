@@ -143,7 +143,6 @@ def build(
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
     refuse_idle_trust(trust, found, init)
     full_size = len(source)
-    # Not config.seed: runs that differ in the seed alone are to be compared on the same images.
     source = subset(source, config.data.fraction)
     size = teacher.img_size if teacher is not None else found.img_size if found else None
     config, more = filled_in(config, source, full_size, size, init)

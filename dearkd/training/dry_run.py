@@ -19,12 +19,13 @@ from dearkd.config_file import to_yaml
 from dearkd.models import cost
 from dearkd.models.precision import precision_context
 from dearkd.objectives import CrossEntropy
+from dearkd.run_folder.processes import peak_memory
 from dearkd.said import counted, seconds_text
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
 from dearkd.training.optim import build_optimizer
 from dearkd.training.stages import Stage
-from dearkd.training.summary import arithmetic_line, peak_memory
+from dearkd.training.summary import arithmetic_line
 
 __all__ = ["Estimate", "describe", "estimate"]
 

@@ -10,15 +10,11 @@ import math
 import os
 from typing import Any
 
-from omegaconf import ListConfig
-
 from dearkd.config import TrainConfig
 from dearkd.data.augment import AugmentName, crops_at_random
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
-from dearkd.data.hosted import PREFIXES
-from dearkd.data.opening import SHARDS
-from dearkd.data.settings import DataConfig
+from dearkd.data.settings import DIGITS, DataConfig
 from dearkd.data.sizes import (
     DIGITS_SIZE,
     default_size,
@@ -27,17 +23,15 @@ from dearkd.data.sizes import (
     patch_size,
 )
 from dearkd.data.sources import ImageSource
-from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import read_sets
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
 from dearkd.training.methods import Method
+from dearkd.training.paths import with_rooted_paths
 
-__all__ = ["addressed", "filled_in", "rooted"]
+__all__ = ["addressed", "filled_in"]
 
-DIGITS = "digits"
-"""Name of the embedded data."""
 MIRRORING = ("deit", "light", "crops")
 """Augmentations that mirror views unless told not to."""
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
@@ -78,7 +72,7 @@ def addressed(
         teacher = dataclasses.replace(config.teacher, name=EMBEDDED)
         config = dataclasses.replace(config, teacher=teacher)
         notes.append("teacher: the embedded digits CNN (--teacher names yours)")
-    return _anchored(config), notes
+    return with_rooted_paths(config), notes
 
 
 def filled_in(
@@ -103,26 +97,6 @@ def filled_in(
     shuffle, why = chosen_shuffle(config.data, source)
     config = dataclasses.replace(config, data=dataclasses.replace(config.data, shuffle=shuffle))
     return config, notes + told + more + why
-
-
-def _anchored(config: TrainConfig) -> TrainConfig:
-    """The configuration with every path absolute."""
-    return dataclasses.replace(
-        config,
-        data=dataclasses.replace(
-            config.data,
-            train=_absolute(config.data.train),
-            evaluation=_absolute(config.data.evaluation),
-        ),
-        teacher=dataclasses.replace(
-            config.teacher,
-            name=_absolute(config.teacher.name),
-            weights=_absolute(config.teacher.weights),
-        ),
-        init=_absolute(config.init),
-        cache_labels=None if config.cache_labels is None else _rooted(config.cache_labels),
-        imports=tuple(map(_absolute, config.imports)),
-    )
 
 
 def _with_models(
@@ -284,30 +258,6 @@ def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
     most = min(wanted, max(LEAST_BATCH, images // LEAST_STEPS))
     steps = math.ceil(images / most)
     return max(unit, images // steps // unit * unit)
-
-
-def rooted(value: Any) -> Any:
-    """A setting's value as a run folder has it: paths that exist from the root."""
-    if isinstance(value, str):
-        return _absolute(value)
-    return [rooted(each) for each in value] if isinstance(value, ListConfig) else value
-
-
-def _absolute(text: Any) -> Any:
-    """A path that exists, from the root; anything else as it is."""
-    if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
-        return text
-    path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
-    if os.path.exists(path) or is_pattern(path):  # noqa: PTH110
-        return _rooted(text)
-    if text.lower().startswith(SHARDS):
-        return text[: len(SHARDS)] + _absolute(text[len(SHARDS) :])
-    return text
-
-
-def _rooted(path: str) -> str:
-    """A path from the root, whether it exists or not."""
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
 
 
 def _default(value: Any, otherwise: Any) -> Any:

@@ -6,7 +6,7 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.going_on import check_stored
 from dearkd.run_folder.moved import MOVABLE, noted_fingerprints
-from dearkd.training.recipe import rooted
+from dearkd.training.paths import rooted
 
 __all__ = ["resumed_config"]
 

@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from dearkd.config import TrainConfig
 from dearkd.models import cost
-from dearkd.run_folder import processes
+from dearkd.run_folder.processes import peak_memory
 from dearkd.run_folder.provenance import commit, machine, versions
 from dearkd.said import counted
 from dearkd.training.build import Parts
@@ -18,7 +18,7 @@ from dearkd.training.label_cache import LabelCache
 from dearkd.training.loop import Trainer
 from dearkd.training.settings import TeacherConfig
 
-__all__ = ["arithmetic_line", "closing_line", "peak_memory", "session", "summary", "title_line"]
+__all__ = ["arithmetic_line", "closing_line", "session", "summary", "title_line"]
 
 
 def title_line(config: TrainConfig) -> str:
@@ -96,7 +96,6 @@ def summary(
 
 def session(
     accelerator: Accelerator,
-    config: TrainConfig,
     reasons: dict[str, str],
     saved: dict[str, Any],
     prints: dict[str, str | None],
@@ -149,10 +148,3 @@ def _teacher_top1(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 def _device_name(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
-
-
-def peak_memory(device: torch.device) -> int | None:
-    """Bytes that the main process held at most: of the GPU's memory on one, else resident."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    return processes.peak_memory()

@@ -193,7 +193,7 @@ def _run(
     if reading is not None:
         say(teacher_line(reading, parts))
     if accelerator.is_main_process:
-        folder.append_session(session(accelerator, config, reasons, saved, prints, labels, reading))
+        folder.append_session(session(accelerator, reasons, saved, prints, labels, reading))
     accelerator.init_trackers(
         "dearkd",
         config=_flat(config),

@@ -15,7 +15,8 @@ from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
 from dearkd.errors import UserError
 from dearkd.said import counted
 from dearkd.shapes import MANIFEST, misfit
-from dearkd.synthesis.setup import SynthesizeConfig, set_teacher
+from dearkd.synthesis.settings import SynthesizeConfig
+from dearkd.synthesis.setup import set_teacher
 from dearkd.verify.checks import Check, found, gathered
 from synth.quality import recognition
 from synth.refusal import SynthError

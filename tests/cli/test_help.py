@@ -20,7 +20,7 @@ from dearkd.config import TrainConfig
 from dearkd.config_file import user_tree
 from dearkd.export.export import Form
 from dearkd.measures.lpips_embedding import LpipsNet
-from dearkd.synthesis.setup import SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.training.method_names import METHOD_NAMES
 from dearkd.training.methods import METHODS
 

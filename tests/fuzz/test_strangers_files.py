@@ -27,7 +27,7 @@ from dearkd.report.report import html
 from dearkd.run_folder.files import load_checkpoint, load_weights, read_metadata
 from dearkd.run_folder.record import read_record
 from dearkd.sweep.study import read_study
-from dearkd.synthesis.setup import SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import resolve
 from dearkd.verify.verify import verify

@@ -281,6 +281,15 @@ def test_commands_to_repeat_are_quoted_for_a_shell(tmp_path):
     assert shlex.join(["dearkd", "analyze", str(folder)]) in text
 
 
+def test_an_epoch_without_a_number_is_left_out_of_the_medians(runs, tmp_path):
+    cut = copied(runs, "ce", tmp_path)
+    file = cut / "metrics.jsonl"
+    line = json.loads(file.read_text().splitlines()[0])
+    rates = [{"epoch": n, "images_per_second": rate} for n, rate in enumerate((None, 4.0, 8.0))]
+    file.write_text("".join(json.dumps({**line, **rate}) + "\n" for rate in rates))
+    assert collect([cut]).runs[0].images_per_second == 6.0
+
+
 def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(runs, tmp_path):
     cut = copied(runs, "dearkd", tmp_path)
     file = cut / "summary.json"

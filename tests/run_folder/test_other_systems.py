@@ -34,6 +34,8 @@ for package in (dearkd, synth):
                 importlib.import_module(module.name)
         except ImportError as error:
             found["failed"].append(f"{module.name}: {error}")
+import torch
+
 from dearkd.cli.app import app
 from dearkd.config import TrainConfig
 from dearkd.run_folder.folder import RunFolder
@@ -42,7 +44,7 @@ from dearkd.run_folder.threads import usable_cores
 
 found["help"] = CliRunner().invoke(app, ["--help"]).exit_code
 found["doctor"] = json.loads(CliRunner().invoke(app, ["doctor", "--quick", "--json"]).stdout)
-found["peak_memory"], found["usable_cores"] = peak_memory(), usable_cores()
+found["peak_memory"], found["usable_cores"] = peak_memory(torch.device("cpu")), usable_cores()
 
 # What Windows has instead, by this system's means: lock a byte range now, or raise OSError.
 def locking(handle, mode, size):

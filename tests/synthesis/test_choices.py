@@ -9,7 +9,7 @@ import typer
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
-from dearkd.synthesis.setup import SynthesizeConfig
+from dearkd.synthesis.settings import SynthesizeConfig
 
 COMMAND = typer.main.get_command(app)
 

@@ -33,7 +33,8 @@ from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.conclusion import _advice, _train_command
 from dearkd.synthesis.live import SynthesisProgress, clock
-from dearkd.synthesis.setup import NetworkConfig, SynthesizeConfig, prepare
+from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
+from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.batches import training_batches
 from dearkd.training.build import build
