@@ -145,7 +145,10 @@ def train(
         return Run(folder.path)
     if isinstance(config, TrainConfig):
         if fields:
-            raise UserError(f"a whole config takes no {', '.join(fields)}; dataclasses.replace it")
+            raise UserError(
+                f"{', '.join(fields)} cannot be given beside a TrainConfig; use "
+                "dataclasses.replace(config, ...), or pass a YAML file"
+            )
     else:
         config = load_config(None if config is None else Path(config), (), _options(fields))
     done = train_run(config, console=told, trust=trust, teacher=given)

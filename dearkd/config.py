@@ -53,8 +53,8 @@ class TrainConfig:
     """One training run."""
 
     recipe: Recipe = "paper"
-    """Settings beneath those that are given: paper, none; best, those that did best in our studies
-    (`dearkd.training.named_recipes`), which a synthetic set is met with where method, stages and
+    """Defaults under the settings that are given (`dearkd.training.named_recipes`). paper: none.
+    best: what did best in our studies; chosen by itself for a synthetic set if method, stages and
     distillation are left open."""
     method: str = "dearkd"
     """dearkd, deit-hard, deit-soft, deit (any ``distill.logits``), ce, or one of yours

@@ -52,7 +52,7 @@ def user_tree(
         )
     for setting in settings:
         if "=" not in setting:
-            raise UserError(f"--set wants key=value, got {setting!r}")
+            raise UserError(f"--set wants key=value, as in --set seed=1, got {setting!r}")
     layers: list[DictConfig] = []
     try:
         layers += [] if path is None else [_read(path)]
@@ -67,7 +67,10 @@ def user_tree(
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
-        raise UserError(f"--set {' '.join(settings)} is not YAML ({_problem(error)})") from error
+        raise UserError(
+            f"--set {' '.join(settings)} is not YAML ({_problem(error)}); quote the value, or "
+            "close its brackets"
+        ) from error
     assert isinstance(given, DictConfig)
     return given
 

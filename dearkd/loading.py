@@ -9,7 +9,7 @@ __all__ = ["without_collection"]
 
 @contextmanager
 def without_collection() -> Iterator[None]:
-    """Garbage is not looked for inside.
+    """Switches Python's garbage collector off inside the block.
 
     Loading torch and timm makes a million objects that stay, and Python goes through them again and
     again: a quarter of the time.

@@ -68,7 +68,9 @@ def check_engine(config: "SynthesisConfig") -> None:
         return
     _refuse_changed(config, INVERSION_ONLY)
     if config.compile in ("always", "fastest"):
-        raise SynthError(f"compile={config.compile} has no effect with engine=generator; leave it")
+        raise SynthError(
+            f"compile={config.compile} has no effect with engine=generator; leave it out"
+        )
     sizes, (low, high) = config.resolutions, SIZES
     if len(sizes) > 1:
         raise SynthError(

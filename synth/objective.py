@@ -169,7 +169,10 @@ class Objective:
             )
         if self.student is not None:
             if self.config.student_weight == 0:
-                raise SynthError("a competing student has no effect with compete_weight 0")
+                raise SynthError(
+                    f"student {self.student.name} has no effect with compete_weight and "
+                    "adversary_weight 0; leave it out, or set one of them above 0"
+                )
             if self.student.num_classes != self.teacher.num_classes:
                 raise SynthError(
                     f"the student has {self.student.num_classes} classes, the teacher "

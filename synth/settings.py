@@ -61,14 +61,18 @@ class ObjectiveConfig:
                 "triplet_margin must be in 0-2, the range of the embedding's distances, got "
                 f"{self.triplet_margin}"
             )
-        if self.bn_relative and not self.bn_weight:
-            raise SynthError("bn_relative has no effect with bn_weight 0; set one of them")
-        if self.bn_first_multiplier != 1 and not self.bn_weight:
-            raise SynthError("bn_first_multiplier has no effect with bn_weight 0; set one of them")
-        if self.triplet_margin != TRIPLET_MARGIN and not self.triplet_weight:
-            raise SynthError("triplet_margin has no effect with triplet_weight 0; set one of them")
-        if self.ep_warmup_iterations and not self.ep_weight:
-            raise SynthError("ep_warmup_iterations has no effect with ep_weight 0; set one of them")
+        for name, weight in (
+            ("bn_relative", "bn_weight"),
+            ("bn_first_multiplier", "bn_weight"),
+            ("triplet_margin", "triplet_weight"),
+            ("ep_warmup_iterations", "ep_weight"),
+        ):
+            changed = getattr(self, name) != getattr(ObjectiveConfig, name)
+            if changed and not getattr(self, weight):
+                raise SynthError(
+                    f"objective.{name} has no effect with objective.{weight}=0; leave it out, or "
+                    f"give objective.{weight} a value above 0"
+                )
         if self.auto_weights and not self.bn_weight:
             raise SynthError("auto_weights tunes bn_weight, which is 0; give it a start value")
 
@@ -211,9 +215,15 @@ class SynthesisConfig:
         if not self.stop_cross_entropy:
             for name, value in (("stop_bn_fall", STOP_BN_FALL), ("stop_window", STOP_WINDOW)):
                 if getattr(self, name) != value:
-                    raise SynthError(f"{name} has no effect without stop_cross_entropy; set both")
+                    raise SynthError(
+                        f"{name} has no effect without stop_cross_entropy; set stop_cross_entropy "
+                        f"above 0, or leave {name} out"
+                    )
         elif not self.objective.bn_weight:
-            raise SynthError("stop_cross_entropy needs R_BN, and bn_weight is 0; set one of them")
+            raise SynthError(
+                "stop_cross_entropy needs R_BN, and bn_weight is 0; give objective.bn_weight a "
+                "value above 0, or leave stop_cross_entropy out"
+            )
         elif self.keep == "best":
             raise SynthError("stop_cross_entropy and keep=best exclude each other; leave one out")
 

@@ -62,7 +62,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("student_args=[1]", r"student_args must have fields, got \[1\]; write it as \{KEY: VALUE"),
         ("data=3", "data must have fields, got 3"),
         ("trackers=[board]", r"trackers: Invalid value '\['board'\]', expected one of"),
-        ("seed", "--set wants key=value, got 'seed'"),
+        ("seed", "--set wants key=value, as in --set seed=1, got 'seed'"),
     ],
 )
 def test_a_bad_setting_is_refused_by_name(setting, message):

@@ -110,7 +110,9 @@ def sweep(
         idle = {"--dry-run": dry_run, "--test": test, "--only": only, "--trust": trust}
         for name, value in {**idle, "--jobs": jobs > 1}.items():
             if value:
-                raise UserError(f"{name} has no effect with --table, which trains nothing")
+                raise UserError(
+                    f"{name} has no effect with --table, which trains nothing; leave {name} out"
+                )
         door.print_table(request, console=console)
     elif not door.sweep(request, console=console, dry_run=dry_run):
         raise typer.Exit(1)

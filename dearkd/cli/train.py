@@ -81,7 +81,8 @@ def train(
         Literal["paper", "best"] | None,
         typer.Option(
             help="best: soft labels and features of mixed views in one stage, by Muon, the best "
-            "of our studies; taken on a synthetic set where neither method nor stages are given.",
+            "of our studies; chosen by itself on a synthetic set, unless method, stages, switch or "
+            "distill.* are given.",
             rich_help_panel=LEARNING,
         ),
     ] = None,

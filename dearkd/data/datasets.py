@@ -96,8 +96,8 @@ def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
     """The images without the validation split, and the split: the same ones in every run."""
     if not source.classes.known:
         raise UserError(
-            f"data.validation={amount:g} has no effect on images without labels, which tell no "
-            "top-1; leave it out, and name labelled images by --eval-data"
+            f"data.validation={amount:g} has no effect on images without labels, as accuracy "
+            "needs labels; leave it out, and name labelled images by --eval-data"
         )
     total = len(source)
     count = round(amount * total) if amount < 1 else int(amount)

@@ -79,7 +79,7 @@ class ImageFiles:
         return str(self.root / self._files[index])
 
     def fingerprint(self) -> str:
-        """Of all paths within the folder, and of some files' sizes."""
+        """Hash of all paths within the folder, and of some files' sizes."""
         some = [self.root / self._files[row] for row in spread_rows(len(self), SIZED)]
         sizes = [file.stat().st_size if file.is_file() else -1 for file in some]
         return digest(chain(self._files, sizes))

@@ -50,7 +50,7 @@ class TimmSource:
         return f"image {index} of {self._name}"
 
     def fingerprint(self) -> str:
-        """Of the name: what stands under one does not change."""
+        """Hash of the name: what stands under one does not change."""
         return digest([self._name])
 
     def _opened(self, index: int) -> Image.Image:

@@ -50,7 +50,7 @@ class JoinedSource:
         return source.name(row)
 
     def fingerprint(self) -> str:
-        """Of the sources and their order."""
+        """Hash of the sources and their order."""
         return digest([source.fingerprint() for source in self.sources])
 
     def _locate(self, index: int) -> tuple[ImageSource, int]:

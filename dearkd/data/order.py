@@ -115,7 +115,8 @@ class Shards:
     together: int
     """How many of them are read in the same stretch of an epoch."""
     needed: bool = False
-    """Whether an image costs a whole shard where the reading does not keep to few of them."""
+    """Whether reading one image loads its whole shard, so that few shards must be open at a
+    time."""
 
     def ranked(self, count: int, *parts: int) -> NDArray[np.int64]:
         """A permutation of the images that shows few shards at a time.

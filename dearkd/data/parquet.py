@@ -124,7 +124,7 @@ class ParquetSource:
         return f"row {index - first} of {self.files[file]}"
 
     def fingerprint(self) -> str:
-        """Of the files' names and sizes, and of the row groups."""
+        """Hash of the files' names and sizes, and of the row groups."""
         files = [part for file in self.files for part in (file.name, file.stat().st_size)]
         return digest([*files, *self._starts, self.image_column])
 

@@ -46,7 +46,8 @@ class DataConfig:
     run folder was trained at, else 32 or 224 as the images are (16 for the 8 x 8 digits)."""
     batch_size: int | None = None
     """Views an optimizer step, over all processes; even. None: 1024 for large images, 128 for
-    small ones and 32 for digits, or what an epoch has if that is less."""
+    small ones, 32 for digits; for few images less, so that an epoch has about ten steps, or fewer
+    of up to 16 views."""
     micro_batch: int | Literal["auto"] | None = None
     """Views a forward pass on one process; None: the batch in one pass. auto: so too, and half as
     many each time that memory is out (one process)."""

@@ -91,7 +91,10 @@ class ImageSource(Protocol):
         ...
 
     def fingerprint(self) -> str:
-        """Tells the images and their order from others; the same wherever they lie. Quick."""
+        """A short hash of which images these are and in what order, whatever folder they are in.
+
+        Must be quick: no image is decoded.
+        """
         ...
 
 
@@ -125,7 +128,7 @@ class DigitsSource:
         return f"digit {self._rows[index]}"
 
     def fingerprint(self) -> str:
-        """Of the pixels."""
+        """Hash of the pixels."""
         return digest([self._pixels.tobytes()])
 
 
@@ -160,7 +163,7 @@ class SubsetSource:
         return self.source.name(int(self.rows[index]))
 
     def fingerprint(self) -> str:
-        """Of the whole source and the rows; with every row in place, the source's own."""
+        """Hash of the whole source and the rows; with every row in place, the source's own."""
         if np.array_equal(self.rows, np.arange(len(self.source))):
             return self.source.fingerprint()
         return digest([self.source.fingerprint(), self.rows.astype("<i8").tobytes()])

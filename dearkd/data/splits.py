@@ -60,8 +60,8 @@ def matching_files(pattern: str) -> list[Path]:
     first, last = found.groups()
     if int(last) - int(first) >= MOST_FILES:
         raise UserError(
-            f"{pattern} counts {int(last) - int(first) + 1:,} files, of {MOST_FILES:,} at most; "
-            "name fewer"
+            f"{pattern} stands for {int(last) - int(first) + 1:,} files, at most {MOST_FILES:,} "
+            "are allowed; shorten the range"
         )
     numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     before, after = pattern[: found.start()], pattern[found.end() :]

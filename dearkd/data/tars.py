@@ -78,7 +78,7 @@ class TarSource:
         return f"{self._names[index].decode()} in {self._file(index)}"
 
     def fingerprint(self) -> str:
-        """Of the names of the shards, and of every member's place, size and name."""
+        """Hash of the names of the shards, and of every member's place, size and name."""
         names = (file.name for file in self.files)
         places = self._places.astype("<i8").tobytes()
         return digest([*names, self._starts.astype("<i8").tobytes(), places, *self._names.tolist()])

@@ -204,7 +204,9 @@ def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
-        raise UserError(f"--class-names {file} is no text file in UTF-8") from error
+        raise UserError(
+            f"--class-names {file} is no text file in UTF-8; save it as UTF-8, one name a line"
+        ) from error
     names = [name for name in names if name]
     if len(names) != count:
         raise UserError(

@@ -38,19 +38,19 @@ class Answers:
 
     @property
     def dtype(self) -> torch.dtype:
-        """Of what is kept."""
+        """Data type in which answers are stored."""
         if self.form == "logits":
             return torch.float16
         return next(dtype for dtype, most in _UNSIGNED.items() if self.classes <= most)
 
     @property
     def numpy_dtype(self) -> DTypeLike:
-        """The same in numpy's words."""
+        """The same as a numpy dtype."""
         return np.dtype(str(self.dtype).removeprefix("torch."))
 
     @property
     def shape(self) -> tuple[int, ...]:
-        """Of what is kept of one view."""
+        """Shape of the stored answer to one view."""
         return (self.classes,) if self.form == "logits" else ()
 
     @property

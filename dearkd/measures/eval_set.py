@@ -41,9 +41,9 @@ __all__ = ["evaluate_set"]
 STORED = "diversity.json"
 """The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
 PROBE_KEYS = ("probe_top1", "probe")
-"""What a result has of a probe student."""
+"""Keys of a result that come from a probe student."""
 OTHERS = {"lpips", "features", "verifier"}
-"""What a result has of the other networks."""
+"""Keys of a result that come from other networks."""
 
 
 def evaluate_set(

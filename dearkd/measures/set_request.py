@@ -67,7 +67,10 @@ class SetRequest:
             ("--seed", self.seed, {"--limit": self.limit, "--probe": self.probe}),
         ):
             if value is not None and not any(needed.values()):
-                raise UserError(f"{option} {value} has no effect without {' or '.join(needed)}")
+                raise UserError(
+                    f"{option} {value} has no effect without {' or '.join(needed)}; add "
+                    f"{'it' if len(needed) == 1 else 'one'}, or leave {option} out"
+                )
         if self.limit is not None and self.limit < 2:
             raise UserError(f"--limit must be at least 2 images a class, got {self.limit}")
         if self.probe and self.against is None:

@@ -53,9 +53,9 @@ def faster_arithmetic(
 ) -> list[Any]:
     """The precision and the memory format with which ``call`` is fastest on this device.
 
-    ``set_layout`` lays out anew the model that ``call`` runs. What is given is kept; with both
-    given nothing is run. Another choice than float32 and contiguous is made only where it saves at
-    least 5 %.
+    ``set_layout``: a function that puts the network of ``call`` into another memory layout. What is
+    given is kept; with both given nothing is run. Another choice than float32 and contiguous is
+    made only where it saves at least 5 %.
     """
     precisions = ("fp32", "mixed", "bf16") if precision == FASTEST else (precision,)
     layouts = ("contiguous", "channels_last") if memory_format == FASTEST else (memory_format,)

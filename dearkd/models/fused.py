@@ -37,7 +37,7 @@ class FusedConvAttention(nn.Module):
 
     def __init__(self, attn: MultiHeadConvAttention, num_tokens: int) -> None:
         if not attn.folds:
-            raise UserError("a gated layer's position term cannot be folded; leave fusing out")
+            raise UserError("a gated layer's position term cannot be folded; leave --fuse out")
         super().__init__()
         self.num_heads, self.head_dim, self.scale = attn.num_heads, attn.head_dim, attn.scale
         self.qkv, self.q_norm, self.k_norm = attn.qkv, attn.q_norm, attn.k_norm
@@ -75,10 +75,13 @@ def fused(model: nn.Module) -> nn.Module:
     layers = [b for b in blocks if isinstance(getattr(b, "attn", None), MultiHeadConvAttention)]
     if not layers:
         raise UserError(
-            f"{type(model).__name__} has no convolutional attention to fold; leave fusing out"
+            f"{type(model).__name__} has no convolutional attention to fold; leave --fuse out"
         )
     if getattr(model, "dynamic_img_size", False):
-        raise UserError("a model for images of any size has no constants; leave fusing out")
+        raise UserError(
+            "a model with dynamic_img_size has no fixed grid, so its position term cannot be "
+            "stored; leave --fuse out"
+        )
     prefix: Any = model.num_prefix_tokens
     for block in layers:
         rows, columns = block.attn.grid_size

@@ -113,7 +113,7 @@ def settle_heads(student: nn.Module, heads: Iterable[str], scales: Mapping[str, 
 
 
 def mark_heads(student: Any, heads: Iterable[str]) -> None:
-    """Notes on a network of two heads which of them its answer is of."""
+    """Stores in ``answering_heads`` which of a network's two heads its answer comes from."""
     if (known := tuple(heads)) and has_distillation_token(student):
         student.answering_heads = known
 
@@ -154,8 +154,8 @@ def fitted_scale(
 ) -> float:
     """The factor of the logits at which their cross-entropy with the targets is least.
 
-    The loss is convex in the factor, whose sign is that of the slope at it: found by halving on a
-    logarithmic scale between 0.01 and 100, in float64, so that it is the same every time.
+    The loss is convex in the factor, so its slope changes sign once; bisection on a logarithmic
+    scale from 0.01 to 100 in float64 finds that point, the same every time.
 
     Source:
         Guo et al. 2017 (temperature scaling), https://arxiv.org/abs/1706.04599, section 4.2.

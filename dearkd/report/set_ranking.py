@@ -30,7 +30,7 @@ OF_LENGTH = ("stage1", "stage2", "switch.epochs", "optim.warmup_epochs", "eval_e
 SAME_STEPS = 1.05
 """Ratio of steps up to which two runs count as equally long: epochs are whole."""
 SIZED = "frechet"
-"""What the name of a measure has whose estimate depends on the number of images."""
+"""Part of the name of measures that depend on the number of images."""
 
 
 @dataclass(frozen=True)

@@ -193,7 +193,7 @@ def next_folder(stem: str, root: Path = Path("runs")) -> Path:
 def newest_unfinished(root: Path = Path("runs")) -> Path:
     """The folder of the run that was written to last and has no summary yet.
 
-    One that another process is at work on is none of them.
+    Runs that another process is working on are skipped.
 
     Raises:
         UserError: If there is none.

@@ -42,8 +42,8 @@ def check_stored(
     """Compares the settings that were typed with those that the folder of ``file`` stores.
 
     With ``go_on`` the whole command was typed again: what it leaves open has been chosen since, and
-    its paths may be relative; ``rooted`` makes them absolute. Returns those of the settings
-    ``movable`` that are not as stored: paths, at which the same may lie.
+    its paths may be relative; ``rooted`` makes them absolute. Returns the ``movable`` settings that
+    differ: new paths, where the same data may be.
 
     Raises:
         UserError: If others differ, naming each and both values.

@@ -52,10 +52,10 @@ def process_state() -> PartialState:
 def process_accelerator(**kwargs: Any) -> Accelerator:
     """Accelerate's view of the processes and the device.
 
-    It is left out of the arithmetic, whatever ``ACCELERATE_MIXED_PRECISION`` says: accelerate keeps
-    one precision a process, and a notebook trains one run after another. Buffers are not broadcast
-    in every step: a teacher's never change, and running statistics are shared when they are read
-    (`dearkd.training.batch_norm`).
+    Accelerate's own mixed precision stays off, whatever ``ACCELERATE_MIXED_PRECISION`` says: it
+    holds for a whole process, and a notebook trains one run after another. Buffers are not
+    broadcast in every step: a teacher's never change, and running statistics are shared when they
+    are read (`dearkd.training.batch_norm`).
     """
     quiet = DistributedDataParallelKwargs(broadcast_buffers=False)
     return Accelerator(cpu=_on_cpu(), mixed_precision="no", kwargs_handlers=[quiet], **kwargs)

@@ -62,7 +62,7 @@ class StopRequest:
 
     @property
     def made(self) -> bool:
-        """Whether it is."""
+        """Whether the process has been asked to stop."""
         if self.first is None and self.under and os.getppid() != self.under:
             self.first = signal.SIGTERM
         return self.first is not None
@@ -103,7 +103,10 @@ def _raise(number: int, frame: FrameType | None) -> None:
 def _handled(
     kinds: Sequence[int], handler: Callable[[int, FrameType | None], None]
 ) -> Iterator[None]:
-    """Handles signals so; in any other thread than the main one, which alone gets them, not."""
+    """Installs ``handler`` for these signals inside the block.
+
+    Does nothing outside the main thread, which alone receives signals.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return

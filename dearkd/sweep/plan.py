@@ -84,8 +84,8 @@ def plan(
 ) -> list[PlannedRun]:
     """The runs of a study: seed after seed, so that every arm has one before any has two.
 
-    ``arms``: these alone; what the others need has not to be there. ``costs``: a few steps of each
-    arm are really made, to know what it takes.
+    ``arms``: plan these arms only; what only the other arms need may be missing. ``costs``: a few
+    steps of each arm are really made, to know what it takes.
 
     Raises:
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms

@@ -52,7 +52,9 @@ def open_onnx(file: Path) -> Trained:
     try:
         session = runtime.InferenceSession(str(file), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's errors share no class
-        raise UserError(f"{file} is damaged or no ONNX model ({one_line(error)})") from error
+        raise UserError(
+            f"{file} is damaged or no ONNX model ({one_line(error)}); export or fetch it again"
+        ) from error
     stored = session.get_modelmeta().custom_metadata_map
 
     def outputs(images: Tensor) -> tuple[Tensor, ...]:
@@ -78,7 +80,8 @@ def open_torch_export(file: Path) -> Trained:
             model: Any = torch.export.load(stream, extra_files=extra).module()
     except Exception as error:  # what a damaged archive raises depends on where it is damaged
         raise UserError(
-            f"{file} is damaged or no torch.export archive ({one_line(error)})"
+            f"{file} is damaged or no torch.export archive ({one_line(error)}); export or fetch it "
+            "again"
         ) from error
     finally:
         log.setLevel(level)

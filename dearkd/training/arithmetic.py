@@ -197,7 +197,7 @@ def student_step(student: nn.Module, images: Float[Tensor, "batch 3 height width
 
 
 Timed = tuple[Callable[[], Any], Callable[[torch.memory_format], Any]]
-"""A call to time, and what lays out anew the network that it runs."""
+"""A call to time, and a function that puts its network into another memory layout."""
 
 
 def _chosen(

@@ -265,8 +265,9 @@ def _student_classes(
     if classes.count < 2:
         named = f" ({classes.names[0]})" if classes.names else ""
         raise UserError(
-            f"the data has {counted(classes.count, 'class', 'classes')}{named}, and labels teach "
-            "from 2 on; pass the folder above the class folders, or a --teacher and --unlabelled"
+            f"the data has {counted(classes.count, 'class', 'classes')}{named}, and training "
+            "on labels needs at least 2; pass the folder above the class folders, or a --teacher "
+            "and --unlabelled"
         )
     return tuple(range(classes.count)), classes.names, classes.count
 

@@ -123,11 +123,14 @@ def _check_data(data: DataConfig) -> None:
         )
     if data.validation is not None and data.labels == "none":
         raise UserError(
-            f"data.validation={data.validation:g} has no effect with data.labels=none, which tell "
-            "no top-1; leave it out, and name labelled images by --eval-data"
+            f"data.validation={data.validation:g} has no effect with data.labels=none, as "
+            "accuracy needs labels; leave it out, and name labelled images by --eval-data"
         )
     if data.keep_steps and data.fraction == 1:
-        raise UserError("data.keep_steps has no effect with data.fraction=1; leave one out")
+        raise UserError(
+            "data.keep_steps has no effect with data.fraction=1; leave data.keep_steps out, or set "
+            "data.fraction below 1"
+        )
 
 
 def _check_compiler(config: TrainConfig) -> None:

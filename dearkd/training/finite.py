@@ -70,5 +70,6 @@ def check_weights(
 def _lost(what: str, position: Position, lr: float | None) -> UserError:
     return UserError(
         f"{what} in epoch {position.epoch}, step {position.step}; the last checkpoint is from "
-        f"before. Start again with optim.lr below {lr}, or with precision=fp32"
+        f"before that step; begin a new run with optim.lr below {lr}, or with precision=fp32 "
+        "(--resume repeats the same steps)"
     )

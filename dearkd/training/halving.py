@@ -25,7 +25,7 @@ STATISTICS = (*RUNNING, "num_batches_tracked")
 
 
 class Halving:
-    """How many views a pass has, and the tries of a step until it fits."""
+    """Repeats a step in ever smaller passes until it fits into memory."""
 
     def __init__(self, batch: int, cut: Cut) -> None:
         self.batch = self.micro = batch

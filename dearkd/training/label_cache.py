@@ -45,7 +45,7 @@ class LabelCache:
     known: int
     """Answers to these that were there when it was opened."""
     at_most: bool = False
-    """Whether the teacher may be done sooner."""
+    """Whether ``epochs`` is an upper bound, because a rule may end the stage."""
 
     def line(self) -> str:
         """What is known already and what all of it takes on the disk."""

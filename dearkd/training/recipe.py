@@ -37,9 +37,10 @@ MIRRORING = ("deit", "light", "crops")
 MOMENTUM = {"sgd": 0.9, "muon": 0.95}
 """The default momentum of the optimizers that have one."""
 RATES = {"muon": 2.0}
-"""Its default learning rate, in that of AdamW: see scripts/results/LAB.md."""
+"""Default learning rate as a multiple of AdamW's, by optimizer: see scripts/results/LAB.md."""
 LEAST_STEPS, LEAST_BATCH = 10, 16
-"""Of an epoch where no batch size is given: steps, and below which batch there are fewer."""
+"""Where no batch size is given: the fewest steps of an epoch, and the batch size below which it may
+have fewer."""
 LARGER = 2
 """Times as large as a small student's view, from which on pictures without labels are cropped."""
 FIRST_IMAGES = 8

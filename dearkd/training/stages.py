@@ -27,7 +27,7 @@ class Stage:
     """What may end the stage sooner."""
 
     def let_go(self) -> None:
-        """Leaves objective and teacher to whoever else holds them: the stage is over."""
+        """Drops its references to objective and teacher, so that their memory can be freed."""
         self.objective = self.teacher = None
 
 

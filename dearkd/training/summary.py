@@ -102,7 +102,7 @@ def session(
     labels: LabelCache | None = None,
     reading: dict[str, float] | None = None,
 ) -> dict[str, Any]:
-    """Where and by what a run is begun, or gone on with.
+    """A line of ``sessions.jsonl``: machine, versions and commit of a run's start or resumption.
 
     ``prints``: fingerprints of its images and teacher. ``reading``: the teacher's top-1 and top-5
     on the evaluation images, and their count.

@@ -93,6 +93,6 @@ def test_images_beside_the_class_folders_are_told_of(tmp_path):
 def test_labels_of_one_class_teach_nothing(tmp_path):
     write_folder(tmp_path / "data", {"cat": 12})
     line = refused("train", "--method", "ce", "--data", tmp_path / "data")
-    assert "the data has 1 class (cat), and labels teach from 2 on" in line
+    assert "the data has 1 class (cat), and training on labels needs at least 2" in line
     line = refused("teacher", "dearkd_resnet10t_32", "--data", tmp_path / "data")
     assert "the data has 1 class (cat)" in line

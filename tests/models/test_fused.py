@@ -59,7 +59,7 @@ def test_the_model_itself_is_left_as_it_was():
     ("model", "words"),
     [
         (lambda: trained(mhca_fusion="gated"), "gated layer"),
-        (lambda: trained(dynamic_img_size=True), "any size"),
+        (lambda: trained(dynamic_img_size=True), "dynamic_img_size"),
         (
             lambda: trained("dearkd_micro_mhsa_patch4_32", mhca_depth=0),
             "no convolutional attention",

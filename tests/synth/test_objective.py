@@ -148,7 +148,7 @@ def test_students_that_do_not_fit():
         Objective(teacher, ALL_ON)
     with pytest.raises(ValueError, match=r"adversary_weight 1.1 needs a student"):
         Objective(teacher, ObjectiveConfig(adversary_weight=1.1))
-    with pytest.raises(ValueError, match="no effect with compete_weight 0"):
+    with pytest.raises(ValueError, match="toy has no effect with compete_weight and adversary"):
         Objective(teacher, ObjectiveConfig(), student=teacher)
     other = classifier(random_net(classes=5), num_classes=5)
     with pytest.raises(ValueError, match="the student has 5 classes, the teacher 4"):

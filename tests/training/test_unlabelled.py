@@ -250,7 +250,7 @@ def test_a_teacher_is_not_trained_without_labels(data, tmp_path):
     given = refused("train", "--unlabelled", "--method", "ce")
     assert "--unlabelled leaves those of digits out; leave --unlabelled out, or" in given
     forced = ["--set", "data.labels=none", "--set", "data.validation=9"]
-    assert "with data.labels=none, which tell no top-1" in refused("train", *forced)
+    assert "with data.labels=none, as accuracy needs labels" in refused("train", *forced)
 
 
 def test_evaluation_classes_that_the_teacher_lacks_are_named(data, toy_teacher, tmp_path):
