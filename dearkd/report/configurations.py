@@ -151,7 +151,7 @@ def seed_cells(row: dict[str, Any]) -> list[str]:
 def _row(one: Configuration, base: Configuration) -> dict[str, Any]:
     difference = None if one is base else one.over(base)
     low, high = (difference.interval if difference else None) or (None, None)
-    verdict = "no seed in common: not decided" if difference is None else difference.verdict
+    verdict = "no seed in common" if difference is None else difference.verdict
     return {
         "name": one.name,
         "learned_by": one.learned_by,

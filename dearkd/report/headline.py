@@ -70,7 +70,7 @@ def _decided_gap(best: Configuration, other: Configuration) -> str:
     difference = best.over(other)
     if difference is None:
         gap = _gap(best.top1.mean - other.top1.mean, other)
-        return f"{gap} (no seed in common: not decided)"
+        return f"{gap} (no seed in common)"
     gap = _gap(difference.mean, other)
     if difference.interval is None:
         return f"{gap} ({difference.verdict})"

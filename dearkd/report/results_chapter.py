@@ -108,7 +108,7 @@ def _seed_table(rows: list[dict[str, Any]]) -> Table:
     cells: list[list[str | Cell]] = []
     for row in rows:
         name, learned_by, mean, points, interval, *rest = seed_cells(row)
-        shown = row["verdict"] == "difference shown"
+        shown = row["verdict"] == "decided"
         tone = tones[row["difference"] > 0] if shown else ""
         first = Cell(name, below="" if name == learned_by else learned_by)
         cells.append([first, mean, Cell(points, tone, below=interval), *rest])

@@ -45,12 +45,10 @@ class Difference(NamedTuple):
 
     @property
     def verdict(self) -> str:
-        """``difference shown``, ``no difference shown``, or why it is not decided."""
+        """``decided``, ``undecided``, or why there is nothing to decide by."""
         if self.interval is None:
-            if self.seeds < 2:
-                return "one seed in common: not decided"
-            return "equal differences, too few seeds: not decided"
-        return "difference shown" if self.is_decided else "no difference shown"
+            return "one seed" if self.seeds == 1 else "undecided (equal differences)"
+        return "decided" if self.is_decided else "undecided"
 
 
 def spread(values: Sequence[float]) -> Spread:

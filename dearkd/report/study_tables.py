@@ -20,7 +20,6 @@ __all__ = [
     "study_rows",
     "study_sentence",
     "study_tables",
-    "verdict",
 ]
 
 TEST = "test"
@@ -141,15 +140,6 @@ def _begun(record: Record, arm: str) -> bool:
     return any(entry["arm"] == arm for entry in record.of_study())
 
 
-def verdict(difference: Difference | None) -> str:
-    """``decided``, ``undecided``, ``one seed``, or why there is nothing to decide."""
-    if difference is None:
-        return "no seed in common"
-    if difference.interval is None:
-        return "one seed" if difference.seeds == 1 else "undecided (equal differences)"
-    return "decided" if difference.is_decided else "undecided"
-
-
 def _value(entry: Entry, measure: str) -> float | None:
     if measure == "top1":
         return entry["summary"]["top1"]
@@ -192,7 +182,8 @@ def _differences(record: Record, measure: str) -> StudyTable:
 def _cells(difference: Difference | None) -> list[str]:
     interval = None if difference is None else difference.interval
     shown = "" if interval is None else f"{interval[0]:+.2f} to {interval[1]:+.2f}"
-    return [number(difference and difference.mean, "+.2f"), shown, verdict(difference)]
+    verdict = "no seed in common" if difference is None else difference.verdict
+    return [number(difference and difference.mean, "+.2f"), shown, verdict]
 
 
 def _title(record: Record, measure: str) -> str:

@@ -8,7 +8,7 @@ names of one objective with ``distill.logits`` fixed; ``deit`` leaves it open.
 A new method is one objective class, one entry here and one in :mod:`dearkd.training.method_names`,
 which has the names that the command line and the report show. A file passed by ``--import`` may
 add one:
-``METHODS["mine"] = Method("my own", MyObjective)``; parameters that ``distill`` does not have are
+``METHODS["mine"] = Method(MyObjective)``; parameters that ``distill`` does not have are
 given by ``--set method_args.NAME=VALUE``. What an objective counts must be a buffer: a resumed run
 gets its state dict back. A mistake of the user's is a :class:`dearkd.errors.UserError`.
 
@@ -38,7 +38,6 @@ from torch import nn
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
-from dearkd.training.method_names import label_of
 from dearkd.training.settings import DistillConfig
 from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
@@ -50,7 +49,6 @@ __all__ = ["METHODS", "Method", "check_method", "stages_of"]
 class Method:
     """What a student learns from."""
 
-    description: str
     objective: type[nn.Module]
     """Built from the student, the teacher where it has a parameter of that name, and settings."""
     then: type[nn.Module] | None = None
@@ -84,11 +82,11 @@ _OPEN_ENDED = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
 _PLAIN = {int: "a whole number", float: "a number", bool: "true or false", str: "a text"}
 _DISTILL = {field.name: field for field in dataclasses.fields(DistillConfig)}
 METHODS: dict[str, Method] = {
-    "dearkd": Method(label_of("dearkd"), DearKD, then=CrossEntropy),
-    "deit-hard": Method(label_of("deit-hard"), Distillation, fixed={"logits": "hard"}),
-    "deit-soft": Method(label_of("deit-soft"), Distillation, fixed={"logits": "soft"}),
-    "deit": Method(label_of("deit"), Distillation),
-    "ce": Method(label_of("ce"), CrossEntropy),
+    "dearkd": Method(DearKD, then=CrossEntropy),
+    "deit-hard": Method(Distillation, fixed={"logits": "hard"}),
+    "deit-soft": Method(Distillation, fixed={"logits": "soft"}),
+    "deit": Method(Distillation),
+    "ce": Method(CrossEntropy),
 }
 
 

@@ -111,7 +111,7 @@ def test_a_run_that_is_alone_stays_in_the_table(study):
     rows = over_seeds(grouped(study))
     assert [(row["name"], row["seeds"]) for row in rows] == [("ce", 3), ("dearkd", 3), ("other", 1)]
     assert rows[2]["standard_deviation"] is None
-    assert rows[2]["verdict"] == "one seed in common: not decided"
+    assert rows[2]["verdict"] == "one seed"
 
 
 def test_one_seed_run_twice_counts_once(study):
@@ -143,7 +143,7 @@ def test_the_headline_compares_means_over_seeds_and_says_what_they_show(study):
     ]
     write_seeds(study, "far", [70.0, 71.0, 78.0], method="deit-hard")
     (line,) = headline(collect([study]))
-    assert "and 22.00 above far (95 % interval +19.52 to +24.48: difference shown)." in line
+    assert "and 22.00 above far (95 % interval +19.52 to +24.48: decided)." in line
 
 
 def test_the_headline_says_what_the_teacher_of_a_single_run_has(tmp_path):

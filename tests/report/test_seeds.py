@@ -19,14 +19,14 @@ def test_the_interval_of_a_paired_difference_by_hand():
     found = paired_difference({0: 91.0, 1: 82.0, 2: 73.0}, {2: 70.0, 1: 80.0, 0: 90.0})
     assert (found.seeds, found.mean) == (3, 2.0)
     assert found.interval == pytest.approx((2 - 2.484138, 2 + 2.484138), abs=1e-6)
-    assert found.verdict == "no difference shown"
+    assert found.verdict == "undecided"
 
 
 def test_pairs_show_what_means_alone_would_not():
     theirs = {0: 50.0, 1: 70.0, 2: 90.0}
     ours = {0: 55.0, 1: 75.5, 2: 95.2}
     found = paired_difference(ours, theirs)
-    assert found.verdict == "difference shown"
+    assert found.verdict == "decided"
     assert stats.ttest_ind([*ours.values()], [*theirs.values()]).pvalue > 0.5
 
 
@@ -42,13 +42,13 @@ def test_only_seeds_in_common_count():
     assert paired_difference({0: 5.0}, {1: 4.0}) is None
     found = paired_difference({0: 5.0, 1: 100.0}, {0: 4.0, 2: 0.0})
     assert found == Difference(1, 1.0, None)
-    assert found.verdict == "one seed in common: not decided"
+    assert found.verdict == "one seed"
 
 
 def test_equal_differences_decide_nothing():
     found = paired_difference({0: 5.0, 1: 6.0}, {0: 4.0, 1: 5.0})
     assert found == Difference(2, 1.0, None)
-    assert "not decided" in found.verdict
+    assert found.verdict == "undecided (equal differences)"
     one_image = [
         {seed: 100 * (right + more) / 359 for seed, right in enumerate((36, 49, 55))}
         for more in (1, 0)

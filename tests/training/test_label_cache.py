@@ -278,7 +278,7 @@ OWN = """
             wanted = self.teacher(images{hand_on}).logits.softmax(-1)
             return {{"loss": nn.functional.cross_entropy(self.student(images)[0], wanted)}}
 
-    METHODS["{name}"] = Method("own", {name})
+    METHODS["{name}"] = Method({name})
 """
 
 

@@ -36,7 +36,7 @@ OWN = """
             loss = self.weight * nn.functional.cross_entropy(logits, wanted)
             return {"loss": loss, "soft": loss.detach()}
 
-    METHODS["sharper"] = Method("sharper labels", Sharper)
+    METHODS["sharper"] = Method(Sharper)
 """
 
 
@@ -81,7 +81,7 @@ def test_a_default_that_the_configuration_would_override_is_refused(monkeypatch)
         def __init__(self, student, teacher, temperature=4.0, pairs=(1,)):
             super().__init__()
 
-    monkeypatch.setitem(METHODS, "warm", Method("warm", Warm))
+    monkeypatch.setitem(METHODS, "warm", Method(Warm))
     with pytest.raises(UserError, match=r"pairs=\(1,\) .* distill\.pairs is \[\]"):
         check_method("warm", DistillConfig(), {})
 
@@ -119,13 +119,13 @@ class Typed(nn.Module):
     ],
 )
 def test_arguments_of_another_type_are_refused(arguments, words, monkeypatch):
-    monkeypatch.setitem(METHODS, "typed", Method("typed", Typed))
+    monkeypatch.setitem(METHODS, "typed", Method(Typed))
     with pytest.raises(UserError, match=re.escape(words)):
         check_method("typed", DistillConfig(), arguments)
 
 
 def test_arguments_that_fit_are_taken(monkeypatch):
-    monkeypatch.setitem(METHODS, "typed", Method("typed", Typed))
+    monkeypatch.setitem(METHODS, "typed", Method(Typed))
     given = {"layers": 3, "share": 1, "sure": True, "name": "x", "mode": "sum", "untyped": [1]}
     check_method("typed", DistillConfig(), {**given, "anything": {}})
 
@@ -135,7 +135,7 @@ def test_annotations_that_only_a_type_checker_can_read_are_not_checked(monkeypat
         def __init__(self, student, layers: "Unknown" = 1):
             super().__init__()
 
-    monkeypatch.setitem(METHODS, "lazy", Method("lazy", Lazy))
+    monkeypatch.setitem(METHODS, "lazy", Method(Lazy))
     check_method("lazy", DistillConfig(), {"layers": "three"})
 
 
@@ -188,7 +188,7 @@ class BrokenGradient(nn.Module):
 @pytest.mark.parametrize("epoch", [1, 2])
 def test_weights_that_the_last_step_broke_are_never_saved(epoch, tmp_path, monkeypatch):
     """The loss of a step is that of the weights before it: it does not show what it made."""
-    monkeypatch.setitem(METHODS, "broken", Method("broken", BrokenGradient))
+    monkeypatch.setitem(METHODS, "broken", Method(BrokenGradient))
     options = {**QUICK, "method": "broken", "stage1": 2, "out": str(tmp_path / "run")}
     steps = 1437 * 3 // 10 // 200
     monkeypatch.setattr(BrokenGradient, "last", epoch * steps)

@@ -48,7 +48,7 @@ CLASS_ONLY = """
             loss = nn.functional.cross_entropy(logits, targets)
             return {"loss": loss, "class": loss.detach()}
 
-    METHODS["class-only"] = Method("the class head alone", ClassOnly)
+    METHODS["class-only"] = Method(ClassOnly)
 """
 
 
