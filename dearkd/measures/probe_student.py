@@ -34,6 +34,7 @@ from dearkd.training.batches import evaluation_images, training_batches
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.loop import Trainer
+from dearkd.training.passes import Passes
 from dearkd.training.paths import rooted
 from dearkd.training.settings import DistillConfig, TeacherConfig
 from dearkd.training.stages import Position
@@ -100,19 +101,23 @@ class ProbeStudent:
         """
         parts, config, started = self.parts, self.parts.config, time.monotonic()
         images = evaluation_images(parts, self.accelerator)
-        batches, _ = training_batches(parts, self.accelerator)
         assert images is not None
         with tempfile.TemporaryDirectory(prefix="dearkd-probe-") as place:
-            folder = RunFolder(Path(place))
+            folder, progress = RunFolder(Path(place)), _Views(advance)
             trainer = Trainer(
                 config=config,
                 folder=folder,
                 student=parts.student,
                 stages=parts.stages,
-                batches=batches,
+                passes=Passes(
+                    *training_batches(parts, self.accelerator),
+                    self.accelerator,
+                    config,
+                    progress.say,
+                ),
                 evaluation=None,
                 accelerator=self.accelerator,
-                progress=_Views(advance),
+                progress=progress,
                 metadata=parts.trained().metadata,
             )
             with folder.locked(resume=False):

@@ -69,8 +69,11 @@ def prepare(
     *,
     trust: bool = False,
     world: int = 1,
+    stored: bool = False,
 ) -> Setup:
     """Reads the configuration, loads the networks and checks that all of it fits together.
+
+    ``stored``: the file is the one that a set keeps, even where the set has nothing else yet.
 
     Raises:
         UserError: If a key, name, class or setting is unknown, out of range, or does not fit the
@@ -78,7 +81,8 @@ def prepare(
         FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, path, settings, options)
-    if path is not None and _is_of_a_set(path):  # what its file lacks is a setting that came later
+    is_chosen = stored or (path is not None and _is_of_a_set(path))
+    if is_chosen:  # what its file lacks is a setting that came later
         before = OmegaConf.create(dataclasses.asdict(SynthesisConfig()))
         before.merge_with(given)
         given = before
@@ -89,8 +93,11 @@ def prepare(
     refuse_idle_trust(trust, *found.values(), *further)
     teacher = _classifier(source)
     classes = choose_classes(str(given.get("select", "all")), teacher)
+    open_choices = given.copy()
+    if is_chosen:
+        open_choices.fast = False  # the iterations that it stands for are in the file
     recipe, notes = recipe_for(
-        given, teacher, len(classes or range(teacher.num_classes)), source.saw_mirrored
+        open_choices, teacher, len(classes or range(teacher.num_classes)), source.saw_mirrored
     )
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)

@@ -72,7 +72,9 @@ def synthesize(
     if resume:
         folder = out or newest_unfinished_set()
         _check_begun(folder, path, settings, options, go_on)
-        setup = prepare(folder / CONFIG_FILE, (), trust=trust, world=state.num_processes)
+        setup = prepare(
+            folder / CONFIG_FILE, (), trust=trust, world=state.num_processes, stored=True
+        )
     else:
         options = options if out is None else {**options, "out": str(out)}
         setup = prepare(path, settings, options, trust=trust, world=state.num_processes)

@@ -16,9 +16,15 @@ from dearkd.data.views import CACHE_BYTES
 from dearkd.errors import UserError
 from dearkd.models.cost import LAYOUTS
 from dearkd.training.build import Parts
-from dearkd.training.halving import Halving
+from dearkd.training.passes import Cut
 
-__all__ = ["epoch_order", "evaluation_images", "halving", "sample_batches", "training_batches"]
+__all__ = [
+    "epoch_order",
+    "evaluation_images",
+    "sample_batches",
+    "smaller_batches",
+    "training_batches",
+]
 
 Processes: TypeAlias = Accelerator | PartialState
 
@@ -35,7 +41,7 @@ def training_batches(parts: Parts, processes: Processes) -> tuple[DeviceBatches,
     return _batches(parts, processes, order, workers, CACHE_BYTES), accumulate
 
 
-def halving(parts: Parts, processes: Processes) -> Halving | None:
+def smaller_batches(parts: Parts, processes: Processes) -> Cut | None:
     """What cuts the batch smaller where memory is out; None unless ``data.micro_batch`` is auto."""
     data = parts.config.data
     if data.micro_batch != "auto":
@@ -47,8 +53,7 @@ def halving(parts: Parts, processes: Processes) -> Halving | None:
         )
         return training_batches(dataclasses.replace(parts, config=config), processes)
 
-    assert data.batch_size is not None
-    return Halving(data.batch_size, cut)
+    return cut
 
 
 def sample_batches(parts: Parts, processes: Processes, size: int) -> DeviceBatches:

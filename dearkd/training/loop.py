@@ -7,20 +7,17 @@ resumed ends with bitwise the same weights as one that was not (one CPU process)
 """
 
 import time
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
-from itertools import islice
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from accelerate import Accelerator
 from accelerate.utils import release_memory
 from timm.utils.model_ema import ModelEmaV3
-from torch import Tensor, nn
+from torch import nn
 
 from dearkd.config import TrainConfig
 from dearkd.models.heads import answering, learning_heads
-from dearkd.models.precision import precision_context
 from dearkd.run_folder.files import save_model
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.stop import StopRequest
@@ -29,14 +26,14 @@ from dearkd.training.batch_norm import share_running_statistics
 from dearkd.training.checkpoint import identity, restore, restore_objective, run_state
 from dearkd.training.compiling import compile_step
 from dearkd.training.finite import check_weights, mean_terms
-from dearkd.training.halving import Halving
 from dearkd.training.optim import (
     build_optimizer,
     load_optimizer_state,
     optimizer_state,
     set_learning_rate,
 )
-from dearkd.training.stages import Batches, Position, Progress, Stage
+from dearkd.training.passes import Passes
+from dearkd.training.stages import Position, Progress, Stage
 
 __all__ = ["Trainer"]
 
@@ -50,14 +47,12 @@ class Trainer:
         folder: RunFolder,
         student: nn.Module,
         stages: list[Stage],
-        batches: Batches,
+        passes: Passes,
         evaluation: Callable[[nn.Module], dict[str, float]] | None,
         accelerator: Accelerator,
         progress: Progress,
         metadata: dict[str, Any],
         classes: dict[str, Any] | None = None,
-        accumulate: int = 1,
-        halving: Halving | None = None,
         probe: Callable[[nn.Module], dict[str, Any]] | None = None,
         save_more: Callable[[], None] | None = None,
         scales_of: Callable[[nn.Module, nn.Module], dict[str, float]] | None = None,
@@ -66,7 +61,7 @@ class Trainer:
         self.folder = folder
         self.student = student
         self.stages = stages
-        self.batches = batches
+        self.passes = passes
         self.evaluation = evaluation
         self.probe = probe
         self.save_more = save_more
@@ -75,17 +70,11 @@ class Trainer:
         self.progress = progress
         self.metadata = metadata
         self.classes = classes
-        self.accumulate = accumulate
-        self.halving = halving
-        self.steps = batches.steps // accumulate
+        self.steps = passes.steps
         self.position = Position()
         decay = config.optim.ema_decay
         self.ema = ModelEmaV3(student, decay=decay) if decay else None  # constant, as DeiT has it
         self.epochs = sum(stage.epochs for stage in stages)
-        self.feed: Iterator[tuple[Tensor, ...]] = iter(())
-        """The epoch's batches that are left."""
-        self.waited = 0.0
-        """Seconds of this epoch for which batches that are gone kept the loop waiting."""
         self.lengths: dict[str, int] = {}
         """Epochs that each stage took which is over."""
         self.stop = StopRequest()
@@ -114,8 +103,7 @@ class Trainer:
         if saved:
             average = None if self.ema is None else self.ema.module
             self.position = restore(saved, self.student, average, self.folder.last_file)
-            if self.halving is not None and self.position.micro_batch is not None:
-                self.batches, self.accumulate = self.halving.at(self.position.micro_batch)
+            self.passes.resume(self.position)
         if self.accelerator.is_main_process:
             self.folder.truncate_metrics(self.position.epoch)
         last = 0
@@ -165,9 +153,8 @@ class Trainer:
         saved.clear()
         objective.train()
         if self.config.compile:
-            passes = self.accumulate * self.accelerator.num_processes
             trained = sum(stage.epochs > 0 for stage in self.stages)
-            whole = passes == trained == 1 and not self.halving
+            whole = self.passes.are_whole and trained == 1
             device = self.accelerator.device
             if not compile_step(objective, device, whole=whole) and device.type == "cuda":
                 self.progress.say(
@@ -181,7 +168,7 @@ class Trainer:
         """One epoch, or the rest of one: steps, evaluation, log line, checkpoint."""
         position = self.position
         self.progress.begin(position, self.epochs, self.steps)
-        done, self.waited = position.epoch_seconds, -self.batches.waited
+        done, waited = position.epoch_seconds, self.passes.waited
         images, lr = self._train_steps(objective, optimizer)
         position.seconds += position.epoch_seconds
         terms = self._read_terms()
@@ -195,7 +182,7 @@ class Trainer:
             "top1": None,
             "top5": None,
             "images_per_second": images * self.steps / max(position.epoch_seconds, 1e-9),
-            "data_wait": (self.waited + self.batches.waited) / (position.epoch_seconds - done),
+            "data_wait": (self.passes.waited - waited) / (position.epoch_seconds - done),
             "seconds": position.seconds,
         }
         check_weights(objective, optimizer, position, self.config.optim.lr)
@@ -217,7 +204,7 @@ class Trainer:
         """
         position, images, lr = self.position, 0, 0.0
         started, done = time.monotonic(), position.epoch_seconds
-        self.feed = iter(self.batches(position.epoch, position.step * self.accumulate))
+        self.passes.begin(position)
         while position.step < self.steps:
             lr = set_learning_rate(
                 optimizer, self.config.optim, self._global_step(), self.steps, self.epochs
@@ -236,13 +223,8 @@ class Trainer:
         return images, lr
 
     def _step(self, objective: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-        """One optimizer step over ``accumulate`` forward passes; the images it saw in all."""
-        if self.halving is None:
-            images = self._passes(objective)
-        else:
-            images = self.halving.fitted(
-                objective, self.position, lambda: self._passes(objective), self._recut
-            )
+        """One optimizer step; the images it saw in all."""
+        images = self.passes.step(objective, self.position)
         if self.position.step == 0:  # once an epoch, as it waits for the device
             found = {*self.position.heads, *learning_heads(self.student)}
             self.position.heads = sorted(found)
@@ -253,35 +235,6 @@ class Trainer:
         if self.ema is not None:
             self.ema.update(self.student)
         return images
-
-    def _passes(self, objective: nn.Module) -> int:
-        """Forward and backward passes over the next batch; the images in it."""
-        count = 0
-        for part, batch in enumerate(islice(self.feed, self.accumulate)):
-            # A step's own seed: drop-path draws the same masks after a resume.
-            self._seed_step(part)
-            last = part == self.accumulate - 1
-            sync = nullcontext() if last else self.accelerator.no_sync(objective)
-            with sync:
-                with precision_context(self.accelerator.device, self.config.precision):
-                    terms = objective(*batch)
-                self.accelerator.backward(terms["loss"] / self.accumulate)
-            for name, value in terms.items():
-                previous = self.position.sums.get(name, 0.0)
-                self.position.sums[name] = previous + value.detach().float() / self.accumulate
-            count += len(batch[0])
-        return count * self.accelerator.num_processes
-
-    def _recut(self, batches: Batches, accumulate: int) -> None:
-        """Goes on from this step with other batches of the same images."""
-        self.waited += self.batches.waited
-        self.batches, self.accumulate = batches, accumulate
-        self.feed = iter(batches(self.position.epoch, self.position.step * accumulate))
-        micro = self.position.micro_batch
-        self.progress.say(
-            f"out of memory: from here on data.micro_batch is {micro}, {accumulate} "
-            "passes a step; the batch stays the same"
-        )
 
     def _finish_epoch(self, line: dict[str, Any], objective: nn.Module) -> None:
         """Probes, evaluates when due, writes the log line and the best weights."""
@@ -338,11 +291,6 @@ class Trainer:
 
     def _global_step(self) -> int:
         return self.position.epoch * self.steps + self.position.step
-
-    def _seed_step(self, part: int) -> None:
-        rank, processes = self.accelerator.process_index, self.accelerator.num_processes
-        number = (self._global_step() * self.accumulate + part) * processes + rank
-        torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
 
     def _unwrapped(self, objective: nn.Module) -> nn.Module:
         return self.accelerator.unwrap_model(objective)

@@ -26,7 +26,12 @@ from dearkd.run_folder.moved import noted_fingerprints
 from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import place_models, with_arithmetic
-from dearkd.training.batches import epoch_order, evaluation_images, halving, training_batches
+from dearkd.training.batches import (
+    epoch_order,
+    evaluation_images,
+    smaller_batches,
+    training_batches,
+)
 from dearkd.training.build import Begun, Parts, build
 from dearkd.training.checkpoint import identity
 from dearkd.training.dry_run import describe
@@ -35,6 +40,7 @@ from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
 from dearkd.training.measured import measure_targets, scales_of_heads
 from dearkd.training.optim import short_average
+from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 from dearkd.training.summary import arithmetic_line, closing_line, session, summary, title_line
 from dearkd.training.teacher_reading import teacher_line, teacher_reading
@@ -251,7 +257,14 @@ def _fitted(
             folder=folder,
             student=parts.student,
             stages=parts.stages,
-            batches=batches,
+            passes=Passes(
+                batches,
+                accumulate,
+                accelerator,
+                config,
+                progress.say,
+                smaller_batches(parts, accelerator),
+            ),
             evaluation=default_readout if images is not None else None,
             accelerator=accelerator,
             progress=progress,
@@ -261,8 +274,6 @@ def _fitted(
                 "names": trained.metadata["class_names"],
                 "count": trained.num_classes,
             },
-            accumulate=accumulate,
-            halving=halving(parts, accelerator),
             probe=attention_probe(
                 parts.student,
                 parts.evaluation or parts.train,

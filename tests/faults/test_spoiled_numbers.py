@@ -15,6 +15,7 @@ from dearkd.run_folder.files import load_checkpoint, read_metadata, save_tensors
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training import train as launch
 from dearkd.training.loop import Trainer
+from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -166,16 +167,16 @@ def test_what_the_last_step_broke_never_replaces_a_good_checkpoint(
 
 @pytest.mark.parametrize("step", [STEPS + 2, 2 * STEPS], ids=["inside", "last"])
 def test_a_batch_that_is_not_finite_is_refused_before_the_save(step, tmp_path, monkeypatch):
-    real = Trainer._passes
+    real = Passes.step
 
-    def spoiled(self, objective):
+    def spoiled(self, objective, position):
         batch = next(self.feed)
-        if self._global_step() + 1 == step:
+        if position.epoch * STEPS + position.step + 1 == step:
             batch[0][0, 0, 0, 0] = float("nan")
         self.feed = chain([batch], self.feed)
-        return real(self, objective)
+        return real(self, objective, position)
 
-    monkeypatch.setattr(Trainer, "_passes", spoiled)
+    monkeypatch.setattr(Passes, "step", spoiled)
     with pytest.raises(
         UserError, match=r"class is nan in epoch 1, step \d; the last checkpoint is"
     ):

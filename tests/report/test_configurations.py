@@ -138,8 +138,8 @@ def test_means_and_paired_differences_are_those_of_hand(study):
 def test_the_headline_compares_means_over_seeds_and_says_what_they_show(study):
     assert headline(collect([study])) == [
         "6 runs on digits, 359 test images. dearkd (DearKD, two stages) reaches 95.00 % top-1, "
-        "mean of 3 seeds, 2.00 points above ce (95 % interval -0.48 to +4.48: no difference "
-        "shown). Intervals are Student's, of differences paired by seed."
+        "mean of 3 seeds, 2.00 points above ce (95 % interval -0.48 to +4.48: undecided). "
+        "Intervals are Student's, of differences paired by seed."
     ]
     write_seeds(study, "far", [70.0, 71.0, 78.0], method="deit-hard")
     (line,) = headline(collect([study]))

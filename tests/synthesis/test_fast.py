@@ -5,6 +5,7 @@ import timm
 import torch
 from omegaconf import OmegaConf
 
+from dearkd.config_file import to_yaml
 from dearkd.errors import UserError
 from dearkd.synthesis import set_recipe
 from dearkd.synthesis.set_batches import groups_that_fit
@@ -20,6 +21,18 @@ def test_fast_takes_an_eighth_of_the_iterations():
     assert fast.config.objective.bn_weight < whole.config.objective.bn_weight
     assert fast.config.lr > whole.config.lr
     assert {"iterations 62", "lr 0.4", "objective.bn_weight 1.0"} <= set(fast.notes)
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["digits", "by their spectrum"])
+def test_a_set_that_was_begun_with_it_goes_on(own, tmp_path, toy_teacher):
+    """Its file has the iterations that --fast stood for, beside --fast."""
+    teacher = {"teacher.name": str(toy_teacher)} if own else {}
+    begun = prepare(None, [], {"fast": True, **teacher}).config
+    file = tmp_path / "synthesize.yaml"
+    file.write_text(to_yaml(begun))
+    assert prepare(file, (), stored=True).config == begun
+    (tmp_path / "settings.json").write_text("{}")
+    assert prepare(file, ()).config == begun  # a new set by the same file
 
 
 def test_where_an_eighth_is_still_long_the_balanced_recipe_stays_as_it_is():

@@ -11,7 +11,7 @@ from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.batches import epoch_order
 from dearkd.training.build import build
-from dearkd.training.loop import Trainer
+from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 
 pytestmark = pytest.mark.usefixtures("quick_collections")
@@ -26,25 +26,20 @@ ERRORS = (
 
 def full_above(most, monkeypatch, error=ERRORS[0], first=0):
     """A device that holds passes of so many images, from a step of the run on."""
-    real = Trainer._passes
+    real = Passes._made
 
-    def passes(self, objective):
+    def passes(self, objective, position):
         def backward(loss, **kwargs):
-            if self._global_step() >= first and self.batches_size() > most:
+            views = self.config.data.batch_size // self.accumulate
+            if position.epoch * self.steps + position.step >= first and views > most:
                 raise error
             type(self.accelerator).backward(self.accelerator, loss, **kwargs)
 
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(self.accelerator, "backward", backward)
-            return real(self, objective)
+            return real(self, objective, position)
 
-    monkeypatch.setattr(Trainer, "_passes", passes)
-    monkeypatch.setattr(
-        Trainer,
-        "batches_size",
-        lambda self: self.config.data.batch_size // self.accumulate,
-        raising=False,
-    )
+    monkeypatch.setattr(Passes, "_made", passes)
 
 
 def weights(folder):
@@ -81,9 +76,9 @@ def test_both_stages_and_a_resume_go_on_with_the_size_that_was_found(
     quiet_train({**options, "out": str(tmp_path / "typed")}, [*SETTINGS, "data.micro_batch=30"])
     tries, steps = [], []
     full_above(40, monkeypatch)
-    real = Trainer._recut
+    real = Passes._recut
     monkeypatch.setattr(
-        Trainer, "_recut", lambda self, *new: (tries.append(new[1]), real(self, *new))
+        Passes, "_recut", lambda self, *given: (real(self, *given), tries.append(self.accumulate))
     )
 
     def step(self, step, images, terms):
