@@ -46,10 +46,8 @@ def user_tree(
             of another type.
         MissingFileError: If ``path`` does not exist.
     """
-    if path is not None and not path.is_file():
-        raise MissingFileError(
-            f"config {path} does not exist; configs/train, synth and studies have some"
-        )
+    if path is not None:
+        _check_file(path)
     for setting in settings:
         if "=" not in setting:
             raise UserError(f"--set wants key=value, as in --set seed=1, got {setting!r}")
@@ -247,3 +245,12 @@ def _known_keys(owner: type, prefix: str = "") -> list[str]:
         else:
             names.append(prefix + item.name)
     return names
+
+
+def _check_file(path: Path) -> None:
+    if path.is_dir():
+        raise UserError(f"config {path} is a folder, not a YAML file; images: --data {path}")
+    if not path.is_file():
+        raise MissingFileError(
+            f"config {path} does not exist; configs/train, synth and studies have some"
+        )

@@ -16,6 +16,8 @@ __all__ = ["match_classes", "match_names", "with_descriptions"]
 _SYNSET = re.compile(r"n\d{8}")
 _IN_ORDER = 0.9
 """Share of names that must be found, each at its own index, for the rest to follow by index."""
+SHOWN = 4
+"""Names that an error lists."""
 
 
 def match_classes(
@@ -61,8 +63,8 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
     if missing:
         raise UserError(
             f"{len(missing)} of {len(data_names)} data classes are unknown to the model's "
-            f"{len(model_names)}: {', '.join(missing[:3])}{', ...' if len(missing) > 3 else ''}; "
-            "rename them, remove them, or use a model trained on them"
+            f"{len(model_names)} ({_first(model_names)}): {_first(missing)}; rename them, remove "
+            "them, or use a model trained on them"
         )
     if len(set(found)) < len(found):
         first = next(index for index in found if found.count(index) > 1)
@@ -70,6 +72,11 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
             f"several data classes match the model's {model_names[first]!r}; rename all but one"
         )
     return tuple(found)
+
+
+def _first(names: Sequence[str]) -> str:
+    """The first few names, and whether there are more."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
 
 
 def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:

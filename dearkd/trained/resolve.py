@@ -5,6 +5,7 @@ A door calls :func:`resolve` once and passes the value down; :mod:`dearkd.traine
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +13,7 @@ import timm
 from omegaconf import DictConfig, OmegaConf
 from timm.models import split_model_name_tag
 
+from dearkd.data.folders import IMAGE_SUFFIXES
 from dearkd.errors import MissingFileError, UserError
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
@@ -29,6 +31,8 @@ __all__ = [
     "resolve",
 ]
 
+LOOKED = 1000
+"""Files of a folder that are looked at, to tell whether it has images."""
 EMBEDDED = "digits"
 """Name of the CNN that comes with dearkd; it knows scikit-learn's handwritten digits."""
 EMBEDDED_WEIGHTS = Path(__file__).parents[1] / "assets" / "digits_resnet10t.safetensors"
@@ -179,15 +183,19 @@ def _of_folder(text: str, role: str, path: Path, which: str, trust: bool) -> Res
         remedy = "; its best weights so far: --which best" if so_far else ""
         raise MissingFileError(
             f"{path} has no {file.relative_to(path)}: the run is not finished, or the folder holds "
-            f"none{remedy or _of_images(role)}"
+            f"none{remedy or _of_images(role, path)}"
         )
     checkpoint = folder.last_file if which == "raw" else None
     return _of_file(text, role, file, trust, checkpoint)
 
 
-def _of_images(role: str) -> str:
-    """What to type where a folder of images was meant."""
-    return "; to measure images add --lpips, --features or --verifier" if role == "model" else ""
+def _of_images(role: str, folder: Path) -> str:
+    """What to type where a folder of images was meant, or may have been."""
+    if role == "model":
+        return "; to measure images add --lpips, --features or --verifier"
+    if not any(file.suffix.lower() in IMAGE_SUFFIXES for file in islice(folder.rglob("*"), LOOKED)):
+        return ""
+    return f"; it has images, which --data takes (a {role} is a run folder or a timm name)"
 
 
 def _of_file(

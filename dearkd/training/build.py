@@ -31,7 +31,10 @@ from dearkd.training.unlabelled import fitted_to_labels, is_unlabelled
 
 __all__ = ["Begun", "Parts", "build"]
 
-NO_EVALUATION = "no evaluation images: no top-1 (--eval-data DIR, or a val/ folder beside train/)"
+NO_EVALUATION = (
+    "no evaluation images: no top-1 (--eval-data DIR, a val/ folder beside train/, or "
+    "--set data.validation=0.1)"
+)
 
 
 @dataclass(frozen=True)

@@ -86,7 +86,7 @@ def describe(
     )
     found = estimate(parts, state)
     each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
-    rates = ", ".join(f"{rate:.0f} images/s in {stage}" for stage, rate in found.rates.items())
+    rates = ", ".join(f"{rate:.3g} images/s in {stage}" for stage, rate in found.rates.items())
     memory, disk = found.memory / 2**30, _disk(parts) / 1e6
     about = "at most about" if config.stage1 == "auto" else "about"  # stage 2's epochs are shorter
     say(

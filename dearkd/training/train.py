@@ -2,8 +2,8 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from dearkd.data.feed import faster_data
 from dearkd.data.loaders import Loader
 from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images, unsure_images
+from dearkd.errors import MissingFileError
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
@@ -82,9 +83,10 @@ def train(
         folder = RunFolder(Path(config.out))
     if folder is not None and not dry_run:
         folder.check_free(resume)
-    parts = in_turn(
-        state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
-    )
+    with _naming_the_new_place(f"dearkd {stem}", folder if resume and not again else None):
+        parts = in_turn(
+            state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
+        )
     prints = _compared(parts, folder if resume else None)
     # A batch that can't be is said now.
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
@@ -108,6 +110,20 @@ def train(
             say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder
+
+
+@contextmanager
+def _naming_the_new_place(verb: str, begun: RunFolder | None) -> Iterator[None]:
+    """What a begun run names and is gone may lie elsewhere: the error says how to name that."""
+    try:
+        yield
+    except MissingFileError as error:
+        if begun is None:
+            raise
+        raise MissingFileError(
+            f"{error}; if it has moved: {verb} --resume --out {begun.path} --data NEW (or "
+            "--eval-data, --teacher, --teacher-weights NEW)"
+        ) from error
 
 
 def _compared(parts: Parts, begun: RunFolder | None) -> dict[str, str | None]:

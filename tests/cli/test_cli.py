@@ -244,7 +244,17 @@ def test_data_mistakes_get_one_line(tmp_path, toy_teacher):
     three = make_folder(tmp_path / "three", ["cat", "dog", "owl"])
     line = refused("train", "--data", three, "--teacher", toy_teacher, "--out", tmp_path / "run")
     assert "cat" in line
+    assert "10 (0, 1, 2, 3, ...): cat, dog, owl; rename them" in line
     assert "teacher" in refused("train", "--data", three, "--out", tmp_path / "run")
+
+
+def test_a_folder_of_images_where_something_else_is_wanted(tmp_path):
+    photos, out = make_folder(tmp_path / "photos", ["cat", "dog"]), ("--out", tmp_path / "run")
+    assert f"is a folder, not a YAML file; images: --data {photos}" in refused("train", photos)
+    line = refused("train", "--data", photos, "--teacher", photos, *out)
+    assert "it has images, which --data takes (a teacher is a run folder or a timm name)" in line
+    assert f"images: --data {photos}, a run to go on from: --init" in refused("teacher", photos)
+    assert "unknown model 'resnte18'; did you mean 'resnet" in refused("teacher", "resnte18")
 
 
 def test_teacher_weight_mistakes_get_one_line(tmp_path):

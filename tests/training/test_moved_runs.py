@@ -75,7 +75,9 @@ def test_all_may_move_and_the_run_ends_with_the_same_weights(tmp_path, line, mon
     stopped(line, monkeypatch)
     (tmp_path / "here").rename(tmp_path / "there")
     (tmp_path / "run").rename(tmp_path / "moved")
-    assert "here" in refused("train", "--resume", "--out", tmp_path / "moved")
+    told = refused("train", "--resume", "--out", tmp_path / "moved")
+    assert "here" in told
+    assert f"if it has moved: dearkd train --resume --out {tmp_path / 'moved'} --data NEW" in told
     there = places(tmp_path / "there")
     run = done("train", "--resume", "--out", tmp_path / "moved", *there)
     weights, other = (load_file(one.model_file) for one in (run, whole))
