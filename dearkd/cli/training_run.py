@@ -4,7 +4,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 from dearkd.cli.options import console, text
-from dearkd.errors import UserError
 
 if TYPE_CHECKING:
     from dearkd.config import TrainConfig
@@ -90,9 +89,10 @@ def _resumed(
     """The configuration of a run that goes on."""
     from dearkd.config import TrainConfig
     from dearkd.config_file import user_tree
+    from dearkd.run_folder.folder import CONFIG_FILE
+    from dearkd.run_folder.going_on import check_begun
     from dearkd.training.resumed import resumed_config
 
-    if path is not None and not go_on:
-        raise UserError(f"--resume takes the config stored in {folder.path}; leave {path} out")
+    check_begun(folder.path, CONFIG_FILE, path, go_on=go_on)
     given = user_tree(TrainConfig, path, settings, options)
     return resumed_config(folder, given, go_on=go_on)

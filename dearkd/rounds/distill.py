@@ -30,6 +30,7 @@ from dearkd.rounds.plan import Plan, as_typed, plan
 from dearkd.rounds.result import round_entry, write_result
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import next_folder
+from dearkd.run_folder.going_on import check_begun
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
@@ -148,7 +149,7 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     file = None if folder is None else folder / ROUNDS_FILE
     if file is None or not file.is_file():
         if resume:
-            raise UserError(f"nothing to resume in {folder}: it has no {ROUNDS_FILE}")
+            check_begun(folder or Path("runs"), ROUNDS_FILE)
         if folder is not None:
             check_new(folder)
         return complete(kind, given)

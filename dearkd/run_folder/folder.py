@@ -14,6 +14,7 @@ from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
+from dearkd.run_folder.going_on import check_begun
 from dearkd.run_folder.lock import held, is_held
 
 __all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
@@ -84,10 +85,8 @@ class RunFolder:
             )
         if not resume and is_set(self.path):
             raise UserError(f"{self.path} holds a synthetic set; choose another --out")
-        if resume and not self.path.exists():
-            raise UserError(f"nothing to resume in {self.path}: it does not exist")
-        if resume and not self.config_file.exists():
-            raise UserError(f"nothing to resume in {self.path}: it has no config.yaml")
+        if resume:
+            check_begun(self.path, CONFIG_FILE)
 
     def _has_results(self) -> bool:
         """Whether a run has saved anything that it learned."""

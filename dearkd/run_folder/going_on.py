@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from dearkd.config_file import differences, user_tree
 from dearkd.errors import UserError
 
-__all__ = ["check_stored", "goes_on"]
+__all__ = ["check_begun", "check_stored", "goes_on"]
 
 LEFT_OPEN = (None, "auto", "fastest", "cnn")
 """Values that say "choose for me": a folder stores what was chosen."""
@@ -28,6 +28,28 @@ def goes_on(out: Path | None, config_name: str, *, resume: bool) -> bool:
     if resume:
         raise UserError("--go-on resumes what was begun; leave --resume out")
     return (out / config_name).is_file()
+
+
+def check_begun(
+    folder: Path, config_name: str, path: Path | None = None, *, go_on: bool = False
+) -> None:
+    """Refuses to resume where nothing was begun, or with another configuration ``path``.
+
+    With ``go_on`` the whole command was typed again, its configuration too.
+
+    Raises:
+        UserError: Naming the folder.
+    """
+    fault = None if folder.exists() else "it does not exist"
+    if fault is None and not (folder / config_name).is_file():
+        fault = f"it has no {config_name}"
+    if fault is not None:
+        raise UserError(
+            f"nothing to resume in {folder}: {fault}; name another folder with --out, or leave "
+            "--resume out to begin one"
+        )
+    if path is not None and not go_on:
+        raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
 
 
 def check_stored(

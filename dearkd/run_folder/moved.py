@@ -1,9 +1,13 @@
 """Settings that say where a run's images and teacher lie, which may change between two sessions."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
-__all__ = ["MOVABLE", "OPTIONS", "noted_fingerprints"]
+from dearkd.errors import MissingFileError
+
+__all__ = ["MOVABLE", "OPTIONS", "naming_the_new_place", "noted_fingerprints"]
 
 OPTIONS = {
     "data.train": "--data",
@@ -20,3 +24,21 @@ def noted_fingerprints(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str |
     """The fingerprints that a run noted in its first session, by setting; of older runs empty."""
     found: dict[str, str | None] = sessions[0].get("fingerprints", {}) if sessions else {}
     return found
+
+
+@contextmanager
+def naming_the_new_place(verb: str, begun: Path | None) -> Iterator[None]:
+    """Where a file of a ``begun`` run is missing, the error says how to name its new place.
+
+    Raises:
+        MissingFileError: As it is raised inside, with the command that ``verb`` goes on by.
+    """
+    try:
+        yield
+    except MissingFileError as error:
+        if begun is None:
+            raise
+        raise MissingFileError(
+            f"{error}; if it has moved: {verb} --resume --out {begun} --data NEW (or "
+            "--eval-data, --teacher, --teacher-weights NEW)"
+        ) from error

@@ -12,19 +12,24 @@ from accelerate.utils import (
     broadcast_object_list,
     parse_flag_from_env,
 )
+from rich.console import Console
 
 from dearkd.errors import UserError
 
 __all__ = [
+    "Say",
     "from_main",
     "in_turn",
     "local_processes",
     "peak_memory",
     "process_accelerator",
     "process_state",
+    "said_by_main",
 ]
 
 Result = TypeVar("Result")
+Say = Callable[..., None]
+"""Prints a line, as a console does; the processes beside the main one say nothing."""
 UNTRIED = {
     "ACCELERATE_USE_FSDP": "FSDP",
     "ACCELERATE_USE_DEEPSPEED": "DeepSpeed",
@@ -47,6 +52,15 @@ def process_state() -> PartialState:
                 "87 M parameters, fits on every device"
             )
     return PartialState(cpu=_on_cpu())
+
+
+def said_by_main(console: Console, state: PartialState) -> Say:
+    """What prints on the main process, and nothing on the others."""
+    return console.print if state.is_main_process else _silent
+
+
+def _silent(*_: object, **__: object) -> None:
+    pass
 
 
 def process_accelerator(**kwargs: Any) -> Accelerator:

@@ -19,7 +19,13 @@ from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
-from dearkd.trained.resolve import EMBEDDED, Resolved, refuse_idle_trust, resolve
+from dearkd.trained.resolve import (
+    EMBEDDED,
+    WEIGHTS_OPTIONS,
+    Resolved,
+    refuse_idle_trust,
+    resolve,
+)
 from synth.chains import chains_of
 from synth.classifier import Classifier
 from synth.groups import Group, batches_of, plan_groups
@@ -38,11 +44,6 @@ OPTIONS = {
     "allow_no_bn": "--allow-no-bn",
 }
 """Settings of ``synth`` that have an option of their own on the command line."""
-WEIGHTS = {
-    "teacher": "--teacher-weights",
-    "verifier": "--verifier-weights",
-    "student": "student.weights",
-}
 
 
 @dataclass(frozen=True)
@@ -172,7 +173,8 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
     name = OmegaConf.select(given, f"{role}.name")
     weights = OmegaConf.select(given, f"{role}.weights")
     if name is None and weights is not None:
-        raise UserError(f"{WEIGHTS[role]} {weights} needs --{role}, the model they are for")
+        option = WEIGHTS_OPTIONS[role].replace("FILE", weights)
+        raise UserError(f"{option} needs --{role}, the model they are for")
     if name is None:
         return None
     return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)

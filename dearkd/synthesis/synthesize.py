@@ -13,8 +13,8 @@ from dearkd.config_file import to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.files import replace_text
-from dearkd.run_folder.going_on import check_stored, goes_on
-from dearkd.run_folder.processes import process_state
+from dearkd.run_folder.going_on import check_begun, check_stored, goes_on
+from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.conclusion import conclude, say_next
@@ -61,7 +61,7 @@ def synthesize(
         Interrupted: After Ctrl-C, SIGTERM or SIGUSR1; finished groups are on disk.
     """
     state = process_state()
-    say = console.print if state.is_main_process else _silent
+    say = said_by_main(console, state)
     options = {**options, **_numbers(options, resolutions="--res", iterations="--iters")}
     if go_on:
         if out is None and (
@@ -122,15 +122,9 @@ def _check_begun(
     go_on: bool,
 ) -> None:
     """Refuses a folder that stores no set, or another one than is typed."""
-    file = folder / CONFIG_FILE
-    if not folder.exists():
-        raise UserError(f"nothing to resume in {folder}: it does not exist")
-    if not file.is_file():
-        raise UserError(f"nothing to resume in {folder}: it has no {CONFIG_FILE}")
-    if path is not None and not go_on:
-        raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
+    check_begun(folder, CONFIG_FILE, path, go_on=go_on)
     given = user_tree(SynthesizeConfig, path, settings, options)
-    check_stored(SynthesizeConfig, file, given, go_on=go_on)
+    check_stored(SynthesizeConfig, folder / CONFIG_FILE, given, go_on=go_on)
 
 
 def _run(
@@ -142,7 +136,7 @@ def _run(
     again: str,
 ) -> None:
     """Makes the images and prints what came out; if it is stopped, prints how to go on."""
-    say = console.print if state.is_main_process else _silent
+    say = said_by_main(console, state)
     started = time.monotonic()
     try:
         standing = manifest_time(folder)
@@ -224,7 +218,3 @@ def _title(setup: Setup) -> str:
     stages = " -> ".join(f"{size} px x {iterations}" for size, iterations in config.stages)
     teachers = " and ".join(one.name for one in (setup.teacher, *setup.others))
     return f"{images} from {teachers}, {stages}"
-
-
-def _silent(*args: object, **kwargs: object) -> None:
-    """Prints nothing: for the processes that are not the main one."""

@@ -92,6 +92,12 @@ class Parts:
         """The teacher of the stages that are not over, if they have one."""
         return next((stage.teacher for stage in self.stages if stage.teacher is not None), None)
 
+    @property
+    def class_table(self) -> dict[str, Any]:
+        """What a checkpoint keeps of the classes, for `Begun.of`."""
+        names = None if self.class_names is None else list(self.class_names)
+        return {"map": list(self.class_map), "names": names, "count": self.student.num_classes}
+
     def trained(self) -> Trained:
         """The student as what it will be once it is trained."""
         cfg = self.student.pretrained_cfg

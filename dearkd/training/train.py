@@ -2,8 +2,8 @@
 
 import dataclasses
 import shlex
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +18,19 @@ from dearkd.data.feed import faster_data
 from dearkd.data.loaders import Loader
 from dearkd.data.order import left_out
 from dearkd.data.synthetic_set import missing_images, unsure_images
-from dearkd.errors import MissingFileError
 from dearkd.judging.evaluate import evaluate
 from dearkd.models.heads import heads_note
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.folder import RunFolder, next_folder
-from dearkd.run_folder.moved import noted_fingerprints
-from dearkd.run_folder.processes import from_main, in_turn, process_accelerator, process_state
+from dearkd.run_folder.moved import naming_the_new_place, noted_fingerprints
+from dearkd.run_folder.processes import (
+    Say,
+    from_main,
+    in_turn,
+    process_accelerator,
+    process_state,
+    said_by_main,
+)
 from dearkd.run_folder.stop import Interrupted
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import (
@@ -47,8 +53,6 @@ from dearkd.training.summary import arithmetic_line, closing_line, session, summ
 from dearkd.training.teacher_reading import teacher_line, teacher_reading
 
 __all__ = ["train"]
-
-Say = Callable[..., None]
 
 
 def train(
@@ -74,7 +78,7 @@ def train(
         Interrupted: After Ctrl-C, with the state saved.
     """
     state = process_state()
-    say: Say = console.print if state.is_main_process else _silent
+    say = said_by_main(console, state)
     if resume and folder is not None and folder.summary_file.exists():
         say(f"{folder.path} is finished; there is nothing left to do")
         return folder
@@ -83,7 +87,8 @@ def train(
         folder = RunFolder(Path(config.out))
     if folder is not None and not dry_run:
         folder.check_free(resume)
-    with _naming_the_new_place(f"dearkd {stem}", folder if resume and not again else None):
+    begun = folder.path if folder is not None and resume and not again else None
+    with naming_the_new_place(f"dearkd {stem}", begun):
         parts = in_turn(
             state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
         )
@@ -110,20 +115,6 @@ def train(
             say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder
-
-
-@contextmanager
-def _naming_the_new_place(verb: str, begun: RunFolder | None) -> Iterator[None]:
-    """What a begun run names and is gone may lie elsewhere: the error says how to name that."""
-    try:
-        yield
-    except MissingFileError as error:
-        if begun is None:
-            raise
-        raise MissingFileError(
-            f"{error}; if it has moved: {verb} --resume --out {begun.path} --data NEW (or "
-            "--eval-data, --teacher, --teacher-weights NEW)"
-        ) from error
 
 
 def _compared(parts: Parts, begun: RunFolder | None) -> dict[str, str | None]:
@@ -285,11 +276,7 @@ def _fitted(
             accelerator=accelerator,
             progress=progress,
             metadata=trained.metadata,
-            classes={
-                "map": list(parts.class_map),
-                "names": trained.metadata["class_names"],
-                "count": trained.num_classes,
-            },
+            classes=parts.class_table,
             probe=attention_probe(
                 parts.student,
                 parts.evaluation or parts.train,
@@ -310,7 +297,3 @@ def _stem(config: TrainConfig, verb: str) -> str:
     """The name of a new run's folder, without its number."""
     data = Path(config.data.train).name or "data"
     return f"{verb if verb == 'teacher' else config.method}-{data}"
-
-
-def _silent(*args: object, **kwargs: object) -> None:
-    """What a process that is not the main one says."""

@@ -328,7 +328,10 @@ MISTAKES = [
     (["--eval-data", "nowhere"], "data 'nowhere' does not exist"),
     (["--teacher", "digits", "--teacher", "digits"], "are the same network; name it once"),
     (["--resume"], "no unfinished run in rounds under runs/; name one with --out FOLDER"),
-    (["--resume", "--out", "gone"], "nothing to resume in gone: it has no distill.yaml"),
+    (
+        ["--resume", "--out", "gone"],
+        "nothing to resume in gone: it does not exist; name",
+    ),
     (["--out", "a[b]"], "has *, ?, [ or {1..2} in it, which name several folders; choose another"),
     (["--out", "taken"], "taken is not empty and holds no run in rounds; choose another --out"),
     (["--out", "taken/file"], "--out taken/file is a file; choose a folder"),
