@@ -10,7 +10,8 @@ one entry is :func:`synth.synthesis.synthesize`; an image's way through the file
     generation.py a small network (generator.py) draws them, warm from batch to batch
     stage.py      the loop of one stage: the terms of objective.py on the views of jitter.py
     chains.py     which batches follow each other, and what is kept between them on disk
-    manifest.py   a group judged, and all groups merged; writer.py puts them on disk
+    manifest.py   a group judged, and all groups merged; writer.py puts them on disk (files.py:
+                  whole files alone; image_files.py: encoded, read, known by their pixels)
 
 A new way to make images is one module beside ``inversion.py`` and ``generation.py``, and one entry:
 

@@ -16,10 +16,11 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from synth.files import write_whole
 from synth.groups import Group
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
-from synth.writer import DamagedError, Writer, write_whole
+from synth.writer import DamagedError, Writer
 
 __all__ = ["Chain", "chains_of", "read_state", "remove_states", "rest_of", "write_state"]
 

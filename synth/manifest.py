@@ -9,10 +9,11 @@ from torch import Tensor
 from synth.classifier import Classifier, normalise
 from synth.contact_sheet import contact_sheet
 from synth.groups import Group
+from synth.image_files import pixel_hash
 from synth.priors import l2, total_variation
 from synth.quality import confidence_histogram, recognition, within_class_diversity
 from synth.stage import Step
-from synth.writer import Writer, pixel_hash
+from synth.writer import Writer
 
 __all__ = ["group_part", "merge"]
 

@@ -13,29 +13,27 @@ A group is finished when its part and its images exist. Files appear under their
 whole, and a finished file is never written again.
 """
 
-import hashlib
 import io
-import json
 import os
 import re
-import secrets
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
 
+from synth.files import json_bytes, read_json, remove_leftovers, temporary_file, write_whole
 from synth.groups import Group
+from synth.image_files import encoded, read_image
 from synth.refusal import SynthError
 from synth.settings import ImageFormat
 from synth.shards import read_shard, shard_bytes
 
-__all__ = ["DamagedError", "Writer", "class_folders", "pixel_hash", "read_image", "write_whole"]
+__all__ = ["DamagedError", "Writer", "class_folders"]
 
 NAMED = 20  # damaged files in one message at most
 SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
@@ -79,7 +77,7 @@ class Writer:
         """Write the settings unless another process has; return those that are on disk."""
         path = self.out / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with _temporary(path, _json(settings)) as temporary, suppress(FileExistsError):
+        with temporary_file(path, json_bytes(settings)) as temporary, suppress(FileExistsError):
             os.link(temporary, path)  # unlike a rename this fails if another was first
         standing = self.settings()
         assert standing is not None
@@ -93,7 +91,7 @@ class Writer:
         """
         path = self.out / "settings.json"
         try:
-            return _read_json(path) if path.exists() else None
+            return read_json(path) if path.exists() else None
         except ValueError as error:
             remedy = "restore it, or name another folder"
             raise SynthError(f"{path} is damaged ({error}); {remedy}") from error
@@ -169,16 +167,16 @@ class Writer:
         """Write the group's part, the record by which it counts as finished."""
         path = self._part(group)
         path.parent.mkdir(exist_ok=True)
-        write_whole(path, _json(part))
+        write_whole(path, json_bytes(part))
 
     def write_json(self, name: str, content: dict[str, Any]) -> Path:
         """Write (or replace) a JSON file of the run's folder."""
-        write_whole(self.out / name, _json(content))
+        write_whole(self.out / name, json_bytes(content))
         return self.out / name
 
     def write_picture(self, name: str, picture: Image.Image) -> Path:
         """Write (or replace) a PNG of the run's folder."""
-        write_whole(self.out / name, _encoded(picture, "png"))
+        write_whole(self.out / name, encoded(picture, "png"))
         return self.out / name
 
     def parts(self, groups: Sequence[Group]) -> list[dict[str, Any]]:
@@ -219,7 +217,7 @@ class Writer:
     def _read_part(self, group: Group) -> dict[str, Any]:
         path = self._part(group)
         try:
-            return _read_json(path)
+            return read_json(path)
         except (OSError, ValueError) as error:
             raise DamagedError(path, error) from error
 
@@ -231,76 +229,11 @@ class Writer:
         path = self.out / name
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
-            _remove_leftovers(path)
+            remove_leftovers(path)
         else:
             write_whole(path, content)
 
     def _encode(self, image: Tensor) -> bytes:
         array = image.permute(1, 2, 0).numpy()
         picture = Image.fromarray(array.squeeze(2) if array.shape[2] == 1 else array)
-        return _encoded(picture, "webp" if self.image_format == "webp" else "png")
-
-
-def read_image(file: Path | io.BytesIO) -> Tensor:
-    """Pixels of an image file: uint8 of shape (channels, height, width)."""
-    with Image.open(file) as picture:
-        array = np.array(picture)
-    return torch.from_numpy(array.reshape(*array.shape[:2], -1)).permute(2, 0, 1)
-
-
-def pixel_hash(pixels: Tensor) -> str:
-    """SHA-256 of the shape and bytes of uint8 pixels: equal images have it in any file format."""
-    digest = hashlib.sha256(str(tuple(pixels.shape)).encode())
-    digest.update(pixels.contiguous().numpy().tobytes())
-    return digest.hexdigest()
-
-
-def _encoded(picture: Image.Image, image_format: Literal["png", "webp"]) -> bytes:
-    buffer = io.BytesIO()
-    if image_format == "webp":
-        picture.save(buffer, "WEBP", lossless=True, exact=True, quality=60, method=4)
-    else:
-        picture.save(buffer, "PNG", compress_level=6)
-    return buffer.getvalue()
-
-
-def _json(content: dict[str, Any]) -> bytes:
-    return (json.dumps(content, indent=1) + "\n").encode()
-
-
-def _read_json(path: Path) -> dict[str, Any]:
-    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return content
-
-
-def write_whole(path: Path, content: bytes) -> None:
-    """Write (or replace) a file that appears only when whole.
-
-    What a killed process left of it is removed first: every file has one process that writes it.
-    """
-    _remove_leftovers(path)
-    with _temporary(path, content) as temporary:
-        temporary.replace(path)
-
-
-def _remove_leftovers(path: Path) -> None:
-    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
-        leftover.unlink(missing_ok=True)
-
-
-@contextmanager
-def _temporary(path: Path, content: bytes) -> Iterator[Path]:
-    """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
-
-    It is gone afterwards, after an error and a signal too: half a file takes room. Readers of image
-    folders pass over it because of its suffix.
-    """
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
-    try:
-        with temporary.open("xb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        yield temporary
-    finally:
-        temporary.unlink(missing_ok=True)
+        return encoded(picture, "webp" if self.image_format == "webp" else "png")

@@ -2,7 +2,8 @@
 
 import pytest
 
-from dearkd.shapes import EPOCH, SUMMARY, misfit, number, whole
+from dearkd.misfit import misfit, number, whole
+from dearkd.shapes import EPOCH, SUMMARY
 
 SHAPE = {"a": whole, "b?": ([str], type(None)), ...: {...: number}}
 

@@ -15,6 +15,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dearkd.config import train_config
 from dearkd.data import synthetic_set
 from dearkd.errors import UserError, one_line
+from dearkd.misfit import misfit
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.folder import RunFolder
@@ -26,7 +27,6 @@ from dearkd.shapes import (
     LOSS_CURVES,
     MANIFEST,
     SUMMARY,
-    misfit,
 )
 
 __all__ = ["read_run", "read_set"]

@@ -9,6 +9,7 @@ import numpy as np
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.measures.cells import distance_cells, nearness_cells, probe_cells
+from dearkd.misfit import number
 from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.pages.plots import Line, bars, curves
 from dearkd.report.contents import Report, SyntheticSet
@@ -16,7 +17,6 @@ from dearkd.report.rows import set_row
 from dearkd.report.set_ranking import rankings
 from dearkd.report.sheet import ROLES, SHEET_CLASSES, class_names, sheet
 from dearkd.said import command, counted, data_name, seconds_text
-from dearkd.shapes import number
 
 __all__ = ["synthetic_section"]
 

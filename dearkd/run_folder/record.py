@@ -14,11 +14,12 @@ from statistics import fmean
 from typing import Any
 
 from dearkd.errors import UserError, WriteError
+from dearkd.misfit import misfit
 from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine
 from dearkd.said import listed
-from dearkd.shapes import RECORDED_RUN, STUDY, misfit
+from dearkd.shapes import RECORDED_RUN, STUDY
 
 __all__ = ["COPY", "Entry", "NoRecordError", "Record", "Study", "entry_of", "read_record"]
 

@@ -15,10 +15,11 @@ from timm.models import split_model_name_tag
 
 from dearkd.data.folders import IMAGE_SUFFIXES
 from dearkd.errors import MissingFileError, UserError
+from dearkd.misfit import misfit
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
 from dearkd.run_folder.folder import RunFolder
-from dearkd.shapes import METADATA, misfit
+from dearkd.shapes import METADATA
 from dearkd.trained.imports import import_files
 
 __all__ = [

@@ -10,11 +10,12 @@ from rich.console import Console
 
 from dearkd.errors import UserError, one_line
 from dearkd.judging.eval import evaluate_target
+from dearkd.misfit import misfit
 from dearkd.run_folder.files import file_hash, load_weights
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine, versions
 from dearkd.said import counted
-from dearkd.shapes import SUMMARY, misfit
+from dearkd.shapes import SUMMARY
 from dearkd.verify.checks import Check, found, gathered
 
 __all__ = ["run_checks"]

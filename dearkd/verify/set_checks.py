@@ -13,14 +13,15 @@ from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
 from dearkd.errors import UserError
+from dearkd.misfit import misfit
 from dearkd.said import counted
-from dearkd.shapes import MANIFEST, misfit
+from dearkd.shapes import MANIFEST
 from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.setup import set_teacher
 from dearkd.verify.checks import Check, found, gathered
+from synth.image_files import pixel_hash
 from synth.quality import recognition
 from synth.refusal import SynthError
-from synth.writer import pixel_hash
 
 __all__ = ["set_checks"]
 

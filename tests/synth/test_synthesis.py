@@ -15,13 +15,13 @@ from toy_nets import ToyNet, classifier, random_net, trained_net
 from dearkd.data.datasets import match_classes, open_data
 from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
+from synth.image_files import pixel_hash, read_image
 from synth.kernels import LONG_RUN, choose_kernels
 from synth.natural import LOOK
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
 from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
-from synth.writer import pixel_hash, read_image
 
 WEIGHTS = ObjectiveConfig(ep_weight=1.0, bn_weight=0.1)
 SKETCH = GeneratorConfig(latent_dim=8, width=4, warmup_batches=1)

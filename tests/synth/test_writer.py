@@ -11,7 +11,8 @@ from PIL import Image
 
 from synth.contact_sheet import contact_sheet, preview_grid
 from synth.groups import Group
-from synth.writer import Writer, class_folders, pixel_hash, read_image
+from synth.image_files import pixel_hash, read_image
+from synth.writer import Writer, class_folders
 
 GROUP = Group(id=12, targets=(0, 0, 2, 2))
 

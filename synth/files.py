@@ -1,0 +1,60 @@
+"""Files that appear under their name only when whole."""
+
+import json
+import os
+import secrets
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+__all__ = ["json_bytes", "read_json", "remove_leftovers", "temporary_file", "write_whole"]
+
+
+def json_bytes(content: dict[str, Any]) -> bytes:
+    """A JSON file of this content."""
+    return (json.dumps(content, indent=1) + "\n").encode()
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file.
+
+    Raises:
+        ValueError: If it is no JSON.
+    """
+    content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return content
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write (or replace) a file that appears only when whole.
+
+    What a killed process left of it is removed first: every file has one process that writes it.
+    """
+    remove_leftovers(path)
+    with temporary_file(path, content) as temporary:
+        temporary.replace(path)
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove what killed processes left of a file."""
+    for leftover in path.parent.glob(f".{path.name}.*.tmp"):
+        leftover.unlink(missing_ok=True)
+
+
+@contextmanager
+def temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+    """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
+
+    It is gone afterwards, after an error and a signal too: half a file takes room. Readers of image
+    folders pass over it because of its suffix.
+    """
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        yield temporary
+    finally:
+        temporary.unlink(missing_ok=True)
