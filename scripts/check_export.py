@@ -22,7 +22,7 @@ import torch
 from rich.console import Console
 from torch import Tensor
 
-from dearkd.data.datasets import match_classes
+from dearkd.data.class_matching import match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
 from dearkd.export.formats import Readout

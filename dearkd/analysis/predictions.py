@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dearkd.data.datasets import match_classes
+from dearkd.data.class_matching import match_classes
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Batch, Loader

@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from dearkd.analysis.attention_distance import has_readable_attention, measure_attention
 from dearkd.data.augment import view_augment
-from dearkd.data.datasets import ImageSource
 from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
+from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 
 __all__ = ["DECIMALS", "PROBE_IMAGES", "attention_probe", "evaluation_views", "rounded"]

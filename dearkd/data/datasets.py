@@ -5,14 +5,14 @@ from pathlib import Path
 
 import numpy as np
 
-from dearkd.data.class_matching import match_classes, match_names
+from dearkd.data.class_matching import match_names
 from dearkd.data.opening import open_place
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.settings import Labels
 from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 
-__all__ = ["Classes", "ImageSource", "match_classes", "open_data", "open_evaluation", "subset"]
+__all__ = ["open_data", "open_evaluation", "subset"]
 
 SUBSET_SEED = 0
 """Not the run's: runs that differ in the seed alone are to be compared on the same images."""

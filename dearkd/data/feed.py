@@ -8,13 +8,12 @@ from accelerate import Accelerator, PartialState
 from torch import Tensor
 
 from dearkd.data.augment import crops_at_random, view_augment
-from dearkd.data.datasets import ImageSource
 from dearkd.data.device_augment import DeviceAugment
 from dearkd.data.loaders import Loader, OnBadImage, eval_loader
 from dearkd.data.mixing import mix, smooth
 from dearkd.data.settings import DataConfig, Shuffle
 from dearkd.data.sizes import is_small
-from dearkd.data.sources import shards_of
+from dearkd.data.sources import ImageSource, shards_of
 from dearkd.errors import UserError
 from dearkd.run_folder.processes import local_processes
 from dearkd.run_folder.threads import usable_cores

@@ -3,8 +3,9 @@
 from dataclasses import dataclass
 from typing import Any, cast
 
-from dearkd.data.datasets import ImageSource, open_data, open_evaluation
+from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.loaders import OnBadImage
+from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved

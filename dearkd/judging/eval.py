@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dearkd.data.datasets import match_classes
+from dearkd.data.class_matching import match_classes
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.errors import UserError, one_line

@@ -8,11 +8,11 @@ import numpy as np
 from torch import Tensor
 
 from dearkd.data.augment import eval_augment
-from dearkd.data.datasets import ImageSource, open_evaluation
+from dearkd.data.datasets import open_evaluation
 from dearkd.data.decode import BadImageError
 from dearkd.data.loaders import BadImages
 from dearkd.data.order import SUBSET_STREAM, ViewKey, ranked
-from dearkd.data.sources import SubsetSource
+from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.data.synthetic_set import finished_sets
 from dearkd.data.views import Views
 from dearkd.errors import UserError

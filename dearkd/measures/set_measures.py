@@ -7,9 +7,10 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dearkd.data.datasets import ImageSource, match_classes
+from dearkd.data.class_matching import match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.data.loaders import BadImages, Loader
+from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
 from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums

@@ -10,8 +10,9 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dearkd.analysis.predictions import Predictions, predictions_of
-from dearkd.data.datasets import ImageSource, open_data
+from dearkd.data.datasets import open_data
 from dearkd.data.loaders import Batch, Loader
+from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 from dearkd.pages.page import Section, page
 from dearkd.report.attention_chapter import attention_section, has_attention

@@ -10,9 +10,10 @@ from typing import Any
 from torch import nn
 
 from dearkd.config import TrainConfig
+from dearkd.data.class_matching import match_classes
 from dearkd.data.class_notes import class_notes
-from dearkd.data.datasets import Classes, ImageSource, match_classes, open_data, subset
-from dearkd.data.sources import SubsetSource
+from dearkd.data.datasets import open_data, subset
+from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.models.create import model_cfg
 from dearkd.models.teacher import Teacher

@@ -130,8 +130,9 @@ class OptimConfig:
     """adamw; sgd: Nesterov's, with weight decay in the gradient; muon: timm's, which takes steps
     of AdamW's size in matrices and convolutions, and NAdamW for the last layer and the rest."""
     lr: float | None = None
-    """Peak learning rate. None: 5e-4 * batch_size / 512 for large images, 1e-3 for small
-    ones (Departure), and twice that with ``muon``; ``sgd`` must be told."""
+    """Peak learning rate. None: for large images 5e-4 * batch_size / 512, below 512 by the square
+    root of that share; 1e-3 for small ones (Departure); twice that with ``muon``; ``sgd`` must be
+    told."""
     min_lr: float = MIN_LR
     """Learning rate at the end of the cosine; never above the peak."""
     warmup_epochs: float | None = None

@@ -15,11 +15,13 @@ import pytest
 from PIL import Image
 from sklearn.datasets import load_digits
 
-from dearkd.data.datasets import Classes, match_classes, open_data, open_evaluation, subset
+from dearkd.data.class_matching import match_classes
+from dearkd.data.datasets import open_data, open_evaluation, subset
 from dearkd.data.decode import BadImageError, open_image, to_rgb
 from dearkd.data.folders import PackedNames
 from dearkd.data.hosted import TimmSource
 from dearkd.data.parquet import ParquetSource
+from dearkd.data.sources import Classes
 from dearkd.errors import UserError
 
 

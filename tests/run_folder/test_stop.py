@@ -21,20 +21,13 @@ def test_the_first_signal_is_noted_and_the_second_stops(kind):
     assert signal.getsignal(kind) is before
 
 
-def test_sigusr1_may_come_twice_and_sigterm_after_it():
+@pytest.mark.parametrize("kinds", [["USR1", "USR1", "TERM"], ["TERM", "USR1"]])
+def test_sigusr1_may_come_twice_and_before_or_after_sigterm(kinds):
     stop = StopRequest()
     with stop.listening():
-        for kind in (signal.SIGUSR1, signal.SIGUSR1, signal.SIGTERM):
-            os.kill(os.getpid(), kind)
+        for kind in kinds:
+            os.kill(os.getpid(), signal.Signals[f"SIG{kind}"])
     assert stop.interrupted().code == 75
-
-
-def test_sigusr1_is_no_second_signal():
-    stop = StopRequest()
-    with stop.listening():
-        for kind in (signal.SIGTERM, signal.SIGUSR1):
-            os.kill(os.getpid(), kind)
-    assert stop.made
 
 
 @pytest.mark.parametrize(("kind", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 75)])

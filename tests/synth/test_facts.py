@@ -119,8 +119,15 @@ def test_work_follows_from_operations_iterations_images_and_graphs():
     assert two == pytest.approx(one * 1.25 / 2)
 
 
-def test_units_of_this_machine_are_those_that_torch_names():
-    known = getattr(torch.cpu, "get_capabilities", dict)()
-    expected = "AMX" if known.get("amx_bf16") else "AVX-512" if known.get("avx512_bf16") else None
-    assert bf16_units(CPU) == expected
+@pytest.mark.parametrize(
+    ("names", "units"),
+    [
+        (["avx2"], None),
+        (["avx2", "avx512_bf16"], "AVX-512"),
+        (["avx512_bf16", "amx_bf16"], "AMX"),
+    ],
+)
+def test_units_are_those_that_torch_names(names, units, monkeypatch):
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: dict.fromkeys(names, True))
+    assert bf16_units(CPU) == units
     assert bf16_units(torch.device("meta")) is None

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 from toy_nets import ToyNet, classifier, random_net, trained_net
 
-from dearkd.data.datasets import match_classes, open_data
+from dearkd.data.class_matching import match_classes
+from dearkd.data.datasets import open_data
 from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
 from synth.image_files import pixel_hash, read_image

@@ -125,6 +125,13 @@ def test_few_images_are_cut_into_enough_steps_an_epoch(wanted, images, batch):
     assert chosen == wanted or left_out <= images / 10
 
 
+@pytest.mark.parametrize(("batch", "lr"), [(1024, 1e-3), (512, 5e-4), (128, 2.5e-4), (32, 1.25e-4)])
+def test_small_batches_of_large_images_take_larger_steps_than_in_proportion(batch, lr, tmp_path):
+    options = {**CE, "data__train": make_folder(tmp_path), "data__img_size": 96}
+    assert parts([f"data.batch_size={batch}"], **options).config.optim.lr == pytest.approx(lr)
+    assert parts([f"data.batch_size={batch}"], method="ce").config.optim.lr == 1e-3
+
+
 def test_a_fraction_is_the_same_images_for_every_seed():
     rows = [
         parts(method="ce", seed=seed, data__fraction=0.1).train.rows.tolist() for seed in (0, 1)
