@@ -3,6 +3,7 @@
 import json
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -165,7 +166,7 @@ class Section:
         return "-".join(self.title.lower().split())
 
 
-def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: str = "") -> str:
+def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """A page as HTML that contains the plot library, styles, data and pictures.
 
     It follows the device's light or dark mode, fits a phone, and prints on white.
@@ -195,7 +196,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section], footer: s
         lead=lead,
         sections=sections,
         body=Markup(body),
-        footer=footer,
+        footer=f"Made by dearkd {version('dearkd')}. This page is one file and needs no network.",
         css=_asset("page.css"),
         js=_asset("page.js"),
         plotly=Markup(plotly.offline.get_plotlyjs() if figures else ""),

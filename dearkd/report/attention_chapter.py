@@ -22,19 +22,19 @@ from dearkd.report.contents import Report, Run
 from dearkd.report.curves_chapter import switch_marks
 from dearkd.said import command, counted, data_name
 
-__all__ = ["attention_section", "has_attention"]
+__all__ = ["attention_section"]
 
 MAPS = "attention_maps.png"
 DISTANCE, COSINE = "attention_distance", "token_cosine"
 
 
-def has_attention(report: Report) -> bool:
-    """Whether any run has an attention distance, logged or analysed."""
-    return any(_measure(run, DISTANCE) for run in report.runs)
+def attention_section(report: Report) -> Section | None:
+    """Figures that compare all runs, then the figures and tables of each analysed run.
 
-
-def attention_section(report: Report) -> Section:
-    """Figures that compare all runs, then the figures and tables of each analysed run."""
+    None where no run has an attention distance, logged or analysed.
+    """
+    if not any(_measure(run, DISTANCE) for run in report.runs):
+        return None
     plots = [
         _average(report),
         _by_run(

@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
-from importlib.metadata import version
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -15,7 +14,7 @@ from dearkd.data.loaders import Batch, Loader
 from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 from dearkd.pages.page import Section, page
-from dearkd.report.attention_chapter import attention_section, has_attention
+from dearkd.report.attention_chapter import attention_section
 from dearkd.report.collect import collect
 from dearkd.report.contents import Report, Run, SyntheticSet
 from dearkd.report.curves_chapter import curve_section
@@ -24,7 +23,7 @@ from dearkd.report.headline import headline
 from dearkd.report.mistakes_chapter import mistake_section
 from dearkd.report.origin_chapter import origin_section, settings_section
 from dearkd.report.results_chapter import result_section
-from dearkd.report.rounds_chapter import has_rounds, rounds_section
+from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
@@ -85,12 +84,8 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     sections: list[Section] = [study_section(record) for record in report.studies]
     if report.runs:
         sections += [result_section(report), curve_section(report)]
-    if (gap := gap_section(report, images)) is not None:
-        sections.append(gap)
-    if has_rounds(report):
-        sections.append(rounds_section(report))
-    if has_attention(report):
-        sections.append(attention_section(report))
+    if_any = (gap_section(report, images), rounds_section(report), attention_section(report))
+    sections += [section for section in if_any if section is not None]
     if report.runs and errors is not None:
         errors.print("asking runs about their test images; --no-predictions leaves that out")
         sections.append(mistake_section(report, functools.partial(_predicted, errors, trust)))
@@ -98,8 +93,7 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
         sections.append(synthetic_section(report, images))
     if report.runs:
         sections += [settings_section(report), origin_section(report)]
-    footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
-    return page(f"dearkd report: {report.title}", headline(report), sections, footer)
+    return page(f"dearkd report: {report.title}", headline(report), sections)
 
 
 def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:

@@ -8,7 +8,7 @@ from dearkd.pages.plots import Line, curves
 from dearkd.report.contents import Report, Run
 from dearkd.said import number, seconds_text
 
-__all__ = ["has_rounds", "rounds_section"]
+__all__ = ["rounds_section"]
 
 MEASURES = {
     "top1": "Top-1 on the test images, %",
@@ -22,14 +22,14 @@ TITLES = (
 )
 
 
-def has_rounds(report: Report) -> bool:
-    """Whether a run of the report was made in rounds."""
-    return any(run.rounds for run in report.runs)
+def rounds_section(report: Report) -> Section | None:
+    """A table with a row for each round, and what was reached over the rounds as curves.
 
-
-def rounds_section(report: Report) -> Section:
-    """A table with a row for each round, and what was reached over the rounds as curves."""
+    None where no run was made in rounds.
+    """
     runs = [run for run in report.runs if run.rounds]
+    if not runs:
+        return None
     rows = [[run.name, *_cells(entry)] for run in runs for entry in run.rounds]
     blocks: list[Block] = [Table(TITLES, rows)]
     drawn = [(key, title, _lines(report, runs, key)) for key, title in MEASURES.items()]

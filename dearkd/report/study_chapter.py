@@ -1,7 +1,6 @@
 """The chapter on a study: its tables, and curves with bands over the seeds."""
 
 from collections.abc import Callable, Iterator, Sequence
-from importlib.metadata import version
 from itertools import pairwise
 from statistics import fmean, stdev
 from typing import Any
@@ -24,8 +23,7 @@ BANDS = "A curve is the mean over the seeds; its band is one standard deviation 
 
 def study_page(record: Record) -> str:
     """A page on a study alone, as HTML."""
-    footer = f"Made by dearkd {version('dearkd')}. This page is one file and needs no network."
-    return page(f"dearkd sweep: {record.study.name}", [], [study_section(record)], footer)
+    return page(f"dearkd sweep: {record.study.name}", [], [study_section(record)])
 
 
 def study_section(record: Record) -> Section:

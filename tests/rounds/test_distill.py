@@ -23,7 +23,7 @@ from dearkd.pages.page import Plots, Table
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
 from dearkd.report.gap_chapter import gap_section
-from dearkd.report.rounds_chapter import has_rounds, rounds_section
+from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
@@ -105,8 +105,7 @@ def test_a_round_is_images_and_training_by_the_two_doors(one_round):
     assert (config.data.img_size, config.student, config.out) == (16, "toy_student", str(folder))
     assert config.data.flip is False  # no mirrored digits
     assert invoke("eval", folder, "--json").exit_code == 0
-    assert has_rounds(collect([folder]))
-    assert not has_rounds(collect([folder / "round-1" / "student"]))
+    assert rounds_section(collect([folder / "round-1" / "student"])) is None
     assert rankings(collect([folder])) == []
 
 
