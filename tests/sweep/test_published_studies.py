@@ -26,7 +26,10 @@ REFERENCES = {
     "pictures": cifar10_sets.IMAGES,
 }
 OF_SETS = sorted((ROOT / "configs" / "studies").glob("cifar10_*.yaml"))
-OF_CIFAR10 = sorted((ROOT / "configs" / "studies").glob("few_images*.yaml"))
+OF_CIFAR10 = [
+    *sorted((ROOT / "configs" / "studies").glob("few_images*.yaml")),
+    *(ROOT / "configs" / "studies" / f"{name}.yaml" for name in ("data_efficiency", "own_teacher")),
+]
 
 
 @pytest.fixture(scope="module")
@@ -69,4 +72,4 @@ def test_every_run_of_it_is_planned(file, world, monkeypatch):
 
 def test_there_are_such_studies():
     assert len(OF_SETS) >= 4
-    assert len(OF_CIFAR10) >= 6
+    assert len(OF_CIFAR10) >= 8
