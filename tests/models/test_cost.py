@@ -56,7 +56,7 @@ def test_the_least_time_without_the_first_call():
 def test_the_faster_arithmetic_is_taken_if_it_saves_enough(seconds, chosen, monkeypatch):
     layouts = []
 
-    def timed(call, device, repeats):
+    def timed(call, device):
         precision = "bf16" if torch.is_autocast_enabled("cpu") else "fp32"
         return seconds.get((precision, layouts[-1]), 1.0)
 
@@ -94,7 +94,7 @@ def test_the_teacher_is_timed_as_it_will_run(monkeypatch):
     weight = next(p for p in parts.teacher.model.parameters() if p.ndim == 4 and p.shape[1] > 1)
     seen = []
 
-    def timed(call, device, repeats):
+    def timed(call, device):
         pixels = parts.teacher.pixels(torch.rand(2, 3, 16, 16))
         kinds = [
             "channels_last" if t.is_contiguous(memory_format=torch.channels_last) else "contiguous"

@@ -36,7 +36,7 @@ def judged(target, **options):
 
 
 def test_measured_arithmetic_is_stored_and_not_measured_again(tmp_path, monkeypatch):
-    def channels_last_wins(call, device, repeats):
+    def channels_last_wins(call, device):
         times.append(None)
         return 1.0 if len(times) % 2 else 0.5
 
