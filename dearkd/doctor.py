@@ -34,14 +34,8 @@ from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
-from dearkd.training.arithmetic import (
-    BF16_UNITS,
-    bf16_units,
-    layout_rule,
-    precision_rule,
-    student_step,
-)
-from dearkd.training.compiling import cpp_compiler
+from dearkd.training.arithmetic import layout_rule, precision_rule, student_step
+from synth.facts import BF16_UNITS, bf16_units, cpp_compiler, has_compiler
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]
 
@@ -162,7 +156,7 @@ def _threads() -> _Found:
 def _bf16() -> _Found:
     """Which of this machine's units compute in bfloat16, which decides the default precision."""
     units = bf16_units(_device())
-    none = f"none (of a CPU {' or '.join(BF16_UNITS)} are used)"
+    none = f"none (of a CPU {' or '.join(BF16_UNITS.values())} are used)"
     return f"{units or none}; precision=auto goes by them, precision=fastest measures"
 
 
@@ -196,9 +190,9 @@ def _speed() -> _Found:
 def _compile() -> _Found:
     """Whether torch.compile works, which needs a C++ compiler on a CPU."""
     leave = "keep compile=false, which is the default"
-    compiler = cpp_compiler()
-    if shutil.which(compiler) is None and not torch.cuda.is_available():
-        found = f"compile=true does not work: {compiler} is not on PATH"
+    device = _device()
+    if not has_compiler(device):
+        found = f"compile=true does not work: {cpp_compiler()} is not on PATH"
         return "warning", found, f"apt-get install g++, or {leave}"
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # CUDA's absence
     x = torch.linspace(0, 1, 64)
@@ -212,7 +206,7 @@ def _compile() -> _Found:
         return "warning", f"torch.compile fails ({reason})", remedy
     if not same:
         return "warning", "torch.compile computes wrong numbers", leave
-    return f"torch.compile works ({compiler})"
+    return f"torch.compile works ({cpp_compiler() if device.type == 'cpu' else 'on the GPU'})"
 
 
 def _hub() -> _Found:

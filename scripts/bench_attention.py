@@ -31,7 +31,8 @@ from dearkd.models.position import (
     position_scores,
 )
 from dearkd.models.precision import precision_context
-from dearkd.training.arithmetic import BF16_UNITS, set_attention
+from dearkd.training.arithmetic import set_attention
+from synth.facts import bf16_units
 
 Layers = dict[str, nn.Module]
 
@@ -105,7 +106,7 @@ def row(student: str, side: int, args: argparse.Namespace, precision: str) -> di
     for name in chosen:
         seen = tokens[:, 2:] if name == "GPSA" else tokens
         calls[name] = step(kinds[name].train(), seen, precision)
-    if args.device == "cpu" and any(map(torch.cpu.get_capabilities().get, BF16_UNITS)):
+    if args.device == "cpu" and bf16_units(torch.device("cpu")):
         calls["ours, mixed"] = step(kinds["ours"].train(), tokens, "mixed")
     count = side * side + 2
     # four projections and two products of attention; three times that with the backward pass

@@ -19,9 +19,11 @@ from synth.groups import Group
 from synth.settings import Precision, SynthesisConfig
 
 __all__ = [
+    "BF16_UNITS",
     "Facts",
     "bf16_units",
     "compile_by_facts",
+    "cpp_compiler",
     "facts_of",
     "full_size_iterations",
     "has_compiler",
@@ -150,10 +152,14 @@ def bf16_units(device: torch.device) -> str | None:
     return next((kind for name, kind in BF16_UNITS.items() if known.get(name)), None)
 
 
+def cpp_compiler() -> str:
+    """The C++ compiler that torch.compile calls on a CPU, whether it is there or not."""
+    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+
+
 def has_compiler(device: torch.device) -> bool:
     """Whether torch.compile can work: on a CPU it needs a C++ compiler."""
-    usual = "clang++" if sys.platform == "darwin" else "g++"  # as torch.compile looks for it
-    return device.type != "cpu" or shutil.which(os.environ.get("CXX", usual)) is not None
+    return device.type != "cpu" or shutil.which(cpp_compiler()) is not None
 
 
 def _step_operations(

@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from dearkd import doctor
 from dearkd.cli.app import app
-from dearkd.training.arithmetic import BF16_UNITS
+from synth.facts import BF16_UNITS
 
 
 @pytest.fixture(autouse=True)
@@ -67,8 +67,8 @@ def test_the_units_that_decide_the_precision_are_named(unit, monkeypatch):
         pytest.skip("a GPU's units decide")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: {unit: True, "avx2": True})
     row = examined()[1]["bf16"]
-    none = "none (of a CPU amx_bf16 or avx512_bf16 are used)"  # ARM's bf16 has not been tried
-    expected = unit if unit in BF16_UNITS else none
+    none = "none (of a CPU AMX or AVX-512 are used)"  # ARM's bf16 has not been tried
+    expected = BF16_UNITS.get(unit, none)
     assert row["found"].startswith(f"{expected}; precision=auto goes by them")
 
 

@@ -22,7 +22,6 @@ from dearkd.cli.options import (
     Trust,
 )
 from dearkd.cli.training_run import How, data_options, start
-from dearkd.errors import UserError
 
 __all__ = ["teacher"]
 
@@ -61,8 +60,6 @@ def teacher(
 
     then `dearkd train --data photos/ --teacher runs/my-teacher`
     """
-    if model is not None and not imports:
-        _check_model(model)
     bare = config is None and not resume
     options = {
         "method": "ce",
@@ -76,15 +73,3 @@ def teacher(
     }
     how = How(out=out, resume=resume, go_on=go_on, dry_run=dry_run, trust=trust)
     start("teacher", config, options, settings, imports, how)
-
-
-def _check_model(model: str) -> None:
-    """Refuses what timm does not have, before it is called a student."""
-    from dearkd.models.create import check_name
-
-    if Path(model).is_dir():
-        raise UserError(
-            f"{model} is a folder, and a model is a timm name; images: --data {model}, a run to "
-            f"go on from: --init {model}"
-        )
-    check_name(model, "model")

@@ -6,9 +6,10 @@ idle. ``fastest`` measures, for those who ask: two runs may then differ.
 The rule, and what it rests on:
 
 - bf16 wherever a CUDA device has units for it (capability 8.0 and later), and for convolutional
-  networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast). A transformer on such a CPU
-  is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else is slower under autocast
-  (micro student, batch 64, two cores: 122 images/s, against 92 in float32 and 50 to 72 in bf16).
+  networks on a CPU that has (AMX or AVX-512 BF16: about 3x as fast; ARM's has not been tried). A
+  transformer on such a CPU is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else
+  is slower under autocast (micro student, batch 64, two cores: 122 images/s, against 92 in float32
+  and 50 to 72 in bf16).
 - Attention is written out as plain products on a CPU for up to `PRODUCT_PATCHES` patches, in
   training: at 66 tokens these layers take 0.78 to 1.0 of the fused kernel's time (AVX2), and bring
   the mixed step above to 153 images/s. At 198 tokens the fused kernel is faster
@@ -38,11 +39,10 @@ from dearkd.errors import UserError
 from dearkd.models import cost
 from dearkd.training.build import Parts
 from dearkd.training.settings import MemoryFormat, Precision
+from synth.facts import bf16_units
 
 __all__ = [
-    "BF16_UNITS",
     "Arithmetic",
-    "bf16_units",
     "layout_rule",
     "noise",
     "place_models",
@@ -55,12 +55,8 @@ __all__ = [
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
-BF16_CAPABILITY = (8, 0)
-"""CUDA capability from which there are units for bf16."""
 PRODUCT_PATCHES = 128
 """Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
-BF16_UNITS = ("amx_bf16", "avx512_bf16")
-"""Instruction sets of a CPU that compute in bf16, as torch names them; ARM's has not been tried."""
 NARROW = 8
 """Input channels below which a strided 1x1 convolution may spoil memory."""
 
@@ -72,18 +68,6 @@ class Arithmetic:
     precision: Precision
     memory_format: MemoryFormat
     reason: str
-
-
-def bf16_units(device: torch.device) -> str | None:
-    """The device's units for bf16, by name; None if it has none, or none that we have tried."""
-    if device.type == "cuda":
-        capability = torch.cuda.get_device_capability(device)
-        able = capability >= BF16_CAPABILITY
-        return f"CUDA capability {capability[0]}.{capability[1]}" if able else None
-    if device.type != "cpu":
-        return None
-    known = torch.cpu.get_capabilities()
-    return next((name for name in BF16_UNITS if known.get(name)), None)
 
 
 def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision, str]:

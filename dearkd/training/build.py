@@ -22,6 +22,7 @@ from dearkd.trained.imports import import_files
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
+from dearkd.training.checkpoint import Begun
 from dearkd.training.checks import check_cache, check_settings, check_smoothing
 from dearkd.training.initialise import initial_student
 from dearkd.training.methods import Method, check_method, stages_of
@@ -30,40 +31,12 @@ from dearkd.training.stages import Stage
 from dearkd.training.switch import SwitchRule
 from dearkd.training.unlabelled import fitted_to_labels, is_unlabelled
 
-__all__ = ["Begun", "Parts", "build"]
+__all__ = ["Parts", "build"]
 
 NO_EVALUATION = (
     "no evaluation images: no top-1 (--eval-data DIR, a val/ folder beside train/, or "
     "--set data.validation=0.1)"
 )
-
-
-@dataclass(frozen=True)
-class Begun:
-    """What a checkpoint says of the run that it is of."""
-
-    epoch: int
-    """Epochs completed."""
-    class_map: tuple[int, ...]
-    class_names: tuple[str, ...] | None
-    num_classes: int
-    watched: tuple[float, ...] = ()
-    """What the rule that ends stage 1 goes by (`dearkd.training.stages.Position`)."""
-
-    @classmethod
-    def of(cls, saved: Mapping[str, Any]) -> "Begun | None":
-        """Read from a checkpoint; None where it does not say (an older version wrote it)."""
-        if "classes" not in saved:
-            return None
-        classes = saved["classes"]
-        names = classes["names"]
-        return cls(
-            epoch=saved["position"]["epoch"],
-            class_map=tuple(classes["map"]),
-            class_names=None if names is None else tuple(names),
-            num_classes=classes["count"],
-            watched=tuple(saved["position"].get("watched", ())),
-        )
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,7 @@
 """The state of a run between two steps: what a checkpoint holds and how a run takes it up."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,38 @@ from dearkd.errors import UserError
 from dearkd.training.optim import optimizer_state
 from dearkd.training.stages import Position
 
-__all__ = ["identity", "restore", "restore_objective", "run_state"]
+__all__ = ["Begun", "identity", "restore", "restore_objective", "run_state"]
 
 TEACHER, STUDENT = "teacher.", "student."
 """Prefixes of the teacher's and the student's tensors in an objective's state dict."""
+
+
+@dataclass(frozen=True)
+class Begun:
+    """What a checkpoint says of the run that it is of."""
+
+    epoch: int
+    """Epochs completed."""
+    class_map: tuple[int, ...]
+    class_names: tuple[str, ...] | None
+    num_classes: int
+    watched: tuple[float, ...] = ()
+    """What the rule that ends stage 1 goes by (`dearkd.training.stages.Position`)."""
+
+    @classmethod
+    def of(cls, saved: Mapping[str, Any]) -> "Begun | None":
+        """Read from a checkpoint; None where it does not say (an older version wrote it)."""
+        if "classes" not in saved:
+            return None
+        classes = saved["classes"]
+        names = classes["names"]
+        return cls(
+            epoch=saved["position"]["epoch"],
+            class_map=tuple(classes["map"]),
+            class_names=None if names is None else tuple(names),
+            num_classes=classes["count"],
+            watched=tuple(saved["position"].get("watched", ())),
+        )
 
 
 def identity(config: TrainConfig) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import importlib.util
-import shutil
 from collections.abc import Sequence
 
 import torch
@@ -11,10 +10,10 @@ from dearkd.config import TrainConfig
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.objectives import Distillation
-from dearkd.training.compiling import cpp_compiler
 from dearkd.training.methods import Method
 from dearkd.training.settings import TeacherConfig
 from dearkd.training.stages import Stage
+from synth.facts import cpp_compiler, has_compiler
 
 __all__ = ["check_cache", "check_settings", "check_smoothing"]
 
@@ -134,9 +133,9 @@ def _check_data(data: DataConfig) -> None:
 
 
 def _check_compiler(config: TrainConfig) -> None:
-    compiler = cpp_compiler()
-    if config.compile and not torch.cuda.is_available() and shutil.which(compiler) is None:
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    if config.compile and not has_compiler(device):
         raise UserError(
-            f"compile=true needs a C++ compiler on a CPU and finds no {compiler}; install one, "
-            "name it in CXX, or leave compile out"
+            f"compile=true needs a C++ compiler on a CPU and finds no {cpp_compiler()}; install "
+            "one, name it in CXX, or leave compile out"
         )

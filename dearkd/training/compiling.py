@@ -1,17 +1,9 @@
-"""torch.compile: what it needs on this machine, and how a training step is compiled."""
-
-import os
-import sys
+"""How a training step is compiled."""
 
 import torch
 from torch import nn
 
-__all__ = ["compile_step", "cpp_compiler"]
-
-
-def cpp_compiler() -> str:
-    """The C++ compiler that torch.compile calls on a CPU, whether it is there or not."""
-    return os.environ.get("CXX", "clang++" if sys.platform == "darwin" else "g++")
+__all__ = ["compile_step"]
 
 
 def compile_step(objective: nn.Module, device: torch.device, *, whole: bool = True) -> bool:

@@ -113,7 +113,7 @@ def _with_models(
     if student in (None, "cnn"):
         student = None if init is None else init.architecture
     if student is not None:
-        check_name(student, "student")
+        check_name(student, "model" if config.method == "ce" else "student")
     if size is None:
         size = _own_size(student, teacher_size, source, digits)
         notes.append(f"image size {size}{', as the teacher' if size == teacher_size else ''}")

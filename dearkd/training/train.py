@@ -39,8 +39,8 @@ from dearkd.training.batches import (
     smaller_batches,
     training_batches,
 )
-from dearkd.training.build import Begun, Parts, build
-from dearkd.training.checkpoint import identity
+from dearkd.training.build import Parts, build
+from dearkd.training.checkpoint import Begun, identity
 from dearkd.training.dry_run import describe
 from dearkd.training.fingerprints import check_fingerprints, fingerprints
 from dearkd.training.label_cache import LabelCache, opened_labels

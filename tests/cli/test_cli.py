@@ -253,7 +253,7 @@ def test_a_folder_of_images_where_something_else_is_wanted(tmp_path):
     assert f"is a folder, not a YAML file; images: --data {photos}" in refused("train", photos)
     line = refused("train", "--data", photos, "--teacher", photos, *out)
     assert "it has images, which --data takes (a teacher is a run folder or a timm name)" in line
-    assert f"images: --data {photos}, a run to go on from: --init" in refused("teacher", photos)
+    assert f"unknown model '{photos}'; see timm.list_models()" in refused("teacher", photos)
     assert "unknown model 'resnte18'; did you mean 'resnet" in refused("teacher", "resnte18")
 
 
