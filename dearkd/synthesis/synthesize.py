@@ -2,7 +2,7 @@
 
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -78,8 +78,8 @@ def synthesize(
     else:
         options = options if out is None else {**options, "out": str(out)}
         setup = prepare(path, settings, options, trust=trust, world=state.num_processes)
-        if setup.notes:
-            say(f"defaults taken: {'; '.join(setup.notes)}")
+        for line in _foreword(setup):
+            say(line)
         folder = Path() if dry_run else new_folder(setup.config, state)
     if dry_run:
         if state.is_main_process:
@@ -209,6 +209,23 @@ def _prepared(event: library.Prepared, setup: Setup, processes: int) -> str:
     reason = f" ({kernels.reason})" if kernels.reason else ""
     parts = [f"{kernels.precision}, {layout}{compiled} on {kernels.device}{reason}{tuned}", share]
     return "; ".join(part for part in parts if part)
+
+
+def _foreword(setup: Setup) -> Iterator[str]:
+    """The defaults that were taken, and what may be wrong with images of this size.
+
+    Layers have the statistics of images as large as the teacher learned from, which small ones with
+    their many borders never have: EfficientNet-Lite0 knew 15 % of its own of 64 px (LAB.md).
+    """
+    if setup.notes:
+        yield f"defaults taken: {'; '.join(setup.notes)}"
+    size, own = setup.config.resolutions[-1], setup.teacher.img_size
+    if 2 * size < own:
+        yield (
+            f"note: {setup.teacher.name} was trained at {own} px, of images of {size} px it may "
+            f"not know its own; for a student of {size} px make them at {own} and train on them "
+            f"with --img-size {size}"
+        )
 
 
 def _title(setup: Setup) -> str:

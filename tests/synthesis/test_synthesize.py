@@ -607,6 +607,18 @@ def test_networks_that_do_not_fit_are_refused(no_bn):
     assert "cannot take 16-pixel" in refused(*named, "--allow-no-bn", "--res", "16", "--iters", "2")
 
 
+def test_images_far_below_the_teachers_size_are_noted_before_they_are_made(tmp_path):
+    weights = tmp_path / "cnn.safetensors"
+    save_file(timm.create_model("test_resnet", num_classes=2).state_dict(), weights)
+    line = ["synthesize", "--teacher", "test_resnet", "--teacher-weights", weights]
+    line += ["--iters", "2", "--per-class", "2", "--out", tmp_path / "set", "--dry-run", "--res"]
+    small, large = (invoke(*line, size) for size in ("64", "80"))
+    assert (small.exit_code, large.exit_code) == (0, 0), small.output + large.output
+    assert "note: test_resnet was trained at 160 px" in small.output
+    assert "make them at 160 and train on them with --img-size 64" in " ".join(small.output.split())
+    assert "was trained at" not in large.output
+
+
 def test_auto_weights_need_batch_norm(no_bn):
     named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
     line = refused(*named, "--auto-weights", "--res", "32", "--iters", "2", "--dry-run")
