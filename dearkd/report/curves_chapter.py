@@ -11,7 +11,7 @@ from dearkd.said import data_name
 __all__ = ["NO_CURVES", "TERMS", "curve_section", "run_plot", "switch_marks"]
 
 TERMS = {
-    "top1": "Accuracy on the test images, %",
+    "top1": "Accuracy on the evaluation images, %",
     "class": "Loss of the class token on the label",
     "distillation": "Loss of the distillation token",
     "class_distillation": "Loss of the class token on the teacher",

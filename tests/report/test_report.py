@@ -266,7 +266,7 @@ def test_what_was_measured_once_is_said_and_not_drawn(tmp_path):
     assert "data-figure" not in main
     assert "checkbox" not in main  # nothing there that a click could hide
     assert "Logged once, so there is no curve" in main
-    for title, value in (("Accuracy on the test images, %", "61.25"), ("Total loss", "2")):
+    for title, value in (("Accuracy on the evaluation images, %", "61.25"), ("Total loss", "2")):
         assert re.search(rf"{title}\s*</th>\s*<td>\s*{value}\s*</td>", main)
 
 

@@ -134,7 +134,9 @@ def test_every_run_is_trained_and_recorded(first):
     assert str(study.parent) not in (study.parent / "runs.json").read_text()
     assert "wide, labels over labels" in " ".join(text.split())
     assert (study.parent / "runs" / "table.md").read_text() == study_markdown(record)
-    assert "Accuracy on the test images" in (study.parent / "runs" / "curves.html").read_text()
+    assert (
+        "Accuracy on the evaluation images" in (study.parent / "runs" / "curves.html").read_text()
+    )
 
 
 def test_finished_runs_are_skipped_whether_their_folders_are_there_or_not(finished, in_process):
