@@ -34,7 +34,8 @@ def digits():
 def test_lines_hold_the_measures_of_the_saved_weights(tmp_path, toy_teacher, digits):
     folder = RunFolder(tmp_path / "run")
     options = {"student": "toy_student", "stage1": 1, "stage2": 1}
-    quiet_train({**options, "teacher.name": str(toy_teacher), "out": str(folder.path)})
+    options |= {"teacher.name": str(toy_teacher), "out": str(folder.path)}
+    quiet_train(options, ["data.fraction=1"])
     lines = folder.read_metrics()
     assert len(lines) == 2
     model = opened(folder.path).network

@@ -301,7 +301,7 @@ def sets(tmp_path_factory):
 
 
 def settings(data, folder, shuffle="shards"):
-    options = {"method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 2, "stage2": 0}
+    options = {"method": "ce", "student": "toy_student", "stage1": 2, "stage2": 0}
     options |= {"data": {"train": str(data)}, "out": str(folder)}
     return options, ["data.batch_size=4", "data.augment=deit", f"data.shuffle={shuffle}"]
 

@@ -21,8 +21,6 @@ TRAIN += ["--set", "checkpoint_minutes=1e-9"]
 MADE = shlex.split("synthesize --classes 0-1 --per-class 4 --iters 2 --set images_per_class=2")
 MADE += shlex.split("--set precision=fp32 --set layout=contiguous --set compile=never --go-on")
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 
 @pytest.fixture
 def disk(tmp_path):

@@ -19,8 +19,6 @@ LINE = ["train", "--method", "ce", "--fraction", "0.05", "--stage1", "1", "--sta
 LINE += ["--set", "student_args.depth=1", "--set", "student_args.mhca_depth=1"]
 LINE += ["--set", "trackers=[]", "--img-size", "16"]
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
 
 def at_once(lines, folder):
     """Exit codes and last lines of commands that start together."""

@@ -18,8 +18,7 @@ from dearkd.training.loop import Trainer
 from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-STEPS = 5  # 1,438 digits in batches of 240
+STEPS = 5  # 503 digits in batches of 100
 OPTIONS = {"student": "toy_student", "method": "ce", "stage1": 2, "stage2": 0}
 EVERY_STEP = ["checkpoint_minutes=1e-9"]
 

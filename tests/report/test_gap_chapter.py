@@ -21,7 +21,7 @@ def runs(tmp_path_factory, toy_teacher):
     assert result.exit_code == 0, result.output
     student = {"student": "toy_student", "teacher.name": str(toy_teacher)}
     real = {**student, "stage1": 2, "stage2": 0}
-    quiet_train({**real, "out": str(root / "real")})
+    quiet_train({**real, "out": str(root / "real")}, ["data.fraction=1"])
     made = {"data.train": str(root / "made"), "data.evaluation": "digits", "recipe": "best"}
     made |= {**student, "stage1": 3, "out": str(root / "data-free")}
     quiet_train(made, ["data.batch_size=10"])

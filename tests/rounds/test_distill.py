@@ -46,9 +46,6 @@ SETTINGS = [word for setting in SETTINGS for word in ("--set", setting)]
 SMALL = ["--student", "toy_student", "--per-class", 8, "--epochs", 2, *SETTINGS]
 
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
-
-
 class Killed(BaseException):
     """As sudden as kill -9: nothing of ours runs after it."""
 

@@ -33,7 +33,6 @@ VIEWS = 2 * 3 * 36  # in two epochs of three steps; 143 images
 LOOK = {"input_size": (3, 16, 16), "crop_pct": 1.0, "interpolation": "bicubic"}
 LOOK |= {"fixed_input_size": True, "classifier": ("head", "head_dist")}
 PALE = {"mean": (0.4, 0.5, 0.6), "std": (0.3, 0.2, 0.25)}
-pytestmark = pytest.mark.usefixtures("quick_collections")
 default_cfgs = generate_default_cfgs({"pale_student": {**LOOK, **PALE}})
 
 

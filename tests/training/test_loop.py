@@ -24,7 +24,7 @@ from dearkd.training.progress import RunProgress
 
 SHORT = {"student": "toy_student", "stage1": 2, "stage2": 2}
 SETTINGS = ["data.mixup=0.8", "data.cutmix=1.0", "optim.drop_path=0.1", "optim.ema_decay=0.9"]
-STEPS = 5  # 1,438 digits in batches of 240
+STEPS = 5  # 503 digits in batches of 100
 
 
 class Killed(BaseException):
@@ -229,7 +229,7 @@ def test_a_step_is_whole_in_one_pass_of_one_stage(
 
 
 def test_accumulated_steps_equal_whole_ones(tmp_path, toy_teacher):
-    for name, extra in (("whole", []), ("parts", ["data.micro_batch=60"])):
+    for name, extra in (("whole", []), ("parts", ["data.micro_batch=50"])):
         options = {**SHORT, "teacher.name": str(toy_teacher), "out": str(tmp_path / name)}
         quiet_train(options, extra)
     whole, parts = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "parts"))

@@ -14,7 +14,6 @@ from dearkd.training.build import build
 from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 
-pytestmark = pytest.mark.usefixtures("quick_collections")
 CE = {"method": "ce", "student": "toy_student", "stage1": 2, "stage2": 0}
 SETTINGS = ["data.batch_size=60", "data.fraction=0.1", "data.mixup=0.8", "optim.ema_decay=0.9"]
 ERRORS = (

@@ -25,7 +25,6 @@ EPOCHS = 8
 AUTO = {"student": "toy_student", "stage1": "auto", "stage2": 1, "switch.epochs": EPOCHS}
 SETTINGS = ["data.mixup=0.8", "optim.drop_path=0.1", "switch.least=0.3", "eval_every=8"]
 SETTINGS += ["data.fraction=0.2", "data.batch_size=90"]
-pytestmark = pytest.mark.usefixtures("quick_collections")
 STEPS = 3  # 287 digits in batches of 90
 
 

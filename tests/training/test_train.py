@@ -120,7 +120,7 @@ def test_eval_at_another_size_sees_images_of_that_size(toy_teacher):
 
 def test_a_transformer_takes_multiples_of_its_patch_alone(tmp_path):
     options = {"method": "ce", "student": "toy_student", "stage1": 1, "stage2": 0}
-    quiet_train({**options, "out": str(tmp_path / "run")})
+    quiet_train({**options, "out": str(tmp_path / "run")}, ["data.fraction=1"])
     own, larger = judged(tmp_path / "run"), judged(tmp_path / "run", img_size=24)
     assert larger["images"] == own["images"]
     assert larger["logits"] != own["logits"]

@@ -25,7 +25,6 @@ PHOTOS, JUDGED = 96, 40
 SHORT = {"student": "toy_student", "stage1": 2, "data.img_size": 16}
 SETTINGS = ["data.batch_size=32", "data.mixup=0.8", "data.augment=light", "optim.drop_path=0.1"]
 STEPS = PHOTOS // 32
-pytestmark = pytest.mark.usefixtures("quick_collections")
 
 
 class Killed(BaseException):
