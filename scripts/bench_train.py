@@ -75,8 +75,6 @@ def our_step(
 ) -> Step:
     """The step of ``dearkd.training.loop``, in the arithmetic that ``auto`` takes here."""
     objective.to(device).train()
-    if compiled:
-        compile_step(objective, device)
     student: Any = objective.student
     precision = precision_rule(student, device)[0]
     student.to(memory_format=LAYOUTS[layout_rule(student, device, precision)[0]])
@@ -87,6 +85,8 @@ def our_step(
         layout = layout_rule(teacher.model, device, teacher.precision)[0]
         teacher.set_memory_format(LAYOUTS[layout])
     optimizer = build_optimizer(objective, OptimConfig(lr=1e-4))
+    if compiled:
+        compile_step(objective, optimizer, device)
     views = None
     if cached and teacher is not None:
         views = torch.arange(len(batch()[0]))

@@ -156,7 +156,8 @@ class Trainer:
             trained = sum(stage.epochs > 0 for stage in self.stages)
             whole = self.passes.are_whole and trained == 1
             device = self.accelerator.device
-            if not compile_step(objective, device, whole=whole) and device.type == "cuda":
+            replayed = compile_step(objective, optimizer, device, whole=whole)
+            if not replayed and device.type == "cuda":
                 self.progress.say(
                     "compiled, but not replayed as CUDA graphs: the run has two stages, or a step "
                     "is not one pass of one process (data.micro_batch, several processes)"

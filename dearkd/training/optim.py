@@ -1,17 +1,14 @@
 """The optimizers, their schedule and their state by parameter name."""
 
-import functools
 import math
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import torch
 from jaxtyping import Float
-from timm.optim import muon
 from timm.optim._param_groups import param_groups_weight_decay
 from torch import Tensor, nn
 
+from dearkd.training.muon import Muon
 from dearkd.training.settings import OptimConfig
 
 __all__ = [
@@ -89,8 +86,13 @@ def build_optimizer(
             return torch.optim.SGD(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
         case "muon":
             assert config.momentum is not None
-            kind = _Float32Muon if precision == "fp32" else muon.Muon
-            return kind(groups, lr=config.lr, momentum=config.momentum, nesterov=True)
+            return Muon(
+                groups,
+                lr=config.lr,
+                momentum=config.momentum,
+                iterates=torch.float32 if precision == "fp32" else torch.bfloat16,
+                stacked=next(student.parameters()).device.type == "cuda",
+            )
 
 
 def short_average(config: OptimConfig, steps: int) -> str | None:
@@ -125,34 +127,10 @@ def load_optimizer_state(
     parameters = dict(objective.named_parameters())
     for name, saved in state.items():
         if name in parameters:
-            parameter = parameters[name]
-            optimizer.state[parameter] = {
-                key: _moved(value, parameter) if torch.is_tensor(value) and key != "step" else value
+            optimizer.state[parameters[name]] = {
+                key: _moved(key, value, parameters[name]) if torch.is_tensor(value) else value
                 for key, value in saved.items()
             }
-
-
-class _Float32Muon(muon.Muon):
-    """timm's Muon with its Newton-Schulz iteration in float32.
-
-    timm iterates in bfloat16 and has no setting for it; a CPU without units for bfloat16 takes ten
-    times as long so.
-    """
-
-    @torch.no_grad()
-    def step(self, closure: Any = None) -> Any:
-        with _iterating_in_float32():
-            return super().step(closure)  # type: ignore[no-untyped-call]
-
-
-@contextmanager
-def _iterating_in_float32() -> Iterator[None]:
-    usual = muon.zeropower_via_newtonschulz
-    muon.zeropower_via_newtonschulz = functools.partial(usual, dtype=torch.float32)
-    try:
-        yield
-    finally:
-        muon.zeropower_via_newtonschulz = usual
 
 
 def _classifiers(student: Any) -> tuple[str, ...]:
@@ -161,5 +139,7 @@ def _classifiers(student: Any) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
 
 
-def _moved(value: Float[Tensor, "..."], parameter: nn.Parameter) -> Float[Tensor, "..."]:
-    return value.to(parameter.device, parameter.dtype, copy=True)
+def _moved(key: str, value: Float[Tensor, "..."], parameter: nn.Parameter) -> Float[Tensor, "..."]:
+    """A copy on the parameter's device, where a step count keeps its own precision."""
+    dtype = value.dtype if key == "step" else parameter.dtype
+    return value.to(parameter.device, dtype, copy=True)

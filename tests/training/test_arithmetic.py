@@ -23,6 +23,7 @@ from dearkd.training.arithmetic import (
     spoils_memory,
 )
 from dearkd.training.compiling import compile_step
+from dearkd.training.muon import Muon
 
 with torch.device("meta"):
     CNN, VIT = timm.create_model("resnet18"), timm.create_model("deit_tiny_patch16_224")
@@ -80,7 +81,9 @@ def test_a_step_is_replayed_on_cuda_unless_gradients_are_added_up(device, whole,
             self.options = options
 
     objective = Objective()
-    assert compile_step(objective, device, whole=whole) is (mode is not None)
+    optimizer = Muon([{"params": [nn.Parameter(torch.zeros(2, 2))]}], lr=0.1, momentum=0.9)
+    assert compile_step(objective, optimizer, device, whole=whole) is (mode is not None)
+    assert optimizer.replayed is (mode is not None)
     assert objective.options == {"mode": mode}
 
 

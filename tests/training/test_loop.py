@@ -217,7 +217,7 @@ def test_a_step_is_whole_in_one_pass_of_one_stage(
     """What may be replayed as CUDA graphs; a CPU compiles it in any case."""
     told = []
 
-    def compile_step(objective, device, *, whole):
+    def compile_step(objective, optimizer, device, *, whole):
         told.append(whole)
         return False
 
