@@ -38,6 +38,13 @@ def sweep(
     only: Annotated[
         list[str] | None, typer.Option(metavar="ARM", help="Train this arm now (repeatable).")
     ] = None,
+    seed: Annotated[
+        list[int] | None, typer.Option(help="Train the runs of this seed now (repeatable).")
+    ] = None,
+    fraction: Annotated[
+        list[float] | None,
+        typer.Option(help="Train the runs on this share of the images now (repeatable)."),
+    ] = None,
     record: Annotated[
         Path | None,
         typer.Option(
@@ -90,9 +97,13 @@ def sweep(
     words = [
         word for key, value in typed.items() if value is not None for word in (f"--{key}", value)
     ]
-    repeated = {"only": only, "import": imports, "set": settings}
+    chosen = {"only": only, "seed": seed, "fraction": fraction}
+    repeated = {**chosen, "import": imports, "set": settings}
     words += [
-        word for key, values in repeated.items() for v in values or () for word in (f"--{key}", v)
+        word
+        for key, values in repeated.items()
+        for v in values or ()
+        for word in (f"--{key}", str(v))
     ]
     request = door.Request(
         study=study,
@@ -102,13 +113,15 @@ def sweep(
         record=record,
         jobs=jobs,
         only=only or (),
+        seeds=seed or (),
+        fractions=fraction or (),
         test=test,
         trust=trust,
         again=command("dearkd", "sweep", study, *words, *(["--trust"] if trust else [])),
     )
     if table:
-        idle = {"--dry-run": dry_run, "--test": test, "--only": only, "--trust": trust}
-        for name, value in {**idle, "--jobs": jobs > 1}.items():
+        idle = {"--dry-run": dry_run, "--test": test, "--trust": trust, "--jobs": jobs > 1}
+        for name, value in {**idle, **{f"--{key}": one for key, one in chosen.items()}}.items():
             if value:
                 raise UserError(
                     f"{name} has no effect with --table, which trains nothing; leave {name} out"

@@ -21,10 +21,15 @@ from dearkd.run_folder.provenance import machine
 from dearkd.said import listed
 from dearkd.shapes import RECORDED_RUN, STUDY
 
-__all__ = ["COPY", "Entry", "NoRecordError", "Record", "Study", "entry_of", "read_record"]
+__all__ = [
+    *("COPY", "Entry", "Key", "NoRecordError", "Record", "Study"),
+    *("entry_of", "key_of", "read_record"),
+]
 
 Entry = dict[str, Any]
 """A finished run: arm, fraction, seed, hash, settings, summary, curve, machine, perhaps test."""
+Key = tuple[str, float | None, int]
+"""Arm, fraction and seed of a run."""
 DIGITS = 5
 """Significant digits of the numbers of a curve."""
 NOT_OF_A_RUN = ("sessions", "teacher_labels", "files")
@@ -51,6 +56,11 @@ class Study:
     compare: dict[str, tuple[str, ...]]
     """For an arm, those that it is held against."""
 
+    @property
+    def keys(self) -> list[Key]:
+        """Those of its runs, seed after seed."""
+        return [(a, f, seed) for seed in self.seeds for f in self.fractions for a in self.arms]
+
 
 @dataclass
 class Record:
@@ -63,7 +73,7 @@ class Record:
     def find(self, arm: str, fraction: float | None, seed: int) -> Entry | None:
         """The entry of a run; None where it is not finished."""
         wanted = (arm, fraction, seed)
-        return next((entry for entry in self.entries if _key(entry) == wanted), None)
+        return next((entry for entry in self.entries if key_of(entry) == wanted), None)
 
     def of_study(self) -> list[Entry]:
         """The entries of arms, fractions and seeds that the study has (now)."""
@@ -78,7 +88,7 @@ class Record:
 
     def add(self, entry: Entry) -> None:
         """Puts a run's entry in the place of an earlier one of it, and writes the file."""
-        self.entries = [other for other in self.entries if _key(other) != _key(entry)] + [entry]
+        self.entries = [other for other in self.entries if key_of(other) != key_of(entry)] + [entry]
         self.write()
 
     def write(self, path: Path | None = None) -> None:
@@ -129,7 +139,7 @@ def read_record(path: Path) -> Record:
     return Record(path, study, content["runs"])
 
 
-def entry_of(folder: RunFolder, key: tuple[str, float | None, int], settings: Entry) -> Entry:
+def entry_of(folder: RunFolder, key: Key, settings: Entry) -> Entry:
     """The entry of a finished run; ``key`` is its arm, fraction and seed."""
     summary = folder.read_summary()
     arm, fraction, seed = key
@@ -164,7 +174,8 @@ def _check_entry(entry: Any, number: int) -> None:
         raise TypeError(f"run {number}: its curves have {listed(sorted(map(str, lengths)))} epochs")
 
 
-def _key(entry: Mapping[str, Any]) -> tuple[str, float | None, int]:
+def key_of(entry: Mapping[str, Any]) -> Key:
+    """The arm, fraction and seed of a run's entry."""
     return entry["arm"], entry["fraction"], entry["seed"]
 
 

@@ -17,6 +17,7 @@ from dearkd.config import WITHOUT_EFFECT, TrainConfig
 from dearkd.config_file import flattened
 from dearkd.errors import UserError
 from dearkd.run_folder.processes import process_state
+from dearkd.run_folder.record import Key
 from dearkd.sweep.study import StudyFile, folder_name
 from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -70,7 +71,7 @@ class PlannedRun:
         return _opens_networks(self.config)
 
     @property
-    def key(self) -> tuple[str, float | None, int]:
+    def key(self) -> Key:
         """Its arm, fraction and seed."""
         return self.arm, self.fraction, self.seed
 
@@ -78,28 +79,29 @@ class PlannedRun:
 def plan(
     study: StudyFile,
     *,
-    arms: Collection[str] | None = None,
+    only: Collection[Key] | None = None,
     trust: bool = False,
     costs: bool = False,
 ) -> list[PlannedRun]:
     """The runs of a study: seed after seed, so that every arm has one before any has two.
 
-    ``arms``: plan these arms only; what only the other arms need may be missing. ``costs``: a few
-    steps of each arm are really made, to know what it takes.
+    ``only``: plan these runs; what only the others need may be missing. ``costs``: a few steps of
+    each arm are really made, to know what it takes.
 
     Raises:
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
             that differ in what should be equal.
     """
-    seeds, known = study.config.seeds, study.config.arms
-    chosen = [arm for arm in known if arms is None or arm in arms]
-    fractions = study.described().fractions
-    built = [_built(study, arm, f, seeds[0], trust, costs) for f in fractions for arm in chosen]
-    if len(chosen) == len(known):
-        _check_differs(study.config.differs, built)
-    if trust and not any(run.opens_networks for run in built):
+    keys = [key for key in study.described().keys if only is None or key in only]
+    built = dict[tuple[str, float | None], PlannedRun]()
+    for arm, fraction, seed in keys:
+        if (arm, fraction) not in built:
+            built[arm, fraction] = _built(study, arm, fraction, seed, trust, costs)
+    if {arm for arm, _ in built} == {*study.config.arms}:
+        _check_differs(study.config.differs, list(built.values()))
+    if trust and not any(run.opens_networks for run in built.values()):
         raise UserError("--trust has no effect: no arm opens a network; leave it out")
-    runs = [_with_seed(study, run, seed, trust, costs) for seed in seeds for run in built]
+    runs = [_with_seed(study, built[arm, f], seed, trust, costs) for arm, f, seed in keys]
     for first, second in combinations(runs, 2):
         if (first.fraction, first.seed) == (second.fraction, second.seed):
             _check_pair(first, second, study.config.differs)
@@ -159,6 +161,8 @@ def _with_seed(
     study: StudyFile, run: PlannedRun, seed: int, trust: bool, costs: bool
 ) -> PlannedRun:
     """The run with another seed; built anew where that seed has images of its own."""
+    if seed == run.seed:
+        return run
     config = study.of_arm(run.arm, run.fraction, seed)
     if config.data.train != run.config.data.train:
         return _built(study, run.arm, run.fraction, seed, trust, costs)

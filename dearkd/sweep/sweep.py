@@ -13,9 +13,9 @@ from dearkd.report.study_chapter import study_page
 from dearkd.report.study_tables import notes, study_markdown, study_tables
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
-from dearkd.run_folder.record import COPY, Record, read_record
+from dearkd.run_folder.record import COPY, Key, Record, key_of, read_record
 from dearkd.run_folder.stop import Interrupted
-from dearkd.said import counted, seconds_text
+from dearkd.said import counted, listed, seconds_text
 from dearkd.sweep.plan import PlannedRun, plan
 from dearkd.sweep.runs import Runs
 from dearkd.sweep.study import StudyFile, name_hint, read_study
@@ -39,6 +39,9 @@ class Request:
     record: Path | None = None
     jobs: int = 1
     only: Sequence[str] = ()
+    """Arms to train now, and below their seeds and fractions; none named: all."""
+    seeds: Sequence[int] = ()
+    fractions: Sequence[float] = ()
     test: str | None = None
     trust: bool = False
     again: str = ""
@@ -66,14 +69,11 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
         Interrupted: After Ctrl-C, SIGTERM or SIGUSR1, with every run's state saved.
     """
     study = read_study(request.study, request.settings, request.options)
-    _check_only(study, request.only)
+    only = _chosen(study, request)
     record = _record(request.record_file, study)
-    known = {entry["arm"] for entry in record.of_study()}
-    arms = {*request.only, *known} if request.only else None
-    planned = plan(study, arms=arms, trust=request.trust, costs=dry_run)
-    runs = Runs(
-        planned, record, request.root, request.only, request.jobs, request.trust, request.test
-    )
+    known = () if only is None else map(key_of, record.of_study())
+    planned = plan(study, only=only and {*only, *known}, trust=request.trust, costs=dry_run)
+    runs = Runs(planned, record, request.root, only, request.jobs, request.trust, request.test)
     runs.check()
     if dry_run:
         _print_plan(runs, console)
@@ -105,11 +105,31 @@ def print_table(request: Request, *, console: Console) -> None:
     console.file.write(study_markdown(record))
 
 
-def _check_only(study: StudyFile, only: Sequence[str]) -> None:
-    arms = study.config.arms
-    for name in only:
+def _chosen(study: StudyFile, request: Request) -> set[Key] | None:
+    """The runs to train now; None where none were named: all."""
+    described, arms = study.described(), study.config.arms
+    for name in request.only:
         if name not in arms:
             raise UserError(f"--only {name!r} is no arm of {study.path}; {name_hint(name, arms)}")
+    for option, named, known in (
+        ("seed", request.seeds, described.seeds),
+        ("fraction", request.fractions, described.fractions),
+    ):
+        for value in named:
+            if value not in known:
+                has = "none" if known == (None,) else listed([str(one) for one in known])
+                raise UserError(
+                    f"--{option} {value} is none of {study.path}, which has {has}; name one of "
+                    f"them, or add it to the study's {option}s"
+                )
+    wanted = (request.only, request.fractions, request.seeds)
+    if not any(wanted):
+        return None
+    return {
+        key
+        for key in described.keys
+        if all(not named or part in named for part, named in zip(key, wanted, strict=True))
+    }
 
 
 def _record(file: Path, study: StudyFile) -> Record:

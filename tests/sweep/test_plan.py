@@ -1,6 +1,7 @@
 """A study's runs are fair: they differ in what is compared, and are refused where in more."""
 
 import dataclasses
+import shutil
 from functools import partial
 
 import pytest
@@ -70,13 +71,15 @@ def test_a_seed_may_have_images_of_its_own(write_study, tmp_path):
             place.mkdir(parents=True, exist_ok=True)
             source.image(index).save(place / f"{index}.png")
     data = {"train": str(tmp_path / "set-{seed}"), "evaluation": "digits", "img_size": 16}
-    first, second = planned(
-        write_study(settings={"data": data | {"batch_size": 20}}, arms={"a": LABELS})
-    )
+    study = write_study(settings={"data": data | {"batch_size": 20}}, arms={"a": LABELS})
+    first, second = planned(study)
     assert first.settings["data.train"] != second.settings["data.train"]
     for run in (first, second):
         assert run.resolved.data.train == run.config.data.train == f"{tmp_path}/set-{run.seed}"
         assert (run.resolved.seed, run.settings["train_images"]) == (run.seed, 40)
+    shutil.rmtree(tmp_path / "set-0")
+    alone = plan(read_study(study), only={("a", None, 1)})
+    assert [run.settings for run in alone] == [second.settings]
 
 
 def test_stages_and_student_are_what_is_compared(write_study):

@@ -136,6 +136,13 @@ def test_only_names_arms(tmp_path):
     assert "there are 'labels', 'taught'" in refused("sweep", written(tmp_path), "--only", "zzz")
 
 
+def test_seeds_and_fractions_are_the_studys(tmp_path):
+    line = refused("sweep", written(tmp_path), "--seed", 7)
+    assert "--seed 7 is none of" in line
+    assert "name one of them, or add it to the study's seeds" in line
+    assert "which has none; " in refused("sweep", written(tmp_path), "--fraction", 0.1)
+
+
 def test_the_published_studies_load_and_say_what_they_are():
     from test_results import ROOT
 

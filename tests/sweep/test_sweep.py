@@ -258,6 +258,18 @@ def test_one_arm_alone_can_be_trained(write_study, in_process):
     assert "1 of 2 runs" in text
 
 
+def test_one_seed_and_one_fraction_alone_can_be_trained(write_study, in_process):
+    data = {"data": {"train": "digits", "batch_size": 200}}
+    study = write_study(seeds=[0, 1], fractions=[0.2, 0.3], settings=data)
+    text = swept(study, "--seed", 1, "--fraction", 0.2)
+    assert [name for name, _ in in_process] == ["labels-0.2-seed1", "wide-labels-0.2-seed1"]
+    assert "2 of 8 runs" in text
+    in_process.clear()
+    text = swept(study, "--seed", 1, "--only", "labels", "--fraction", 0.2, "--fraction", 0.3)
+    assert [name for name, _ in in_process] == ["labels-0.3-seed1"]
+    assert "3 of 8 runs" in text
+
+
 def test_what_other_arms_need_may_still_be_missing(write_study, in_process, tmp_path):
     arms = {
         "labels": {"method": "ce"},
@@ -342,7 +354,7 @@ def test_the_table_comes_from_the_record_alone(finished, in_process):
     (finished.parent / "runs.json").unlink()
     for idle in ("--trust", "--dry-run"):
         assert f"{idle} has no effect with --table" in refused("sweep", finished, "--table", idle)
-    for idle in ("--test", "--jobs", "--only"):
+    for idle in ("--test", "--jobs", "--only", "--seed", "--fraction"):
         line = refused("sweep", finished, "--table", idle, 2)
         assert f"{idle} has no effect with --table" in line
     line = refused("sweep", finished, "--out", finished.parent / "runs", "--table")
