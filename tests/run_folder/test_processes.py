@@ -1,14 +1,12 @@
 """Two processes are one: the same training losses and the same accuracy to the last image."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 from commands import invoke, refused
 from conftest import go_on, stopped_after_one_epoch
+from two_processes import TwoProcesses
 
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.method_names import METHOD_NAMES
@@ -20,28 +18,30 @@ TRAIN = (
     "--set student_args.depth=3 --set student_args.mhca_depth=2 --set checkpoint_minutes=1e-9"
 )
 """11 steps an epoch: after the tenth the processes agree to save."""
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 
 
-def dearkd(line, processes):
-    """The standard output of the command, by one process (this one) or by two of their own."""
-    if processes == 1:
+@pytest.fixture(scope="module")
+def two(tmp_path_factory):
+    processes = TwoProcesses(tmp_path_factory.mktemp("two"))
+    yield processes
+    processes.end()
+
+
+@pytest.fixture
+def dearkd(two):
+    """Runs a command by one process (this one) or by two of their own; what it printed."""
+
+    def dearkd(line, processes):
+        if processes == 2:
+            return two(line)
         done = invoke(*line.split())
         assert done.exit_code == 0, done.output
         return done.stdout
-    done = subprocess.run(
-        [sys.executable, *TORCHRUN, "-m", "dearkd", *line.split()],
-        env={**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"},
-        capture_output=True,
-        text=True,
-        check=False,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+
+    return dearkd
 
 
-def test_two_processes_train_and_judge_as_one(tmp_path):
+def test_two_processes_train_and_judge_as_one(tmp_path, dearkd):
     lines, teachers = {}, []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
@@ -63,7 +63,9 @@ def test_two_processes_train_and_judge_as_one(tmp_path):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHOD_NAMES)
-def test_two_processes_follow_the_curve_of_one_with_every_method(tmp_path, method, record_curves):
+def test_two_processes_follow_the_curve_of_one_with_every_method(
+    tmp_path, method, record_curves, dearkd
+):
     line = f"train --method {method} --fraction 0.1 --stage1 2 --stage2 1 --set precision=fp32 "
     line += "--set data.batch_size=12 --set data.mixup=0.8 --set student_args.depth=3 "
     line += "--set student_args.mhca_depth=2 --set data.micro_batch=2 "
@@ -77,7 +79,7 @@ def test_two_processes_follow_the_curve_of_one_with_every_method(tmp_path, metho
     assert two == pytest.approx(one, rel=1e-4)
 
 
-def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path):
+def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path, dearkd):
     """A process of two sees the batch of a pass of one: losses are equal, and one network results.
 
     Both judge the evaluation images, a half each; by the file alone one process finds the same.
@@ -94,7 +96,7 @@ def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path):
     assert judged["logits"]["top1"] == summary["top1"] == two[-1]["top1"]
 
 
-def test_a_run_of_one_process_goes_on_in_two(tmp_path, monkeypatch):
+def test_a_run_of_one_process_goes_on_in_two(tmp_path, monkeypatch, dearkd):
     options = {"method": "dearkd", "stage1": 1, "stage2": 2, "student_args.depth": 3}
     options |= {"student_args.mhca_depth": 2}
     for name in ("whole", "halted"):
@@ -115,7 +117,7 @@ def test_engines_that_were_never_tried_are_refused(monkeypatch):
     assert "accelerate is set to FSDP, which dearkd was never tried with; launch it" in message
 
 
-def test_two_processes_make_the_images_of_one(tmp_path, monkeypatch):
+def test_two_processes_make_the_images_of_one(tmp_path, monkeypatch, dearkd):
     monkeypatch.chdir(tmp_path)
     settings = "--iters 4 --per-class 4 --set images_per_class=2 --set precision=fp32"
     settings += " --set layout=contiguous"

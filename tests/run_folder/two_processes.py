@@ -1,0 +1,101 @@
+"""Commands in two processes that torchrun starts once: to load torch takes longer than most.
+
+As a script it is what each of the two runs: it carries out the commands that appear in a folder.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+SECONDS = 300
+
+
+class TwoProcesses:
+    """Two processes of one command each time.
+
+    Args:
+        folder: Where they find their commands and leave what these print.
+    """
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.given = 0
+        self.process = subprocess.Popen(
+            [sys.executable, *TORCHRUN, __file__, str(folder)],
+            env={
+                **os.environ,
+                "OMP_NUM_THREADS": "1",
+                "ACCELERATE_USE_CPU": "true",
+                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+            },
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def __call__(self, line):
+        """Runs a command in this folder; what its main process printed."""
+        write(self.folder / f"{self.given}.json", [str(Path.cwd()), *line.split()])
+        told = [self._told(rank) for rank in (0, 1)]
+        self.given += 1
+        assert [code for code, _ in told] == [0, 0], told
+        return told[0][1]
+
+    def end(self):
+        """Ends both, which have to be well until then."""
+        write(self.folder / f"{self.given}.json", [])
+        printed, _ = self.process.communicate(timeout=SECONDS)
+        assert self.process.returncode == 0, printed
+
+    def _told(self, rank):
+        file, ends = self.folder / f"{self.given}-{rank}.json", time.monotonic() + SECONDS
+        while not file.exists():
+            assert self.process.poll() is None, self.process.communicate()[0]
+            assert time.monotonic() < ends, f"no answer to command {self.given}"
+            time.sleep(0.05)
+        return json.loads(file.read_text())
+
+
+def write(file, content):
+    part = file.with_suffix(".part")
+    part.write_text(json.dumps(content))
+    part.rename(file)
+
+
+def idle(group=None):
+    """Stays in the group of processes: torchrun's store makes one, and no second."""
+
+
+def serve(folder):
+    import torch.distributed
+    from accelerate.state import AcceleratorState
+    from commands import invoke
+
+    leave, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, idle
+    number, parent = 0, os.getppid()
+    while True:
+        file = folder / f"{number}.json"
+        while not file.exists():
+            if os.getppid() != parent:
+                sys.exit("nobody asks any more")
+            time.sleep(0.05)
+        place, *words = json.loads(file.read_text()) or [None]
+        if place is None:
+            return leave()
+        os.chdir(place)
+        result = invoke(*words)
+        AcceleratorState._reset_state(reset_partial_state=True)
+        printed = result.stdout
+        if result.exit_code:
+            printed = result.output + "".join(traceback.format_exception(result.exception))
+        write(folder / f"{number}-{os.environ['RANK']}.json", [result.exit_code, printed])
+        number += 1
+
+
+if __name__ == "__main__":
+    serve(Path(sys.argv[1]))
