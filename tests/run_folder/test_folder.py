@@ -83,7 +83,8 @@ def test_runs_without_a_name_take_one_folder_each(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     precision = ["--set", "precision=fp32", "--set", "teacher.precision=fp32"]
     precision += ["--set", "teacher.memory_format=contiguous", "--set", "memory_format=contiguous"]
-    command = [sys.executable, "-m", "dearkd", "train", *RUN, *precision]
+    small = ["--set", "student_args.depth=2", "--set", "student_args.mhca_depth=1"]
+    command = [sys.executable, "-m", "dearkd", "train", *RUN, *precision, *small]
     runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     assert [run.wait() for run in runs] == [0, 0]
     folders = sorted(Path("runs").iterdir())
