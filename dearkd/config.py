@@ -34,8 +34,9 @@ WITHOUT_EFFECT = (
     *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),
     "recipe",  # a name of settings that are written down beside it
     "cache_labels",  # it changes none with labels, and less than rounding does with logits
+    "compile",  # the same arithmetic, rounded otherwise, as by another machine
 )
-"""The seed, and settings that have no effect on the trained weights."""
+"""The seed, and settings that have no effect on the trained weights, or that of rounding."""
 STAGE2 = 10
 """Epochs of the second stage where none are named."""
 FORMER_DISTILL: dict[str, Any] = {

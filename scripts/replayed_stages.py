@@ -50,7 +50,12 @@ def main() -> None:
         for way in WAYS:
             line = [sys.executable, *sys.argv, "--way", way, "--out", str(Path(folder, way))]
             with Path(folder, f"{way}.log").open("w") as log:
-                running[way] = subprocess.Popen(line, stdout=log, stderr=subprocess.STDOUT)
+                running[way] = subprocess.Popen(
+                    line,
+                    stdout=log,
+                    stderr=subprocess.STDOUT,
+                    env={**os.environ, "OMP_NUM_THREADS": "1"},
+                )
         for way, process in running.items():
             code = process.wait()
             text = Path(folder, f"{way}.log").read_text()
@@ -159,7 +164,6 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--epochs", type=int, default=2, help="of each stage")
     parser.add_argument("--way", choices=WAYS, help=argparse.SUPPRESS)
     parser.add_argument("--out", help=argparse.SUPPRESS)
-    os.environ.setdefault("OMP_NUM_THREADS", "1")
     return parser.parse_args()
 
 

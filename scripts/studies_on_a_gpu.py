@@ -1,5 +1,6 @@
 """What the studies of CIFAR-10 still lack, side by side on one GPU, into their records.
 
+    python scripts/cifar10_sets.py --data cifar10/train.parquet --pictures photos/ --only spectrum-0
     nvidia-cuda-mps-control -d
     python scripts/studies_on_a_gpu.py --data cifar10/train.parquet --test cifar10/test.parquet \
         --jobs 13 --minutes 9
@@ -13,8 +14,10 @@ and with --gather that is all that is done (on the machine that has the reposito
 """
 
 import argparse
+import functools
 import os
 import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -23,11 +26,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from dearkd.run_folder.record import Key, Record, key_of, read_record
+from dearkd.sweep.plan import BY_RULE
 from dearkd.sweep.study import StudyFile, folder_name, read_study
 
 ROOT = Path(__file__).resolve().parents[1]
 RECORDS = ROOT / "scripts" / "results" / "studies"
-SETS = Path("runs/cifar10-sets")
 STUDIES = (
     *("few_images_best", "few_images", "few_images_muon", "cifar10_data_free_main"),
     *("cifar10_boundary", "data_efficiency", "cifar10_data_free", "few_images_screens"),
@@ -78,6 +81,15 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
             yield from map(making, (path for path in wanted if not path.suffix))
 
 
+def arithmetic(study: StudyFile, arm: str) -> list[str]:
+    """That of the arm's recorded runs, so that all its seeds have one."""
+    kept = next((e["settings"] for e in record_of(study.name).entries if e["arm"] == arm), None)
+    if kept is None:
+        return []
+    keys = [key for key in BY_RULE if key.split(".")[0] != "teacher" or kept["teacher.name"]]
+    return [f"{key}={kept[key]}" for key in keys if key != "data.views"]
+
+
 def making(images: Path) -> Job:
     """The command that makes a set, goes on with it, or finds it whole."""
     script = str(ROOT / "scripts" / "cifar10_sets.py")
@@ -91,6 +103,7 @@ def run(study: StudyFile, key: Key, args: argparse.Namespace) -> Job:
     name = "-".join([study.name, folder_name(arm), *share[1:], str(seed)])
     line = [sys.executable, "-m", "dearkd", "sweep", str(study.path), "--only", arm]
     line += ["--seed", str(seed), *share, "--set", "compile=true", "--set", "data.workers=0"]
+    line += [word for setting in arithmetic(study, arm) for word in ("--set", setting)]
     line += ["--out", str(args.out / name), "--record", str(args.out / "records" / f"{name}.json")]
     if study.config.base is not None:
         line += ["--data", args.data]
@@ -99,15 +112,23 @@ def run(study: StudyFile, key: Key, args: argparse.Namespace) -> Job:
     return Job(name, tuple(line), images_of(study, key))
 
 
+@functools.cache
 def study_of(name: str) -> StudyFile:
     return read_study(ROOT / "configs" / "studies" / f"{name}.yaml")
 
 
 def lacked(study: StudyFile) -> list[Key]:
     """The runs of a study that its record has not."""
-    file = RECORDS / f"{study.name}.json"
-    record = read_record(file) if file.exists() else Record(file, study.described())
+    record = record_of(study.name)
     return [key for key in study.described().keys if record.find(*key) is None]
+
+
+@functools.cache
+def record_of(study_name: str) -> Record:
+    """A study's record; an empty one where it has none."""
+    study = study_of(study_name)
+    file = RECORDS / f"{study_name}.json"
+    return Record(file, study.described(), read_record(file).entries if file.exists() else [])
 
 
 def images_of(study: StudyFile, key: Key) -> Path | None:
@@ -132,8 +153,8 @@ def side_by_side(waiting: list[Job], args: argparse.Namespace) -> None:
         time.sleep(0.5)
         if not over and time.monotonic() > ends:
             over = True
-            for process in running.values():
-                process.terminate()  # once: a second signal ends it without its state saved
+            for process in running.values():  # once: a second signal ends it, with nothing saved
+                os.killpg(process.pid, signal.SIGTERM)
         for job in [job for job, process in running.items() if process.poll() is not None]:
             code, seconds = running.pop(job).returncode, time.monotonic() - started
             print(f"{seconds:4.0f} s  {job.name}: exit code {code}", flush=True)
@@ -150,6 +171,7 @@ def start(job: Job, logs: Path) -> "subprocess.Popen[bytes]":
             stdout=log,
             stderr=subprocess.STDOUT,
             env={**os.environ, **threads},
+            start_new_session=True,
         )
 
 
@@ -157,15 +179,23 @@ def gather(folder: Path) -> None:
     """Puts the finished runs of a folder of records into the studies' own."""
     for file in sorted(folder.glob("*.json")):
         made = read_record(file)
-        study = study_of(made.study.name)
-        target = RECORDS / f"{study.name}.json"
-        kept = read_record(target).entries if target.exists() else []
-        record = Record(target, study.described(), kept)
+        record = record_of(made.study.name)
         for entry in made.entries:
-            if record.find(*key_of(entry)) is None:
-                record.add(entry)
-                top1 = entry["summary"]["top1"]
-                print(f"{study.name}: {entry['arm']}, seed {entry['seed']}: {top1:.2f} %")
+            if record.find(*key_of(entry)) is not None:
+                continue
+            told = f"{made.study.name}: {entry['arm']}, seed {entry['seed']}"
+            others = [e for e in record.entries if e["arm"] == entry["arm"]]
+            unlike = {
+                key
+                for e in others
+                for key in BY_RULE
+                if e["settings"][key] != entry["settings"][key]
+            }
+            if unlike:
+                print(f"{told}: left out, its {', '.join(sorted(unlike))} differ from other seeds")
+                continue
+            record.add(entry)
+            print(f"{told}: {entry['summary']['top1']:.2f} %")
 
 
 def _arguments() -> argparse.Namespace:

@@ -1,7 +1,7 @@
 """The verb ``dearkd sweep``."""
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -120,8 +120,9 @@ def sweep(
         again=command("dearkd", "sweep", study, *words, *(["--trust"] if trust else [])),
     )
     if table:
-        idle = {"--dry-run": dry_run, "--test": test, "--trust": trust, "--jobs": jobs > 1}
-        for name, value in {**idle, **{f"--{key}": one for key, one in chosen.items()}}.items():
+        idle: dict[str, Any] = {f"--{key}": values for key, values in chosen.items()}
+        idle |= {"--dry-run": dry_run, "--test": test, "--trust": trust, "--jobs": jobs > 1}
+        for name, value in idle.items():
             if value:
                 raise UserError(
                     f"{name} has no effect with --table, which trains nothing; leave {name} out"

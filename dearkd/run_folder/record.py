@@ -155,6 +155,11 @@ def entry_of(folder: RunFolder, key: Key, settings: Entry) -> Entry:
     }
 
 
+def key_of(entry: Mapping[str, Any]) -> Key:
+    """The arm, fraction and seed of a run's entry."""
+    return entry["arm"], entry["fraction"], entry["seed"]
+
+
 def _study(stored: dict[str, Any]) -> Study:
     return Study(
         name=stored["name"],
@@ -172,11 +177,6 @@ def _check_entry(entry: Any, number: int) -> None:
     lengths = {len(values) for values in entry["curve"].values()}
     if len(lengths) > 1:
         raise TypeError(f"run {number}: its curves have {listed(sorted(map(str, lengths)))} epochs")
-
-
-def key_of(entry: Mapping[str, Any]) -> Key:
-    """The arm, fraction and seed of a run's entry."""
-    return entry["arm"], entry["fraction"], entry["seed"]
 
 
 def _named(value: Any) -> Any:

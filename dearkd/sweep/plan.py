@@ -97,7 +97,7 @@ def plan(
     for arm, fraction, seed in keys:
         if (arm, fraction) not in built:
             built[arm, fraction] = _built(study, arm, fraction, seed, trust, costs)
-    if {arm for arm, _ in built} == {*study.config.arms}:
+    if len(built) == len(study.config.arms) * len(study.described().fractions):
         _check_differs(study.config.differs, list(built.values()))
     if trust and not any(run.opens_networks for run in built.values()):
         raise UserError("--trust has no effect: no arm opens a network; leave it out")

@@ -1,7 +1,7 @@
 """The runs of a study as child processes of `dearkd train` and `dearkd eval`, into its record."""
 
 import json
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ from dearkd.errors import UserError
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.moved import OPTIONS, noted_fingerprints
 from dearkd.run_folder.output import write_text
-from dearkd.run_folder.record import Entry, Key, Record, entry_of
+from dearkd.run_folder.record import Entry, Record, entry_of
 from dearkd.said import counted, seconds_text
 from dearkd.sweep.children import Child, run_all
 from dearkd.sweep.plan import BY_RULE, PlannedRun, difference, settings_of
@@ -34,8 +34,6 @@ class Runs:
     record: Record
     root: Path
     """The folder that the runs' folders are in."""
-    only: Collection[Key] | None = None
-    """Runs to train now; None: all."""
     jobs: int = 1
     trust: bool = False
     test: str | None = None
@@ -57,11 +55,7 @@ class Runs:
     @property
     def left(self) -> list[PlannedRun]:
         """Those to train now."""
-        return [run for run in self.planned if self.is_wanted(run) and not self.is_finished(run)]
-
-    def is_wanted(self, run: PlannedRun) -> bool:
-        """Whether it is one to train now."""
-        return self.only is None or run.key in self.only
+        return [run for run in self.planned if not self.is_finished(run)]
 
     def is_finished(self, run: PlannedRun) -> bool:
         """Whether it needs no training: by the record, or by its folder."""

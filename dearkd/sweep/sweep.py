@@ -39,9 +39,11 @@ class Request:
     record: Path | None = None
     jobs: int = 1
     only: Sequence[str] = ()
-    """Arms to train now, and below their seeds and fractions; none named: all."""
+    """Arms to train now; none named: all."""
     seeds: Sequence[int] = ()
+    """Seeds to train now; none named: all."""
     fractions: Sequence[float] = ()
+    """Shares of the images to train on now; none named: all."""
     test: str | None = None
     trust: bool = False
     again: str = ""
@@ -71,9 +73,10 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
     study = read_study(request.study, request.settings, request.options)
     only = _chosen(study, request)
     record = _record(request.record_file, study)
-    known = () if only is None else map(key_of, record.of_study())
-    planned = plan(study, only=only and {*only, *known}, trust=request.trust, costs=dry_run)
-    runs = Runs(planned, record, request.root, only, request.jobs, request.trust, request.test)
+    if only is not None:
+        only |= {key_of(entry) for entry in record.of_study()}
+    planned = plan(study, only=only, trust=request.trust, costs=dry_run)
+    runs = Runs(planned, record, request.root, request.jobs, request.trust, request.test)
     runs.check()
     if dry_run:
         _print_plan(runs, console)
@@ -117,10 +120,12 @@ def _chosen(study: StudyFile, request: Request) -> set[Key] | None:
     ):
         for value in named:
             if value not in known:
-                has = "none" if known == (None,) else listed([str(one) for one in known])
+                there, remedy = listed([str(one) for one in known]), "name one of them"
+                if known == (None,):
+                    there, remedy = "none", f"leave --{option} out"
                 raise UserError(
-                    f"--{option} {value} is none of {study.path}, which has {has}; name one of "
-                    f"them, or add it to the study's {option}s"
+                    f"--{option} {value} is no {option} of {study.path}, which has {there}; "
+                    f"{remedy}, or add it to its {option}s"
                 )
     wanted = (request.only, request.fractions, request.seeds)
     if not any(wanted):

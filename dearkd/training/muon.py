@@ -14,7 +14,8 @@ from torch import Tensor, nn
 __all__ = ["Muon"]
 
 WARM_UP = 3
-"""Steps that are launched before one is recorded: its state has to be there, and its kernels."""
+"""Steps that are launched before one is recorded. The first makes the moments and loads the
+kernels, neither of which may happen while a graph is recorded."""
 
 
 class Muon(muon.Muon):
@@ -28,7 +29,7 @@ class Muon(muon.Muon):
     Args:
         groups: Parameter groups; those with ``use_fallback`` are NAdamW's.
         lr: Learning rate of both.
-        momentum: Of the matrices' gradients, with Nesterov's look ahead.
+        momentum: Share of earlier gradients that a matrix's step keeps, in Nesterov's form.
         iterates: The numbers that Newton and Schulz's iteration works in.
         stacked: Whether matrices of a shape are iterated together, and everything stays on the
             device: for a GPU.
@@ -49,15 +50,11 @@ class Muon(muon.Muon):
         self.replayed = False
         """Whether steps are replayed; gradients may then lie elsewhere in each step."""
         self._recording: _Recording | None = None
-        self._warned_capturable_if_run_uncaptured = True  # torch: that it should be a graph
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:
-        """One step from the gradients that are there."""
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        """One step from the gradients that are there, which no closure makes anew."""
+        assert closure is None
         if self.replayed:
             trained = [p for group in self.param_groups for p in group["params"]]
             trained = [parameter for parameter in trained if parameter.grad is not None]
@@ -66,7 +63,11 @@ class Muon(muon.Muon):
             self._recording.step()
         else:
             self._launched()
-        return loss
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes another state, whose tensors a recorded step would not know."""
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._recording = None
 
     def _launched(self) -> None:
         usual = muon.zeropower_via_newtonschulz
@@ -80,6 +81,8 @@ class Muon(muon.Muon):
 
 class _Recording:
     """A step over the same parameters as a CUDA graph, launched until that is recorded.
+
+    Whatever replaces the optimizer's state has to do so before.
 
     Args:
         groups: Those of the optimizer, whose learning rates may change.
@@ -133,7 +136,8 @@ class _Recording:
                 parameter.grad = gradient
             for group, rate in zip(self.groups, self.rates, strict=True):
                 group["lr"] = rate
-            with torch.cuda.graph(graph):
+            # What other threads do, as that which pins the loaders' memory, is not of the graph.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self.launched()
         finally:
             for parameter, own in zip(self.trained, given, strict=True):

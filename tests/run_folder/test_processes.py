@@ -5,11 +5,10 @@ from pathlib import Path
 
 import pytest
 from commands import invoke, refused
-from conftest import go_on, photo_classes, stopped_after_one_epoch
+from conftest import go_on, stopped_after_one_epoch
 from two_processes import TwoProcesses
 
 from dearkd.run_folder.folder import RunFolder
-from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.method_names import METHOD_NAMES
 
 TRAIN = (
@@ -110,13 +109,6 @@ def test_a_run_of_one_process_goes_on_in_two(tmp_path, monkeypatch, dearkd):
         assert right["loss"] == pytest.approx(left["loss"], rel=1e-4)
     summary = json.loads((tmp_path / "halted" / "summary.json").read_text())
     assert [session["processes"] for session in summary["sessions"]] == [1, 2]
-
-
-def test_two_processes_are_one_even_without_an_image_each(tmp_path, dearkd):
-    data = tmp_path / "data"
-    photo_classes(data, count=1)
-    told = dearkd(f"eval {EMBEDDED_WEIGHTS} --data {data} --json", 2)
-    assert json.loads(told)["images"] == {"count": 1}  # two worlds would print two objects
 
 
 def test_engines_that_were_never_tried_are_refused(monkeypatch):

@@ -24,38 +24,40 @@ class TwoProcesses:
 
     def __init__(self, folder):
         self.folder = folder
-        self.given = 0
-        self.process = subprocess.Popen(
-            [sys.executable, *TORCHRUN, __file__, str(folder)],
-            env={
-                **os.environ,
-                "OMP_NUM_THREADS": "1",
-                "ACCELERATE_USE_CPU": "true",
-                "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-            },
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
+        self.given = -1
+        self.log = folder / "log.txt"
+        environment = {
+            **os.environ,
+            "OMP_NUM_THREADS": "1",
+            "ACCELERATE_USE_CPU": "true",
+            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+        }
+        line = [sys.executable, *TORCHRUN, __file__, str(folder), str(os.getpid())]
+        with self.log.open("w") as log:
+            self.process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
 
     def __call__(self, line):
         """Runs a command in this folder; what its main process printed."""
+        self.given += 1
         write(self.folder / f"{self.given}.json", [str(Path.cwd()), *line.split()])
         told = [self._told(rank) for rank in (0, 1)]
-        self.given += 1
         assert [code for code, _ in told] == [0, 0], told
+        assert not told[1][1], told  # two worlds would both print
         return told[0][1]
 
     def end(self):
         """Ends both, which have to be well until then."""
-        write(self.folder / f"{self.given}.json", [])
-        printed, _ = self.process.communicate(timeout=SECONDS)
-        assert self.process.returncode == 0, printed
+        write(self.folder / f"{self.given + 1}.json", [])
+        try:
+            code = self.process.wait(SECONDS)
+        finally:
+            self.process.terminate()
+        assert code == 0, self.log.read_text()
 
     def _told(self, rank):
         file, ends = self.folder / f"{self.given}-{rank}.json", time.monotonic() + SECONDS
         while not file.exists():
-            assert self.process.poll() is None, self.process.communicate()[0]
+            assert self.process.poll() is None, self.log.read_text()
             assert time.monotonic() < ends, f"no answer to command {self.given}"
             time.sleep(0.05)
         return json.loads(file.read_text())
@@ -71,17 +73,17 @@ def idle(group=None):
     """Stays in the group of processes: torchrun's store makes one, and no second."""
 
 
-def serve(folder):
+def serve(folder, asking):
     import torch.distributed
     from accelerate.state import AcceleratorState
     from commands import invoke
 
     leave, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, idle
-    number, parent = 0, os.getppid()
+    number = 0
     while True:
         file = folder / f"{number}.json"
         while not file.exists():
-            if os.getppid() != parent:
+            if not Path("/proc", asking).exists():
                 sys.exit("nobody asks any more")
             time.sleep(0.05)
         place, *words = json.loads(file.read_text()) or [None]
@@ -98,4 +100,4 @@ def serve(folder):
 
 
 if __name__ == "__main__":
-    serve(Path(sys.argv[1]))
+    serve(Path(sys.argv[1]), sys.argv[2])

@@ -56,6 +56,19 @@ def test_what_is_named_may_differ_and_must(write_study):
     assert "differs names epochs, in which no arms differ" in refused("sweep", study)
 
 
+def test_a_part_of_a_study_in_which_no_two_arms_meet_is_planned(write_study):
+    other = LABELS | {"data.batch_size": 100}
+    data = {"data": {"train": "digits", "batch_size": 200}}
+    study = write_study(
+        arms={"a": LABELS, "b": other},
+        differs=["data.batch_size", "steps"],
+        fractions=[0.2, 0.3],
+        settings=data,
+    )
+    runs = plan(read_study(study), only={("a", 0.2, 0), ("b", 0.3, 0)})
+    assert [run.key for run in runs] == [("a", 0.2, 0), ("b", 0.3, 0)]
+
+
 def test_what_a_machine_chooses_may_be_named_where_it_chooses_alike(write_study):
     """A CNN and a transformer have one precision on a GPU, and two on a CPU."""
     other = LABELS | {"student_args.mlp_ratio": 2.0}

@@ -138,9 +138,10 @@ def test_only_names_arms(tmp_path):
 
 def test_seeds_and_fractions_are_the_studys(tmp_path):
     line = refused("sweep", written(tmp_path), "--seed", 7)
-    assert "--seed 7 is none of" in line
-    assert "name one of them, or add it to the study's seeds" in line
-    assert "which has none; " in refused("sweep", written(tmp_path), "--fraction", 0.1)
+    assert "--seed 7 is no seed of" in line
+    assert "name one of them, or add it to its seeds" in line
+    line = refused("sweep", written(tmp_path), "--fraction", 0.1)
+    assert "which has none; leave --fraction out, or add it to its fractions" in line
 
 
 def test_the_published_studies_load_and_say_what_they_are():

@@ -423,6 +423,7 @@ def test_real_children_are_stopped_by_sigterm_and_gone_on_with(tmp_path):
     settings = {"stage1": 3, "stage2": 1, "data": data}
     study.write_text(yaml.safe_dump({"settings": settings, "seeds": [0], "arms": arms}))
     line = ["dearkd", "sweep", str(study), "--out", str(tmp_path / "runs"), "--jobs", "2"]
+    line += ["--seed", "0"]
     begun = subprocess.Popen([sys.executable, "-m", *line], stdout=subprocess.PIPE, text=True)
     while not list((tmp_path / "runs").glob("*/metrics.jsonl")):
         assert begun.poll() is None

@@ -91,7 +91,7 @@ def test_mixed_follows_the_curve_of_float32(tmp_path):
     curves = {}
     for precision in ("fp32", "mixed"):
         out = tmp_path / precision
-        options = {**OPTIONS, "method": "ce", "student": "dearkd_micro_patch4_32"}
+        options = {**OPTIONS, "method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 2}
         settings = [f"precision={precision}", "data.batch_size=32", "student_args.depth=3"]
         quiet_train({**options, "out": str(out)}, [*settings, "student_args.mhca_depth=2"])
         curves[precision] = [line["loss"] for line in RunFolder(out).read_metrics()]

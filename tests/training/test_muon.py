@@ -29,6 +29,10 @@ def gradients(network, step):
         parameter.grad = drawn.to(parameter.device, parameter.dtype)
 
 
+def is_recorded(optimizer):
+    return optimizer._recording is not None and optimizer._recording.graph is not None
+
+
 @pytest.mark.parametrize("name", ["dearkd_mini_patch4_32", "dearkd_cnn8_32"])
 def test_matrices_of_a_shape_together_step_as_each_alone(name):
     torch.manual_seed(0)
@@ -68,6 +72,7 @@ def test_a_step_in_bf16_is_timms_to_the_bit():
 @pytest.mark.parametrize("replayed", [False, True])
 def test_steps_on_a_gpu_are_those_of_the_cpu(device, replayed):
     """The rate changes from step to step, and the gradients lie elsewhere each time."""
+    kept = []
     torch.manual_seed(0)
     here = Objective("dearkd_mini_patch4_32")
     far = copy.deepcopy(here).to(device)
@@ -80,7 +85,9 @@ def test_steps_on_a_gpu_are_those_of_the_cpu(device, replayed):
                 group["lr"] = 1e-2 / (step + 1)
             gradients(objective, step)
             optimizer.step()
+            kept += [parameter.grad for parameter in objective.parameters()]
             optimizer.zero_grad()
+    assert is_recorded(steppers[1][1]) is replayed
     for ours, theirs in zip(far.parameters(), here.parameters(), strict=True):
         torch.testing.assert_close(ours.cpu(), theirs, rtol=1e-3, atol=1e-4)
 
@@ -107,5 +114,7 @@ def test_a_replayed_run_goes_on_from_its_saved_state(device):
         for objective, one in ((first, optimizer), (second, resumed)):
             gradients(objective, step)
             one.step()
+    assert is_recorded(optimizer)
+    assert is_recorded(resumed)
     for ours, theirs in zip(second.parameters(), first.parameters(), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
