@@ -36,7 +36,7 @@ WITHOUT_EFFECT = (
     "cache_labels",  # it changes none with labels, and less than rounding does with logits
     "compile",  # the same arithmetic, rounded otherwise, as by another machine
 )
-"""The seed, and settings that have no effect on the trained weights, or that of rounding."""
+"""The seed, and settings that change nothing in the trained weights, or no more than rounding."""
 STAGE2 = 10
 """Epochs of the second stage where none are named."""
 FORMER_DISTILL: dict[str, Any] = {

@@ -109,18 +109,18 @@ def watch(args: argparse.Namespace) -> None:
         print(f"epoch {told['epoch']} {terms}", flush=True)
 
 
-def compiled_as(way: str) -> Callable[..., bool]:
+def compiled_as(way: str) -> Callable[..., str | None]:
     """What takes the place of ``compile_step``."""
 
     def compile_step(
         objective: nn.Module, optimizer: Any, device: torch.device, *, whole: bool
-    ) -> bool:
+    ) -> str | None:
         if way == "anew":
             torch._dynamo.reset()
         if way != "launched":
             replayed = way != "compiled" and device.type == "cuda"
             objective.compile(mode="reduce-overhead" if replayed else None)
-        return True
+        return None
 
     return compile_step
 

@@ -25,6 +25,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cifar10_sets import SETS
+
 from dearkd.run_folder.record import Key, Record, key_of, read_record
 from dearkd.sweep.plan import BY_RULE
 from dearkd.sweep.study import StudyFile, folder_name, read_study
@@ -51,9 +53,10 @@ class Job:
     @property
     def is_ready(self) -> bool:
         """Whether its images are there, a set being whole."""
-        if self.images is None or self.images.is_file():
+        if self.images is None:
             return True
-        return (self.images / "manifest.json").is_file()
+        made = self.images.name in SETS
+        return (self.images / "manifest.json").is_file() if made else self.images.exists()
 
 
 def main() -> None:
@@ -78,7 +81,7 @@ def jobs(args: argparse.Namespace) -> Iterator[Job]:
         for key in lacking[name]:
             yield run(study_of(name), key, args)
         if name == STUDIES[0]:
-            yield from map(making, (path for path in wanted if not path.suffix))
+            yield from map(making, (path for path in wanted if path.name in SETS))
 
 
 def arithmetic(study: StudyFile, arm: str) -> list[str]:

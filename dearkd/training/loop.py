@@ -156,12 +156,8 @@ class Trainer:
             trained = sum(stage.epochs > 0 for stage in self.stages)
             whole = self.passes.are_whole and trained == 1
             device = self.accelerator.device
-            replayed = compile_step(objective, optimizer, device, whole=whole)
-            if not replayed and device.type == "cuda":
-                self.progress.say(
-                    "compiled, but not replayed as CUDA graphs: the run has two stages, or a step "
-                    "is not one pass of one process (data.micro_batch, several processes)"
-                )
+            if launched := compile_step(objective, optimizer, device, whole=whole):
+                self.progress.say(launched)
         prepared, optimizer = self.accelerator.prepare(objective, optimizer)
         return prepared, optimizer
 

@@ -219,7 +219,6 @@ def test_a_step_is_whole_in_one_pass_of_one_stage(
 
     def compile_step(objective, optimizer, device, *, whole):
         told.append(whole)
-        return False
 
     monkeypatch.setattr(loop, "compile_step", compile_step)
     options |= {"teacher.name": str(toy_teacher), "out": str(tmp_path / "run")}
