@@ -2,12 +2,12 @@
 
 import json
 import pickle
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import forked
 import pytest
 import torch
 from commands import invoke, refused
@@ -363,22 +363,18 @@ def test_kill_9_and_resume_through_the_installed_command(tmp_path):
     args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
     args += ["--set", "student_args.depth=3", "--set", "student_args.mhca_depth=2"]
 
-    def start(*line):
-        with (tmp_path / "output.txt").open("a") as log:
-            words = [str(part) for part in (command, *line)]
-            return subprocess.Popen(words, stdout=log, stderr=log)
-
-    killed = start(*args, "--out", tmp_path / "killed")
+    killed = forked.start([*args, "--out", tmp_path / "killed"], tmp_path / "log")
     checkpoint = tmp_path / "killed" / "checkpoint" / "last.pt"
     deadline = time.monotonic() + 120
     while not checkpoint.exists() and time.monotonic() < deadline:
         time.sleep(0.02)
-    killed.send_signal(signal.SIGKILL)
-    killed.wait()
+    assert forked.kill(killed)
     assert not (tmp_path / "killed" / "summary.json").exists()
-    resumed = start("train", "--resume", "--out", tmp_path / "killed")
+    line = [command, "train", "--resume", "--out", tmp_path / "killed"]
+    with (tmp_path / "log").open("w") as log:
+        resumed = subprocess.Popen(line, stdout=log, stderr=log)
     whole = invoke(*args, "--out", tmp_path / "whole")
     assert whole.exit_code == 0, whole.output
-    assert resumed.wait(timeout=300) == 0, (tmp_path / "output.txt").read_text()
+    assert resumed.wait(timeout=300) == 0, (tmp_path / "log").read_text()
     ours, theirs = (tmp_path / name / "model.safetensors" for name in ("killed", "whole"))
     assert ours.read_bytes() == theirs.read_bytes()

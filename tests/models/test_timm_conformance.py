@@ -4,10 +4,6 @@ After the model tests that timm publishes with its source: the same questions, o
 """
 
 import copy
-import os
-import subprocess
-import sys
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -112,21 +108,3 @@ def test_dtype_and_device_are_the_callers() -> None:
     assert {(p.device.type, p.dtype) for p in made.parameters()} == {("meta", torch.float16)}
     half = micro().to(torch.bfloat16)
     assert half(images().bfloat16()).dtype == torch.bfloat16
-
-
-def test_traces_and_scripts() -> None:
-    """The tests of traces.py, in a process without shape checks."""
-    environment = {**os.environ, "DEARKD_NO_SHAPE_CHECKS": "1", "JAXTYPING_DISABLE": "1"}
-    file = Path(__file__).with_name("traces.py")
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        "-p",
-        "no:xdist",
-        str(file),
-    ]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stdout[-3000:]

@@ -1,9 +1,6 @@
 """A new run's folder is its own, however many begin at once; a folder has one holder at a time."""
 
-import json
 import os
-import subprocess
-import sys
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -77,19 +74,6 @@ def test_what_does_not_begin_leaves_no_folder(code, args, tmp_path, monkeypatch)
     result = invoke(*args)
     assert result.exit_code == code, result.output
     assert list(tmp_path.iterdir()) == []
-
-
-def test_runs_without_a_name_take_one_folder_each(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    precision = ["--set", "precision=fp32", "--set", "teacher.precision=fp32"]
-    precision += ["--set", "teacher.memory_format=contiguous", "--set", "memory_format=contiguous"]
-    small = ["--set", "student_args.depth=2", "--set", "student_args.mhca_depth=1"]
-    command = [sys.executable, "-m", "dearkd", "train", *RUN, *precision, *small]
-    runs = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
-    assert [run.wait() for run in runs] == [0, 0]
-    folders = sorted(Path("runs").iterdir())
-    assert [folder.name for folder in folders] == ["dearkd-digits-1", "dearkd-digits-2"]
-    assert all("top1" in json.loads((f / "summary.json").read_text()) for f in folders)
 
 
 def test_a_run_that_came_between_is_not_written_over(tmp_path, monkeypatch):

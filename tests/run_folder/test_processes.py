@@ -6,9 +6,11 @@ from pathlib import Path
 import pytest
 from commands import invoke, refused
 from conftest import go_on, stopped_after_one_epoch
+from PIL import Image
 from two_processes import TwoProcesses
 
 from dearkd.run_folder.folder import RunFolder
+from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.method_names import METHOD_NAMES
 
 TRAIN = (
@@ -59,6 +61,14 @@ def test_two_processes_train_and_judge_as_one(tmp_path, dearkd):
     judged = [json.loads(dearkd(f"eval {tmp_path / '1'} --json", n)) for n in (1, 2)]
     assert judged[0] == judged[1]
     assert judged[0]["images"] == {"count": 359}
+
+
+def test_they_are_one_even_without_an_image_each(tmp_path, two):
+    image = tmp_path / "data" / "3" / "0.png"
+    image.parent.mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(image)
+    told = two(f"eval {EMBEDDED_WEIGHTS} --data {tmp_path / 'data'} --json")
+    assert json.loads(told)["images"] == {"count": 1}
 
 
 @pytest.mark.slow

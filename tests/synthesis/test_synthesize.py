@@ -7,12 +7,11 @@ import json
 import os
 import shlex
 import shutil
-import subprocess
-import sys
 import time
 import types
 from pathlib import Path
 
+import forked
 import numpy as np
 import pytest
 import timm
@@ -432,13 +431,12 @@ def test_the_command_to_go_on_is_quoted_for_the_shell(tmp_path, monkeypatch):
 
 def test_sigterm_stops_like_ctrl_c_but_for_the_code(tmp_path):
     folder, many = tmp_path / "set", ["--iters", "4", "--per-class", "4000", *ARITHMETIC]
-    command = [sys.executable, "-m", "dearkd", "synthesize", *many, "--out", str(folder)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
-        while process.poll() is None and not list(folder.glob(".parts/*.json")):
-            time.sleep(0.1)
-        process.terminate()
-        output, _ = process.communicate(timeout=60)
-    assert process.returncode == 75
+    process = forked.start(["synthesize", *many, "--out", folder], tmp_path / "log")
+    while process.is_alive() and not list(folder.glob(".parts/*.json")):
+        time.sleep(0.05)
+    process.terminate()
+    assert forked.ended(process) == 75
+    output = (tmp_path / "log").read_text()
     assert f"stopped; go on with: dearkd synthesize --resume --out {folder}" in output
     assert len(list(folder.glob("*/000000_*.png"))) == 40
     assert not (folder / "manifest.json").exists() and not list(folder.rglob("*.png.*.tmp"))

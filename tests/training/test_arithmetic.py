@@ -94,6 +94,7 @@ def test_mixed_follows_the_curve_of_float32(tmp_path):
         out = tmp_path / precision
         options = {**OPTIONS, "method": "ce", "student": "dearkd_micro_patch4_32", "stage1": 2}
         settings = [f"precision={precision}", "data.batch_size=32", "student_args.depth=3"]
+        settings += ["data.img_size=16", "data.fraction=0.1", "eval_every=2"]
         quiet_train({**options, "out": str(out)}, [*settings, "student_args.mhca_depth=2"])
         curves[precision] = [line["loss"] for line in RunFolder(out).read_metrics()]
     assert curves["mixed"] == pytest.approx(curves["fp32"], rel=2e-3)
@@ -160,7 +161,7 @@ def test_a_layout_that_spoils_memory_is_refused_by_name(tmp_path, monkeypatch):
     assert not (tmp_path / "run").exists()
 
 
-@pytest.mark.parametrize(("channels", "spoils"), [(4, True), (7, True), (8, False), (9, False)])
+@pytest.mark.parametrize(("channels", "spoils"), [(7, True), (8, False)])
 def test_the_checked_heap_finds_what_the_rule_leaves_out(channels, spoils):
     """Where a newer oneDNN no longer spoils memory the rule can go."""
     checked = Path("/lib/x86_64-linux-gnu/libc_malloc_debug.so.0")

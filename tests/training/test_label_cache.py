@@ -401,57 +401,6 @@ def test_the_teacher_is_let_go_with_its_stage_though_it_has_a_memory(
     assert alive == [("stage1", True), ("stage1", True), ("stage2", False)]
 
 
-COMPILED = """
-import sys
-import torch
-from pathlib import Path
-from torch import nn
-from dearkd.labels.answers import Answers
-from dearkd.labels.folder import LabelFolder
-from dearkd.labels.memory import LabelMemory
-from dearkd.models.teacher import Teacher
-from dearkd.objectives import Distillation
-
-class Net(nn.Module):
-    num_classes = 10
-    def __init__(self):
-        super().__init__()
-        self.body = nn.Sequential(nn.Conv2d(3, 4, 3), nn.Flatten(), nn.Linear(144, 10))
-    def forward(self, images):
-        return self.body(images)
-
-torch.manual_seed(0)
-half = (0.5, 0.5, 0.5)
-teacher = Teacher(Net(), student_mean=half, student_std=half, mean=half, std=half)
-objective = Distillation(Net(), teacher, token="class").train()
-images, targets, views = torch.randn(4, 3, 8, 8), torch.arange(4), torch.arange(4)
-losses = [objective(images, targets)["loss"].item()]
-objective.forward = torch.compile(objective.forward, backend="eager")
-for _ in range(2):
-    folder = LabelFolder(Path(sys.argv[1]), Answers("labels", 10), 8, "key")
-    memory = objective.teacher.memory = LabelMemory(folder)
-    for first in (0, 4):
-        losses.append(objective(images, targets, views + first)["loss"].item())
-    memory.save()
-    print(memory.read, memory.computed)
-print(max(losses) - min(losses))
-"""
-
-
-def test_the_memory_is_a_leaf_of_the_compiled_objective(tmp_path):
-    done = subprocess.run(
-        [sys.executable, "-W", "error::DeprecationWarning", "-c", COMPILED, str(tmp_path)],
-        capture_output=True,
-        text=True,
-        timeout=120,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-    first, second, spread = done.stdout.splitlines()
-    assert (first, second) == ("0 8", "8 0")
-    assert float(spread) < 1e-5
-
-
 @pytest.mark.slow
 def test_two_processes_and_one_read_each_others_labels(tmp_path):
     one, two, cache = tmp_path / "one", tmp_path / "two", tmp_path / "labels"

@@ -1,7 +1,6 @@
 """What is chosen for a run stays with it; a run is judged as it judged itself."""
 
 import io
-import json
 import os
 import subprocess
 import sys
@@ -24,7 +23,6 @@ from dearkd.judging.eval import evaluate_target
 from dearkd.models import cost
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.folder import RunFolder
-from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training import train as launch
 
 QUIET = Console(file=io.StringIO())
@@ -182,15 +180,3 @@ def test_a_full_device_is_one_line_with_the_remedy(toy_teacher, monkeypatch):
         (line,) = result.stderr.strip().splitlines()
         assert remedy in line
         assert "2 GiB [GPU 0]" in line
-
-
-def test_processes_started_by_torchrun_are_one_even_without_an_image_each(tmp_path):
-    data = make_images(tmp_path / "data", "3")
-    torchrun = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2"]
-    torchrun += ["--master_port", "29611"]
-    line = ["-m", "dearkd", "eval", EMBEDDED_WEIGHTS, "--data", data, "--json"]
-    done = subprocess.run(
-        [*torchrun, *map(str, line)], capture_output=True, text=True, check=False, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    assert json.loads(done.stdout)["images"] == {"count": 1}  # two worlds would print two objects

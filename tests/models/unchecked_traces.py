@@ -1,7 +1,6 @@
 """The students under torch.fx and TorchScript, which quantisers and feature extractors stand on.
 
-`test_timm_conformance.py` runs this file in a process of its own: both compile sources, not the
-wrappers that check shapes in the other tests.
+Run by ``tests/test_unchecked.py``.
 """
 
 import copy
