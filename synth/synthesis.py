@@ -210,7 +210,7 @@ def _batch(
             writer.write_picture("preview.png", preview_grid(pixels, _columns(batch[0])))
         ids = tuple(group.id for group in batch)
         yield Progress(step=step, groups=ids, iterations_done=done + before + step.iteration)
-        steps.append(dataclasses.replace(step, images=step.images[:0]))
+        steps.append(step.without_images())
     seconds = time.monotonic() - start
     final = _final_terms(objective, step.images, batch, run)
     for row, (group, block) in enumerate(zip(batch, pixels.chunk(len(batch)), strict=True)):

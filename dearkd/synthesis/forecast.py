@@ -119,7 +119,7 @@ def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch
     seconds = {}
     for size in config.resolutions:
         seconds[size], step = _iterations(objective, batch, config, size, device)
-    events = [dataclasses.replace(step, images=step.images[:0])] * _events(config)
+    events = [step.without_images()] * _events(config)
     group, pixels = batch[0], to_pixels(step.images, teacher.mean, teacher.std)
     terms = {name: values[0] for name, values in step.terms.items()}
     folders = class_folders(teacher.class_names, teacher.num_classes)

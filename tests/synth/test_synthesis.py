@@ -18,6 +18,7 @@ from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
 from synth.image_files import pixel_hash, read_image
 from synth.kernels import LONG_RUN, choose_kernels
+from synth.manifest import group_part
 from synth.natural import LOOK
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
@@ -85,6 +86,18 @@ def test_events_tell_what_happens(whole):
     assert progress == [2, 3, 5, 7, 9, 10, 12, 14, 16, 17, 19, 21]
     assert [event.group for event in middle if isinstance(event, GroupDone)] == [0, 1, 2]
     assert finished == Finished(manifest=out / "manifest.json")
+
+
+def test_of_the_steps_of_a_batch_no_images_are_kept(teacher, tmp_path, monkeypatch):
+    sizes = []
+
+    def recorded(*args):
+        sizes.extend(step.images.untyped_storage().nbytes() for step in args[3])
+        return group_part(*args)
+
+    monkeypatch.setattr("synth.synthesis.group_part", recorded)
+    list(synthesize(config(per_class=2), teacher, tmp_path / "run"))
+    assert len(sizes) == 4 and not any(sizes)
 
 
 def test_the_manifest_says_what_is_on_disk(whole, teacher):
