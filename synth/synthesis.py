@@ -98,8 +98,8 @@ def synthesize(
 
     Raises:
         SynthError: If the teacher, the groups or the settings don't fit (see
-            :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, or
-            ``resume`` meets other settings.
+            :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, a file
+            of it is damaged, or ``resume`` meets other settings.
         FloatingPointError: If an objective is no longer finite.
         TimeoutError: If the first process writes no settings for hours.
     """

@@ -49,8 +49,8 @@ def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tupl
     return tuple(f"{index:05d}" for index in range(num_classes))
 
 
-class DamagedError(ValueError):
-    """A file of a group that can't be read: ``file`` is its path, ``reason`` what went wrong."""
+class DamagedError(SynthError):
+    """A file of a run that can't be read: ``file`` is its path, ``reason`` what went wrong."""
 
     def __init__(self, file: Path, reason: object) -> None:
         super().__init__(f"{file} is damaged ({reason}); delete it and resume: it is made again")

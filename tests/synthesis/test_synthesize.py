@@ -359,6 +359,22 @@ def test_a_damaged_settings_file_is_not_to_be_deleted(digits, tmp_path):
     assert "; restore it, or name another folder" in line
 
 
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_images_of_a_finished_set_are_named_and_made_again(damaged, digits, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(digits[0], folder)
+    files = sorted(folder.glob("5/*.png"))[:damaged]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+    line = refused("--resume", "--out", folder)
+    assert all(str(file) in line for file in files)
+    assert " damaged (" in line and "and resume: " in line and "made again" in line
+    for file in files:
+        file.unlink()
+    made("--resume", "--out", folder)
+    assert hashes(folder) == hashes(digits[0])
+
+
 def test_a_set_is_no_network(digits):
     line = refused("--teacher", digits[0])
     assert f"teacher {digits[0]} is a set of synthetic images, no network" in line
