@@ -4,7 +4,7 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -29,11 +29,16 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write (or replace) a file that appears only when whole.
 
-    What a killed process left of it is removed first: every file has one process that writes it.
+    What a killed process left of it is removed first. Where several processes write the same file
+    at once, as when a set is merged, another may take ours for such a leftover: it is written again
+    then. Each of them removes only once, so that this ends.
     """
     remove_leftovers(path)
-    with temporary_file(path, content) as temporary:
-        temporary.replace(path)
+    replaced = False
+    while not replaced:
+        with temporary_file(path, content) as temporary, suppress(FileNotFoundError):
+            temporary.replace(path)
+            replaced = True
 
 
 def remove_leftovers(path: Path) -> None:

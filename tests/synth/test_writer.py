@@ -157,3 +157,18 @@ def test_a_file_that_is_replaced_leaves_nothing_of_a_killed_process(tmp_path):
     leftover.write_bytes(b"half a picture")
     writer.write_picture("preview.png", Image.new("RGB", (4, 4)))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["preview.png"]
+
+
+def test_of_two_processes_that_replace_a_file_at_once_both_do(tmp_path, monkeypatch):
+    """As when both merge the set: each takes the other's unfinished file for a dead process's."""
+    writer, sync = Writer(tmp_path, ("a", "b", "c"), "png"), os.fsync
+
+    def meanwhile(handle):
+        monkeypatch.setattr(os, "fsync", sync)
+        writer.write_json("manifest.json", {"by": "the other"})
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    writer.write_json("manifest.json", {"by": "this one"})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"by": "this one"}
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]
