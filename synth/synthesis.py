@@ -92,9 +92,11 @@ def synthesize(
 
     Process ``rank`` of ``world`` takes every ``world``-th chain of batches (:mod:`synth.chains`);
     the last to finish merges the manifest. The images of a group do not depend on rank, world,
-    order or interruption (precision, layout and compiler are chosen once, and kept by all processes
-    and on resume). Nothing is done before the first event is asked for. Random state and the number
-    of threads are restored at the end; the networks are not changed.
+    order or interruption: precision, layout, compiler and the number of threads are settled once,
+    and kept by all processes and on resume. The threads are the first process's, and sums on a CPU
+    are ordered by them, so equal images of one process and of several take equal ``OMP_NUM_THREADS``
+    (:class:`synth.kernels.Kernels`). Nothing is done before the first event is asked for. Random
+    state and the number of threads are restored at the end; the networks are not changed.
 
     Raises:
         SynthError: If the teacher, the groups or the settings don't fit (see
