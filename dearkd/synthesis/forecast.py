@@ -25,7 +25,7 @@ from synth.groups import Group, batches_of
 from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.manifest import SHEET_CLASSES, SHEET_IMAGES, group_part
 from synth.objective import Objective
-from synth.settings import SynthesisConfig
+from synth.settings import STOP_BN_FALL, STOP_WINDOW, SynthesisConfig
 from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
@@ -156,9 +156,15 @@ def _iterations(
     size: int,
     device: torch.device,
 ) -> tuple[float, Step]:
-    """Seconds of an iteration at a size, and the last step; one to warm up is not timed."""
+    """Seconds of an iteration at a size, and the last step; one to warm up is not timed.
+
+    Nothing stops early: that would end the trial before there is a time.
+    """
     stage = dataclasses.replace(
         config,
+        stop_cross_entropy=0.0,
+        stop_bn_fall=STOP_BN_FALL,
+        stop_window=STOP_WINDOW,
         resolutions=(size,),
         iterations=(TRIAL_ITERATIONS,),
         canvas="upsample",
