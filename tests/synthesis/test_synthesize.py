@@ -554,6 +554,25 @@ def test_images_per_batch_are_never_exceeded(room, classes, per_class):
     assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
 
 
+@pytest.mark.parametrize("options", [{"images_per_batch": 8}, {"images_per_batch": 13}, {}])
+def test_classes_count_whichever_setting_names_them(options):
+    one = prepare(None, ["classes=[0,1,2]"], options)
+    other = prepare(None, [], {**options, "select": "0-2"})
+    assert one.synthesis == other.synthesis
+    batches = batches_of(one.groups, one.config.groups_per_batch)
+    room = options.get("images_per_batch", 40)
+    assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
+
+
+def test_a_set_that_was_begun_when_such_classes_were_not_counted_goes_on(tmp_path):
+    groups = {"images_per_class": 4, "classes_per_group": 2, "groups_per_batch": 1}
+    settings = {"classes": [0, 1, 2], "images_per_batch": 8, "per_class": 4}
+    settings |= {"resolutions": [16], "iterations": [4]}
+    file = tmp_path / "synthesize.yaml"
+    file.write_text(json.dumps({**settings, **groups}))
+    assert len(prepare(file, [], stored=True).groups[0].targets) == 12
+
+
 MISTAKES = [
     (["--teacher", "resnet5"], "unknown teacher 'resnet5'; did you mean"),
     (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
