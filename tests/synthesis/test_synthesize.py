@@ -319,6 +319,27 @@ def test_a_run_killed_before_its_first_group_goes_on(digits, tmp_path, monkeypat
     assert hashes(folder) == hashes(digits[0])
 
 
+def test_a_run_killed_while_it_writes_its_first_file_begins_anew(digits, tmp_path, monkeypatch):
+    folder, args = tmp_path / "set", ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_WEIGHTS]
+    left = {}
+
+    def kill(handle):
+        left.update({file: file.read_bytes() for file in folder.glob(".synthesize.yaml.*")})
+        raise Killed
+
+    monkeypatch.setattr(os, "fsync", kill)
+    with pytest.raises(Killed):
+        CliRunner().invoke(
+            app, ["synthesize", *map(str, args), "--out", str(folder)], catch_exceptions=False
+        )
+    monkeypatch.undo()
+    assert len(left) == 1
+    for file, content in left.items():  # a real kill leaves no time to remove it
+        file.write_bytes(content)
+    made(*args, "--out", folder)
+    assert hashes(folder) == hashes(digits[0]) and not list(folder.glob(".synthesize*"))
+
+
 def test_an_unfinished_set_is_told_of(digits, tmp_path):
     shutil.copytree(digits[0], tmp_path / "set")
     (tmp_path / "set/manifest.json").unlink()
