@@ -8,7 +8,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_bytes", "read_json", "remove_leftovers", "temporary_file", "write_whole"]
+__all__ = ["json_bytes", "read_json", "remove_leftovers", "write_first", "write_whole"]
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
@@ -36,9 +36,24 @@ def write_whole(path: Path, content: bytes) -> None:
     remove_leftovers(path)
     replaced = False
     while not replaced:
-        with temporary_file(path, content) as temporary, suppress(FileNotFoundError):
+        with _temporary_file(path, content) as temporary, suppress(FileNotFoundError):
             temporary.replace(path)
             replaced = True
+
+
+def write_first(path: Path, content: bytes) -> None:
+    """Write a file that appears only when whole, unless there is one: the first writer's stays.
+
+    Where the file system has no hard links, two that write at the same moment may replace it.
+    """
+    with _temporary_file(path, content) as temporary:
+        try:
+            os.link(temporary, path)  # unlike a rename this fails if another was first
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                temporary.replace(path)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -48,7 +63,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
     """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
 
     It is gone afterwards, after an error and a signal too: half a file takes room. Readers of image

@@ -106,6 +106,18 @@ def test_settings_are_those_of_whoever_was_first(tmp_path):
     assert [path.name for path in writer.out.iterdir()] == ["settings.json"]
 
 
+@pytest.mark.parametrize("kind", [errno.EPERM, errno.ENOTSUP])
+def test_settings_are_agreed_on_where_a_disk_has_no_hard_links(tmp_path, monkeypatch, kind):
+    def refuse(source, target):
+        raise OSError(kind, os.strerror(kind))
+
+    monkeypatch.setattr(os, "link", refuse)
+    writer = Writer(tmp_path, ("a",), "png")
+    assert writer.agree({"seed": 1}) == {"seed": 1}
+    assert writer.agree({"seed": 2}) == {"seed": 1}
+    assert [path.name for path in writer.out.iterdir()] == ["settings.json"]
+
+
 def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
     writer = Writer(tmp_path, ("a", "b", "c"), "png")
     writer.write_images(GROUP, pixels)
