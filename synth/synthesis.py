@@ -94,8 +94,8 @@ def synthesize(
     the last to finish merges the manifest. The images of a group do not depend on rank, world,
     order or interruption: precision, layout, compiler and the number of threads are settled once,
     and kept by all processes and on resume. The threads are the first process's, and sums on a CPU
-    are ordered by them, so one process and several make equal images with equal ``OMP_NUM_THREADS``
-    alone (:class:`synth.kernels.Kernels`). Nothing is done before the first event is asked for. Random
+    are ordered by them: one process and several make equal images if ``OMP_NUM_THREADS`` is equal
+    (:class:`synth.kernels.Kernels`). Nothing is done before the first event is asked for. Random
     state and the number of threads are restored at the end; the networks are not changed.
 
     Raises:
