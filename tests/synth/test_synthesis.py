@@ -22,6 +22,7 @@ from synth.manifest import group_part
 from synth.natural import LOOK
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
+from synth.refusal import SynthError
 from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 
@@ -196,6 +197,16 @@ def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, t
     list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
     with pytest.raises(ValueError, match=r"was made with config.smallest_crop=1.0, got 0.5"):
         list(synthesize(config(smallest_crop=0.5), teacher, out, verifier=verifier, resume=True))
+
+
+def test_a_set_that_was_judged_by_a_verifier_does_not_go_on_without_it(whole, teacher, tmp_path):
+    out = tmp_path / "judged"
+    shutil.copytree(whole[0], out)
+    with pytest.raises(SynthError, match=r"was made with verifier=second, got None; resume with"):
+        list(synthesize(config(), teacher, out, resume=True))
+    other = classifier(random_net(6), "second")
+    with pytest.raises(SynthError, match=r"was made with verifier.weights_sha256="):
+        list(synthesize(config(), teacher, out, verifier=other, resume=True))
 
 
 def test_a_set_whose_images_began_to_look_otherwise_does_not_go_on(teacher, tmp_path):
