@@ -23,7 +23,7 @@ from synth.writer import Writer, class_folders
 
 __all__ = ["Run", "agreed_settings"]
 
-OTHERS = {".tmp", ".yaml"}  # a caller's lock and configuration, in a folder that is free
+CALLERS_FILES = {".tmp", ".yaml"}  # endings of a caller's lock and settings, in a free folder
 SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first one's decisions
 
 
@@ -102,7 +102,7 @@ def _in_use(out: Path) -> bool:
     """Whether the folder holds files that are neither a lock nor a configuration."""
     if not out.exists():
         return False
-    return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
+    return not out.is_dir() or any(path.suffix not in CALLERS_FILES for path in out.iterdir())
 
 
 def _wanted(run: Run) -> dict[str, Any]:
