@@ -23,7 +23,7 @@ from synth.writer import Writer, class_folders
 
 __all__ = ["Run", "agreed_settings"]
 
-OTHERS = {".tmp", ".yaml"}  # a caller's lock and configuration, in a folder that is free
+CALLERS_FILES = {".tmp", ".yaml"}  # endings of a caller's lock and settings, in a free folder
 SETTINGS_TIMEOUT = 4 * 3600.0  # seconds the other processes wait for the first one's decisions
 
 
@@ -102,7 +102,7 @@ def _in_use(out: Path) -> bool:
     """Whether the folder holds files that are neither a lock nor a configuration."""
     if not out.exists():
         return False
-    return not out.is_dir() or any(path.suffix not in OTHERS for path in out.iterdir())
+    return not out.is_dir() or any(path.suffix not in CALLERS_FILES for path in out.iterdir())
 
 
 def _wanted(run: Run) -> dict[str, Any]:
@@ -139,6 +139,9 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
     }
     defaults = json.loads(json.dumps(plain))
     old, new = _flat(defaults) | _flat(standing), _flat(wanted)
+    for role in ("verifier", "student"):  # one that is missing now has no keys to compare
+        if wanted[role] is None and standing.get(role) is not None:
+            old[role] = standing[role]["name"]
     changed = sorted(key for key in new if old.get(key) != new[key])
     if changed:
         key = changed[0]

@@ -1,6 +1,8 @@
 """Precision, layout and compiler from facts: of the machine, of the network, of the work ahead.
 
-No stopwatch: the same run on the same kind of machine is computed in the same way, busy or idle.
+No stopwatch: the same run on the same kind of machine is computed in the same way, busy or idle,
+by one process or several. The number of threads is no such fact: launchers set it by the number of
+processes. It is one of the kernels, as sums on a CPU are ordered by it (:mod:`synth.kernels`).
 ``fastest`` in the configuration asks for the stopwatch of :mod:`synth.kernels` instead.
 """
 
@@ -29,11 +31,12 @@ __all__ = [
     "has_compiler",
     "layout_by_facts",
     "precision_by_facts",
+    "usable_cores",
 ]
 
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}  # torch's name: ours, the faster first
 BF16_CAPABILITY = (8, 0)  # CUDA's, from which on tensor cores compute in bf16
-RATE = 24e9  # ours: operations a second of a CPU's thread (EfficientNet-Lite0, AVX2)
+RATE = 24e9  # ours: operations a second of a CPU's core (EfficientNet-Lite0, AVX2)
 MINUTES_A_GRAPH = 10  # ours: a graph takes one or two to compile, and saves a third or more
 
 
@@ -48,7 +51,7 @@ class Facts:
     depthwise: bool  # convolutions of each channel on its own
     grad_norms: bool  # whether gradient norms are logged: a compiled step cannot give them
     # Minutes of a CPU at RATE for the whole run, divided by the number of graphs to compile. The
-    # work of all processes counts, so that their number does not change an image.
+    # work of all processes and all cores count, so that the number of processes decides nothing.
     minutes_a_graph: float
     generator: bool = False  # whether a generator makes the images
 
@@ -64,7 +67,7 @@ def facts_of(
     """The facts of a run. One image goes through the networks to count the operations."""
     teachers = [teacher, *others]
     networks = teachers if student is None else [*teachers, student]
-    rate = RATE * torch.get_num_threads()
+    rate = RATE * usable_cores()
     images = sum(len(group.targets) for batch in batches for group in batch)
     operations = sum(_step_operations(network, config, device) for network in networks)
     operations *= images * full_size_iterations(config) / _graphs(config, batches)
@@ -150,6 +153,13 @@ def bf16_units(device: torch.device) -> str | None:
         return None
     known = torch.cpu.get_capabilities()
     return next((kind for name, kind in BF16_UNITS.items() if known.get(name)), None)
+
+
+def usable_cores() -> int:
+    """Cores that this process may run on: as many for each of several that a launcher starts."""
+    if hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def cpp_compiler() -> str:

@@ -4,11 +4,11 @@ import json
 import os
 import secrets
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-__all__ = ["json_bytes", "read_json", "remove_leftovers", "temporary_file", "write_whole"]
+__all__ = ["json_bytes", "read_json", "remove_leftovers", "write_first", "write_whole"]
 
 
 def json_bytes(content: dict[str, Any]) -> bytes:
@@ -29,11 +29,31 @@ def read_json(path: Path) -> dict[str, Any]:
 def write_whole(path: Path, content: bytes) -> None:
     """Write (or replace) a file that appears only when whole.
 
-    What a killed process left of it is removed first: every file has one process that writes it.
+    What a killed process left of it is removed first. Where several processes write the same file
+    at once, as when a set is merged, another may take ours for such a leftover: it is written again
+    then. Each of them removes only once, so that this ends.
     """
     remove_leftovers(path)
-    with temporary_file(path, content) as temporary:
-        temporary.replace(path)
+    replaced = False
+    while not replaced:
+        with _temporary_file(path, content) as temporary, suppress(FileNotFoundError):
+            temporary.replace(path)
+            replaced = True
+
+
+def write_first(path: Path, content: bytes) -> None:
+    """Write a file that appears only when whole, unless there is one: the first writer's stays.
+
+    Where the file system has no hard links, two that write at the same moment may replace it.
+    """
+    with _temporary_file(path, content) as temporary:
+        try:
+            os.link(temporary, path)  # unlike a rename this fails if another was first
+        except FileExistsError:
+            return
+        except OSError:  # a file system without hard links
+            if not path.exists():
+                temporary.replace(path)
 
 
 def remove_leftovers(path: Path) -> None:
@@ -43,7 +63,7 @@ def remove_leftovers(path: Path) -> None:
 
 
 @contextmanager
-def temporary_file(path: Path, content: bytes) -> Iterator[Path]:
+def _temporary_file(path: Path, content: bytes) -> Iterator[Path]:
     """A new file beside ``path`` with this content, on the disk, with the umask's permissions.
 
     It is gone afterwards, after an error and a signal too: half a file takes room. Readers of image

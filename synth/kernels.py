@@ -35,7 +35,11 @@ LONG_RUN = 600.0  # ours: seconds uncompiled from which the stopwatch tries a co
 
 @dataclass(frozen=True, kw_only=True)
 class Kernels:
-    """How the numbers of a run are computed. Their bits depend on it, so a resumed run keeps it."""
+    """How the numbers of a run are computed. Their bits depend on it, so a resumed run keeps it.
+
+    That holds for the number of threads too, by which sums on a CPU are ordered. It is that of the
+    first process, and launchers set it by the number of processes (torchrun: 1 thread each).
+    """
 
     device: str
     threads: int

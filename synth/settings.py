@@ -73,6 +73,11 @@ class ObjectiveConfig:
                     f"objective.{name} has no effect with objective.{weight}=0; leave it out, or "
                     f"give objective.{weight} a value above 0"
                 )
+        if self.auto_iterations != ObjectiveConfig.auto_iterations and not self.auto_weights:
+            raise SynthError(
+                "objective.auto_iterations has no effect without objective.auto_weights; set "
+                "objective.auto_weights=true, or leave objective.auto_iterations out"
+            )
         if self.auto_weights and not self.bn_weight:
             raise SynthError("auto_weights tunes bn_weight, which is 0; give it a start value")
 

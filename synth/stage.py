@@ -5,6 +5,7 @@ images give it a :class:`Drawing`, which turns what is optimised into images, an
 that.
 """
 
+import dataclasses
 import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -51,6 +52,10 @@ class Step:
     grad_norms: dict[str, float]  # of the weighted terms over the batch; empty unless asked for
     images: Tensor  # a copy of the batch's images, normalised for the teacher
     stopped: tuple[int | None, ...]  # the iteration after which each group stopped early, or None
+
+    def without_images(self) -> "Step":
+        """The same step with no images, of which not even the memory is kept, as by a view."""
+        return dataclasses.replace(self, images=self.images.new_empty(0))
 
 
 MakeImages = Callable[[Objective, tuple[Group, ...], SynthesisConfig, torch.device], Iterator[Step]]

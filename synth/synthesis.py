@@ -92,14 +92,16 @@ def synthesize(
 
     Process ``rank`` of ``world`` takes every ``world``-th chain of batches (:mod:`synth.chains`);
     the last to finish merges the manifest. The images of a group do not depend on rank, world,
-    order or interruption (precision, layout and compiler are chosen once, and kept by all processes
-    and on resume). Nothing is done before the first event is asked for. Random state and the number
-    of threads are restored at the end; the networks are not changed.
+    order or interruption: precision, layout, compiler and the number of threads are settled once,
+    and kept by all processes and on resume. The threads are the first process's, and sums on a CPU
+    are ordered by them: one process and several make equal images if ``OMP_NUM_THREADS`` is equal
+    (:class:`synth.kernels.Kernels`). Nothing is done before the first event is asked for. Random
+    state and the number of threads are restored at the end; the networks are not changed.
 
     Raises:
         SynthError: If the teacher, the groups or the settings don't fit (see
-            :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, or
-            ``resume`` meets other settings.
+            :class:`SynthesisConfig`, ``Objective``, ``plan_groups``), the folder is in use, a file
+            of it is damaged, or ``resume`` meets other settings.
         FloatingPointError: If an objective is no longer finite.
         TimeoutError: If the first process writes no settings for hours.
     """
@@ -210,7 +212,7 @@ def _batch(
             writer.write_picture("preview.png", preview_grid(pixels, _columns(batch[0])))
         ids = tuple(group.id for group in batch)
         yield Progress(step=step, groups=ids, iterations_done=done + before + step.iteration)
-        steps.append(dataclasses.replace(step, images=step.images[:0]))
+        steps.append(step.without_images())
     seconds = time.monotonic() - start
     final = _final_terms(objective, step.images, batch, run)
     for row, (group, block) in enumerate(zip(batch, pixels.chunk(len(batch)), strict=True)):

@@ -14,10 +14,8 @@ whole, and a finished file is never written again.
 """
 
 import io
-import os
 import re
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,7 +24,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from synth.files import json_bytes, read_json, remove_leftovers, temporary_file, write_whole
+from synth.files import json_bytes, read_json, remove_leftovers, write_first, write_whole
 from synth.groups import Group
 from synth.image_files import encoded, read_image
 from synth.refusal import SynthError
@@ -49,8 +47,8 @@ def class_folders(class_names: tuple[str, ...] | None, num_classes: int) -> tupl
     return tuple(f"{index:05d}" for index in range(num_classes))
 
 
-class DamagedError(ValueError):
-    """A file of a group that can't be read: ``file`` is its path, ``reason`` what went wrong."""
+class DamagedError(SynthError):
+    """A file of a run that can't be read: ``file`` is its path, ``reason`` what went wrong."""
 
     def __init__(self, file: Path, reason: object) -> None:
         super().__init__(f"{file} is damaged ({reason}); delete it and resume: it is made again")
@@ -77,8 +75,7 @@ class Writer:
         """Write the settings unless another process has; return those that are on disk."""
         path = self.out / "settings.json"
         path.parent.mkdir(parents=True, exist_ok=True)
-        with temporary_file(path, json_bytes(settings)) as temporary, suppress(FileExistsError):
-            os.link(temporary, path)  # unlike a rename this fails if another was first
+        write_first(path, json_bytes(settings))
         standing = self.settings()
         assert standing is not None
         return standing

@@ -25,7 +25,7 @@ from synth.groups import Group, batches_of
 from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.manifest import SHEET_CLASSES, SHEET_IMAGES, group_part
 from synth.objective import Objective
-from synth.settings import SynthesisConfig
+from synth.settings import STOP_BN_FALL, STOP_WINDOW, SynthesisConfig
 from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
@@ -119,7 +119,7 @@ def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch
     seconds = {}
     for size in config.resolutions:
         seconds[size], step = _iterations(objective, batch, config, size, device)
-    events = [dataclasses.replace(step, images=step.images[:0])] * _events(config)
+    events = [step.without_images()] * _events(config)
     group, pixels = batch[0], to_pixels(step.images, teacher.mean, teacher.std)
     terms = {name: values[0] for name, values in step.terms.items()}
     folders = class_folders(teacher.class_names, teacher.num_classes)
@@ -156,9 +156,15 @@ def _iterations(
     size: int,
     device: torch.device,
 ) -> tuple[float, Step]:
-    """Seconds of an iteration at a size, and the last step; one to warm up is not timed."""
+    """Seconds of an iteration at a size, and the last step; one to warm up is not timed.
+
+    Nothing stops early: that would end the trial before there is a time.
+    """
     stage = dataclasses.replace(
         config,
+        stop_cross_entropy=0.0,
+        stop_bn_fall=STOP_BN_FALL,
+        stop_window=STOP_WINDOW,
         resolutions=(size,),
         iterations=(TRIAL_ITERATIONS,),
         canvas="upsample",

@@ -38,13 +38,13 @@ def batching(
     """
     own: dict[str, Any] = dataclasses.asdict(SynthesisConfig()) | recipe
     own |= {name: given.get(name) for name in own if given.get(name) is not None}
+    numbers = (own["per_class"], own["images_per_class"], own["classes_per_group"])
+    if not own["resolutions"] or min(*numbers, *own["resolutions"]) < 1:
+        return {}  # refused, with its bound, when the settings are made
     if given.get("images_per_batch") is not None:
         return _grouping(given, classes, own)
     if given.get("groups_per_batch") is not None:
         return {}
-    numbers = (own["per_class"], own["images_per_class"], own["classes_per_group"])
-    if min(*numbers, *own["resolutions"]) < 1:
-        return {}  # refused, with its bound, when the settings are made
     images = even_shares(own["per_class"], own["images_per_class"])
     counts = even_shares(classes, own["classes_per_group"])
     room = _most_images(teacher, max(own["resolutions"]))

@@ -95,11 +95,10 @@ def prepare(
     teacher = _classifier(source)
     classes = choose_classes(str(given.get("select", "all")), teacher)
     open_choices = given.copy()
-    if is_chosen:
-        open_choices.fast = False  # the iterations that it stands for are in the file
-    recipe, notes = recipe_for(
-        open_choices, teacher, len(classes or range(teacher.num_classes)), source.saw_mirrored
-    )
+    if is_chosen:  # the iterations and groups that these stand for are in the file
+        open_choices.fast, open_choices.images_per_batch = False, None
+    count = len(given.get("classes") or classes or range(teacher.num_classes))
+    recipe, notes = recipe_for(open_choices, teacher, count, source.saw_mirrored)
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
     named = dataclasses.replace(config.teacher, name=teacher.name)

@@ -12,7 +12,6 @@ from rich.console import Console
 from dearkd.config_file import to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.going_on import check_begun, check_stored, goes_on
 from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
@@ -30,6 +29,7 @@ from dearkd.synthesis.set_folder import (
 from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.setup import Setup, prepare
 from synth import synthesis as library
+from synth.files import write_whole
 
 __all__ = ["synthesize"]
 
@@ -160,8 +160,9 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
     """Makes this process's share of the images; returns whether it was the last to finish."""
     main = state.is_main_process
     if main and not resume:
-        # Before all else: a killed run is resumed by it.
-        replace_text(folder / CONFIG_FILE, to_yaml(setup.config))
+        # Before all else: a killed run is resumed by it. The library names the unfinished file, so
+        # that a folder with what a kill left of it counts as free.
+        write_whole(folder / CONFIG_FILE, to_yaml(setup.config).encode())
     events = library.synthesize(
         setup.synthesis,
         setup.teacher,

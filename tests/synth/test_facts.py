@@ -14,6 +14,7 @@ from synth.facts import (
     facts_of,
     layout_by_facts,
     precision_by_facts,
+    usable_cores,
 )
 from synth.groups import Group
 from synth.settings import SynthesisConfig
@@ -111,12 +112,23 @@ def test_work_follows_from_operations_iterations_images_and_graphs():
     # 3x3 convolutions from 3 to 8 and 8 to 12 channels, a matrix of 12 x 4; two operations for
     # each product, forward and backward
     operations = 2 * 2 * (16 * 16 * 8 * 3 * 9 + 8 * 8 * 12 * 8 * 9 + 12 * 4)
-    expected = operations * 4 * 10 / (24e9 * torch.get_num_threads()) / 60
+    expected = operations * 4 * 10 / (24e9 * usable_cores()) / 60
     assert one == pytest.approx(expected)
     assert facts_for(net, batches=7).minutes_a_graph == pytest.approx(7 * one)
     # the small stage costs a quarter, and makes a graph of its own
     two = facts_for(net, resolutions=(16, 32), iterations=(10, 10)).minutes_a_graph
     assert two == pytest.approx(one * 1.25 / 2)
+
+
+def test_the_threads_that_a_launcher_leaves_a_process_decide_nothing():
+    net, threads = random_net(), torch.get_num_threads()
+    net.num_classes = 4
+    alone = facts_for(net)
+    try:
+        torch.set_num_threads(threads + 1)
+        assert facts_for(net) == alone
+    finally:
+        torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(

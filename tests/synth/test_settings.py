@@ -49,6 +49,7 @@ def test_it_comes_out_of_omegaconf_as_it_is():
         ({"ep_warmup_iterations": -1}, "ep_warmup_iterations must be at least 0"),
         ({"ep_weight": 0, "ep_warmup_iterations": 5}, "no effect with objective.ep_weight=0"),
         ({"bn_weight": 0, "bn_relative": True}, "objective.bn_relative has no effect"),
+        ({"auto_iterations": 500}, "auto_iterations has no effect without objective.auto_weights"),
         ({"bn_weight": 0, "auto_weights": True}, "auto_weights tunes bn_weight, which is 0"),
     ],
 )

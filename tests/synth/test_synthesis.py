@@ -18,9 +18,11 @@ from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, plan_groups
 from synth.image_files import pixel_hash, read_image
 from synth.kernels import LONG_RUN, choose_kernels
+from synth.manifest import group_part
 from synth.natural import LOOK
 from synth.objective import Objective
 from synth.quality import mean_pairwise_distance
+from synth.refusal import SynthError
 from synth.settings import ObjectiveConfig, SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 
@@ -85,6 +87,18 @@ def test_events_tell_what_happens(whole):
     assert progress == [2, 3, 5, 7, 9, 10, 12, 14, 16, 17, 19, 21]
     assert [event.group for event in middle if isinstance(event, GroupDone)] == [0, 1, 2]
     assert finished == Finished(manifest=out / "manifest.json")
+
+
+def test_of_the_steps_of_a_batch_no_images_are_kept(teacher, tmp_path, monkeypatch):
+    sizes = []
+
+    def recorded(*args):
+        sizes.extend(step.images.untyped_storage().nbytes() for step in args[3])
+        return group_part(*args)
+
+    monkeypatch.setattr("synth.synthesis.group_part", recorded)
+    list(synthesize(config(per_class=2), teacher, tmp_path / "run"))
+    assert len(sizes) == 4 and not any(sizes)
 
 
 def test_the_manifest_says_what_is_on_disk(whole, teacher):
@@ -183,6 +197,16 @@ def test_a_run_from_before_a_setting_goes_on_with_that_settings_default(whole, t
     list(synthesize(config(), teacher, out, verifier=verifier, resume=True))
     with pytest.raises(ValueError, match=r"was made with config.smallest_crop=1.0, got 0.5"):
         list(synthesize(config(smallest_crop=0.5), teacher, out, verifier=verifier, resume=True))
+
+
+def test_a_set_that_was_judged_by_a_verifier_does_not_go_on_without_it(whole, teacher, tmp_path):
+    out = tmp_path / "judged"
+    shutil.copytree(whole[0], out)
+    with pytest.raises(SynthError, match=r"was made with verifier=second, got None; resume with"):
+        list(synthesize(config(), teacher, out, resume=True))
+    other = classifier(random_net(6), "second")
+    with pytest.raises(SynthError, match=r"was made with verifier.weights_sha256="):
+        list(synthesize(config(), teacher, out, verifier=other, resume=True))
 
 
 def test_a_set_whose_images_began_to_look_otherwise_does_not_go_on(teacher, tmp_path):

@@ -106,6 +106,18 @@ def test_settings_are_those_of_whoever_was_first(tmp_path):
     assert [path.name for path in writer.out.iterdir()] == ["settings.json"]
 
 
+@pytest.mark.parametrize("kind", [errno.EPERM, errno.ENOTSUP])
+def test_settings_are_agreed_on_where_a_disk_has_no_hard_links(tmp_path, monkeypatch, kind):
+    def refuse(source, target):
+        raise OSError(kind, os.strerror(kind))
+
+    monkeypatch.setattr(os, "link", refuse)
+    writer = Writer(tmp_path, ("a",), "png")
+    assert writer.agree({"seed": 1}) == {"seed": 1}
+    assert writer.agree({"seed": 2}) == {"seed": 1}
+    assert [path.name for path in writer.out.iterdir()] == ["settings.json"]
+
+
 def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
     writer = Writer(tmp_path, ("a", "b", "c"), "png")
     writer.write_images(GROUP, pixels)
@@ -157,3 +169,18 @@ def test_a_file_that_is_replaced_leaves_nothing_of_a_killed_process(tmp_path):
     leftover.write_bytes(b"half a picture")
     writer.write_picture("preview.png", Image.new("RGB", (4, 4)))
     assert [file.name for file in tmp_path.iterdir() if file.is_file()] == ["preview.png"]
+
+
+def test_of_two_processes_that_replace_a_file_at_once_both_do(tmp_path, monkeypatch):
+    """As when both merge the set: each takes the other's unfinished file for a dead process's."""
+    writer, sync = Writer(tmp_path, ("a", "b", "c"), "png"), os.fsync
+
+    def meanwhile(handle):
+        monkeypatch.setattr(os, "fsync", sync)
+        writer.write_json("manifest.json", {"by": "the other"})
+        sync(handle)
+
+    monkeypatch.setattr(os, "fsync", meanwhile)
+    writer.write_json("manifest.json", {"by": "this one"})
+    assert json.loads((tmp_path / "manifest.json").read_text()) == {"by": "this one"}
+    assert [file.name for file in tmp_path.iterdir()] == ["manifest.json"]

@@ -51,6 +51,13 @@ def test_a_dry_run_is_near_what_a_run_takes(tmp_path, form):
     assert stored / 1.5 < disk < 1.5 * stored
 
 
+def test_a_dry_run_is_not_ended_by_the_early_stop(tmp_path):
+    stop = ["stop_cross_entropy=1000", "stop_window=1", "stop_bn_fall=0.99"]
+    given = [part for setting in stop for part in ("--set", setting)]
+    output = invoked(*SHORT, *given, "--out", tmp_path / "set", "--dry-run")
+    assert "16 px: " in output and "iterations/s in fp32" in output
+
+
 def test_judging_writing_and_previews_are_in_the_time():
     settings = config()
     batches = batches_of(plan_groups(settings, 10), 1)  # two of 40 images

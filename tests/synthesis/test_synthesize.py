@@ -319,6 +319,27 @@ def test_a_run_killed_before_its_first_group_goes_on(digits, tmp_path, monkeypat
     assert hashes(folder) == hashes(digits[0])
 
 
+def test_a_run_killed_while_it_writes_its_first_file_begins_anew(digits, tmp_path, monkeypatch):
+    folder, args = tmp_path / "set", ["--classes", "2,5,7", *SHORT, "--verifier", EMBEDDED_WEIGHTS]
+    left = {}
+
+    def kill(handle):
+        left.update({file: file.read_bytes() for file in folder.glob(".synthesize.yaml.*")})
+        raise Killed
+
+    monkeypatch.setattr(os, "fsync", kill)
+    with pytest.raises(Killed):
+        CliRunner().invoke(
+            app, ["synthesize", *map(str, args), "--out", str(folder)], catch_exceptions=False
+        )
+    monkeypatch.undo()
+    assert len(left) == 1
+    for file, content in left.items():  # a real kill leaves no time to remove it
+        file.write_bytes(content)
+    made(*args, "--out", folder)
+    assert hashes(folder) == hashes(digits[0]) and not list(folder.glob(".synthesize*"))
+
+
 def test_an_unfinished_set_is_told_of(digits, tmp_path):
     shutil.copytree(digits[0], tmp_path / "set")
     (tmp_path / "set/manifest.json").unlink()
@@ -357,6 +378,22 @@ def test_a_damaged_settings_file_is_not_to_be_deleted(digits, tmp_path):
     line = refused("--resume", "--out", tmp_path / "set")
     assert "settings.json is damaged" in line
     assert "; restore it, or name another folder" in line
+
+
+@pytest.mark.parametrize("damaged", [1, 2])
+def test_damaged_images_of_a_finished_set_are_named_and_made_again(damaged, digits, tmp_path):
+    folder = tmp_path / "set"
+    shutil.copytree(digits[0], folder)
+    files = sorted(folder.glob("5/*.png"))[:damaged]
+    for file in files:
+        file.write_bytes(file.read_bytes()[:60])
+    line = refused("--resume", "--out", folder)
+    assert all(str(file) in line for file in files)
+    assert " damaged (" in line and "and resume: " in line and "made again" in line
+    for file in files:
+        file.unlink()
+    made("--resume", "--out", folder)
+    assert hashes(folder) == hashes(digits[0])
 
 
 def test_a_set_is_no_network(digits):
@@ -538,6 +575,25 @@ def test_images_per_batch_are_never_exceeded(room, classes, per_class):
     assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
 
 
+@pytest.mark.parametrize("options", [{"images_per_batch": 8}, {"images_per_batch": 13}, {}])
+def test_classes_count_whichever_setting_names_them(options):
+    one = prepare(None, ["classes=[0,1,2]"], options)
+    other = prepare(None, [], {**options, "select": "0-2"})
+    assert one.synthesis == other.synthesis
+    batches = batches_of(one.groups, one.config.groups_per_batch)
+    room = options.get("images_per_batch", 40)
+    assert max(len(batch) * len(batch[0].targets) for batch in batches) <= room
+
+
+def test_a_set_that_was_begun_when_such_classes_were_not_counted_goes_on(tmp_path):
+    groups = {"images_per_class": 4, "classes_per_group": 2, "groups_per_batch": 1}
+    settings = {"classes": [0, 1, 2], "images_per_batch": 8, "per_class": 4}
+    settings |= {"resolutions": [16], "iterations": [4]}
+    file = tmp_path / "synthesize.yaml"
+    file.write_text(json.dumps({**settings, **groups}))
+    assert len(prepare(file, [], stored=True).groups[0].targets) == 12
+
+
 MISTAKES = [
     (["--teacher", "resnet5"], "unknown teacher 'resnet5'; did you mean"),
     (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
@@ -572,6 +628,10 @@ MISTAKES = [
     (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
     (["--set", "lr=nan"], "lr must be above 0 and at most 10, got nan"),
     (["--per-class", "0"], "--per-class must be at least 2, got 0"),
+    (["--per-class", "0", "--images-per-batch", "40"], "--per-class must be at least 2, got 0"),
+    (["--set", "images_per_class=0", "--images-per-batch", "40"], "images_per_class must be at le"),
+    (["--set", "classes_per_group=0", "--images-per-batch", "40"], "classes_per_group must be at "),
+    (["--set", "resolutions=[]"], "one entry a stage, got [] and [500]"),
     (["--set", "objective.bn_weight=1e39", *SHORT], "lower lr or the weights"),
     (["--student", EMBEDDED_WEIGHTS, "--set", "objective.compete_weight=0"], "has no effect"),
     (["nothing.yaml"], "config nothing.yaml does not exist"),
