@@ -123,7 +123,7 @@ class Runs:
                 return
             entry = self.record.find(*by_child[child].key)
             assert entry is not None
-            self.record.add(entry | {"test": {**_result(child.log), "data": images}})
+            self.record.save(entry | {"test": {**_result(child.log), "data": images}})
 
         run_all(list(by_child), self.jobs, lambda child: None, ended)
         return failed
@@ -171,7 +171,7 @@ class Runs:
         """Puts a finished run into the record, if it is what was planned."""
         self._check(run)
         entry = entry_of(self.folder(run), run.key, run.settings)
-        self.record.add(entry)
+        self.record.save(entry)
         return entry
 
     def _training(self, run: PlannedRun) -> Child:

@@ -19,6 +19,7 @@ from dearkd.report.study_tables import study_markdown
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.record import read_record
 from dearkd.sweep import children
+from dearkd.sweep import sweep as door
 from dearkd.training.loop import Trainer
 
 ALL = ["labels-seed0", "wide-labels-seed0", "labels-seed1", "wide-labels-seed1"]
@@ -209,6 +210,26 @@ def test_its_images_may_move_between_two_calls_and_not_change(
     run = RunFolder(study.parent / "runs" / "labels-seed0")
     assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
     assert run.read_config().data.train == str(tmp_path / "there")
+
+
+def test_what_another_command_does_while_this_one_plans_is_kept(finished, in_process, monkeypatch):
+    swept(finished, "--test", "digits")
+    before, place = numbers(record_of(finished)), finished.parent
+    planned = door.plan
+
+    def plan(*args, **options):
+        for name in ("runs", "runs.json"):
+            (place / "meanwhile" / name).rename(place / name)
+        return planned(*args, **options)
+
+    (place / "meanwhile").mkdir()
+    for name in ("runs", "runs.json"):
+        (place / name).rename(place / "meanwhile" / name)
+    in_process.clear()
+    monkeypatch.setattr(door, "plan", plan)
+    swept(finished, "--test", "digits")
+    assert in_process == []
+    assert numbers(record_of(finished)) == before
 
 
 def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):
