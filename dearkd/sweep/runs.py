@@ -188,8 +188,8 @@ class Runs:
         return Child(run.name, tuple(words), self._log(run.name))
 
     def _trust(self, run: PlannedRun) -> tuple[str, ...]:
-        """``--trust`` for a run that opens a network, which may bring code along."""
-        return ("--trust",) if self.trust and run.opens_networks else ()
+        """``--trust`` for a run that opens a network which brings code along."""
+        return ("--trust",) if self.trust and run.needs_trust else ()
 
     def _log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"

@@ -13,7 +13,7 @@ import pytest
 import yaml
 from commands import invoke, refused
 from conftest import photo_classes
-from toy_studies import written_study
+from toy_studies import strangers_cnn, written_study
 
 from dearkd.report.study_tables import study_markdown
 from dearkd.run_folder.folder import RunFolder
@@ -230,6 +230,28 @@ def test_what_another_command_does_while_this_one_plans_is_kept(finished, in_pro
     swept(finished, "--test", "digits")
     assert in_process == []
     assert numbers(record_of(finished)) == before
+
+
+def test_a_run_whose_teacher_brings_code_goes_on_after_its_stage(
+    in_process, write_study, monkeypatch, tmp_path
+):
+    taught = {"teacher.name": str(strangers_cnn(tmp_path / "cnn", "strangers_second_cnn"))}
+    study = write_study(arms={"labels": {"method": "ce"}, "taught": taught}, seeds=[0])
+    save = Trainer._save
+
+    def killed(self, *rest):
+        save(self, *rest)
+        if self.config.method == "dearkd":
+            raise KilledError  # between the stages
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        begun = invoke("sweep", study, "--out", study.parent / "runs", "--trust")
+    assert isinstance(begun.exception, KilledError)
+    swept(study, "--trust")
+    assert len(record_of(study).of_study()) == 2
+    run = RunFolder(study.parent / "runs" / "taught-seed0")
+    assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
 
 
 def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):
