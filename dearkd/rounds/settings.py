@@ -133,27 +133,33 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     whose class it agrees with the teacher, while their distributions are far apart.
     """
     given = flattened(config.synth)
-    drawn = given.get("engine") == "generator"
+    competes = part.number > 1 and config.adversary_weight > 0
     options = {
         **given,
         "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,
         "other_teachers": [asdict(one) for one in config.other_teachers] or None,
         "per_class": config.per_class,
-        "resolutions": None if config.res is None else _stages(config.res, drawn),
+        "resolutions": None if config.res is None else _stages(config, config.res, competes),
         "seed": _seed(config, part),
         "imports": list(config.imports) or None,
     }
-    if part.number > 1 and config.adversary_weight:
+    if competes:
         options["student.name"] = str(part.before.student.path)
         options["objective.adversary_weight"] = config.adversary_weight
         options["objective.compete_weight"] = 0.0
     return options
 
 
-def _stages(size: int, drawn: bool) -> list[int]:
-    """Large images are inverted in two stages, as `dearkd synthesize` does by default."""
-    return [size] if drawn or is_small(size) else [size // 2, size]
+def _stages(config: RoundsConfig, size: int, competes: bool) -> list[int]:
+    """Large images are inverted in two stages, as `dearkd synthesize` does by default.
+
+    A transformer takes images of one size. Where the student competes both stages have it: they
+    are as many as in the first round, as ``synth.iterations`` has an entry for each.
+    """
+    if config.synth.get("engine") == "generator" or is_small(size):
+        return [size]
+    return [size if competes else size // 2, size]
 
 
 def training(config: RoundsConfig, part: Round, data: Path | None = None) -> TrainConfig:

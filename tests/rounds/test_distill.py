@@ -417,6 +417,26 @@ def test_images_are_inverted_by_the_balanced_recipe_unless_another_is_named(plan
     assert {key: options.get(key) for key in wanted} == wanted
 
 
+def test_large_images_against_a_student_have_its_size_in_every_stage(planned, monkeypatch):
+    seen = []
+
+    @torch.no_grad()
+    def forecast(setup, device):
+        sizes = setup.synthesis.resolutions
+        seen.append((setup.student is not None, sizes, setup.synthesis.iterations))
+        for size in sizes if setup.student is not None else ():
+            setup.student.network(torch.zeros(1, 3, size, size))
+        return Forecast(1.0, None, 1.0, {}, None)
+
+    monkeypatch.setattr(planning, "forecast", forecast)
+    config = planned(rounds=2, synth={"iterations": [3, 5]}).config
+    assert seen == [(False, (88, 176), (3, 5)), (True, (176, 176), (3, 5))]
+    sizes = [image_options(config, Round(Path("run"), n))["resolutions"] for n in (1, 2)]
+    assert sizes == [[88, 176], [176, 176]]
+    alone = dataclasses.replace(config, adversary_weight=0.0)
+    assert image_options(alone, Round(Path("run"), 2))["resolutions"] == [88, 176]
+
+
 def test_a_run_by_a_generator_goes_on_by_it(tmp_path):
     """Begun when a generator was the only way, so that nothing names it."""
     drawn = ["synth.engine=generator", "synth.generator.width=4", "synth.generator.latent_dim=8"]
