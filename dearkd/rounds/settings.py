@@ -7,7 +7,7 @@ Departure:
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -18,7 +18,7 @@ from dearkd.errors import UserError
 from dearkd.rounds.folder import Round, sets_up_to
 from dearkd.synthesis.settings import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
-from dearkd.training.paths import rooted
+from dearkd.training.paths import from_root, rooted
 
 __all__ = ["RoundsConfig", "with_rooted_paths", "image_options", "training", "with_recipe"]
 
@@ -49,6 +49,11 @@ DECIDED = {
     "train.imports": "give --import",
 }
 """Settings of the parts that the rounds decide, and how."""
+PATHS = (
+    *("teacher.name", "teacher.weights", "evaluation", "out"),
+    *("synth.verifier.name", "synth.verifier.weights"),
+)
+"""Settings that are paths, or names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,18 +100,25 @@ class RoundsConfig:
         for name in ("per_class", "res", "epochs"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 1, 1_000_000)
-        parts = OmegaConf.create({"synth": self.synth, "train": self.train})
+        parts = flattened({"synth": self.synth, "train": self.train})
+        given = [name for name, value in parts.items() if value is not None]
         for key, reason in DECIDED.items():
-            if OmegaConf.select(parts, key) is not None:
+            if any(f"{name}.".startswith(f"{key}.") for name in given):
                 raise UserError(f"{key} is decided by the rounds ({reason}); leave it out there")
 
 
 def with_rooted_paths(given: DictConfig) -> DictConfig:
     """What was given, with paths that exist from the root: a run goes on from any folder."""
     found: DictConfig = given.copy()
-    for key in ("teacher.name", "teacher.weights", "evaluation", "out"):
-        if (text := OmegaConf.select(found, key)) is not None:
-            OmegaConf.update(found, key, rooted(text))
+    given_by_name = flattened(cast(dict[str, Any], OmegaConf.to_container(found)))
+    for key in PATHS:
+        if (text := given_by_name.get(key)) is not None:
+            OmegaConf.update(found, key, rooted(str(text)))
+    select = given_by_name.get("synth.select", "all")
+    if select != "all" and Path(str(select)).is_file():
+        found.synth.select = rooted(str(select))
+    if (folder := given_by_name.get("train.cache_labels")) is not None:
+        found.train.cache_labels = from_root(str(folder))
     for network in found.get("other_teachers") or ():
         for key in ("name", "weights"):
             if network.get(key) is not None:
@@ -170,9 +182,11 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
     """
     given = flattened(config.train)
     recipe = {} if given.keys() & {"recipe", "method"} else {"recipe": "best"}
+    kept = given.get("cache_labels")  # of a run's images and seed, which each round has of its own
     options = {
         **recipe,
         **given,
+        "cache_labels": None if kept is None else str(Path(kept, f"round-{part.number}")),
         "teacher.name": config.teacher.name or EMBEDDED,
         "teacher.weights": config.teacher.weights,
         "student": config.student,

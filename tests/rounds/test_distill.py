@@ -16,6 +16,7 @@ import timm
 import torch
 import yaml
 from commands import invoke, refused
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from dearkd.config_file import complete
@@ -28,7 +29,7 @@ from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
 from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
-from dearkd.rounds.settings import RoundsConfig, image_options
+from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.processes import process_state
 from dearkd.synthesis import forecast as forecasting
@@ -304,6 +305,9 @@ MISTAKES = [
     (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
     (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds (it is the"),
     (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds (set adversary_weigh"),
+    (["--set", "train={data.validation: 0.1}"], "train.data.validation is decided by the rounds"),
+    (["--set", "synth={teacher.name: x}"], "synth.teacher is decided by the rounds (--teacher na"),
+    (["--set", "synth.verifier=x"], "verifier must have fields, got x; write it as {KEY: VALUE}"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
     (
@@ -435,6 +439,33 @@ def test_large_images_against_a_student_have_its_size_in_every_stage(planned, mo
     assert sizes == [[88, 176], [176, 176]]
     alone = dataclasses.replace(config, adversary_weight=0.0)
     assert image_options(alone, Round(Path("run"), 2))["resolutions"] == [88, 176]
+
+
+def test_each_round_keeps_its_labels_in_a_folder_of_its_own():
+    """Images and seed are of a cache's identity, and every round has others."""
+    config = complete(RoundsConfig, {"train": {"cache_labels": "/kept"}, "student": "toy_student"})
+    places = [training(config, Round(Path("run"), number)).cache_labels for number in (1, 2)]
+    assert places == ["/kept/round-1", "/kept/round-2"]
+
+
+def test_paths_of_the_parts_are_kept_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge", "weights.pth", "names.txt"):
+        (tmp_path / name).touch()
+    verifier = {"name": "judge", "weights": "weights.pth"}
+    given = {
+        "synth": {"verifier": verifier, "select": "names.txt"},
+        "train": {"cache_labels": "kept"},
+    }
+    root = str(tmp_path)
+    found = with_rooted_paths(OmegaConf.create(given))
+    assert found.synth.verifier == {"name": f"{root}/judge", "weights": f"{root}/weights.pth"}
+    assert (found.synth.select, found.train.cache_labels) == (f"{root}/names.txt", f"{root}/kept")
+    (tmp_path / "all").mkdir()
+    for select in ("all", "0-99"):
+        assert with_rooted_paths(OmegaConf.create({"synth": {"select": select}})).synth.select == (
+            select
+        )
 
 
 def test_a_run_by_a_generator_goes_on_by_it(tmp_path):
