@@ -16,9 +16,11 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from dearkd.config_file import complete, differences, to_yaml, user_tree
+from dearkd.config_file import complete, to_yaml, user_tree
 from dearkd.errors import UserError, WriteError
 from dearkd.rounds.folder import (
+    LOCK,
+    ROUNDS,
     ROUNDS_FILE,
     Round,
     check_name,
@@ -29,19 +31,20 @@ from dearkd.rounds.folder import (
 from dearkd.rounds.plan import Plan, as_typed, plan
 from dearkd.rounds.result import round_entry, write_result
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
+from dearkd.run_folder.files import remove_leftovers
 from dearkd.run_folder.folder import next_folder
-from dearkd.run_folder.going_on import check_begun
+from dearkd.run_folder.going_on import changed, check_begun
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted, seconds_text
 from dearkd.synthesis.synthesize import synthesize
+from dearkd.training.paths import rooted
 from dearkd.training.train import train
 
 __all__ = ["distill"]
 
-LOCK = ".distill.tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -89,7 +92,7 @@ def distill(
     """Makes images and trains on them, round after round; returns the run's folder.
 
     A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
-    it, but for more rounds. A dry run shows what all would take, and writes nothing.
+    it, but for more rounds and for what it leaves open. A dry run shows what all would take, and writes nothing.
 
     Raises:
         UserError: Anything wrong with the configuration, a network, the data or the folder.
@@ -125,6 +128,7 @@ def distill(
 def _run(run: _Run) -> None:
     """Makes and trains what is left, and prints what came out."""
     with held(run.folder, LOCK), raising_on_signals(), _told_how_to_go_on(run):
+        remove_leftovers(run.folder)
         config = replace(run.plan.config, out=str(run.folder.resolve()))
         write_text(run.folder / ROUNDS_FILE, to_yaml(config))
         _print_plan(run)
@@ -156,17 +160,18 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     stored = user_tree(kind, file, (), {})
     if not stored.get("synth", {}).keys() & {"engine", "recipe"}:
         OmegaConf.update(stored, "synth.engine", "generator")  # begun when rounds had no other
-    changed = differences(kind, stored, given)
-    rounds = changed.pop("rounds", (0, 0))
+    unlike = changed(kind, stored, given, rooted)
+    rounds = unlike.pop("rounds", (0, 0))
     if rounds[1] < rounds[0]:
-        changed["rounds"] = rounds
-    if changed:
-        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
+        unlike["rounds"] = rounds
+    if unlike:
+        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in unlike.items()]
         raise UserError(
             f"{folder} keeps the settings that it was begun with, which differ from "
             f"{', '.join(pairs)}; leave them out or choose another --out"
         )
-    return complete(kind, stored, OmegaConf.create({"rounds": max(rounds[1], stored.rounds)}))
+    most = max(rounds[1], stored.get("rounds", ROUNDS))
+    return complete(kind, stored, OmegaConf.create({"rounds": most}))
 
 
 def _make_images(run: _Run, part: Round) -> None:

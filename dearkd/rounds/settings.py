@@ -15,7 +15,7 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import check_range, flattened
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
-from dearkd.rounds.folder import Round, sets_up_to
+from dearkd.rounds.folder import ROUNDS, Round, sets_up_to
 from dearkd.synthesis.settings import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
 from dearkd.training.paths import from_root, rooted
@@ -67,7 +67,7 @@ class RoundsConfig:
     """Further networks of the same classes, which the images are made for too."""
     student: str | None = None
     """timm name; None: as `dearkd train` chooses it."""
-    rounds: int = 1
+    rounds: int = ROUNDS
     """How often images are made and trained on; those of a finished run may be raised. Whether more
     than one pay is not measured yet: images against a student take several times as long."""
     per_class: int | None = None

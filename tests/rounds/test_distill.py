@@ -20,6 +20,7 @@ from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from dearkd.config_file import complete
+from dearkd.errors import UserError
 from dearkd.pages.page import Plots, Table
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
@@ -28,9 +29,11 @@ from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
+from dearkd.rounds.folder import LOCK as rounds_lock
 from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.lock import held
 from dearkd.run_folder.processes import process_state
 from dearkd.synthesis import forecast as forecasting
 from dearkd.synthesis.forecast import Forecast
@@ -254,7 +257,10 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
         stopped((RunFolder, "write_config"), killed)
     assert Round(folder, 2).has_student
     assert finished_rounds(folder) == 1
+    left = folder / ".distill.yaml.tmp99"
+    left.touch()
     distilled(*typed[1:])
+    assert not left.exists()
     assert RunFolder(folder).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
     for number in (1, 2):
         made = f"round-{number}/set"
@@ -372,6 +378,49 @@ def test_the_newest_unfinished_run_goes_on(tmp_path):
         os.utime(file, (begun, begun))
     (tmp_path / "done" / "summary.json").write_text('{"rounds": [{}]}')
     assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
+
+
+def test_what_is_spoiled_or_at_work_is_passed_over(tmp_path):
+    for begun, name in enumerate(("old", "at work", "spoiled"), start=1):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "distill.yaml"
+        file.write_text("rounds: 1")
+        os.utime(file, (begun, begun))
+    (tmp_path / "spoiled" / "summary.json").write_text('{"rounds": [{}]}')
+    (tmp_path / "spoiled" / "distill.yaml").write_bytes(b"student: \xff")
+    os.utime(tmp_path / "spoiled" / "distill.yaml", (0, 0))
+    with held(tmp_path / "at work", rounds_lock):
+        assert newest_unfinished_rounds(tmp_path) == tmp_path / "old"
+
+
+def finished_by_hand(folder, text):
+    """A run of one round that is finished, as far as the door looks."""
+    folder.mkdir()
+    (folder / "distill.yaml").write_text(text)
+    (folder / "summary.json").write_text('{"rounds": [{}]}')
+    return folder
+
+
+def test_the_same_command_again_may_leave_open_what_was_chosen(tmp_path):
+    run = finished_by_hand(tmp_path / "run", "student: dearkd_mini_patch4_32\nrounds: 1\n")
+    assert "is finished" in distilled("--student", "cnn", "--out", run)
+    line = refused("distill", "--student", "toy_student", "--out", run)
+    assert "differ from student=toy_student (stored: dearkd_mini_patch4_32)" in line
+
+
+def test_a_configuration_without_rounds_has_one(tmp_path, monkeypatch):
+    run = finished_by_hand(tmp_path / "run", "seed: 3\n")
+    assert "is finished" in distilled("--seed", 3, "--out", run)
+    with pytest.raises(UserError, match="no unfinished run in rounds"):
+        newest_unfinished_rounds(tmp_path)
+
+
+def test_other_verbs_leave_a_run_in_rounds_alone(tmp_path):
+    (tmp_path / "distill.yaml").write_text("rounds: 1")
+    for words in (["--data", "digits", "--student", "toy_student"], ["--resume"]):
+        line = refused("train", *words, "--out", tmp_path)
+        assert f"{tmp_path} holds a run in rounds; go on with it by dearkd distill --re" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["distill.yaml"]
 
 
 @pytest.fixture
