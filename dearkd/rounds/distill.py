@@ -16,7 +16,9 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
+from dearkd.config import TrainConfig
 from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.rounds.folder import (
     LOCK,
@@ -27,6 +29,7 @@ from dearkd.rounds.folder import (
     check_new,
     finished_rounds,
     newest_unfinished_rounds,
+    sets_up_to,
 )
 from dearkd.rounds.plan import Plan, as_typed, plan
 from dearkd.rounds.result import round_entry, write_result
@@ -39,6 +42,7 @@ from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted, seconds_text
+from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.synthesize import synthesize
 from dearkd.training.paths import rooted
 from dearkd.training.train import train
@@ -191,6 +195,8 @@ def _synthesize(run: _Run, part: Round) -> None:
     begun = part.has_begun_set
     options = {} if begun else image_options(run.plan.config, part)
     with as_typed("synth"):
+        if begun:
+            _name_student(part)
         synthesize(
             None,
             (),
@@ -202,22 +208,37 @@ def _synthesize(run: _Run, part: Round) -> None:
         )
 
 
+def _name_student(part: Round) -> None:
+    """Names the student of a begun set by its path of today, as the run may have moved."""
+    file = part.set / CONFIG_FILE
+    stored, path = user_tree(SynthesizeConfig, file, (), {}), str(part.before.student.path)
+    if OmegaConf.select(stored, "student.name") not in (None, path):
+        stored.student.name = path
+        write_text(file, OmegaConf.to_yaml(stored))
+
+
 def _train(run: _Run, part: Round) -> None:
     """Trains a round's student on all sets so far, or goes on with it."""
     _say_part(run, part, "training")
-    begun, student = part.has_begun_student, part.student
+    begun = part.has_begun_student
     with as_typed("train"):
-        config = training(run.plan.config, part)
-        if begun:  # with the sets of this folder, which may have moved
-            stored, train_data = student.read_config(), config.data.train
-            config = replace(stored, data=replace(stored.data, train=train_data))
         train(
-            config,
+            _gone_on_with(part) if begun else training(run.plan.config, part),
             console=run.console,
-            folder=student if begun else None,
+            folder=part.student if begun else None,
             resume=begun,
             again=run.again,
         )
+
+
+def _gone_on_with(part: Round) -> TrainConfig:
+    """The configuration of a begun student, with paths of today, as the run may have moved."""
+    stored = part.student.read_config()
+    return replace(
+        stored,
+        init=None if stored.init is None else str(part.before.student.path),
+        data=replace(stored.data, train=sets_up_to(part)),
+    )
 
 
 @contextmanager

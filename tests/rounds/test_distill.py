@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -271,6 +272,28 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
         for one in (folder, whole)
     ]
     assert curves[0] == curves[1]
+
+
+def test_a_run_may_move_in_either_part_of_a_round(one_round, two_rounds, tmp_path, monkeypatch):
+    whole, _ = two_rounds
+    shutil.copytree(one_round[0], tmp_path / "a")
+    config = complete(RoundsConfig, yaml.safe_load((whole / "distill.yaml").read_text()))
+    plan = planning.Plan(config, 80, (1.0, 1.0), (1.0, 1.0), ())
+    monkeypatch.setattr(door, "plan", lambda *args, **options: plan)
+    stops = {"a": (SET, terminated), "b": ((RunFolder, "append_metrics"), killed)}
+    for place, (after, call) in stops.items():
+        with monkeypatch.context() as patch, suppress(Killed):
+            cut(patch, after, call)
+            invoke("distill", "--rounds", 2, "--out", tmp_path / place)
+        assert not Round(tmp_path / place, 2).has_student
+        (tmp_path / place).rename(tmp_path / chr(ord(place) + 1))
+    last = tmp_path / "c"
+    assert Round(last, 2).has_begun_student
+    assert not (last / "round-2" / "student" / "checkpoint" / "last.pt").exists()
+    (last / "round-2" / "set" / "3" / "000000_000.png").unlink()
+    distilled("--resume", "--out", last)
+    assert RunFolder(last).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
+    assert hashes(last / "round-2" / "set") == hashes(whole / "round-2" / "set")
 
 
 def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypatch):
