@@ -197,7 +197,7 @@ def gather(folder: Path) -> None:
             if unlike:
                 print(f"{told}: left out, its {', '.join(sorted(unlike))} differ from other seeds")
                 continue
-            record.add(entry)
+            record.save(entry)
             print(f"{told}: {entry['summary']['top1']:.2f} %")
 
 

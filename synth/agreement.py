@@ -142,7 +142,8 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
     for role in ("verifier", "student"):  # one that is missing now has no keys to compare
         if wanted[role] is None and standing.get(role) is not None:
             old[role] = standing[role]["name"]
-    changed = sorted(key for key in new if old.get(key) != new[key])
+    # A network's name is a path, perhaps, and may have moved: its weights say whether it is it.
+    changed = sorted(k for k in new if old.get(k) != new[k] and not k.endswith(".name"))
     if changed:
         key = changed[0]
         remedy = "resume with the same settings, or name another folder"

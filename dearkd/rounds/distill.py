@@ -16,32 +16,39 @@ from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
 from rich.table import Table
 
-from dearkd.config_file import complete, differences, to_yaml, user_tree
+from dearkd.config import TrainConfig
+from dearkd.config_file import complete, to_yaml, user_tree
+from dearkd.data.synthetic_set import CONFIG_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.rounds.folder import (
+    LOCK,
+    ROUNDS,
     ROUNDS_FILE,
     Round,
     check_name,
     check_new,
     finished_rounds,
     newest_unfinished_rounds,
+    sets_up_to,
 )
 from dearkd.rounds.plan import Plan, as_typed, plan
 from dearkd.rounds.result import round_entry, write_result
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
+from dearkd.run_folder.files import remove_leftovers
 from dearkd.run_folder.folder import next_folder
-from dearkd.run_folder.going_on import check_begun
+from dearkd.run_folder.going_on import changed, check_begun
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted, seconds_text
+from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.synthesize import synthesize
+from dearkd.training.paths import rooted
 from dearkd.training.train import train
 
 __all__ = ["distill"]
 
-LOCK = ".distill.tmp"
 FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -89,7 +96,7 @@ def distill(
     """Makes images and trains on them, round after round; returns the run's folder.
 
     A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
-    it, but for more rounds. A dry run shows what all would take, and writes nothing.
+    it, but for more rounds and for what it leaves open. A dry run shows what all would take, and writes nothing.
 
     Raises:
         UserError: Anything wrong with the configuration, a network, the data or the folder.
@@ -125,6 +132,7 @@ def distill(
 def _run(run: _Run) -> None:
     """Makes and trains what is left, and prints what came out."""
     with held(run.folder, LOCK), raising_on_signals(), _told_how_to_go_on(run):
+        remove_leftovers(run.folder)
         config = replace(run.plan.config, out=str(run.folder.resolve()))
         write_text(run.folder / ROUNDS_FILE, to_yaml(config))
         _print_plan(run)
@@ -156,17 +164,18 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     stored = user_tree(kind, file, (), {})
     if not stored.get("synth", {}).keys() & {"engine", "recipe"}:
         OmegaConf.update(stored, "synth.engine", "generator")  # begun when rounds had no other
-    changed = differences(kind, stored, given)
-    rounds = changed.pop("rounds", (0, 0))
+    unlike = changed(kind, stored, given, rooted)
+    rounds = unlike.pop("rounds", (0, 0))
     if rounds[1] < rounds[0]:
-        changed["rounds"] = rounds
-    if changed:
-        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in changed.items()]
+        unlike["rounds"] = rounds
+    if unlike:
+        pairs = [f"{key}={new} (stored: {old})" for key, (old, new) in unlike.items()]
         raise UserError(
             f"{folder} keeps the settings that it was begun with, which differ from "
             f"{', '.join(pairs)}; leave them out or choose another --out"
         )
-    return complete(kind, stored, OmegaConf.create({"rounds": max(rounds[1], stored.rounds)}))
+    most = max(rounds[1], stored.get("rounds", ROUNDS))
+    return complete(kind, stored, OmegaConf.create({"rounds": most}))
 
 
 def _make_images(run: _Run, part: Round) -> None:
@@ -186,6 +195,8 @@ def _synthesize(run: _Run, part: Round) -> None:
     begun = part.has_begun_set
     options = {} if begun else image_options(run.plan.config, part)
     with as_typed("synth"):
+        if begun:
+            _name_student(part)
         synthesize(
             None,
             (),
@@ -197,22 +208,37 @@ def _synthesize(run: _Run, part: Round) -> None:
         )
 
 
+def _name_student(part: Round) -> None:
+    """Names the student of a begun set by its path of today, as the run may have moved."""
+    file = part.set / CONFIG_FILE
+    stored, path = user_tree(SynthesizeConfig, file, (), {}), str(part.before.student.path)
+    if OmegaConf.select(stored, "student.name") not in (None, path):
+        stored.student.name = path
+        write_text(file, OmegaConf.to_yaml(stored))
+
+
 def _train(run: _Run, part: Round) -> None:
     """Trains a round's student on all sets so far, or goes on with it."""
     _say_part(run, part, "training")
-    begun, student = part.has_begun_student, part.student
+    begun = part.has_begun_student
     with as_typed("train"):
-        config = training(run.plan.config, part)
-        if begun:  # with the sets of this folder, which may have moved
-            stored, train_data = student.read_config(), config.data.train
-            config = replace(stored, data=replace(stored.data, train=train_data))
         train(
-            config,
+            _gone_on_with(part) if begun else training(run.plan.config, part),
             console=run.console,
-            folder=student if begun else None,
+            folder=part.student if begun else None,
             resume=begun,
             again=run.again,
         )
+
+
+def _gone_on_with(part: Round) -> TrainConfig:
+    """The configuration of a begun student, with paths of today, as the run may have moved."""
+    stored = part.student.read_config()
+    return replace(
+        stored,
+        init=None if stored.init is None else str(part.before.student.path),
+        data=replace(stored.data, train=sets_up_to(part)),
+    )
 
 
 @contextmanager

@@ -18,9 +18,12 @@ from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 from dearkd.data.splits import is_pattern
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
 from dearkd.errors import UserError
-from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.folder import ROUNDS_FILE, RunFolder
+from dearkd.run_folder.lock import is_held
 
 __all__ = [
+    "LOCK",
+    "ROUNDS",
     "ROUNDS_FILE",
     "Round",
     "check_name",
@@ -30,8 +33,11 @@ __all__ = [
     "sets_up_to",
 ]
 
-ROUNDS_FILE = "distill.yaml"
+LOCK = ".distill.lock"
+"""File that a process at work on the run holds; no temporary one, which another verb may remove."""
 SET, STUDENT = "set", "student"
+ROUNDS = 1
+"""Of a run whose configuration names no number."""
 
 
 @dataclass(frozen=True)
@@ -124,13 +130,16 @@ def check_new(folder: Path) -> None:
 def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
     """The folder of the run in rounds that was begun last and has no summary yet.
 
+    Runs that another process is working on are skipped.
+
     Raises:
         UserError: If there is none.
     """
     begun = [
         file
         for file in root.glob(f"*/{ROUNDS_FILE}")
-        if finished_rounds(file.parent) == 0 or finished_rounds(file.parent) != _wanted_rounds(file)
+        if finished_rounds(file.parent) != _wanted_rounds(file)
+        and not is_held(file.parent, LOCK)
     ]
     if not begun:
         raise UserError(f"no unfinished run in rounds under {root}/; name one with --out FOLDER")
@@ -140,6 +149,6 @@ def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
 def _wanted_rounds(file: Path) -> Any:
     """How many rounds a run was asked for last."""
     try:
-        return OmegaConf.select(OmegaConf.load(file), "rounds")
-    except (OmegaConfBaseException, YAMLError):  # which going on with it tells
+        return OmegaConf.select(OmegaConf.load(file), "rounds", default=ROUNDS)
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):  # which going on with it tells
         return None

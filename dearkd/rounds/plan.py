@@ -162,7 +162,10 @@ def _with_rival(setup: Setup, parts: Parts, weight: float) -> Setup:
         num_classes=trained.num_classes,
     )
     objective = dataclasses.replace(setup.synthesis.objective, adversary_weight=weight)
-    synthesis = dataclasses.replace(setup.synthesis, objective=objective)
+    sizes = setup.synthesis.resolutions
+    synthesis = dataclasses.replace(
+        setup.synthesis, objective=objective, resolutions=sizes[-1:] * len(sizes)
+    )
     return dataclasses.replace(setup, synthesis=synthesis, student=rival)
 
 

@@ -7,7 +7,7 @@ Departure:
 
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from omegaconf import DictConfig, OmegaConf
 
@@ -15,10 +15,10 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import check_range, flattened
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
-from dearkd.rounds.folder import Round, sets_up_to
+from dearkd.rounds.folder import ROUNDS, Round, sets_up_to
 from dearkd.synthesis.settings import NetworkConfig
 from dearkd.trained.resolve import EMBEDDED
-from dearkd.training.paths import rooted
+from dearkd.training.paths import from_root, rooted
 
 __all__ = ["RoundsConfig", "with_rooted_paths", "image_options", "training", "with_recipe"]
 
@@ -49,6 +49,11 @@ DECIDED = {
     "train.imports": "give --import",
 }
 """Settings of the parts that the rounds decide, and how."""
+PATHS = (
+    *("teacher.name", "teacher.weights", "evaluation", "out"),
+    *("synth.verifier.name", "synth.verifier.weights"),
+)
+"""Settings that are paths, or names."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,7 +67,7 @@ class RoundsConfig:
     """Further networks of the same classes, which the images are made for too."""
     student: str | None = None
     """timm name; None: as `dearkd train` chooses it."""
-    rounds: int = 1
+    rounds: int = ROUNDS
     """How often images are made and trained on; those of a finished run may be raised. Whether more
     than one pay is not measured yet: images against a student take several times as long."""
     per_class: int | None = None
@@ -95,18 +100,25 @@ class RoundsConfig:
         for name in ("per_class", "res", "epochs"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 1, 1_000_000)
-        parts = OmegaConf.create({"synth": self.synth, "train": self.train})
+        parts = flattened({"synth": self.synth, "train": self.train})
+        given = [name for name, value in parts.items() if value is not None]
         for key, reason in DECIDED.items():
-            if OmegaConf.select(parts, key) is not None:
+            if any(f"{name}.".startswith(f"{key}.") for name in given):
                 raise UserError(f"{key} is decided by the rounds ({reason}); leave it out there")
 
 
 def with_rooted_paths(given: DictConfig) -> DictConfig:
     """What was given, with paths that exist from the root: a run goes on from any folder."""
     found: DictConfig = given.copy()
-    for key in ("teacher.name", "teacher.weights", "evaluation", "out"):
-        if (text := OmegaConf.select(found, key)) is not None:
-            OmegaConf.update(found, key, rooted(text))
+    given_by_name = flattened(cast(dict[str, Any], OmegaConf.to_container(found)))
+    for key in PATHS:
+        if (text := given_by_name.get(key)) is not None:
+            OmegaConf.update(found, key, rooted(str(text)))
+    select = given_by_name.get("synth.select", "all")
+    if select != "all" and Path(str(select)).is_file():
+        found.synth.select = rooted(str(select))
+    if (folder := given_by_name.get("train.cache_labels")) is not None:
+        found.train.cache_labels = from_root(str(folder))
     for network in found.get("other_teachers") or ():
         for key in ("name", "weights"):
             if network.get(key) is not None:
@@ -133,27 +145,33 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     whose class it agrees with the teacher, while their distributions are far apart.
     """
     given = flattened(config.synth)
-    drawn = given.get("engine") == "generator"
+    competes = part.number > 1 and config.adversary_weight > 0
     options = {
         **given,
         "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,
         "other_teachers": [asdict(one) for one in config.other_teachers] or None,
         "per_class": config.per_class,
-        "resolutions": None if config.res is None else _stages(config.res, drawn),
+        "resolutions": None if config.res is None else _stages(config, config.res, competes),
         "seed": _seed(config, part),
         "imports": list(config.imports) or None,
     }
-    if part.number > 1 and config.adversary_weight:
+    if competes:
         options["student.name"] = str(part.before.student.path)
         options["objective.adversary_weight"] = config.adversary_weight
         options["objective.compete_weight"] = 0.0
     return options
 
 
-def _stages(size: int, drawn: bool) -> list[int]:
-    """Large images are inverted in two stages, as `dearkd synthesize` does by default."""
-    return [size] if drawn or is_small(size) else [size // 2, size]
+def _stages(config: RoundsConfig, size: int, competes: bool) -> list[int]:
+    """Large images are inverted in two stages, as `dearkd synthesize` does by default.
+
+    A transformer takes images of one size. Where the student competes both stages have it: they
+    are as many as in the first round, as ``synth.iterations`` has an entry for each.
+    """
+    if config.synth.get("engine") == "generator" or is_small(size):
+        return [size]
+    return [size if competes else size // 2, size]
 
 
 def training(config: RoundsConfig, part: Round, data: Path | None = None) -> TrainConfig:
@@ -164,9 +182,11 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
     """
     given = flattened(config.train)
     recipe = {} if given.keys() & {"recipe", "method"} else {"recipe": "best"}
+    kept = given.get("cache_labels")  # of a run's images and seed, which each round has of its own
     options = {
         **recipe,
         **given,
+        "cache_labels": None if kept is None else str(Path(kept, f"round-{part.number}")),
         "teacher.name": config.teacher.name or EMBEDDED,
         "teacher.weights": config.teacher.weights,
         "student": config.student,

@@ -16,10 +16,13 @@ from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
 from dearkd.run_folder.going_on import check_begun
 from dearkd.run_folder.lock import held, is_held
+from dearkd.said import command
 
-__all__ = ["CONFIG_FILE", "RunFolder", "newest_unfinished", "next_folder"]
+__all__ = ["CONFIG_FILE", "ROUNDS_FILE", "RunFolder", "newest_unfinished", "next_folder"]
 
 CONFIG_FILE = "config.yaml"
+ROUNDS_FILE = "distill.yaml"
+"""What the folder of `dearkd distill` has from its beginning; a run folder like any at its end."""
 LOCK = "checkpoint/lock"
 """File that a process at work on the run holds."""
 
@@ -78,6 +81,13 @@ class RunFolder:
         """
         if self.path.exists() and not self.path.is_dir():
             raise UserError(f"--out {self.path} is a file; choose a folder")
+        is_done = resume and self.summary_file.exists()
+        if (self.path / ROUNDS_FILE).exists() and not is_done:
+            again = command("dearkd", "distill", "--resume", "--out", self.path)
+            raise UserError(
+                f"{self.path} holds a run in rounds; go on with it by {again}, or choose "
+                "another --out"
+            )
         if self.config_file.exists() and not resume:
             raise UserError(
                 f"{self.path} already holds a run; go on with it by --resume or "

@@ -9,7 +9,7 @@ from omegaconf import DictConfig
 from dearkd.config_file import differences, user_tree
 from dearkd.errors import UserError
 
-__all__ = ["check_begun", "check_stored", "goes_on"]
+__all__ = ["changed", "check_begun", "check_stored", "goes_on"]
 
 LEFT_OPEN = (None, "auto", "fastest", "cnn")
 """Values that say "choose for me": a folder stores what was chosen."""
@@ -52,6 +52,23 @@ def check_begun(
         raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
 
 
+def changed(
+    kind: type,
+    stored: DictConfig,
+    given: DictConfig,
+    rooted: Callable[[Any], Any] = lambda value: value,
+) -> dict[str, tuple[Any, Any]]:
+    """The settings of a command typed again that are not as stored: (stored, given).
+
+    What it leaves open has been chosen since, and ``rooted`` makes its paths absolute.
+    """
+    return {
+        key: (old, new)
+        for key, (old, new) in differences(kind, stored, given).items()
+        if not _is_open(key, new) and rooted(new) != old
+    }
+
+
 def check_stored(
     kind: type,
     file: Path,
@@ -72,17 +89,12 @@ def check_stored(
     """
     given = given.copy()
     given.pop("out", None)
-    changed = differences(kind, user_tree(kind, file, (), {}), given)
-    if go_on:
-        changed = {
-            key: (old, new)
-            for key, (old, new) in changed.items()
-            if not _is_open(key, new) and rooted(new) != old
-        }
-    moved = {key: rooted(changed.pop(key)[1]) for key in [*changed] if key in movable}
-    if not changed:
+    stored = user_tree(kind, file, (), {})
+    unlike = changed(kind, stored, given, rooted) if go_on else differences(kind, stored, given)
+    moved = {key: rooted(unlike.pop(key)[1]) for key in [*unlike] if key in movable}
+    if not unlike:
         return moved
-    pairs = ", ".join(f"{key}={new} (stored: {old})" for key, (old, new) in changed.items())
+    pairs = ", ".join(f"{key}={new} (stored: {old})" for key, (old, new) in unlike.items())
     word, remedy = "--resume", "leave them out or start anew with another --out"
     if go_on:
         word, remedy = "--go-on", "take them back or start anew with another --out"

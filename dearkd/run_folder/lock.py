@@ -1,5 +1,6 @@
 """A lock on a folder for one process at a time, which the system frees when the process ends."""
 
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -7,7 +8,10 @@ from typing import IO, Any
 
 from dearkd.errors import UserError, WriteError
 
-__all__ = ["held", "is_held"]
+__all__ = ["held", "is_held", "one_at_a_time"]
+
+POLL_SECONDS = 0.02
+"""Time between two tries to get a lock that another process holds for a moment."""
 
 
 @contextmanager
@@ -32,6 +36,22 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
                 f"{folder} is in use by another running process; wait for it or "
                 "choose another --out"
             )
+        yield
+
+
+@contextmanager
+def one_at_a_time(file: Path) -> Iterator[None]:
+    """Has processes that write the same file do so one after another: waits for the others.
+
+    The lock lies beside it, as ``.NAME.lock``, and stays there.
+
+    Raises:
+        OSError: If the lock cannot be written.
+    """
+    file.parent.mkdir(parents=True, exist_ok=True)
+    with file.with_name(f".{file.name}.lock").open("ab") as lock:
+        while not _lock(lock):
+            time.sleep(POLL_SECONDS)
         yield
 
 

@@ -6,7 +6,8 @@ study's arms and comparisons are in it too, so that a table needs no other file.
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from math import floor, isfinite, log10
 from pathlib import Path
@@ -17,6 +18,7 @@ from dearkd.errors import UserError, WriteError
 from dearkd.misfit import misfit
 from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.lock import one_at_a_time
 from dearkd.run_folder.provenance import machine
 from dearkd.said import listed
 from dearkd.shapes import RECORDED_RUN, STUDY
@@ -86,13 +88,40 @@ class Record:
             if (entry := self.find(arm, fraction, seed)) is not None
         ]
 
-    def add(self, entry: Entry) -> None:
-        """Puts a run's entry in the place of an earlier one of it, and writes the file."""
-        self.entries = [other for other in self.entries if key_of(other) != key_of(entry)] + [entry]
-        self.write()
+    def save(self, *new: Entry) -> None:
+        """Writes the file, with the ``new`` entries and with what other commands have put into it.
+
+        Raises:
+            UserError: If it has become another study's, or is damaged.
+            WriteError: If it cannot be written.
+        """
+        with _told_as_ours(self.path), one_at_a_time(self.path):
+            self.read_again()
+            for entry in new:
+                self._put(entry)
+            self.write()
+
+    def read_again(self) -> None:
+        """Takes what other commands have put into the file since it was read.
+
+        Raises:
+            UserError: If it has become another study's, or is damaged.
+        """
+        if not self.path.exists():
+            return
+        stored = read_record(self.path)
+        if stored.study.name != self.study.name:
+            raise UserError(
+                f"record {self.path} is of study {stored.study.name}, not {self.study.name}; name "
+                "another file by --record"
+            )
+        for entry in stored.entries:
+            self._put(entry)
 
     def write(self, path: Path | None = None) -> None:
         """Writes the file as a whole: one line a run, those of the study first and in its order.
+
+        What other commands have put into it since it was read is lost: ``save`` keeps it.
 
         Raises:
             WriteError: If it cannot be written.
@@ -102,14 +131,19 @@ class Record:
         runs = ",\n".join(json.dumps(entry) for entry in lines)
         text = f'{{"study": {json.dumps(vars(self.study))},\n"runs": [\n{runs}\n]}}\n'
         target = path or self.path
-        try:
+        with _told_as_ours(target):
             target.parent.mkdir(parents=True, exist_ok=True)
             replace_text(target, text)
-        except OSError as error:
-            raise WriteError(
-                f"cannot write the record {target} ({error.strerror or error}); "
-                "choose another --record"
-            ) from error
+
+    def _put(self, entry: Entry) -> None:
+        """Puts an entry in the place of the run's earlier one, unless that alone has a test.
+
+        Two commands may train one run, each in its folder; test images are read once.
+        """
+        earlier = self.find(*key_of(entry))
+        if earlier is None or entry.get("test") or not earlier.get("test"):
+            others = [other for other in self.entries if key_of(other) != key_of(entry)]
+            self.entries = [*others, entry]
 
 
 def read_record(path: Path) -> Record:
@@ -158,6 +192,20 @@ def entry_of(folder: RunFolder, key: Key, settings: Entry) -> Entry:
 def key_of(entry: Mapping[str, Any]) -> Key:
     """The arm, fraction and seed of a run's entry."""
     return entry["arm"], entry["fraction"], entry["seed"]
+
+
+@contextmanager
+def _told_as_ours(target: Path) -> Iterator[None]:
+    """The operating system's errors as one that names the record and the remedy."""
+    try:
+        yield
+    except UserError:
+        raise
+    except OSError as error:
+        raise WriteError(
+            f"cannot write the record {target} ({error.strerror or error}); "
+            "choose another --record"
+        ) from error
 
 
 def _study(stored: dict[str, Any]) -> Study:

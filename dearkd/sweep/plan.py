@@ -19,13 +19,13 @@ from dearkd.errors import UserError
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.record import Key
 from dearkd.sweep.study import StudyFile, folder_name
+from dearkd.trained.resolve import Resolved, refuse_idle_trust
 from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.fingerprints import fingerprints
-from dearkd.training.methods import METHODS
 
 __all__ = ["BY_RULE", "PlannedRun", "difference", "plan", "settings_of"]
 
@@ -56,6 +56,8 @@ class PlannedRun:
     """What its numbers depend on, the seed aside, by name: settings and facts."""
     fingerprints: dict[str, str | None]
     """Those of its images and teacher, as its folder notes them."""
+    networks: tuple[Resolved, ...]
+    """Those that it opens."""
     seconds: float | None
     """What it would take; None where nobody asked."""
 
@@ -66,9 +68,9 @@ class PlannedRun:
         return f"{folder_name(self.arm)}{share}-seed{self.seed}"
 
     @property
-    def opens_networks(self) -> bool:
-        """Whether a teacher takes part, or it starts from other weights."""
-        return _opens_networks(self.config)
+    def needs_trust(self) -> bool:
+        """Whether a network that it opens brings code along, which ``--trust`` lets run."""
+        return any(network.used_trust for network in self.networks)
 
     @property
     def key(self) -> Key:
@@ -99,8 +101,7 @@ def plan(
             built[arm, fraction] = _built(study, arm, fraction, seed, trust, costs)
     if len(built) == len(study.config.arms) * len(study.described().fractions):
         _check_differs(study.config.differs, list(built.values()))
-    if trust and not any(run.opens_networks for run in built.values()):
-        raise UserError("--trust has no effect: no arm opens a network; leave it out")
+    _check_trust(trust, list(built.values()))
     runs = [_with_seed(study, built[arm, f], seed, trust, costs) for arm, f, seed in keys]
     for first, second in combinations(runs, 2):
         if (first.fraction, first.seed) == (second.fraction, second.seed):
@@ -136,7 +137,7 @@ def _built(
 ) -> PlannedRun:
     config = study.of_arm(arm, fraction, seed)
     try:
-        parts = build(config, trust=trust and _opens_networks(config))
+        parts = build(config, trust=trust)
         _check_arithmetic(config)
         state = process_state()
         parts, _ = with_arithmetic(parts, state.device, state.num_processes)
@@ -154,7 +155,9 @@ def _built(
     if costs:
         place_models(parts, state.device)
         seconds = estimate(parts, state).seconds
-    return PlannedRun(arm, fraction, seed, config, parts.config, settings, found, seconds)
+    return PlannedRun(
+        *(arm, fraction, seed, config, parts.config, settings, found, parts.networks, seconds)
+    )
 
 
 def _with_seed(
@@ -193,10 +196,12 @@ def _facts(parts: Parts, steps: int) -> dict[str, Any]:
     }
 
 
-def _opens_networks(config: TrainConfig) -> bool:
-    """Whether a network is opened that may bring code along: a teacher, or what it starts from."""
-    method = METHODS.get(config.method)
-    return config.init is not None or (method is not None and method.has_teacher)
+def _check_trust(trust: bool, runs: Sequence[PlannedRun]) -> None:
+    """Refuses ``--trust`` where no arm opens a network that brings code along."""
+    networks = {network.text: network for run in runs for network in run.networks}
+    if trust and not networks:
+        raise UserError("--trust has no effect: no arm opens a network; leave it out")
+    refuse_idle_trust(trust, *networks.values())
 
 
 def _check_arithmetic(config: TrainConfig) -> None:

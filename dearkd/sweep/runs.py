@@ -123,7 +123,7 @@ class Runs:
                 return
             entry = self.record.find(*by_child[child].key)
             assert entry is not None
-            self.record.add(entry | {"test": {**_result(child.log), "data": images}})
+            self.record.save(entry | {"test": {**_result(child.log), "data": images}})
 
         run_all(list(by_child), self.jobs, lambda child: None, ended)
         return failed
@@ -171,7 +171,7 @@ class Runs:
         """Puts a finished run into the record, if it is what was planned."""
         self._check(run)
         entry = entry_of(self.folder(run), run.key, run.settings)
-        self.record.add(entry)
+        self.record.save(entry)
         return entry
 
     def _training(self, run: PlannedRun) -> Child:
@@ -188,8 +188,8 @@ class Runs:
         return Child(run.name, tuple(words), self._log(run.name))
 
     def _trust(self, run: PlannedRun) -> tuple[str, ...]:
-        """``--trust`` for a run that opens a network, which may bring code along."""
-        return ("--trust",) if self.trust and run.opens_networks else ()
+        """``--trust`` for a run that opens a network which brings code along."""
+        return ("--trust",) if self.trust and run.needs_trust else ()
 
     def _log(self, name: str) -> Path:
         return self.root / "logs" / f"{name}.log"

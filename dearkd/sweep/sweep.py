@@ -13,7 +13,7 @@ from dearkd.report.study_chapter import study_page
 from dearkd.report.study_tables import notes, study_markdown, study_tables
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
-from dearkd.run_folder.record import COPY, Key, Record, key_of, read_record
+from dearkd.run_folder.record import COPY, Key, Record, key_of
 from dearkd.run_folder.stop import Interrupted
 from dearkd.said import counted, listed, seconds_text
 from dearkd.sweep.plan import PlannedRun, plan
@@ -82,7 +82,8 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
         _print_plan(runs, console)
         return True
     with held(request.root, "lock"):
-        record.write()
+        record.save()
+        runs.check()  # again: another command may have trained some of them meanwhile
         try:
             failed = _run(runs, request, console)
         finally:
@@ -139,15 +140,9 @@ def _chosen(study: StudyFile, request: Request) -> set[Key] | None:
 
 def _record(file: Path, study: StudyFile) -> Record:
     """What is known of the study already, with the arms that it has now."""
-    if not file.exists():
-        return Record(file, study.described())
-    record = read_record(file)
-    if record.study.name != study.name:
-        raise UserError(
-            f"record {file} is of study {record.study.name}, not {study.name}; name another file "
-            "by --record"
-        )
-    return Record(file, study.described(), record.entries)
+    record = Record(file, study.described())
+    record.read_again()
+    return record
 
 
 def _run(runs: Runs, request: Request, console: Console) -> list[str]:

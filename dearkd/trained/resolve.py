@@ -47,6 +47,8 @@ WEIGHTS_OPTIONS = {
     "model": "--weights FILE",
 }
 """The option that gives local weights to the network of each role."""
+MODELS_BY_TRUST = set[str]()
+"""Models that this process knows by a file that ``--trust`` ran; another process needs it too."""
 GRAPHS = {".onnx": "onnx", ".pt2": "torch-export"}
 
 Form = Literal["dearkd", "timm", "timm-folder", "onnx", "torch-export"]
@@ -76,7 +78,7 @@ class Resolved:
     run: Path | None = None
     """Folder of the run that the weights lie in."""
     used_trust: bool = False
-    """Whether a file was run that the run's configuration imports."""
+    """Whether its model is known by a file that the run's configuration imports, run by trust."""
 
     @property
     def img_size(self) -> int | None:
@@ -219,7 +221,10 @@ def _of_file(
             "config.yaml names; pass --import FILE, or --trust to run that file if you know where "
             "it comes from"
         )
-    import_files(imports)
+    if imports:
+        known = set(timm.list_models())
+        import_files(imports)
+        MODELS_BY_TRUST.update(set(timm.list_models()) - known)
     return Resolved(
         text=text,
         role=role,
@@ -230,7 +235,7 @@ def _of_file(
         config=config,
         run=run,
         checkpoint=checkpoint,
-        used_trust=bool(imports),
+        used_trust=bool(imports) or split_model_name_tag(name)[0] in MODELS_BY_TRUST,
     )
 
 

@@ -20,7 +20,7 @@ from dearkd.models.teacher import Teacher
 from dearkd.said import counted
 from dearkd.trained.imports import import_files
 from dearkd.trained.open_teacher import open_teacher
-from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
+from dearkd.trained.resolve import Resolved, resolve
 from dearkd.trained.trained import Trained
 from dearkd.training.checkpoint import Begun
 from dearkd.training.checks import check_cache, check_settings, check_smoothing
@@ -60,6 +60,8 @@ class Parts:
     """What was chosen for the user, to be said aloud."""
     remarks: tuple[str, ...]
     """What is odd about the data, to be said aloud."""
+    networks: tuple[Resolved, ...]
+    """Those that were opened by name: the teacher, and what the student starts from."""
 
     @property
     def teacher(self) -> Teacher | None:
@@ -102,6 +104,7 @@ def build(
 
     ``teacher``, from Python, takes the place of the one that the configuration names. ``begun``
     is known of a run that goes on: it needs no ``init`` any more, and no teacher after its stage.
+    ``trust`` allows to run code that comes with a network; that some does is not asked here.
 
     Raises:
         UserError: A name is unknown, or classes, weights or settings do not fit.
@@ -124,7 +127,6 @@ def build(
     taught = _is_taught(config, method, begun)
     found = _found_teacher(config, trust) if taught and teacher is None else None
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
-    refuse_idle_trust(trust, found, init)
     full_size = len(source)
     source = subset(source, config.data.fraction)
     size = teacher.img_size if teacher is not None else found.img_size if found else None
@@ -163,6 +165,7 @@ def build(
             *_evaluation_notes(config, evaluation),
         ),
         remarks=tuple(class_notes(source, evaluation)),
+        networks=tuple(one for one in (found, init) if one is not None),
     )
 
 

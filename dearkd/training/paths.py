@@ -13,7 +13,7 @@ from dearkd.data.settings import DIGITS
 from dearkd.data.splits import is_pattern
 from dearkd.trained.resolve import EMBEDDED
 
-__all__ = ["rooted", "with_rooted_paths"]
+__all__ = ["from_root", "rooted", "with_rooted_paths"]
 
 
 def with_rooted_paths(config: TrainConfig) -> TrainConfig:
@@ -31,7 +31,7 @@ def with_rooted_paths(config: TrainConfig) -> TrainConfig:
             weights=_absolute(config.teacher.weights),
         ),
         init=_absolute(config.init),
-        cache_labels=None if config.cache_labels is None else _from_root(config.cache_labels),
+        cache_labels=None if config.cache_labels is None else from_root(config.cache_labels),
         imports=tuple(map(_absolute, config.imports)),
     )
 
@@ -43,18 +43,18 @@ def rooted(value: Any) -> Any:
     return [rooted(each) for each in value] if isinstance(value, ListConfig) else value
 
 
+def from_root(path: str) -> str:
+    """A path from the root, whether it exists or not."""
+    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111
+
+
 def _absolute(text: Any) -> Any:
     """A path that exists, from the root; anything else as it is."""
     if text is None or text in (DIGITS, EMBEDDED) or text.lower().startswith(PREFIXES):
         return text
     path = os.path.expanduser(text)  # noqa: PTH111 - may hold no path at all
     if os.path.exists(path) or is_pattern(path):  # noqa: PTH110
-        return _from_root(text)
+        return from_root(text)
     if text.lower().startswith(SHARDS):
         return text[: len(SHARDS)] + _absolute(text[len(SHARDS) :])
     return text
-
-
-def _from_root(path: str) -> str:
-    """A path from the root, whether it exists or not."""
-    return os.path.abspath(os.path.expanduser(path))  # noqa: PTH100, PTH111

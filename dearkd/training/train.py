@@ -32,6 +32,7 @@ from dearkd.run_folder.processes import (
     said_by_main,
 )
 from dearkd.run_folder.stop import Interrupted
+from dearkd.trained.resolve import refuse_idle_trust
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import (
     epoch_order,
@@ -46,6 +47,7 @@ from dearkd.training.fingerprints import check_fingerprints, fingerprints
 from dearkd.training.label_cache import LabelCache, opened_labels
 from dearkd.training.loop import Trainer
 from dearkd.training.measured import measure_targets, scales_of_heads
+from dearkd.training.methods import METHODS
 from dearkd.training.optim import short_average
 from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
@@ -92,6 +94,8 @@ def train(
         parts = in_turn(
             state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
         )
+    if not (saved and _opens_less(parts)):
+        refuse_idle_trust(trust, *parts.networks)
     prints = _compared(parts, folder if resume else None)
     # A batch that can't be is said now.
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
@@ -115,6 +119,16 @@ def train(
             say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder
+
+
+def _opens_less(parts: Parts) -> bool:
+    """Whether a run that goes on opens less than its command names.
+
+    The student starts from nothing any more, and a teacher's stage may be over.
+    """
+    config = parts.config
+    is_taught = METHODS[config.method].has_teacher
+    return config.init is not None or (is_taught and parts.teacher is None)
 
 
 def _compared(parts: Parts, begun: RunFolder | None) -> dict[str, str | None]:

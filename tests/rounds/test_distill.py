@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -16,9 +17,11 @@ import timm
 import torch
 import yaml
 from commands import invoke, refused
+from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
 from dearkd.config_file import complete
+from dearkd.errors import UserError
 from dearkd.pages.page import Plots, Table
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
@@ -27,9 +30,11 @@ from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
+from dearkd.rounds.folder import LOCK as rounds_lock
 from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
-from dearkd.rounds.settings import RoundsConfig, image_options
+from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.lock import held
 from dearkd.run_folder.processes import process_state
 from dearkd.synthesis import forecast as forecasting
 from dearkd.synthesis.forecast import Forecast
@@ -253,7 +258,10 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
         stopped((RunFolder, "write_config"), killed)
     assert Round(folder, 2).has_student
     assert finished_rounds(folder) == 1
+    left = folder / ".distill.yaml.tmp99"
+    left.touch()
     distilled(*typed[1:])
+    assert not left.exists()
     assert RunFolder(folder).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
     for number in (1, 2):
         made = f"round-{number}/set"
@@ -264,6 +272,28 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
         for one in (folder, whole)
     ]
     assert curves[0] == curves[1]
+
+
+def test_a_run_may_move_in_either_part_of_a_round(one_round, two_rounds, tmp_path, monkeypatch):
+    whole, _ = two_rounds
+    shutil.copytree(one_round[0], tmp_path / "a")
+    config = complete(RoundsConfig, yaml.safe_load((whole / "distill.yaml").read_text()))
+    plan = planning.Plan(config, 80, (1.0, 1.0), (1.0, 1.0), ())
+    monkeypatch.setattr(door, "plan", lambda *args, **options: plan)
+    stops = {"a": (SET, terminated), "b": ((RunFolder, "append_metrics"), killed)}
+    for place, (after, call) in stops.items():
+        with monkeypatch.context() as patch, suppress(Killed):
+            cut(patch, after, call)
+            invoke("distill", "--rounds", 2, "--out", tmp_path / place)
+        assert not Round(tmp_path / place, 2).has_student
+        (tmp_path / place).rename(tmp_path / chr(ord(place) + 1))
+    last = tmp_path / "c"
+    assert Round(last, 2).has_begun_student
+    assert not (last / "round-2" / "student" / "checkpoint" / "last.pt").exists()
+    (last / "round-2" / "set" / "3" / "000000_000.png").unlink()
+    distilled("--resume", "--out", last)
+    assert RunFolder(last).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
+    assert hashes(last / "round-2" / "set") == hashes(whole / "round-2" / "set")
 
 
 def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypatch):
@@ -304,6 +334,9 @@ MISTAKES = [
     (["--set", "round=2"], "unknown config key 'round'; did you mean 'rounds'?"),
     (["--set", "train.data.train=digits"], "train.data.train is decided by the rounds (it is the"),
     (["--set", "synth.objective.adversary_weight=1"], "decided by the rounds (set adversary_weigh"),
+    (["--set", "train={data.validation: 0.1}"], "train.data.validation is decided by the rounds"),
+    (["--set", "synth={teacher.name: x}"], "synth.teacher is decided by the rounds (--teacher na"),
+    (["--set", "synth.verifier=x"], "verifier must have fields, got x; write it as {KEY: VALUE}"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
     (
@@ -370,6 +403,49 @@ def test_the_newest_unfinished_run_goes_on(tmp_path):
     assert newest_unfinished_rounds(tmp_path) == tmp_path / "new"
 
 
+def test_what_is_spoiled_or_at_work_is_passed_over(tmp_path):
+    for begun, name in enumerate(("old", "at work", "spoiled"), start=1):
+        (tmp_path / name).mkdir()
+        file = tmp_path / name / "distill.yaml"
+        file.write_text("rounds: 1")
+        os.utime(file, (begun, begun))
+    (tmp_path / "spoiled" / "summary.json").write_text('{"rounds": [{}]}')
+    (tmp_path / "spoiled" / "distill.yaml").write_bytes(b"student: \xff")
+    os.utime(tmp_path / "spoiled" / "distill.yaml", (0, 0))
+    with held(tmp_path / "at work", rounds_lock):
+        assert newest_unfinished_rounds(tmp_path) == tmp_path / "old"
+
+
+def finished_by_hand(folder, text):
+    """A run of one round that is finished, as far as the door looks."""
+    folder.mkdir()
+    (folder / "distill.yaml").write_text(text)
+    (folder / "summary.json").write_text('{"rounds": [{}]}')
+    return folder
+
+
+def test_the_same_command_again_may_leave_open_what_was_chosen(tmp_path):
+    run = finished_by_hand(tmp_path / "run", "student: dearkd_mini_patch4_32\nrounds: 1\n")
+    assert "is finished" in distilled("--student", "cnn", "--out", run)
+    line = refused("distill", "--student", "toy_student", "--out", run)
+    assert "differ from student=toy_student (stored: dearkd_mini_patch4_32)" in line
+
+
+def test_a_configuration_without_rounds_has_one(tmp_path, monkeypatch):
+    run = finished_by_hand(tmp_path / "run", "seed: 3\n")
+    assert "is finished" in distilled("--seed", 3, "--out", run)
+    with pytest.raises(UserError, match="no unfinished run in rounds"):
+        newest_unfinished_rounds(tmp_path)
+
+
+def test_other_verbs_leave_a_run_in_rounds_alone(tmp_path):
+    (tmp_path / "distill.yaml").write_text("rounds: 1")
+    for words in (["--data", "digits", "--student", "toy_student"], ["--resume"]):
+        line = refused("train", *words, "--out", tmp_path)
+        assert f"{tmp_path} holds a run in rounds; go on with it by dearkd distill --re" in line
+    assert [file.name for file in tmp_path.iterdir()] == ["distill.yaml"]
+
+
 @pytest.fixture
 def planned(tmp_path, monkeypatch):
     """Plans a run in one round of a CNN of three classes; nothing is tried."""
@@ -415,6 +491,53 @@ def test_a_size_that_no_student_has_is_rounded_down(planned, cnn, engine, size):
 def test_images_are_inverted_by_the_balanced_recipe_unless_another_is_named(planned, given, wanted):
     options = image_options(planned(**given).config, Round(Path("run"), 1))
     assert {key: options.get(key) for key in wanted} == wanted
+
+
+def test_large_images_against_a_student_have_its_size_in_every_stage(planned, monkeypatch):
+    seen = []
+
+    @torch.no_grad()
+    def forecast(setup, device):
+        sizes = setup.synthesis.resolutions
+        seen.append((setup.student is not None, sizes, setup.synthesis.iterations))
+        for size in sizes if setup.student is not None else ():
+            setup.student.network(torch.zeros(1, 3, size, size))
+        return Forecast(1.0, None, 1.0, {}, None)
+
+    monkeypatch.setattr(planning, "forecast", forecast)
+    config = planned(rounds=2, synth={"iterations": [3, 5]}).config
+    assert seen == [(False, (88, 176), (3, 5)), (True, (176, 176), (3, 5))]
+    sizes = [image_options(config, Round(Path("run"), n))["resolutions"] for n in (1, 2)]
+    assert sizes == [[88, 176], [176, 176]]
+    alone = dataclasses.replace(config, adversary_weight=0.0)
+    assert image_options(alone, Round(Path("run"), 2))["resolutions"] == [88, 176]
+
+
+def test_each_round_keeps_its_labels_in_a_folder_of_its_own():
+    """Images and seed are of a cache's identity, and every round has others."""
+    config = complete(RoundsConfig, {"train": {"cache_labels": "/kept"}, "student": "toy_student"})
+    places = [training(config, Round(Path("run"), number)).cache_labels for number in (1, 2)]
+    assert places == ["/kept/round-1", "/kept/round-2"]
+
+
+def test_paths_of_the_parts_are_kept_from_the_root(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for name in ("judge", "weights.pth", "names.txt"):
+        (tmp_path / name).touch()
+    verifier = {"name": "judge", "weights": "weights.pth"}
+    given = {
+        "synth": {"verifier": verifier, "select": "names.txt"},
+        "train": {"cache_labels": "kept"},
+    }
+    root = str(tmp_path)
+    found = with_rooted_paths(OmegaConf.create(given))
+    assert found.synth.verifier == {"name": f"{root}/judge", "weights": f"{root}/weights.pth"}
+    assert (found.synth.select, found.train.cache_labels) == (f"{root}/names.txt", f"{root}/kept")
+    (tmp_path / "all").mkdir()
+    for select in ("all", "0-99"):
+        assert with_rooted_paths(OmegaConf.create({"synth": {"select": select}})).synth.select == (
+            select
+        )
 
 
 def test_a_run_by_a_generator_goes_on_by_it(tmp_path):

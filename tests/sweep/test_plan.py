@@ -7,10 +7,11 @@ from functools import partial
 import pytest
 from commands import refused
 from conftest import FAST_TEACHER
-from toy_studies import written_study
+from toy_studies import strangers_cnn, written_study
 
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import open_data
+from dearkd.errors import UserError
 from dearkd.sweep.plan import difference, plan, settings_of
 from dearkd.sweep.study import read_study
 
@@ -123,6 +124,25 @@ def test_two_teachers_are_two_comparisons(write_study, toy_teacher):
     assert "arms 'embedded' and 'toy' differ in teacher.name" in line
     runs = planned(write_study(arms=arms, differs=["teacher"]))
     assert len({run.settings["teacher.name"] for run in runs}) == 3
+
+
+def test_a_teacher_that_brings_code_is_trusted_in_its_arms_alone(write_study, tmp_path):
+    """That its models are known in this process after the first of them changes nothing."""
+    first, second = (strangers_cnn(tmp_path / name, "strangers_cnn") for name in ("one", "two"))
+    arms = {
+        "labels": LABELS,
+        "embedded": {"method": "deit-hard"},
+        "first": {"method": "deit-hard", "teacher.name": str(first)},
+        "second": {"method": "dearkd", "teacher.name": str(second)},
+    }
+    study = read_study(write_study(arms=arms, seeds=[0], differs=["teacher"]))
+    with pytest.raises(UserError, match=r"arm 'first': .*own\.py.*or --trust to run that file"):
+        plan(study)
+    for _ in range(2):
+        assert [run.needs_trust for run in plan(study, trust=True)] == [False, False, True, True]
+    plain = read_study(write_study(arms=dict(list(arms.items())[:2]), seeds=[0]))
+    with pytest.raises(UserError, match="--trust has no effect: digits runs no code; leave it out"):
+        plan(plain, trust=True)
 
 
 def test_an_arm_has_the_same_images_at_every_fraction(write_study):

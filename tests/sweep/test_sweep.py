@@ -13,12 +13,13 @@ import pytest
 import yaml
 from commands import invoke, refused
 from conftest import photo_classes
-from toy_studies import written_study
+from toy_studies import strangers_cnn, written_study
 
 from dearkd.report.study_tables import study_markdown
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.record import read_record
 from dearkd.sweep import children
+from dearkd.sweep import sweep as door
 from dearkd.training.loop import Trainer
 
 ALL = ["labels-seed0", "wide-labels-seed0", "labels-seed1", "wide-labels-seed1"]
@@ -209,6 +210,48 @@ def test_its_images_may_move_between_two_calls_and_not_change(
     run = RunFolder(study.parent / "runs" / "labels-seed0")
     assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
     assert run.read_config().data.train == str(tmp_path / "there")
+
+
+def test_what_another_command_does_while_this_one_plans_is_kept(finished, in_process, monkeypatch):
+    swept(finished, "--test", "digits")
+    before, place = numbers(record_of(finished)), finished.parent
+    planned = door.plan
+
+    def plan(*args, **options):
+        for name in ("runs", "runs.json"):
+            (place / "meanwhile" / name).rename(place / name)
+        return planned(*args, **options)
+
+    (place / "meanwhile").mkdir()
+    for name in ("runs", "runs.json"):
+        (place / name).rename(place / "meanwhile" / name)
+    in_process.clear()
+    monkeypatch.setattr(door, "plan", plan)
+    swept(finished, "--test", "digits")
+    assert in_process == []
+    assert numbers(record_of(finished)) == before
+
+
+def test_a_run_whose_teacher_brings_code_goes_on_after_its_stage(
+    in_process, write_study, monkeypatch, tmp_path
+):
+    taught = {"teacher.name": str(strangers_cnn(tmp_path / "cnn", "strangers_second_cnn"))}
+    study = write_study(arms={"labels": {"method": "ce"}, "taught": taught}, seeds=[0])
+    save = Trainer._save
+
+    def killed(self, *rest):
+        save(self, *rest)
+        if self.config.method == "dearkd":
+            raise KilledError  # between the stages
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        begun = invoke("sweep", study, "--out", study.parent / "runs", "--trust")
+    assert isinstance(begun.exception, KilledError)
+    swept(study, "--trust")
+    assert len(record_of(study).of_study()) == 2
+    run = RunFolder(study.parent / "runs" / "taught-seed0")
+    assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
 
 
 def test_a_study_that_has_changed_is_not_mixed_with_what_was_run(finished, in_process):

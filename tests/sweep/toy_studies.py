@@ -1,7 +1,10 @@
 """Studies of toy students on the digits, and a record without runs."""
 
+import torch
 import yaml
 
+from dearkd.models.cnn import SmallResNet
+from dearkd.run_folder.files import save_model
 from dearkd.run_folder.record import Record, Study
 
 TOY = {
@@ -45,3 +48,27 @@ def entry(arm, seed, top1):
         "machine": {"cpu": "A CPU", "cores": 2},
         "curve": {"epoch": [0], "stage": ["ce"], "images_per_second": [100.0]},
     }
+
+
+STRANGERS = """
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
+from dearkd.models.cnn import SmallResNet
+look = dict(input_size=(3, 16, 16), mean=(0.5,) * 3, std=(0.5,) * 3, crop_pct=1.0)
+default_cfgs = generate_default_cfgs({"NAME": dict(look, classifier="fc")})
+@register_model
+def NAME(pretrained=False, **kwargs):
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    return build_model_with_cfg(SmallResNet, "NAME", pretrained, **{**sizes, **kwargs})
+"""
+
+
+def strangers_cnn(folder, name):
+    """The run folder of a CNN of ten classes that a Python file of its own describes."""
+    folder.mkdir()
+    (folder / "own.py").write_text(STRANGERS.replace("NAME", name))
+    (folder / "config.yaml").write_text(f"imports: [{folder / 'own.py'}]\n")
+    torch.manual_seed(len(folder.name) + ord(folder.name[0]))
+    network = SmallResNet(layers=(1, 1, 1, 1), channels=(8, 8, 8, 8), num_classes=10)
+    about = {"arch": name, "num_classes": 10, "class_names": None, "img_size": 16}
+    save_model(folder / "model.safetensors", network, about)
+    return folder
