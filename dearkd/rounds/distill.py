@@ -96,7 +96,8 @@ def distill(
     """Makes images and trains on them, round after round; returns the run's folder.
 
     A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
-    it, but for more rounds and for what it leaves open. A dry run shows what all would take, and writes nothing.
+    it, but for more rounds and for what it leaves open. A dry run shows what all would take, and
+    writes nothing.
 
     Raises:
         UserError: Anything wrong with the configuration, a network, the data or the folder.

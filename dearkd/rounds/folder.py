@@ -138,8 +138,7 @@ def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
     begun = [
         file
         for file in root.glob(f"*/{ROUNDS_FILE}")
-        if finished_rounds(file.parent) != _wanted_rounds(file)
-        and not is_held(file.parent, LOCK)
+        if finished_rounds(file.parent) != _wanted_rounds(file) and not is_held(file.parent, LOCK)
     ]
     if not begun:
         raise UserError(f"no unfinished run in rounds under {root}/; name one with --out FOLDER")

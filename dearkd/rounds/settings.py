@@ -17,7 +17,6 @@ from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.rounds.folder import ROUNDS, Round, sets_up_to
 from dearkd.synthesis.settings import NetworkConfig
-from dearkd.trained.resolve import EMBEDDED
 from dearkd.training.paths import from_root, rooted
 
 __all__ = ["RoundsConfig", "with_rooted_paths", "image_options", "training", "with_recipe"]
@@ -114,17 +113,12 @@ def with_rooted_paths(given: DictConfig) -> DictConfig:
     for key in PATHS:
         if (text := given_by_name.get(key)) is not None:
             OmegaConf.update(found, key, rooted(str(text)))
-    select = given_by_name.get("synth.select", "all")
-    if select != "all" and Path(str(select)).is_file():
-        found.synth.select = rooted(str(select))
+    select = str(given_by_name.get("synth.select", "all"))
+    if select != "all" and Path(select).is_file():
+        OmegaConf.update(found, "synth.select", rooted(select))
     if (folder := given_by_name.get("train.cache_labels")) is not None:
-        found.train.cache_labels = from_root(str(folder))
-    for network in found.get("other_teachers") or ():
-        for key in ("name", "weights"):
-            if network.get(key) is not None:
-                network[key] = rooted(network[key])
-    if found.get("imports"):
-        found.imports = rooted(found.imports)
+        OmegaConf.update(found, "train.cache_labels", from_root(str(folder)))
+    _root_lists(found)
     return found
 
 
@@ -163,6 +157,16 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
     return options
 
 
+def _root_lists(found: DictConfig) -> None:
+    """Makes the paths of further teachers and of imported files absolute."""
+    for network in found.get("other_teachers") or ():
+        for key in ("name", "weights"):
+            if network.get(key) is not None:
+                network[key] = rooted(network[key])
+    if found.get("imports"):
+        found.imports = rooted(found.imports)
+
+
 def _stages(config: RoundsConfig, size: int, competes: bool) -> list[int]:
     """Large images are inverted in two stages, as `dearkd synthesize` does by default.
 
@@ -187,7 +191,7 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
         **recipe,
         **given,
         "cache_labels": None if kept is None else str(Path(kept, f"round-{part.number}")),
-        "teacher.name": config.teacher.name or EMBEDDED,
+        "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,
         "student": config.student,
         "stage1": config.epochs,

@@ -203,8 +203,7 @@ def _told_as_ours(target: Path) -> Iterator[None]:
         raise
     except OSError as error:
         raise WriteError(
-            f"cannot write the record {target} ({error.strerror or error}); "
-            "choose another --record"
+            f"cannot write the record {target} ({error.strerror or error}); choose another --record"
         ) from error
 
 

@@ -1,14 +1,16 @@
 """Commands in child processes, some side by side; what asks us to stop is passed on to them."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from dearkd.run_folder.stop import UNDER, StopRequest
 from dearkd.run_folder.threads import usable_cores
@@ -19,11 +21,13 @@ Process: TypeAlias = "subprocess.Popen[bytes]"
 COMMAND = (sys.executable, "-m", "dearkd")
 POLL_SECONDS, WATCH_SECONDS = 0.1, 5.0
 """Time between two looks at which children have ended, and at how far the others are."""
+AGAIN = "--- again: dearkd "
+"""Begins a line of a log, after which a later start of the command writes."""
 
 
 @dataclass(frozen=True)
 class Child:
-    """A command of ``dearkd`` and the file that it writes its lines to."""
+    """A command of ``dearkd`` and the file that it adds its lines to."""
 
     name: str
     words: tuple[str, ...]
@@ -32,7 +36,10 @@ class Child:
     def start(self, threads: int) -> Process:
         """Starts the command, in a session of its own: Ctrl-C reaches it through us alone."""
         self.log.parent.mkdir(parents=True, exist_ok=True)
-        with self.log.open("wb") as log:
+        with self.log.open("ab") as log:
+            if log.tell():
+                log.write(f"\n{AGAIN}{' '.join(self.words)}\n".encode())
+                log.flush()
             return subprocess.Popen(
                 [*COMMAND, *self.words],
                 stdin=subprocess.DEVNULL,
@@ -43,10 +50,25 @@ class Child:
             )
 
     def last_words(self) -> str:
-        """The error that its log ends with, else its last line."""
-        lines = self.log.read_text(encoding="utf-8", errors="replace").splitlines()
+        """The error that it told last, else its last line."""
+        lines = self._said().splitlines()
         told = [line for line in lines if line.startswith("error: ")] or lines or [""]
         return told[-1].removeprefix("error: ")
+
+    def last_object(self) -> dict[str, Any] | None:
+        """The JSON object that it printed last, whatever stands around it; None: there is none."""
+        text = self._said()
+        for begin in reversed([found.start() for found in re.finditer(r"^\{", text, re.MULTILINE)]):
+            with suppress(ValueError):
+                found: dict[str, Any] = json.JSONDecoder().raw_decode(text, begin)[0]
+                return found
+        return None
+
+    def _said(self) -> str:
+        """What it wrote since it was started last."""
+        text = self.log.read_text(encoding="utf-8", errors="replace")
+        _, again, rest = text.rpartition(f"\n{AGAIN}")
+        return rest.partition("\n")[2] if again else text
 
 
 def threads_each(jobs: int) -> int:

@@ -1,6 +1,5 @@
 """The runs of a study as child processes of `dearkd train` and `dearkd eval`, into its record."""
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -118,12 +117,14 @@ class Runs:
             by_child[Child(run.name, tuple(words), self._log(f"{run.name}-test"))] = run
 
         def ended(child: Child, code: int) -> None:
-            if code:
-                failed.append(f"{child.name}, test: {child.last_words()} (exit code {code})")
+            result = None if code else child.last_object()
+            if result is None:
+                fault = child.last_words() if code else "it printed no result"
+                failed.append(f"{child.name}, test: {fault} (exit code {code}, {child.log})")
                 return
             entry = self.record.find(*by_child[child].key)
             assert entry is not None
-            self.record.save(entry | {"test": {**_result(child.log), "data": images}})
+            self.record.save(entry | {"test": {**_tested(result), "data": images}})
 
         run_all(list(by_child), self.jobs, lambda child: None, ended)
         return failed
@@ -232,10 +233,8 @@ def _so_far(lines: Sequence[dict[str, Any]], total: int) -> str:
     return f"{counted(done, 'epoch')} of {total}{top1}, {left} left"
 
 
-def _result(log: Path) -> dict[str, Any]:
-    """Top-1 of each head and the number of images, as `dearkd eval --json` printed them."""
-    text = log.read_text(encoding="utf-8")
-    result = json.loads(text[text.index("{") : text.rindex("}") + 1])
-    images = int(result.pop("images")["count"])
-    heads = {head: values["top1"] for head, values in result.items()}
+def _tested(result: Mapping[str, Any]) -> dict[str, Any]:
+    """Top-1 of each head and the number of images, of what `dearkd eval --json` prints."""
+    images = int(result["images"]["count"])
+    heads = {head: values["top1"] for head, values in result.items() if head != "images"}
     return {"top1": heads["logits"], "heads": heads, "images": images}

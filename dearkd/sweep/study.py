@@ -100,6 +100,14 @@ class StudyConfig:
                 )
             if not folder_name(arm):
                 raise UserError(f"arm {arm!r} has neither letter nor digit; rename it")
+        shares: dict[str, float] = {}
+        for fraction in self.fractions:
+            earlier = shares.setdefault(f"{fraction:g}", fraction)
+            if earlier != fraction:
+                raise UserError(
+                    f"fractions {earlier} and {fraction} would have one folder, {fraction:g}; "
+                    "round one to six digits, or leave it out"
+                )
 
 
 @dataclass(frozen=True)

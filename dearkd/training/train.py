@@ -94,8 +94,7 @@ def train(
         parts = in_turn(
             state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
         )
-    if not (saved and _opens_less(parts)):
-        refuse_idle_trust(trust, *parts.networks)
+    _refuse_idle_trust(trust, parts, bool(saved))
     prints = _compared(parts, folder if resume else None)
     # A batch that can't be is said now.
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
@@ -121,14 +120,16 @@ def train(
     return folder
 
 
-def _opens_less(parts: Parts) -> bool:
-    """Whether a run that goes on opens less than its command names.
+def _refuse_idle_trust(trust: bool, parts: Parts, goes_on: bool) -> None:
+    """Refuses ``--trust`` where no network brings code along.
 
-    The student starts from nothing any more, and a teacher's stage may be over.
+    A run that goes on may open less than its command names: the student starts from nothing any
+    more, and a teacher's stage may be over.
     """
     config = parts.config
-    is_taught = METHODS[config.method].has_teacher
-    return config.init is not None or (is_taught and parts.teacher is None)
+    is_untaught = METHODS[config.method].has_teacher and parts.teacher is None
+    if not (goes_on and (config.init is not None or is_untaught)):
+        refuse_idle_trust(trust, *parts.networks)
 
 
 def _compared(parts: Parts, begun: RunFolder | None) -> dict[str, str | None]:

@@ -30,8 +30,7 @@ from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_ranking import rankings
 from dearkd.rounds import distill as door
 from dearkd.rounds import plan as planning
-from dearkd.rounds.folder import LOCK as rounds_lock
-from dearkd.rounds.folder import Round, finished_rounds, newest_unfinished_rounds
+from dearkd.rounds.folder import LOCK, Round, finished_rounds, newest_unfinished_rounds
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.lock import held
@@ -412,7 +411,7 @@ def test_what_is_spoiled_or_at_work_is_passed_over(tmp_path):
     (tmp_path / "spoiled" / "summary.json").write_text('{"rounds": [{}]}')
     (tmp_path / "spoiled" / "distill.yaml").write_bytes(b"student: \xff")
     os.utime(tmp_path / "spoiled" / "distill.yaml", (0, 0))
-    with held(tmp_path / "at work", rounds_lock):
+    with held(tmp_path / "at work", LOCK):
         assert newest_unfinished_rounds(tmp_path) == tmp_path / "old"
 
 

@@ -108,3 +108,19 @@ def test_the_last_words_are_the_error_or_the_last_line(tmp_path):
     other = child(tmp_path, "other", "print('a'); print('d')")
     run_all([one, other], 1, lambda _: None, lambda *_: None)
     assert (one.last_words(), other.last_words()) == ("b; c", "d")
+
+
+def test_a_log_keeps_what_was_said_before_and_the_last_words_are_new(tmp_path):
+    for code in ("print('a'); print('error: b')", "print('d')"):
+        one = child(tmp_path, "one", code)
+        run_all([one], 1, lambda _: None, lambda *_: None)
+    lines = one.log.read_text().splitlines()
+    assert [line for line in lines if len(line) < 10] == ["a", "error: b", "", "d"]
+    assert one.last_words() == "d"
+
+
+def test_a_result_is_found_among_other_lines(tmp_path):
+    code = "print('{odd'); print('{\\n  \"a\": {\"b\": 1}\\n}'); print('{x} is late }')"
+    one, none = child(tmp_path, "one", code), child(tmp_path, "none", "print('{')")
+    run_all([one, none], 1, lambda _: None, lambda *_: None)
+    assert (one.last_object(), none.last_object()) == ({"a": {"b": 1}}, None)

@@ -112,6 +112,12 @@ def test_what_is_for_taught_arms_is_refused_where_there_are_none(tmp_path):
     assert "--trust has no effect: no arm opens a network" in line
 
 
+def test_fractions_that_would_share_a_folder_are_refused(tmp_path):
+    file = written(tmp_path, "fractions: [0.1, 0.1234561, 0.1234562]")
+    line = refused("sweep", file, "--dry-run")
+    assert "fractions 0.1234561 and 0.1234562 would have one folder, 0.123456; round one" in line
+
+
 def test_all_images_keep_their_steps_by_themselves(tmp_path):
     study = read_study(written(tmp_path, "fractions: [0.1, 1]"), ["data.keep_steps=true"])
     assert study.of_arm("labels", 0.1, 0).data.keep_steps

@@ -350,6 +350,14 @@ def test_the_test_images_are_read_once_and_shown_when_all_have(write_study, in_p
     assert in_process == []
 
 
+def test_an_evaluation_that_says_nothing_fails_alone(finished, in_process, monkeypatch):
+    monkeypatch.setattr(children.Child, "last_object", lambda child: None)
+    result = invoke("sweep", finished, "--out", finished.parent / "runs", "--test", "digits")
+    assert result.exit_code == 1
+    assert "failed: labels-seed0, test: it printed no result (" in result.stdout
+    assert len(in_process) == 4
+
+
 def test_test_images_that_can_not_be_or_are_others_are_refused_before_any_training(
     finished, in_process, tmp_path
 ):
