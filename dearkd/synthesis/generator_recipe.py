@@ -66,7 +66,8 @@ def _group(given: DictConfig, classes: int) -> dict[str, int]:
     Raises:
         UserError: If ``images_per_batch`` has no room for 2 images of 2 classes.
     """
-    room = given.get("images_per_batch") or BATCH
+    asked = given.get("images_per_batch")
+    room = BATCH if asked is None else asked
     if room < 4:
         raise UserError(f"images_per_batch must be at least 4, 2 images of 2 classes, got {room}")
     images = given.get("images_per_class") or min(FEWEST, room // 2)

@@ -623,6 +623,7 @@ MISTAKES = [
     (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
     (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
     (["--images-per-batch", "3"], "images_per_batch must be at least 4"),
+    (["--engine", "generator", "--images-per-batch", "0"], "images_per_batch must be at least 4"),
     (["--images-per-batch", "8", "--set", "groups_per_batch=9"], "leave one of them out"),
     (["--set", "objective.bn=1"], "unknown config key 'objective.bn'; known in objective: ce"),
     (["--set", "optim.lr=1"], "unknown config key 'optim.lr'; did you mean 'lr'?"),
