@@ -29,12 +29,13 @@ from dearkd.measures.lpips_weights import backbone_file
 from dearkd.models.cost import LAYOUTS, seconds_per_call
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.provenance import commit, versions
-from dearkd.run_folder.threads import usable_cores, waiting
+from dearkd.run_folder.threads import waiting
 from dearkd.said import counted
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.onnx_packages import ONNX_PACKAGES
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.arithmetic import layout_rule, precision_rule, student_step
+from synth.cores import usable_cores
 from synth.facts import BF16_UNITS, bf16_units, cpp_compiler, has_compiler
 
 __all__ = ["EMBEDDED_SHA256", "Finding", "examine", "findings"]

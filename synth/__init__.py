@@ -4,7 +4,8 @@ A leaf library: it takes any frozen classifier with BatchNorm and never imports 
 one entry is :func:`synth.synthesis.synthesize`; an image's way through the files:
 
     groups.py     which images are made together, and every seed
-    facts.py      which precision, layout and compiler; kernels.py builds the objective with them
+    facts.py      which precision, layout and compiler (cores.py: on how many cores);
+                  kernels.py builds the objective with them
     inversion.py  noise to images, a stage at a time, by pixels or spectrum (canvas.py, which has
                   from natural.py what photographs have in common and differ in); or
     generation.py a small network (generator.py) draws them, warm from batch to batch

@@ -17,6 +17,7 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from synth.classifier import Classifier
+from synth.cores import usable_cores
 from synth.groups import Group
 from synth.settings import Precision, SynthesisConfig
 
@@ -31,7 +32,6 @@ __all__ = [
     "has_compiler",
     "layout_by_facts",
     "precision_by_facts",
-    "usable_cores",
 ]
 
 BF16_UNITS = {"amx_bf16": "AMX", "avx512_bf16": "AVX-512"}  # torch's name: ours, the faster first
@@ -153,13 +153,6 @@ def bf16_units(device: torch.device) -> str | None:
         return None
     known = torch.cpu.get_capabilities()
     return next((kind for name, kind in BF16_UNITS.items() if known.get(name)), None)
-
-
-def usable_cores() -> int:
-    """Cores that this process may run on: as many for each of several that a launcher starts."""
-    if hasattr(os, "sched_getaffinity"):  # neither macOS nor Windows has it
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1
 
 
 def cpp_compiler() -> str:

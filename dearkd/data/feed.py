@@ -16,7 +16,7 @@ from dearkd.data.sizes import is_small
 from dearkd.data.sources import ImageSource, shards_of
 from dearkd.errors import UserError
 from dearkd.run_folder.processes import local_processes
-from dearkd.run_folder.threads import usable_cores
+from synth.cores import usable_cores
 
 __all__ = [
     "EVALUATION_BATCH",

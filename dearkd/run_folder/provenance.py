@@ -6,7 +6,7 @@ import subprocess
 from pathlib import Path
 from typing import Any
 
-from dearkd.run_folder.threads import usable_cores
+from synth.cores import usable_cores
 
 __all__ = ["commit", "machine", "versions"]
 

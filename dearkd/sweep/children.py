@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeAlias
 
 from dearkd.run_folder.stop import UNDER, StopRequest
-from dearkd.run_folder.threads import usable_cores
+from synth.cores import usable_cores
 
 __all__ = ["Child", "run_all", "threads_each"]
 

@@ -40,7 +40,7 @@ from dearkd.cli.app import app
 from dearkd.config import TrainConfig
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.processes import peak_memory
-from dearkd.run_folder.threads import usable_cores
+from synth.cores import usable_cores
 
 found["help"] = CliRunner().invoke(app, ["--help"]).exit_code
 found["doctor"] = json.loads(CliRunner().invoke(app, ["doctor", "--quick", "--json"]).stdout)

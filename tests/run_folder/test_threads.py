@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from dearkd.run_folder import threads
-from dearkd.run_folder.threads import cpu_quota, settle_threads, usable_cores
+from dearkd.run_folder.threads import settle_threads
+from synth import cores
+from synth.cores import cpu_quota, usable_cores
 
 
 def groups(place, group, **limits):
@@ -40,11 +41,13 @@ def test_a_machine_without_control_groups_has_no_quota(tmp_path):
     assert cpu_quota(tmp_path, tmp_path / "none") is None
 
 
-@pytest.mark.parametrize(("quota", "cores"), [(0.5, 1), (1.5, 2), (3.0, 3), (64.0, 4), (None, 4)])
-def test_a_quota_lowers_the_cores(quota, cores, monkeypatch):
-    monkeypatch.setattr(threads, "_cores_by_affinity", lambda: 4)
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
-    assert usable_cores() == cores
+@pytest.mark.parametrize(
+    ("quota", "expected"), [(0.5, 1), (1.5, 2), (3.0, 3), (64.0, 4), (None, 4)]
+)
+def test_a_quota_lowers_the_cores(quota, expected, monkeypatch):
+    monkeypatch.setattr(cores, "cores_by_affinity", lambda: 4)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
+    assert usable_cores() == expected
 
 
 @pytest.mark.parametrize(
@@ -60,8 +63,8 @@ def test_a_quota_lowers_the_cores(quota, cores, monkeypatch):
     ],
 )
 def test_what_nobody_set_is_set(given, quota, settled, monkeypatch):
-    monkeypatch.setattr(threads, "_cores_by_affinity", lambda: 4)
-    monkeypatch.setattr(threads, "cpu_quota", lambda: quota)
+    monkeypatch.setattr(cores, "cores_by_affinity", lambda: 4)
+    monkeypatch.setattr(cores, "cpu_quota", lambda: quota)
     environment = dict(given)
     settle_threads(environment)
     assert environment == given | settled

@@ -7,6 +7,7 @@ import timm
 import torch
 from toy_nets import classifier, random_net
 
+from synth.cores import usable_cores
 from synth.facts import (
     Facts,
     bf16_units,
@@ -14,7 +15,6 @@ from synth.facts import (
     facts_of,
     layout_by_facts,
     precision_by_facts,
-    usable_cores,
 )
 from synth.groups import Group
 from synth.settings import SynthesisConfig
