@@ -11,6 +11,7 @@ import platform
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -25,7 +26,7 @@ from rich.console import Console
 
 from dearkd.errors import one_line
 from dearkd.measures.lpips_embedding import LpipsNet
-from dearkd.measures.lpips_weights import backbone_file
+from dearkd.measures.lpips_weights import OFFLINE, backbone_file
 from dearkd.models.cost import LAYOUTS, seconds_per_call
 from dearkd.models.precision import precision_context
 from dearkd.run_folder.provenance import commit, versions
@@ -233,8 +234,7 @@ def _lpips() -> _Found:
     return (
         "warning",
         f"AlexNet, the default network of `dearkd eval --lpips`, is not in {folder}",
-        "it is downloaded on first use; without a network connection convert torchvision's file "
-        "by scripts/convert_lpips_backbone.py and pass --lpips-weights FILE",
+        f"it is downloaded on first use; offline {OFFLINE}, for --lpips-weights FILE",
     )
 
 
@@ -247,9 +247,13 @@ def _onnx() -> _Found:
 
 
 def _disk() -> _Found:
-    rooms = {str(place): shutil.disk_usage(place).free for place in (Path.cwd(), Path.home())}
-    text = ", ".join(f"{free / 1e9:.0f} GB free in {place}" for place, free in rooms.items())
-    if min(rooms.values()) < ROOM:
+    rooms = {}
+    for place in (Path.cwd, Path.home):
+        with suppress(OSError, RuntimeError):  # it is not there, or the user has no home
+            rooms[str(place())] = shutil.disk_usage(place()).free
+    found = [f"{free / 1e9:.0f} GB free in {place}" for place, free in rooms.items()]
+    text = ", ".join(found) or "no folder to write to"
+    if min(rooms.values(), default=0) < ROOM:
         return "warning", text, "free some disk space, or write to another disk with --out"
     return text
 

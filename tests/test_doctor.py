@@ -2,6 +2,7 @@
 
 import importlib.metadata
 import json
+from pathlib import Path
 
 import pytest
 import torch
@@ -113,6 +114,20 @@ def test_no_compiler_is_a_warning(monkeypatch):
 def test_offline_by_wish_is_said(monkeypatch):
     monkeypatch.setattr(doctor.huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE" in doctor._hub()[1]
+
+
+def test_a_home_that_is_not_there_is_left_out(monkeypatch, tmp_path):
+    monkeypatch.setattr(doctor, "ROOM", 0)
+    monkeypatch.setenv("HOME", str(tmp_path / "nowhere"))
+    assert doctor._disk().endswith(f" GB free in {Path.cwd()}")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert doctor._disk().count("GB free") == 1  # they are one folder
+
+
+def test_without_a_network_lpips_comes_from_a_package(monkeypatch, tmp_path):
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    assert "scripts/convert_lpips_backbone.py makes it from a PyPI" in doctor._lpips()[2]
 
 
 @pytest.mark.slow

@@ -31,7 +31,7 @@ from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
 from dearkd.run_folder.processes import process_state
 from dearkd.trained.open_teacher import open_teacher
-from dearkd.trained.resolve import Resolved, resolve
+from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
 from dearkd.trained.weights import hash_of_weights
 
@@ -41,6 +41,7 @@ HEADS = ("class", "distillation", "logits")
 FORM = "class and confidence"
 """What is kept of an answer, in the kept file's metadata."""
 TEACHER = "teacher"
+OUT_OF_REACH = "the teacher is out of reach"
 SAMPLE = 16
 """Images whose pixels enter the key of the kept file, as a sample of the data."""
 
@@ -113,13 +114,19 @@ def answers_of(
     batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """:func:`predictions_of` for a network and images that are already open."""
+    """:func:`predictions_of` for a network and images that are already open.
+
+    Raises:
+        UserError: Also if ``trust`` has no effect on run and teacher.
+    """
+    named = _named_teacher(found, trust) if teacher else None
+    refuse_idle_trust(trust, found, named if isinstance(named, Resolved) else None)
     source = candidate.source
     if images is not None:
         source = SubsetSource(source, np.asarray(spread_rows(len(source), images)))
     trained = candidate.trained
     class_map = match_classes(source.classes, trained.class_names, trained.num_classes)
-    guide, missing = _teacher(found, trained, trust) if teacher else (None, None)
+    guide, missing = _opened_teacher(named, found, trained)
     file = None if found.run is None else found.run / "predictions.safetensors"
     if not candidate.is_own_data or images is not None:
         file = None
@@ -159,25 +166,38 @@ def _answers_in(tensors: dict[str, Tensor], name: str) -> Answers | None:
     return None if read is None else Answers(read.long(), tensors[f"{name}.confidence"])
 
 
-def _teacher(found: Resolved, trained: Trained, trust: bool) -> tuple[Teacher | None, str | None]:
-    """The teacher of a run, or the reason why it can't be had."""
+def _named_teacher(found: Resolved, trust: bool) -> Resolved | str:
+    """The teacher that a run's configuration names, or the reason why it can't be had."""
     if not found.config:
-        return None, f"{found.text} has no config.yaml to name its teacher"
-    named = found.config.get("teacher") or {}
-    if not named.get("name"):
-        return None, "the run had no teacher"
-    weights = named.get("weights")
+        return f"{found.text} has no config.yaml to name its teacher"
+    settings = found.config.get("teacher") or {}
+    if not settings.get("name"):
+        return "the run had no teacher"
+    weights = settings.get("weights")
+    try:
+        return resolve(settings["name"], weights=Path(weights) if weights else None, trust=trust)
+    except UserError as error:
+        return f"{OUT_OF_REACH}: {error}"
+
+
+def _opened_teacher(
+    named: Resolved | str | None, found: Resolved, trained: Trained
+) -> tuple[Teacher | None, str | None]:
+    """The teacher of a run, or the reason why it can't be had; neither if it was not asked for."""
+    if not isinstance(named, Resolved):
+        return None, named
+    settings = found.config["teacher"]
     try:
         teacher = open_teacher(
-            resolve(named["name"], weights=Path(weights) if weights else None, trust=trust),
+            named,
             student_mean=trained.view["mean"],
             student_std=trained.view["std"],
             img_size=trained.img_size,
-            precision=named.get("precision", "auto"),
+            precision=settings.get("precision", "auto"),
         )
     except UserError as error:
-        return None, f"the teacher is out of reach: {error}"
-    teacher.set_memory_format(LAYOUTS.get(named.get("memory_format", ""), LAYOUTS["contiguous"]))
+        return None, f"{OUT_OF_REACH}: {error}"
+    teacher.set_memory_format(LAYOUTS.get(settings.get("memory_format", ""), LAYOUTS["contiguous"]))
     return teacher, None
 
 

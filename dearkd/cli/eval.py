@@ -130,7 +130,7 @@ def evaluate(
         "trust": trust,
     }
     run_imports(imports)
-    if out is not None or any(value is not None for value in measures.values()):
+    if any(value is not None for value in measures.values()):
         _refuse(of_model)
         from dearkd.measures import eval_set
         from dearkd.measures.set_request import SetRequest
@@ -140,6 +140,11 @@ def evaluate(
             request, console=console, errors=error_console(), out=out, as_json=as_json
         )
         return
+    if out is not None:
+        raise UserError(
+            f"--out {out} is for the measures of a set of images; add --lpips, --features NET, "
+            "--verifier NET or --probe, or leave it out (a model's numbers: --json)"
+        )
     if target is None:
         raise UserError(
             "missing argument 'target': a run folder, a timm name, or images with --lpips; "

@@ -35,6 +35,7 @@ ENVIRONMENT = {
     errno.EROFS: "choose another --out",
     errno.EACCES: "check its permissions",
     errno.EPERM: "check its permissions",
+    errno.ENAMETOOLONG: "choose a shorter name",
 }
 """What the machine may refuse at any place, and what to do; other OSErrors are bugs of ours."""
 

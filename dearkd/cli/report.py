@@ -16,7 +16,9 @@ def report(
     targets: Annotated[
         list[Path],
         typer.Argument(
-            metavar="RUN", help="Run folders, synthetic sets, or a folder that holds some."
+            metavar="RUN",
+            help="Run folders, synthetic sets, a folder that holds some, or a study's folder or "
+            "record.",
         ),
     ],
     out: Annotated[
@@ -38,8 +40,8 @@ def report(
         bool | None,
         typer.Option(
             "--predictions/--no-predictions",
-            help="Page only: ask each run about its test images for confusion matrix, best and "
-            "worst images, which may take minutes; default: ask.",
+            help="Page only: ask each run about its evaluation images for confusion matrix, best "
+            "and worst images, which may take minutes; default: ask.",
             show_default=False,
         ),
     ] = None,

@@ -12,6 +12,9 @@ from dearkd.said import command
 
 __all__ = ["sweep"]
 
+OF_THE_TABLE = ("record", "out")
+"""Options that say where the record is; all others are of the training."""
+
 
 @guarded
 def sweep(
@@ -97,8 +100,13 @@ def sweep(
     words = [
         word for key, value in typed.items() if value is not None for word in (f"--{key}", value)
     ]
-    chosen = {"only": only, "seed": seed, "fraction": fraction}
-    repeated = {**chosen, "import": imports, "set": settings}
+    repeated = {
+        "only": only,
+        "seed": seed,
+        "fraction": fraction,
+        "import": imports,
+        "set": settings,
+    }
     words += [
         word
         for key, values in repeated.items()
@@ -120,12 +128,11 @@ def sweep(
         again=command("dearkd", "sweep", study, *words, *(["--trust"] if trust else [])),
     )
     if table:
-        idle: dict[str, Any] = {f"--{key}": values for key, values in chosen.items()}
-        idle |= {"--dry-run": dry_run, "--test": test, "--trust": trust, "--jobs": jobs > 1}
-        for name, value in idle.items():
-            if value:
+        given: dict[str, Any] = {**typed, **repeated, "dry-run": dry_run, "trust": trust}
+        for key, value in given.items():
+            if value and key not in OF_THE_TABLE:
                 raise UserError(
-                    f"{name} has no effect with --table, which trains nothing; leave {name} out"
+                    f"--{key} has no effect with --table, which trains nothing; leave --{key} out"
                 )
         door.print_table(request, console=console)
     elif not door.sweep(request, console=console, dry_run=dry_run):

@@ -130,6 +130,11 @@ def _check_place(place: Path, to: str, ending: str | None) -> None:
             f"--out {place} must end in {ending}, by which dearkd predict and others know --to "
             f"{to}; use --out {place}{ending}"
         )
+    if ending is None and place.suffix in {writer.ending for writer in _WRITERS.values()}:
+        raise UserError(
+            f"--out {place} ends in {place.suffix}, by which dearkd predict knows a graph, and "
+            f"--to {to} makes a folder; use --out {place.with_suffix('')}"
+        )
     if place.exists():
         raise UserError(f"{place} exists already; remove it or choose another --out")
 

@@ -1,5 +1,6 @@
 """The README of an exported model: its origin, its measured accuracy, and how to use it."""
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -101,7 +102,7 @@ def _measured(description: dict[str, Any], weights: Weights, summary: dict[str, 
 
 def _preprocessing(description: dict[str, Any]) -> str:
     size, share = description["img_size"], description["crop_pct"]
-    shorter = round(size / share)
+    shorter = math.floor(size / share)  # as timm resizes
     return (
         f"RGB, upright, transparent pixels on white; the shorter side resized to {shorter} pixels "
         f"({description['interpolation']}), the middle {size} x {size} cut out, scaled to 0..1, "

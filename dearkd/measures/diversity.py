@@ -53,7 +53,7 @@ class Diversity(NamedTuple):
     """Mean distances within each class, averaged over classes, and over all pairs of images."""
 
     per_class: dict[str, PairMean]
-    """By class name, for the classes of at least two images."""
+    """By the class's key, for the classes of at least two images."""
     within_class: ClassMean | None
     """None where no class has two images."""
     overall: PairMean
@@ -75,7 +75,7 @@ class Diversity(NamedTuple):
 def diversity(
     classes: Mapping[str, Sequence[T]], row_sums: Callable[[Sequence[T]], Tensor]
 ) -> Diversity:
-    """Diversity of images; ``classes`` maps a class name to its images, or to batches of them.
+    """Diversity of images; ``classes`` maps a class's key to its images, or to batches of them.
 
     ``row_sums`` returns, for such a sequence, the sum of distances from each of its images to all
     others: one value for each image.

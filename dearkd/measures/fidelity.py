@@ -43,7 +43,7 @@ def frechet_distance(
     metric = FrechetInceptionDistance(feature=as_they_are)
     metric.update(real_features.double(), real=True)
     metric.update(features.double(), real=False)
-    return float(metric.compute())
+    return max(float(metric.compute()), 0.0)  # rounding; in this order NaN stays NaN
 
 
 def density_and_coverage(

@@ -1,7 +1,7 @@
 """A set of labelled images to be measured: opened, limited for each class, resized to one size."""
 
-from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +19,7 @@ from dearkd.errors import UserError
 from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
 
-__all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
+__all__ = ["ImageSet", "Remembered", "choose_size", "class_keys", "newest_set", "open_set"]
 
 SMALL_SIZE = 64
 """Pixels a side that too small images are enlarged to: LPIPS was tuned on patches of this size."""
@@ -47,14 +47,14 @@ class ImageSet:
         self._bad_images = bad_images
 
     def batches(self, batch_size: int) -> dict[str, list[Rows]]:
-        """Rows of the source, at most ``batch_size`` together, by the name of their class."""
-        names = self.source.classes.names
+        """Rows of the source, at most ``batch_size`` together, by the key of their class."""
         result = {}
-        for label in np.unique(self.source.labels).tolist():
+        labels = np.unique(self.source.labels).tolist()
+        for label, key in class_keys(labels, self.source.classes.names).items():
             rows = np.flatnonzero(self.source.labels == label).tolist()
             starts = range(0, len(rows), batch_size)
             parts = [tuple(rows[start : start + batch_size]) for start in starts]
-            result[str(label) if names is None else names[label]] = parts
+            result[key] = parts
         return result
 
     def pixels(self, rows: Rows) -> Tensor:
@@ -89,6 +89,20 @@ class Remembered:
         while self._bytes > self._limit:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return result
+
+
+def class_keys(labels: Iterable[int], names: Sequence[str] | None) -> dict[int, str]:
+    """What results call each class: its name, with its number where another has the same name.
+
+    ImageNet has two cranes. Without names it is the number.
+    """
+    if names is None:
+        return {label: str(label) for label in labels}
+    times = Counter(names)
+    return {
+        label: names[label] if times[names[label]] == 1 else f"{names[label]} ({label})"
+        for label in labels
+    }
 
 
 def open_set(target: str, limit: int | None, seed: int) -> ImageSource:

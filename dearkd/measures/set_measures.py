@@ -15,7 +15,7 @@ from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
 from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums
 from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
-from dearkd.measures.image_set import ImageSet, Remembered, Rows
+from dearkd.measures.image_set import ImageSet, Remembered, Rows, class_keys
 from dearkd.measures.lpips_embedding import LpipsEmbedding
 from dearkd.trained.trained import Trained
 
@@ -131,12 +131,9 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
 
 def feature_diversity(features: Features, names: tuple[str, ...] | None) -> Diversity:
     """Mean Euclidean distance of L2-normalised features, in [0, 2], within classes and overall."""
-    classes = {
-        str(label) if names is None else names[label]: torch.where(features.labels == label)[0]
-        for label in torch.unique(features.labels).tolist()
-    }
+    keys = class_keys(torch.unique(features.labels).tolist(), names)
     return diversity(
-        {name: rows.tolist() for name, rows in classes.items()},
+        {key: torch.where(features.labels == label)[0].tolist() for label, key in keys.items()},
         lambda rows: distance_sums(features.embedding[list(rows)]),
     )
 

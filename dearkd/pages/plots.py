@@ -228,7 +228,7 @@ def bars(
 
 
 def _band(line: Line) -> go.Scatter:
-    """The filled area between the lower and upper edge."""
+    """The filled area between the lower and upper edge, which goes by the curve's name."""
     assert line.low is not None
     assert line.high is not None
     return go.Scatter(
@@ -236,6 +236,8 @@ def _band(line: Line) -> go.Scatter:
         y=[*line.high, *reversed(line.low)],
         fill="toself",
         fillcolor=line.colour,
+        name=line.name,
+        showlegend=False,
         opacity=0.15,
         line={"width": 0},
         hoverinfo="skip",

@@ -47,7 +47,7 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
         runs=runs,
         sets=tuple(read_set(folder, set_names[folder]) for folder in sets),
         groups=_groups(runs, _wanted(runs, baseline)),
-        studies=tuple(study for study in studies if study is not None),
+        studies=_distinct_studies(studies),
     )
 
 
@@ -63,6 +63,16 @@ def _study_of(target: Path) -> Record | None:
         with suppress(NoRecordError):
             return read_record(target)
     return None
+
+
+def _distinct_studies(found: Iterable[Record | None]) -> tuple[Record, ...]:
+    """Each study once, of its folder's copy and its record."""
+    distinct = list[Record]()
+    for record in found:
+        content = None if record is None else (record.study, record.entries)
+        if record is not None and all(content != (o.study, o.entries) for o in distinct):
+            distinct.append(record)
+    return tuple(distinct)
 
 
 def _expanded(target: Path, study: Record | None) -> list[Path]:

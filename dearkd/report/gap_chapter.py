@@ -16,6 +16,7 @@ from dearkd.pages.page import Legend, Note, Plot, Plots, Section
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import GREY, Line, curves
 from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.headline import image_kind
 from dearkd.said import counted, data_name
 
 __all__ = ["gap_section"]
@@ -131,7 +132,7 @@ def _sentence(run: Run, group: Group, others: Sequence[Run]) -> str:
     above += [(twin, f"the same network on {_images(twin)}") for twin in twins]
     gaps = [f"{_gap(run, other)} {other.name} ({what})" for other, what in above]
     text = f"{run.name} learned from {_images(run)} and reads {run.top1:.2f} % of "
-    text += f"{counted(group.images or 0, 'test image')}"
+    text += f"{counted(group.images or 0, image_kind(group))}"
     return f"{text}: {', '.join(gaps)}." if gaps else f"{text}."
 
 

@@ -8,7 +8,7 @@ from dearkd.report.rows import set_row
 from dearkd.report.study_tables import study_sentence
 from dearkd.said import counted, data_name, listed
 
-__all__ = ["group_name", "headline"]
+__all__ = ["group_name", "headline", "image_kind"]
 
 SHOWN = 3
 """Configurations that the best one is compared with, at most."""
@@ -31,8 +31,14 @@ def group_name(group: Group) -> str:
     name = data_name(group.evaluation)
     if group.images is None:
         return name
-    what = "image" if name.endswith(VALIDATION) else "test image"
+    what = image_kind(group).removeprefix("validation ")  # which the name says
     return f"{name}, {counted(group.images, what)}"
+
+
+def image_kind(group: Group) -> str:
+    """What an evaluation image of the group is: ``validation image`` or ``test image``."""
+    of_validation = (group.evaluation or "").endswith(VALIDATION)
+    return "validation image" if of_validation else "test image"
 
 
 def _group_sentence(group: Group) -> str:

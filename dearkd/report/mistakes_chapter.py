@@ -94,12 +94,13 @@ def extremes(predictions: Predictions, count: int) -> tuple[list[int], list[int]
 
 
 def _matrices(found: Sequence[_Answers]) -> list[Block]:
-    if len(found[0].predictions.class_names) > MATRIX_CLASSES:
-        return []
     plots = [
         Plot(confusion(answers.counts, answers.predictions.class_names), answers.run.name)
         for answers in found
+        if len(answers.predictions.class_names) <= MATRIX_CLASSES
     ]
+    if not plots:
+        return []
     text = (
         "Confusion matrices: a row is a class, a column what its images are taken for, a number "
         "how many. A strong diagonal is what one hopes for."

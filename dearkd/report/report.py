@@ -2,6 +2,7 @@
 
 import functools
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -29,7 +30,7 @@ from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.output import make_room, write_text
 from dearkd.said import size_text
-from dearkd.trained.resolve import resolve
+from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
 __all__ = ["Format", "write_report"]
 
@@ -65,6 +66,8 @@ def write_report(
         option = "--predictions" if predictions else "--no-predictions"
         raise UserError(f"{option} is for the page; a {form} table asks no run, leave it out")
     report = collect(targets, baseline)
+    if trust:
+        _refuse_idle_trust(report.runs if form == "html" and predictions is not False else ())
     if form == "html":
         target = out or DEFAULT_OUT
         write_text(target, html(report, None if predictions is False else errors, trust))
@@ -87,7 +90,7 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     if_any = (gap_section(report, images), rounds_section(report), attention_section(report))
     sections += [section for section in if_any if section is not None]
     if report.runs and errors is not None:
-        errors.print("asking runs about their test images; --no-predictions leaves that out")
+        errors.print("asking runs about their evaluation images; --no-predictions leaves that out")
         sections.append(mistake_section(report, functools.partial(_predicted, errors, trust)))
     if report.sets:
         sections.append(synthetic_section(report, images))
@@ -96,9 +99,23 @@ def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     return page(f"dearkd report: {report.title}", headline(report), sections)
 
 
+def _refuse_idle_trust(asked: Iterable[Run]) -> None:
+    """Refuses ``--trust`` where no run that is asked about its images brings code.
+
+    Raises:
+        UserError: Naming the runs.
+    """
+    found = list[Resolved]()
+    for run in asked:
+        if run.finished:
+            with suppress(UserError):  # said in the page
+                found.append(resolve(str(run.path), "run", trust=True))
+    refuse_idle_trust(True, *found)
+
+
 def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
     """A run's predictions on its evaluation images, or the reason why there are none."""
-    title = f"  {run.name} on its test images"
+    title = f"  {run.name} on its evaluation images"
     if not errors.is_terminal:
         errors.print(title)
     with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bar:

@@ -5,7 +5,7 @@ from typing import Any
 from dearkd.pages.page import Block, Cell, Details, Note, Section, Table
 from dearkd.report.configurations import configurations, over_seeds, seed_cells, seed_titles
 from dearkd.report.contents import Group, Report, Run
-from dearkd.report.headline import group_name
+from dearkd.report.headline import group_name, image_kind
 from dearkd.report.rows import result_row
 from dearkd.said import counted, data_name, delta_text, number
 
@@ -14,12 +14,12 @@ __all__ = ["result_section"]
 HEADS = ("class", "distillation", "logits", "softmax")
 SEEDS_NOTE = (
     "The interval is Student's, of the differences paired by seed: coloured differences are those "
-    "whose interval leaves out 0. What other test images would change is not in it."
+    "whose interval leaves out 0. What other evaluation images would change is not in it."
 )
 
 
 def result_section(report: Report) -> Section:
-    """Tables of accuracy, with differences between runs on the same test images alone."""
+    """Tables of accuracy, with differences between runs on the same evaluation images alone."""
     blocks: list[Block] = [
         Note(f"{run.name}: {note}.", warning=True) for run in report.runs for note in run.notes
     ]
@@ -81,7 +81,7 @@ def _delta_cell(run: Run, group: Group, is_decided: bool) -> Cell:
     delta = group.delta(run)
     if delta is None:
         return Cell("not compared", tone="muted")
-    clear = is_decided and abs(delta[0]) >= 2 * delta[1]
+    clear = is_decided and abs(delta[0]) > 2 * delta[1]
     tone = ("good" if delta[0] > 0 else "bad") if clear else ""
     tone = "muted" if group.is_teacher(run) else tone
     return Cell(delta_text(delta).replace("+-", "\u00b1"), tone=tone)
@@ -90,9 +90,10 @@ def _delta_cell(run: Run, group: Group, is_decided: bool) -> Cell:
 def _uncertainty(group: Group, *, is_decided: bool) -> str | None:
     if group.images is None or not any(group.delta(run) for run in group.runs):
         return None
+    kind = image_kind(group)
     text = (
-        f"One test image is {100 / group.images:.2g} points. \u00b1 is the standard error that "
-        f"{counted(group.images, 'test image')} leave to a difference of two runs"
+        f"One {kind} is {100 / group.images:.2g} points. \u00b1 is the standard error that "
+        f"{counted(group.images, kind)} leave to a difference of two runs"
     )
     if is_decided:
         return (

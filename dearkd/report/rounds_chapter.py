@@ -11,7 +11,7 @@ from dearkd.said import number, seconds_text
 __all__ = ["rounds_section"]
 
 MEASURES = {
-    "top1": "Top-1 on the test images, %",
+    "top1": "Top-1 on the evaluation images, %",
     "teacher_agreement": "Agreement with the teacher on training views, share",
     "loss": "Loss on training views",
 }

@@ -138,9 +138,8 @@ def refuse_idle_trust(trust: bool, *found: Resolved | None) -> None:
     """
     if trust and not any(one is not None and one.used_trust for one in found):
         names = ", ".join(one.text for one in found if one is not None)
-        raise UserError(
-            f"--trust has no effect: {names or 'nothing here'} runs no code; leave it out"
-        )
+        reason = f"{names} runs no code" if names else "nothing here runs code"
+        raise UserError(f"--trust has no effect: {reason}; leave it out")
 
 
 def _check_options(text: str, path: Path, weights: Path | None, which: str | None) -> None:

@@ -235,6 +235,14 @@ def test_a_plain_transformer_without_any_token(tmp_path):
     assert not (folder / "position_heads.png").exists()
 
 
+def test_trust_is_for_a_run_or_a_teacher_that_brings_code(student_run, tmp_path, monkeypatch):
+    options = ["--images", 8, "--maps", 0, "--out", tmp_path, "--trust"]
+    line = refused("analyze", student_run, *options)
+    assert "--trust has no effect" in line
+    monkeypatch.setattr("dearkd.trained.resolve.MODELS_BY_TRUST", {"toy_cnn"})
+    assert invoke("analyze", student_run, *options).exit_code == 0
+
+
 def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
     assert "toy_cnn, which has no attention to read" in refused("analyze", toy_teacher)
     assert "is no folder" in refused("analyze", tmp_path / "nowhere")

@@ -60,7 +60,11 @@ def test_a_schedulers_signal_is_no_ctrl_c():
 
 
 def test_a_full_or_forbidden_disk_is_one_line_wherever_it_is_met(capsys):
-    for number, words in ((errno.ENOSPC, "make room"), (errno.EACCES, "check its permissions")):
+    for number, words in (
+        (errno.ENOSPC, "make room"),
+        (errno.EACCES, "check its permissions"),
+        (errno.ENAMETOOLONG, "choose a shorter name"),
+    ):
         line = line_of(lambda n=number: guarded_error(OSError(n, "no", "some.file")), capsys)
         assert "some.file" in line
         assert words in line

@@ -187,6 +187,20 @@ def test_a_graph_has_the_ending_that_readers_know_it_by(run, tmp_path, to, endin
     assert line.endswith(f"use --out {tmp_path / 'model'}{ending}")
 
 
+def test_a_folder_has_no_ending_that_readers_know_a_graph_by(run, tmp_path):
+    line = refused("export", run, "--to", "timm", "--out", tmp_path / "m.onnx")
+    assert "m.onnx ends in .onnx, by which dearkd predict knows a graph" in line
+    assert line.endswith(f"use --out {tmp_path / 'm'}")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_card_names_the_size_that_timm_resizes_to(run):
+    (resize, *_) = timm.data.create_transform(224, crop_pct=0.9).transforms
+    description = {**opened(run).metadata, "img_size": 224, "crop_pct": 0.9}
+    card = model_card(description, Weights("toy", "final", 1000, None), {})
+    assert f"the shorter side resized to {resize.size} pixels" in card
+
+
 @pytest.mark.parametrize("to", ["timm", "torch-export"])
 def test_a_failing_write_leaves_nothing(run, tmp_path, monkeypatch, to):
     def fails(*args):

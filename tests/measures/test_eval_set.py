@@ -241,6 +241,7 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
         (["digits", "--features", "no_such_net"], "no_such_net"),
         (["nowhere", "--lpips", "--lpips-weights", "w"], "'nowhere' does not exist"),
         (["digits", "--lpips", "--lpips-weights", "nowhere"], "weights nowhere do not exist"),
+        (["digits", "--out", "x.json"], "--out x.json is for the measures of a set of images"),
         ([], "missing argument 'target'"),
     ],
 )

@@ -31,6 +31,8 @@ def test_frechet_distance_of_equal_and_of_shifted_sets():
     real = features(50)
     assert frechet_distance(real, real) == pytest.approx(0, abs=1e-6)
     assert frechet_distance(real + 0.7, real) == pytest.approx(5 * 0.7**2, rel=1e-4)
+    wide = features(60, dim=256)  # of which rounding makes less than nothing
+    assert 0 <= frechet_distance(wide, wide) < 1e-3
     few = features(4, dim=30)  # fewer images than dimensions: singular covariances
     assert np.isfinite(frechet_distance(few, features(4, dim=30, seed=3)))
 

@@ -1,5 +1,6 @@
 """Which images are measured, at which size, and what happens to unreadable ones."""
 
+import json
 import os
 
 import numpy as np
@@ -9,6 +10,7 @@ from PIL import Image
 
 from dearkd.data.loaders import BadImages
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
+from dearkd.measures.set_measures import Features, feature_diversity
 
 
 def make_set(root, sizes, count=3, seed=0):
@@ -94,6 +96,21 @@ def test_unreadable_images_are_named_once_and_left_out(tmp_path, caplog):
         (tmp_path / "a" / other).write_bytes(b"no image")
     with pytest.raises(ValueError, match="no readable image"):
         choose_size(open_all(tmp_path), None, print)
+
+
+def test_classes_of_one_name_are_measured_apart(tmp_path):
+    """ImageNet has two cranes."""
+    make_set(tmp_path, {str(number): (40, 40) for number in range(3)})
+    table = {"names": ["0", "1", "2"], "indices": [0, 1, 2], "total": 3}
+    manifest = {"classes": table, "class_names": ["crane", "tench", "crane"]}
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    source = open_all(tmp_path)
+    expected = {"crane (0)": [(0, 1, 2)], "tench": [(3, 4, 5)], "crane (2)": [(6, 7, 8)]}
+    assert ImageSet(source, 40, BadImages()).batches(3) == expected
+    features = Features(torch.randn(9, 4), torch.from_numpy(source.labels))
+    found = feature_diversity(features, source.classes.names)
+    assert list(found.per_class) == list(expected)
+    assert found.overall.images == 9
 
 
 def test_the_newest_finished_synthetic_set_is_found(tmp_path):

@@ -2,6 +2,7 @@
 
 import json
 import re
+from dataclasses import replace
 
 import pytest
 from commands import invoke
@@ -10,6 +11,7 @@ from conftest import quiet_train
 from dearkd.data.datasets import open_data
 from dearkd.pages.page import Note, Plots
 from dearkd.report.collect import collect
+from dearkd.report.contents import VALIDATION
 from dearkd.report.gap_chapter import gap_section
 
 
@@ -61,6 +63,13 @@ def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):
     assert re.search(expected, note)
     assert f"{abs(top1(toy_teacher) - own):.2f} points" in note
     assert "(its teacher)" in note
+
+
+def test_images_of_a_validation_split_are_called_so(runs):
+    report = collect([runs])
+    groups = tuple(replace(g, evaluation=f"{g.evaluation}{VALIDATION}") for g in report.groups)
+    section = gap_section(replace(report, groups=groups), opened)
+    assert "of 359 validation images" in section.blocks[0].text
 
 
 def test_without_a_student_of_a_set_there_is_no_chapter(runs):

@@ -20,6 +20,7 @@ from dearkd.report import report as door
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import switch_marks
 from dearkd.report.headline import headline
+from dearkd.report.results_chapter import result_section
 from dearkd.report.rows import config_difference
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.folder import RunFolder
@@ -248,6 +249,24 @@ def test_runs_on_a_validation_split_are_not_compared_with_those_on_test_images(r
     names = [group.evaluation for group in report.groups]
     assert names == ["digits", "digits (validation split)"]
     assert "1 run on digits (validation split), 359 images." in headline(report)[1]
+    settings = ["data.validation=359", "data.fraction=0.5"]
+    half = write_run(tmp_path / "half", 91.0, settings, method="ce")
+    text = shown(result_section(collect([split, half])))
+    assert "One validation image is 0.28 points" in text
+    assert "359 validation images leave" in text
+
+
+def shown(section):
+    """A chapter as HTML."""
+    return page("", [], [section]).partition("<main>")[2]
+
+
+def test_equal_runs_are_not_coloured_though_their_standard_error_is_0(tmp_path):
+    write_run(tmp_path / "all", 100.0, method="ce")
+    write_run(tmp_path / "half", 100.0, ["data.fraction=0.5"], method="ce")
+    text = shown(result_section(collect([tmp_path])))
+    assert "+0.00 \u00b1 0.00" in text
+    assert 'class="bad"' not in text
 
 
 def test_the_same_name_with_another_number_of_test_images_is_other_data(runs, tmp_path):
@@ -332,6 +351,7 @@ def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_
 
 def test_what_is_no_run_gets_one_line(tmp_path, runs):
     assert "does not exist; pass a run folder" in refused("report", tmp_path / "nowhere")
+    assert "x" * 300 in refused("report", "x" * 300)  # no name for a file
     (tmp_path / "empty").mkdir()
     assert "holds no run" in refused("report", tmp_path / "empty")
     assert "is a file; pass the run folder" in refused("report", runs / "ce/summary.json")
@@ -350,11 +370,18 @@ def test_an_option_of_the_page_is_refused_for_a_table(runs, option):
     assert f"{option} is for the page; a md table asks no run" in line
 
 
+@pytest.mark.parametrize("options", [("--format", "md"), ("--no-predictions",)])
+def test_trust_is_refused_where_no_run_is_asked(runs, options):
+    line = refused("report", runs, *options, "--trust")
+    assert "--trust has no effect: nothing here runs code; leave it out" in line
+
+
 def test_the_one_who_waits_hears_whom_the_page_asks(runs, tmp_path):
     result = invoke("report", runs / "ce", runs / "dearkd", "--out", tmp_path / "page.html")
     assert "--no-predictions leaves that out" in result.stderr
-    assert result.stderr.index("ce on its test images") < result.stderr.index("dearkd on its")
-    assert "on its test images" not in result.stdout
+    shown = "on its evaluation images"
+    assert result.stderr.index(f"ce {shown}") < result.stderr.index(f"dearkd {shown}")
+    assert shown not in result.stdout
 
 
 def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path):

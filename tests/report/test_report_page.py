@@ -8,17 +8,22 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from commands import invoke
+from commands import invoke, refused
 from conftest import quiet_train
 from PIL import Image
 
 from dearkd.analysis.predictions import Answers, Predictions
 from dearkd.data.sources import DigitsSource
-from dearkd.pages.page import Note, Section, page
+from dearkd.pages.page import Note, Plots, Section, page
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import COLOURS, INK
 from dearkd.report.collect import collect
-from dearkd.report.mistakes_chapter import confusion_counts, extremes
+from dearkd.report.mistakes_chapter import (
+    MATRIX_CLASSES,
+    confusion_counts,
+    extremes,
+    mistake_section,
+)
 
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 BROWSER = next(filter(None, map(shutil.which, NAMES)), None)
@@ -90,6 +95,15 @@ def test_predictions_that_cannot_be_had_are_explained(runs, tmp_path):
     assert "gone&#39; does not exist" in out.read_text()
 
 
+def test_trust_is_for_runs_that_bring_code(runs, tmp_path, monkeypatch):
+    out = tmp_path / "page.html"
+    line = refused("report", runs / "dearkd", "--trust", "--out", out)
+    assert line.endswith("runs/dearkd runs no code; leave it out")
+    assert not out.exists()
+    monkeypatch.setattr("dearkd.trained.resolve.MODELS_BY_TRUST", {"toy_student"})
+    assert "surest about" in written(out, runs / "dearkd", "--trust")
+
+
 def test_runs_of_both_precisions_are_asked_in_one_go(runs, tmp_path):
     half = copied(runs, "teacher", tmp_path)
     text = (half / "config.yaml").read_text()
@@ -101,13 +115,13 @@ def test_runs_of_both_precisions_are_asked_in_one_go(runs, tmp_path):
     assert text.count("the images it is surest about") == 2
 
 
-def answers(logits, labels):
+def answers(logits, labels, class_names=("a", "b", "c")):
     confidence, read = torch.tensor(logits).softmax(1).max(1)
     return Predictions(
         labels=torch.tensor(labels),
         heads={"logits": Answers(read, confidence)},
         ids=[str(index) for index in range(len(labels))],
-        class_names=("a", "b", "c"),
+        class_names=class_names,
         source=DigitsSource("test"),
     )
 
@@ -119,6 +133,20 @@ def test_confusion_counts_are_those_of_a_loop():
     for row, label in zip(logits, labels, strict=True):
         expected[label, row.index(max(row))] += 1
     np.testing.assert_array_equal(confusion_counts(answers(logits, labels)), expected)
+
+
+@pytest.mark.parametrize("large", [0, 1, 2])
+def test_each_run_of_few_classes_has_its_matrix(runs, large):
+    report = collect([runs])
+    several = tuple(map(str, range(MATRIX_CLASSES + 1)))
+
+    def predicted(run):
+        names = several if run is report.runs[large] else several[:3]
+        return answers([[0, 1, 0.0]], [1], names)
+
+    blocks = mistake_section(report, predicted).blocks
+    shown = [plot.title for block in blocks if isinstance(block, Plots) for plot in block.plots]
+    assert shown == [run.name for run in report.runs if run is not report.runs[large]]
 
 
 def test_the_surest_images_right_and_wrong():
@@ -202,6 +230,7 @@ def test_the_page_has_every_chapter_and_its_real_numbers(runs, page_file):
         assert f"<h2>{title}</h2>" in text
     summary = json.loads((runs / "dearkd/summary.json").read_text())
     assert f"{summary['top1']:.2f}" in text
+    assert 'role="img" aria-label="Accuracy on the evaluation images, %"' in text
     assert summary["peak_memory_bytes"] > 2**27
     assert f"{summary['peak_memory_bytes'] / 2**30:.2f} GiB" in text
     assert summary["commit"] in text

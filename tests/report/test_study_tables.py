@@ -1,10 +1,13 @@
 """A study's tables: means, paired differences and what they decide, against numbers of hand."""
 
+from dataclasses import replace
+
 import pytest
 
+from dearkd.report.collect import collect
 from dearkd.report.study_chapter import study_section
 from dearkd.report.study_tables import study_markdown, study_sentence, study_tables
-from dearkd.run_folder.record import Record, Study
+from dearkd.run_folder.record import COPY, Record, Study
 
 LABELS, TAUGHT = [50.0, 52.0, 57.0], [60.0, 63.0, 69.0]
 """Differences 10, 11, 12: mean 11, deviation 1, half-width 4.302653 / sqrt(3) = 2.484138."""
@@ -147,6 +150,7 @@ def test_curves_are_means_with_a_band_of_one_deviation(tmp_path):
     assert list(shown["Cosine of the two tokens after the last block"]) == [0.5, 0.9]
     band, line, *_ = plot.figure.data
     assert list(line.y) == [52.0, 53.0]
+    assert (line.name, band.name, band.showlegend) == ("labels", "labels", False)  # hidden together
     deviation = 13**0.5  # of 50, 52, 57: (9 + 1 + 16) / 2
     assert list(band.y)[:2] == pytest.approx([52 + deviation, 53 + deviation])
     assert list(band.y)[2:] == pytest.approx([53 - deviation, 52 - deviation])
@@ -167,6 +171,18 @@ def test_what_more_images_are_worth_is_a_curve_over_their_number(tmp_path):
     assert list(taught.y) == [45.0, 64.0]
     assert list(band.y)[:2] == pytest.approx([40.0, 53 + 13**0.5])
     assert plot.figure.layout.xaxis.type == "log"
+
+
+def test_a_study_is_shown_once_of_its_folder_and_its_record(tmp_path):
+    found = record(tmp_path, both())
+    found.write()
+    found.write(tmp_path / "a_study" / COPY)
+    found.write(tmp_path / "moved.json")
+    other = Record(tmp_path / "other.json", replace(found.study, name="other"), found.entries)
+    other.write()
+    targets = [tmp_path / name for name in ("a_study", "a_study.json", "moved.json", "other.json")]
+    shown = collect([tmp_path / "a_study" / COPY, *targets]).studies
+    assert [record.study.name for record in shown] == ["a_study", "other"]
 
 
 def test_arms_without_a_run_are_named_below_the_table(tmp_path):

@@ -400,12 +400,13 @@ def test_weights_that_are_gone_can_not_read_the_test_images(finished, in_process
 
 def test_the_table_comes_from_the_record_alone(finished, in_process):
     shutil.rmtree(finished.parent / "runs")
-    text = swept(finished, "--table", "--data", "nowhere")
+    text = swept(finished, "--table")
     assert text == study_markdown(record_of(finished))
     (finished.parent / "runs.json").unlink()
     for idle in ("--trust", "--dry-run"):
         assert f"{idle} has no effect with --table" in refused("sweep", finished, "--table", idle)
-    for idle in ("--test", "--jobs", "--only", "--seed", "--fraction"):
+    named = ("--data", "--eval-data", "--teacher", "--cache-labels", "--import", "--set")
+    for idle in ("--test", "--jobs", "--only", "--seed", "--fraction", *named):
         line = refused("sweep", finished, "--table", idle, 2)
         assert f"{idle} has no effect with --table" in line
     line = refused("sweep", finished, "--out", finished.parent / "runs", "--table")
