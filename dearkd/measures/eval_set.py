@@ -29,7 +29,7 @@ from dearkd.measures.set_measures import (
     verdict,
 )
 from dearkd.measures.set_request import SetRequest
-from dearkd.run_folder.output import make_room, write_text
+from dearkd.run_folder.output import check_replaceable, make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.stop import Interrupted
@@ -40,6 +40,7 @@ __all__ = ["evaluate_set"]
 
 STORED = "diversity.json"
 """The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
+OF_EVERY_RESULT = {"data", "images", "limit", "unreadable", "commit"}
 PROBE_KEYS = ("probe_top1", "probe")
 """Keys of a result that come from a probe student."""
 OTHERS = {"lpips", "features", "verifier"}
@@ -68,6 +69,10 @@ def evaluate_set(
     """
     target = request.target or newest_set()
     stored = Path(target) / STORED if (Path(target) / MANIFEST_FILE).is_file() else None
+    if out is not None:
+        check_replaceable(out, _is_result)
+        if stored is not None and out.resolve() == stored.resolve():
+            out = None
     files = [file for file in (out, stored) if file is not None]
     for file in files:
         make_room(file)
@@ -82,18 +87,27 @@ def evaluate_set(
     return result
 
 
+def _is_result(file: Path) -> bool:
+    """Whether a file is a result made before, which may be made anew."""
+    return _read(file).keys() >= OF_EVERY_RESULT
+
+
+def _read(file: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty where there is none."""
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
 def _with_stored(result: dict[str, Any], request: SetRequest, file: Path) -> dict[str, Any]:
     """The result with what the set's file has of the other kind: of a probe, or of other measures.
 
     A probe takes minutes and says itself what it is of, so that it need not be taken again with
     every other measure.
     """
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return result
-    if not isinstance(found, dict):
-        return result
+    found = _read(file)
     if not request.probe:
         return result | {key: value for key, value in found.items() if key in PROBE_KEYS}
     if request.lpips or request.features or request.verifier or not OTHERS & found.keys():

@@ -120,6 +120,20 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
         assert f"cannot write {nowhere}" in refused(invoke("none", "--lpips", "--out", nowhere))
 
 
+def test_out_replaces_an_earlier_result_and_no_other_file_of_a_set(tmp_path, lpips_of):
+    kept = make_set(tmp_path / "synth-1", {"a": (32, 32)})
+    manifest = kept / "manifest.json"
+    manifest.write_text(json.dumps({"classes": {"names": ["a"], "indices": [3], "total": 10}}))
+    for file in (manifest, kept / "a" / "0.png"):
+        before = file.read_bytes()
+        line = refused(lpips_of(kept, "--out", file))
+        assert f"--out {file} is a file of a synthetic set; name another one" in line
+        assert file.read_bytes() == before
+    for file in (kept / "mine.json", kept / "diversity.json", kept / "mine.json"):
+        newest = answered(lpips_of(kept, "--json", "--out", file))
+        assert json.loads(file.read_text()) == newest
+
+
 def test_the_embedded_network_is_known_by_its_name():
     assert answered(invoke("digits", "--verifier", "digits", "--json"))["verifier"]["top1"] > 95
     result = invoke("digits", "--verifier", "digits", "--verifier-weights", "w.pth")

@@ -23,6 +23,7 @@ from dearkd.report.headline import headline
 from dearkd.report.rows import config_difference
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.record import Record, Study
 
 IMAGES = 359
 
@@ -363,6 +364,28 @@ def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path)
     out = tmp_path / "deep/table.md"
     assert invoke("report", runs / "ce", "--out", out).exit_code == 0
     assert "| run | learned by |" in out.read_text()
+
+
+@pytest.mark.parametrize("form", ["html", "md", "csv", "json"])
+def test_a_report_replaces_an_earlier_one_and_no_other_file(runs, tmp_path, form):
+    run = copied(runs, "ce", tmp_path)
+    (run / "checkpoint").mkdir()
+    (run / "checkpoint" / "last.pt").write_bytes(b"weights")
+    record = tmp_path / "study.json"
+    Record(record, Study("s", ("a",), (0,), (None,), {})).write(run / "record.json")
+    shutil.copy(run / "record.json", record)
+    quiet = ["--no-predictions"] if form == "html" else []
+    options = ["--format", form, *quiet, "--out"]
+    for out in (run / f"mine.{form}", tmp_path / f"mine.{form}"):
+        for _ in range(2):
+            assert invoke("report", run, *options, out).exit_code == 0
+    for name in ("summary.json", "metrics.jsonl", "config.yaml", "checkpoint/last.pt"):
+        before = (run / name).read_bytes()
+        line = refused("report", run, *options, run / name)
+        assert f"--out {run / name} is a file of a run; name another one" in line
+        assert (run / name).read_bytes() == before
+    for file in (record, run / "record.json"):
+        assert "is the record of a study" in refused("report", run, *options, file)
 
 
 def test_names_cannot_break_out_of_the_page():
