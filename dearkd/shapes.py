@@ -34,6 +34,7 @@ ROUND: Shape = {
     **dict.fromkeys(("round", "train_images", "epochs"), whole),
     **{f"{name}?": NUMBER for name in ("new_images", "recognition", "top1", "teacher_agreement")},
     **{f"{name}?": NUMBER for name in ("loss", "set_seconds", "seconds")},
+    "epoch_views?": (whole, NONE),
     ...: object,
 }
 """A round of `dearkd distill`."""
@@ -43,6 +44,7 @@ SUMMARY: Shape = {
     **{f"{name}?": (str, NONE) for name in ("teacher_precision", "teacher_memory_format")},
     **{f"{name}?": NUMBER for name in ("validation", "top1", "top5", "best_top1", "seconds")},
     "teacher_top1?": NUMBER,
+    "epoch_views?": (whole, NONE),
     **{f"{name}?": (whole, NONE) for name in ("train_images", "eval_images", "epochs", "seed")},
     **{f"{name}?": (whole, NONE) for name in ("best_epoch", "parameters", "peak_memory_bytes")},
     **{f"{name}?": (whole, NONE) for name in ("threads", "processes")},
