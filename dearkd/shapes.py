@@ -214,6 +214,7 @@ DISTANCES: Shape = {
     "network?": (str, NONE),
     **dict.fromkeys(("within_class", "overall"), NUMBER),
     **{f"{name}_standard_error": NUMBER for name in ("within_class", "overall")},
+    "limit?": (whole, NONE),
     ...: object,
 }
 MEASURES: dict[Any, Shape] = {
@@ -223,12 +224,20 @@ MEASURES: dict[Any, Shape] = {
 NEARNESS: dict[Any, Shape] = {
     "network": str,
     **{f"{name}?": number for name in ("frechet_distance", "density", "coverage")},
+    "limit?": (whole, NONE),
+    ...: object,
+}
+VERDICT: dict[Any, Shape] = {
+    "network": str,
+    "top1": number,
+    "limit?": (whole, NONE),
     ...: object,
 }
 DIVERSITY: dict[Any, Shape] = {
     **MEASURES,
     "reference?": (MEASURES, NONE),
     "nearness?": (NEARNESS, NONE),
+    "verifier?": (VERDICT, NONE),
     "probe_top1?": NUMBER,
     ...: object,
 }

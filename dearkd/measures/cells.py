@@ -53,8 +53,13 @@ def probe_name(part: Mapping[str, Any]) -> str | None:
 
 
 def network_name(measured: Mapping[str, Any]) -> str:
-    """The network of a measure: LPIPS's short name for it, or the last part of a path."""
-    return measured.get("net") or Path(measured["network"]).name
+    """The network of a measure, and how many images of a class it saw where that had a limit.
+
+    That is LPIPS's short name for it, or the last part of a path.
+    """
+    name = measured.get("net") or Path(measured["network"]).name
+    limit = measured.get("limit")
+    return name if limit is None else f"{name}, up to {limit} a class"
 
 
 def _with_error(part: Mapping[str, Any], measure: str) -> str:

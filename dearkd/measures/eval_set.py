@@ -12,7 +12,7 @@ from rich.progress import Progress
 
 from dearkd.data.loaders import BadImages, OnBadImage
 from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
-from dearkd.errors import UserError
+from dearkd.errors import UserError, WriteError
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet
 from dearkd.measures.lpips_weights import load_lpips
@@ -29,6 +29,7 @@ from dearkd.measures.set_measures import (
     verdict,
 )
 from dearkd.measures.set_request import SetRequest
+from dearkd.measures.stored import STORED, is_result, taken_with, with_stored
 from dearkd.run_folder.output import check_replaceable, make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
@@ -37,14 +38,6 @@ from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
 __all__ = ["evaluate_set"]
-
-STORED = "diversity.json"
-"""The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
-OF_EVERY_RESULT = {"data", "images", "limit", "unreadable", "commit"}
-PROBE_KEYS = ("probe_top1", "probe")
-"""Keys of a result that come from a probe student."""
-OTHERS = {"lpips", "features", "verifier"}
-"""Keys of a result that come from other networks."""
 
 
 def evaluate_set(
@@ -57,9 +50,9 @@ def evaluate_set(
 ) -> dict[str, Any]:
     """Measures what the request asks for, prints it and returns it.
 
-    The result is also written to ``out``, and into the folder of a synthetic set, where a probe's
-    number and the other measures stay until they are taken anew. ``errors`` tells the time that a
-    probe takes.
+    The result is also written to ``out``, and into the folder of a synthetic set, where each
+    measure stays until it is taken anew. ``errors`` tells the time that a probe takes, and that a
+    set can't be written to.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM while a probe student learns; nothing is written.
@@ -69,50 +62,39 @@ def evaluate_set(
     """
     target = request.target or newest_set()
     stored = Path(target) / STORED if (Path(target) / MANIFEST_FILE).is_file() else None
-    if out is not None:
-        check_replaceable(out, _is_result)
-        if stored is not None and out.resolve() == stored.resolve():
-            out = None
-    files = [file for file in (out, stored) if file is not None]
-    for file in files:
-        make_room(file)
+    files = _files(out, stored, errors)
     result = _Judge(request, target, console, errors).result()
     if as_json:
         console.print_json(json.dumps(result))
     else:
         print_result(result, console)
     for file in files:
-        content = _with_stored(result, request, file) if file is stored else result
+        content = with_stored(result, file) if file is stored else result
         write_text(file, json.dumps(content, indent=2) + "\n")
     return result
 
 
-def _is_result(file: Path) -> bool:
-    """Whether a file is a result made before, which may be made anew."""
-    return _read(file).keys() >= OF_EVERY_RESULT
+def _files(out: Path | None, stored: Path | None, errors: Console) -> list[Path]:
+    """Where the result goes; a set that can't be written to does without, if ``out`` is given.
 
-
-def _read(file: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty where there is none."""
-    try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return {}
-    return found if isinstance(found, dict) else {}
-
-
-def _with_stored(result: dict[str, Any], request: SetRequest, file: Path) -> dict[str, Any]:
-    """The result with what the set's file has of the other kind: of a probe, or of other measures.
-
-    A probe takes minutes and says itself what it is of, so that it need not be taken again with
-    every other measure.
+    Raises:
+        UserError: If ``out`` is another verb's file.
+        WriteError: If a file can't be written.
     """
-    found = _read(file)
-    if not request.probe:
-        return result | {key: value for key, value in found.items() if key in PROBE_KEYS}
-    if request.lpips or request.features or request.verifier or not OTHERS & found.keys():
-        return result
-    return found | {key: result[key] for key in PROBE_KEYS}
+    if out is not None:
+        check_replaceable(out, is_result)
+        make_room(out)
+        if stored is not None and out.resolve() == stored.resolve():
+            return [stored]
+    try:
+        if stored is not None:
+            make_room(stored, remedy="add --out FILE")
+    except WriteError:
+        if out is None:
+            raise
+        errors.print(f"{stored} cannot be written; the result goes to {out} alone")
+        stored = None
+    return [file for file in (out, stored) if file is not None]
 
 
 class _Judge:
@@ -154,17 +136,13 @@ class _Judge:
             common["verifier"] = {"network": request.verifier, **judged}
         if self.probe is not None:
             common |= self._probed(self.probe)
-        result = self.parts[0] | common
+        how = {"limit": request.limit, "seed": request.seed or 0, "commit": commit()}
+        result = taken_with(self.parts[0] | common, how)
         if request.against is not None:
-            result["reference"] = self.parts[1]
+            result["reference"] = taken_with(self.parts[1], how)
         packages = {name: importlib.metadata.version(name) for name in ("lpips", "torchmetrics")}
-        return result | {
-            "limit": request.limit,
-            "seed": request.seed or 0,
-            "unreadable": self.bad_images.found,
-            "versions": versions() | packages,
-            "commit": commit(),
-        }
+        further = {"unreadable": self.bad_images.found, "versions": versions() | packages}
+        return result | how | further
 
     def _lpips(self) -> dict[str, Any]:
         request = self.request

@@ -11,6 +11,8 @@ from dearkd.run_folder.record import COPY, is_record
 
 __all__ = ["check_replaceable", "make_room", "owner_of", "unwritable", "write_text"]
 
+CHOOSE = "choose another --out"
+
 
 def check_replaceable(file: Path, is_own: Callable[[Path], bool]) -> None:
     """Refuses an existing file that something else than the verb at work has made.
@@ -40,8 +42,10 @@ def owner_of(folder: Path) -> str | None:
     return "study" if (folder / COPY).is_file() else None
 
 
-def make_room(file: Path) -> None:
+def make_room(file: Path, remedy: str = CHOOSE) -> None:
     """Makes the folder of a file that is still to be computed, and tries to write there.
+
+    ``remedy`` is what the user may do where that fails.
 
     Raises:
         UserError: If there is a folder of that name.
@@ -55,7 +59,7 @@ def make_room(file: Path) -> None:
         probe.touch()
         probe.unlink(missing_ok=True)  # another process may have removed it
     except OSError as error:
-        raise unwritable(file, error) from error
+        raise unwritable(file, error, remedy) from error
 
 
 def write_text(file: Path, text: str) -> None:
@@ -70,6 +74,6 @@ def write_text(file: Path, text: str) -> None:
         raise unwritable(file, error) from error
 
 
-def unwritable(place: Path, error: OSError) -> WriteError:
+def unwritable(place: Path, error: OSError, remedy: str = CHOOSE) -> WriteError:
     """The operating system's error as a ``WriteError`` that names the place and the remedy."""
-    return WriteError(f"cannot write {place} ({error.strerror or error}); choose another --out")
+    return WriteError(f"cannot write {place} ({error.strerror or error}); {remedy}")

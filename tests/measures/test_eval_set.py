@@ -48,6 +48,14 @@ def refused(result):
     return line
 
 
+def finished_set(folder):
+    """A folder of images that is a synthetic set by its manifest."""
+    make_set(folder, {"a": (32, 32)}, seed=1)
+    table = {"names": ["a"], "indices": [3], "total": 10}
+    (folder / "manifest.json").write_text(json.dumps({"classes": table}))
+    return folder
+
+
 def pixels_of(folder):
     arrays = [np.array(Image.open(file)) for file in sorted(folder.glob("*.png"))]
     return torch.from_numpy(np.stack(arrays)).permute(0, 3, 1, 2) / 255
@@ -105,9 +113,7 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
     tmp_path, lpips_of, monkeypatch
 ):
     plain = make_set(tmp_path / "plain", {"a": (32, 32)})
-    kept = make_set(tmp_path / "runs" / "synth-1", {"a": (32, 32)}, seed=1)
-    table = {"names": ["a"], "indices": [3], "total": 10}
-    (kept / "manifest.json").write_text(json.dumps({"classes": table}))
+    kept = finished_set(tmp_path / "runs" / "synth-1")
     monkeypatch.chdir(tmp_path)
     newest = answered(lpips_of("--json", "--out", tmp_path / "x.json"))
     assert newest["data"] == "runs/synth-1"
@@ -121,10 +127,8 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
 
 
 def test_out_replaces_an_earlier_result_and_no_other_file_of_a_set(tmp_path, lpips_of):
-    kept = make_set(tmp_path / "synth-1", {"a": (32, 32)})
-    manifest = kept / "manifest.json"
-    manifest.write_text(json.dumps({"classes": {"names": ["a"], "indices": [3], "total": 10}}))
-    for file in (manifest, kept / "a" / "0.png"):
+    kept = finished_set(tmp_path / "synth-1")
+    for file in (kept / "manifest.json", kept / "a" / "0.png"):
         before = file.read_bytes()
         line = refused(lpips_of(kept, "--out", file))
         assert f"--out {file} is a file of a synthetic set; name another one" in line
@@ -132,6 +136,17 @@ def test_out_replaces_an_earlier_result_and_no_other_file_of_a_set(tmp_path, lpi
     for file in (kept / "mine.json", kept / "diversity.json", kept / "mine.json"):
         newest = answered(lpips_of(kept, "--json", "--out", file))
         assert json.loads(file.read_text()) == newest
+
+
+def test_a_set_that_cannot_be_written_to_needs_out(tmp_path, lpips_of):
+    kept = finished_set(tmp_path / "synth-1")
+    (kept / ".diversity.json.probe").mkdir()  # in the way of what is tried first
+    assert refused(lpips_of(kept)).endswith("; add --out FILE")
+    result = lpips_of(kept, "--out", tmp_path / "x.json")
+    assert result.exit_code == 0, result.output
+    assert "diversity.json cannot be written; the result goes to" in result.stderr
+    assert (tmp_path / "x.json").is_file()
+    assert not (kept / "diversity.json").exists()
 
 
 def test_the_embedded_network_is_known_by_its_name():

@@ -144,6 +144,7 @@ def test_diversity_beside_a_set_is_shown_with_its_error(runs, tmp_path):
     assert invoke("eval", folder, *options).exit_code == 0
     stored = json.loads((folder / "diversity.json").read_text())
     text = written(tmp_path / "page.html", folder)
+    assert "distance (teacher, up to 4 a class), within classes" in text
     for part in (stored["features"], stored["reference"]["features"]):
         shown = f"{part['within_class']:.4f} \u00b1 {part['within_class_standard_error']:.4f}"
         assert shown in text
