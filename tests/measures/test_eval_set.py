@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_image_set import make_set
 from test_lpips_embedding import random_backbone
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
@@ -275,6 +277,38 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
 )
 def test_mistakes_get_one_line(args, words):
     assert words in refused(invoke(*args))
+
+
+LOOK = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+default_cfgs = generate_default_cfgs({"headless": {**LOOK, "interpolation": "bicubic"}})
+
+
+@register_model
+def headless(pretrained=False, **kwargs):
+    """A network as another library has it, without timm's methods."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    network.num_classes = 10
+    network.pretrained_cfg = dict(LOOK)
+    return network
+
+
+def test_what_cannot_be_measured_is_refused_before_an_image_is_read(
+    tmp_path, lpips_of, toy_teacher
+):
+    make_set(tmp_path / "set", {"0": (16, 16), "1": (16, 16)}, count=3)
+    (tmp_path / "set" / "0" / "0.png").write_bytes(b"none")  # told as soon as it is read
+    read = ["--on-bad-image", "fail", "--img-size", "32"]
+    assert "0.png" in refused(lpips_of(tmp_path / "set", *read))
+    few = make_set(tmp_path / "few", {"0": (16, 16)}, count=5)
+    line = refused(lpips_of(tmp_path / "set", *read, "--against", few))
+    assert "density and coverage need more than 5 real images, got 5; name more of them" in line
+    save_file(headless().state_dict(), tmp_path / "headless.safetensors")
+    bare = ["--features", "headless", "--features-weights", tmp_path / "headless.safetensors"]
+    assert "has no forward_head()" in refused(lpips_of(tmp_path / "set", *read, *bare))
+    of_others = make_set(tmp_path / "others", {"cat": (16, 16)}, count=3)
+    (of_others / "cat" / "0.png").write_bytes(b"none")
+    line = refused(lpips_of(of_others, *read, "--verifier", toy_teacher))
+    assert "1 of 1 data classes are unknown to the model" in line
 
 
 def test_an_empty_folder_and_wrong_weights_get_one_line(tmp_path, lpips_of):
