@@ -200,6 +200,7 @@ HEAD: Shape = {
 }
 ANALYSIS: Shape = {
     "data?": (str, NONE),
+    "weights?": (str, NONE),
     "remarks?": [str],
     "grid?": [whole],
     "position?": [{"alpha": table, "sigma": table, "centres": table, ...: object}],

@@ -311,16 +311,20 @@ def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(ru
     assert rows[1]["teacher_precision"] == ""  # it had no teacher
 
 
-def test_an_analysis_of_other_images_says_so(runs, tmp_path):
+def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     cut = copied(runs, "ce", tmp_path)
     head = {"top1": 1.5, "confidence": 0.25, "ece": 0.235, "agreement_teacher": None}
     heads = {"logits": {**head, "reliability": [[0.25, 0.015, 1200]]}}
-    record = {"data": "far/elsewhere", "head_images": 1200, "heads": heads}
+    record = {"data": "far/elsewhere", "head_images": 1200, "heads": heads, "weights": "best"}
     record |= {"attention_distance": [[1.0]], "position": [], "token_cosine": None}
     (cut / "analysis.json").write_text(json.dumps(record))
     out = tmp_path / "page.html"
     assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
-    assert "elsewhere, 1,200 images" in out.read_text()
+    assert "elsewhere, 1,200 images, best weights" in out.read_text()
+    assert "a dot is a head. ce: of its best weights." in out.read_text()
+    (cut / "analysis.json").write_text(json.dumps(record | {"weights": "final"}))
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
 
 
 def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):
