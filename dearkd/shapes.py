@@ -34,6 +34,7 @@ ROUND: Shape = {
     **dict.fromkeys(("round", "train_images", "epochs"), whole),
     **{f"{name}?": NUMBER for name in ("new_images", "recognition", "top1", "teacher_agreement")},
     **{f"{name}?": NUMBER for name in ("loss", "set_seconds", "seconds")},
+    "epoch_views?": (whole, NONE),
     ...: object,
 }
 """A round of `dearkd distill`."""
@@ -43,6 +44,7 @@ SUMMARY: Shape = {
     **{f"{name}?": (str, NONE) for name in ("teacher_precision", "teacher_memory_format")},
     **{f"{name}?": NUMBER for name in ("validation", "top1", "top5", "best_top1", "seconds")},
     "teacher_top1?": NUMBER,
+    "epoch_views?": (whole, NONE),
     **{f"{name}?": (whole, NONE) for name in ("train_images", "eval_images", "epochs", "seed")},
     **{f"{name}?": (whole, NONE) for name in ("best_epoch", "parameters", "peak_memory_bytes")},
     **{f"{name}?": (whole, NONE) for name in ("threads", "processes")},
@@ -198,6 +200,7 @@ HEAD: Shape = {
 }
 ANALYSIS: Shape = {
     "data?": (str, NONE),
+    "weights?": (str, NONE),
     "remarks?": [str],
     "grid?": [whole],
     "position?": [{"alpha": table, "sigma": table, "centres": table, ...: object}],
@@ -212,6 +215,7 @@ DISTANCES: Shape = {
     "network?": (str, NONE),
     **dict.fromkeys(("within_class", "overall"), NUMBER),
     **{f"{name}_standard_error": NUMBER for name in ("within_class", "overall")},
+    "limit?": (whole, NONE),
     ...: object,
 }
 MEASURES: dict[Any, Shape] = {
@@ -221,12 +225,20 @@ MEASURES: dict[Any, Shape] = {
 NEARNESS: dict[Any, Shape] = {
     "network": str,
     **{f"{name}?": number for name in ("frechet_distance", "density", "coverage")},
+    "limit?": (whole, NONE),
+    ...: object,
+}
+VERDICT: dict[Any, Shape] = {
+    "network": str,
+    "top1": number,
+    "limit?": (whole, NONE),
     ...: object,
 }
 DIVERSITY: dict[Any, Shape] = {
     **MEASURES,
     "reference?": (MEASURES, NONE),
     "nearness?": (NEARNESS, NONE),
+    "verifier?": (VERDICT, NONE),
     "probe_top1?": NUMBER,
     ...: object,
 }

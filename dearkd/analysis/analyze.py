@@ -17,11 +17,11 @@ from dearkd.analysis.findings import Analysis, analysis_of
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.remarks import remarks
 from dearkd.data.loaders import Batch, Loader
-from dearkd.errors import MissingFileError
+from dearkd.errors import MissingFileError, UserError
 from dearkd.pages.plots import stage_switches
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.output import make_room, write_text
+from dearkd.run_folder.output import make_room, owner_of, write_text
 from dearkd.said import counted
 from dearkd.trained.resolve import resolve
 
@@ -49,13 +49,14 @@ def analyze(
 
     Raises:
         ValueError: If the folder holds no run, an unfinished one, or a network whose attention
-            can't be read.
+            can't be read; or if ``out`` is the folder of something else.
         FileNotFoundError: If a path does not exist.
         OSError: If ``out`` cannot be written to.
     """
     if not run.is_dir():
         raise MissingFileError(f"{run} is no folder; pass that of a run of dearkd train")
     target = run if out is None else out
+    _check_target(target, run)
     make_room(target / PAGE)
     found = resolve(str(run), "run", which=which, trust=trust)
     metrics = RunFolder(run).read_metrics()
@@ -80,6 +81,19 @@ def analyze(
     for sentence in sentences:
         console.print(f"- {sentence}", markup=False)
     console.print(f"written: {target / PAGE}")
+
+
+def _check_target(target: Path, run: Path) -> None:
+    """Refuses the folder of another run, of a set or a study: the report takes what lies there.
+
+    Raises:
+        UserError: Naming what it is the folder of.
+    """
+    owner = owner_of(target)
+    if owner is not None and target.resolve() != run.resolve():
+        raise UserError(
+            f"--out {target} is the folder of a {owner} that is not analysed; choose another --out"
+        )
 
 
 def _write(

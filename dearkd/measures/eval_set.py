@@ -11,8 +11,8 @@ from rich.console import Console
 from rich.progress import Progress
 
 from dearkd.data.loaders import BadImages, OnBadImage
-from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
-from dearkd.errors import UserError
+from dearkd.data.synthetic_set import MANIFEST_FILE
+from dearkd.errors import UserError, WriteError
 from dearkd.measures.image_set import ImageSet, choose_size, newest_set, open_set
 from dearkd.measures.lpips_embedding import LpipsEmbedding, LpipsNet
 from dearkd.measures.lpips_weights import load_lpips
@@ -28,22 +28,20 @@ from dearkd.measures.set_measures import (
     network_features,
     verdict,
 )
+from dearkd.measures.set_networks import (
+    NETWORKS,
+    check_reference,
+    opened_network,
+    resolved_networks,
+)
 from dearkd.measures.set_request import SetRequest
-from dearkd.run_folder.output import make_room, write_text
+from dearkd.measures.stored import STORED, is_result, taken_with, with_stored
+from dearkd.run_folder.output import check_replaceable, make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.stop import Interrupted
-from dearkd.trained.open import open_trained
-from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
 __all__ = ["evaluate_set"]
-
-STORED = "diversity.json"
-"""The file in a synthetic set's folder that holds the result; `dearkd report` shows it."""
-PROBE_KEYS = ("probe_top1", "probe")
-"""Keys of a result that come from a probe student."""
-OTHERS = {"lpips", "features", "verifier"}
-"""Keys of a result that come from other networks."""
 
 
 def evaluate_set(
@@ -56,9 +54,9 @@ def evaluate_set(
 ) -> dict[str, Any]:
     """Measures what the request asks for, prints it and returns it.
 
-    The result is also written to ``out``, and into the folder of a synthetic set, where a probe's
-    number and the other measures stay until they are taken anew. ``errors`` tells the time that a
-    probe takes.
+    The result is also written to ``out``, and into the folder of a synthetic set, where each
+    measure stays until it is taken anew. ``errors`` tells the time that a probe takes, and that a
+    set can't be written to.
 
     Raises:
         Interrupted: After Ctrl-C or SIGTERM while a probe student learns; nothing is written.
@@ -68,37 +66,39 @@ def evaluate_set(
     """
     target = request.target or newest_set()
     stored = Path(target) / STORED if (Path(target) / MANIFEST_FILE).is_file() else None
-    files = [file for file in (out, stored) if file is not None]
-    for file in files:
-        make_room(file)
+    files = _files(out, stored, errors)
     result = _Judge(request, target, console, errors).result()
     if as_json:
         console.print_json(json.dumps(result))
     else:
         print_result(result, console)
     for file in files:
-        content = _with_stored(result, request, file) if file is stored else result
+        content = with_stored(result, file) if file is stored else result
         write_text(file, json.dumps(content, indent=2) + "\n")
     return result
 
 
-def _with_stored(result: dict[str, Any], request: SetRequest, file: Path) -> dict[str, Any]:
-    """The result with what the set's file has of the other kind: of a probe, or of other measures.
+def _files(out: Path | None, stored: Path | None, errors: Console) -> list[Path]:
+    """Where the result goes; a set that can't be written to does without, if ``out`` is given.
 
-    A probe takes minutes and says itself what it is of, so that it need not be taken again with
-    every other measure.
+    Raises:
+        UserError: If ``out`` is another verb's file.
+        WriteError: If a file can't be written.
     """
+    if out is not None:
+        check_replaceable(out, is_result)
+        make_room(out)
+        if stored is not None and out.resolve() == stored.resolve():
+            return [stored]
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return result
-    if not isinstance(found, dict):
-        return result
-    if not request.probe:
-        return result | {key: value for key, value in found.items() if key in PROBE_KEYS}
-    if request.lpips or request.features or request.verifier or not OTHERS & found.keys():
-        return result
-    return found | {key: result[key] for key in PROBE_KEYS}
+        if stored is not None:
+            make_room(stored, remedy="add --out FILE")
+    except WriteError:
+        if out is None:
+            raise
+        errors.print(f"{stored} cannot be written; the result goes to {out} alone")
+        stored = None
+    return [file for file in (out, stored) if file is not None]
 
 
 class _Judge:
@@ -112,50 +112,44 @@ class _Judge:
         if self.accelerator.num_processes > 1:
             raise UserError("sets of images are measured by one process; start dearkd directly")
         self.bad_images = BadImages(cast(OnBadImage, request.on_bad_image or "skip"))
-        self.found = {
-            "features": _resolved("features", request.features, request.features_weights, request),
-            "verifier": _resolved("verifier", request.verifier, request.verifier_weights, request),
-            "teacher": _resolved("teacher", *_teacher(request, target), request),
-        }
-        refuse_idle_trust(request.trust, *self.found.values())
+        self.found = resolved_networks(request, target)
         self.names = [target] if request.against is None else [target, request.against]
         self.sources = [open_set(name, request.limit, request.seed or 0) for name in self.names]
         self.parts: list[dict[str, Any]] = [
             {"data": name, "images": len(source), "classes": len(set(source.labels.tolist()))}
             for name, source in zip(self.names, self.sources, strict=True)
         ]
+        if request.against is not None and (request.lpips or request.features):
+            check_reference(request.against, self.sources[1])
+        opened = [found for role in NETWORKS if (found := self.found[role]) is not None]
+        self.networks = {found.role: opened_network(found, self.sources[0]) for found in opened}
+        self.embedding = self._opened_lpips()
         self.probe = self._opened_probe(target)
 
     def result(self) -> dict[str, Any]:
         """All measures by name; those of the reference are under ``reference``."""
         request, common = self.request, dict[str, Any]()
-        if request.lpips:
-            common |= self._lpips()
-        if self.found["features"] is not None:
+        if self.embedding is not None:
+            common |= self._lpips(self.embedding)
+        if "features" in self.networks:
             common |= self._features()
-        if (found := self.found["verifier"]) is not None:
-            network = self._network(found)
+        if "verifier" in self.networks:
+            network = self._network("verifier")
             with self._progress("verifier", len(self.sources[0])) as advance:
                 judged = verdict(self.sources[0], network, advance)
             common["verifier"] = {"network": request.verifier, **judged}
         if self.probe is not None:
             common |= self._probed(self.probe)
-        result = self.parts[0] | common
+        how = {"limit": request.limit, "seed": request.seed or 0, "commit": commit()}
+        result = taken_with(self.parts[0] | common, how)
         if request.against is not None:
-            result["reference"] = self.parts[1]
+            result["reference"] = taken_with(self.parts[1], how)
         packages = {name: importlib.metadata.version(name) for name in ("lpips", "torchmetrics")}
-        return result | {
-            "limit": request.limit,
-            "seed": request.seed or 0,
-            "unreadable": self.bad_images.found,
-            "versions": versions() | packages,
-            "commit": commit(),
-        }
+        further = {"unreadable": self.bad_images.found, "versions": versions() | packages}
+        return result | how | further
 
-    def _lpips(self) -> dict[str, Any]:
-        request = self.request
-        net = cast(LpipsNet, request.lpips_net or "alex")
-        embedding = load_lpips(net, request.lpips_weights).to(self.accelerator.device)
+    def _lpips(self, embedding: LpipsEmbedding) -> dict[str, Any]:
+        request, net = self.request, embedding.net
         with self._progress("sizes", len(self.sources[0])) as advance:
             size, words = choose_size(self.sources[0], request.img_size, advance)
         sets = [ImageSet(source, size, self.bad_images) for source in self.sources]
@@ -176,9 +170,7 @@ class _Judge:
         return nearness(*found)
 
     def _features(self) -> dict[str, Any]:
-        request, found = self.request, self.found["features"]
-        assert found is not None
-        network = self._network(found)
+        network = self._network("features")
         embeddings = []
         for part, source in zip(self.parts, self.sources, strict=True):
             with self._progress(f"features of {part['data']}", len(source)) as advance:
@@ -186,12 +178,13 @@ class _Judge:
             spread = feature_diversity(features, source.classes.names)
             part["features"] = {"network": network.trained.name} | spread.as_dict()
             embeddings.append(features.embedding)
-        if request.against is None:
+        if self.request.against is None:
             return {}
         return {"nearness": {"network": network.trained.name} | nearness(*embeddings)}
 
-    def _network(self, found: Resolved) -> Network:
-        trained = open_trained(found)
+    def _network(self, role: str) -> Network:
+        """An opened network on the device, which is the caller's from then on."""
+        trained = self.networks.pop(role)
         trained.network.to(self.accelerator.device)
         return Network(
             trained,
@@ -199,6 +192,13 @@ class _Judge:
             self.request.batch_size,
             self.bad_images,
         )
+
+    def _opened_lpips(self) -> LpipsEmbedding | None:
+        request = self.request
+        if not request.lpips:
+            return None
+        net = cast(LpipsNet, request.lpips_net or "alex")
+        return load_lpips(net, request.lpips_weights).to(self.accelerator.device)
 
     def _opened_probe(self, target: str) -> ProbeStudent | None:
         """The probe student, if one is asked for; says how long it will take."""
@@ -236,28 +236,3 @@ class _Judge:
                     progress.update(task, total=state.total + images)
 
             yield advance
-
-
-def _teacher(request: SetRequest, target: str) -> tuple[str | None, Path | None]:
-    """Name and weights of the probe student's teacher; (None, None) where there is no probe.
-
-    Raises:
-        UserError: If none is named, and the set is none that dearkd made from a network.
-    """
-    if request.teacher is not None or not request.probe:
-        return request.teacher, request.teacher_weights
-    found = read_set(target)
-    if found is None or found.teacher is None:
-        raise UserError(
-            f"--probe needs the network that teaches its student, and {target} does not say which "
-            "it was made from; add --teacher NET"
-        )
-    return found.teacher
-
-
-def _resolved(
-    role: str, name: str | None, weights: Path | None, request: SetRequest
-) -> Resolved | None:
-    if name is None:
-        return None
-    return resolve(name, role, weights=weights, trust=request.trust)

@@ -6,7 +6,7 @@ from typing import Any
 from rich.console import Console
 from rich.table import Table
 
-from dearkd.measures.cells import distance_cells, nearness_cells, network_name, probe_cells
+from dearkd.measures.cells import measure_cells
 from dearkd.said import counted
 
 __all__ = ["print_result"]
@@ -17,16 +17,9 @@ def print_result(result: Mapping[str, Any], console: Console) -> None:
     columns = [result, *([result["reference"]] if "reference" in result else [])]
     headings = ["set", "reference"][: len(columns)]
     table = Table("", *headings, title=f"{result['data']}: {counted(result['images'], 'image')}")
-    distances = [distance_cells(column) for column in columns]
-    for name in distances[0]:
-        table.add_row(name, *[cells[name] for cells in distances])
-    for name, cell in nearness_cells(result).items():
-        table.add_row(name, cell)
-    if "verifier" in result:
-        name = network_name(result["verifier"])
-        table.add_row(f"recognised by {name}", f"{result['verifier']['top1']:.2f} %")
-    for name, cell in probe_cells(result).items():
-        table.add_row(name, cell)
+    cells = [measure_cells(column) for column in columns]
+    for name in cells[0]:
+        table.add_row(name, *[of_one.get(name, "") for of_one in cells])
     console.print(table)
     for note in _notes(result):
         console.print(note)

@@ -107,16 +107,12 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
     """Pooled features of each readable image, the input of the network's last layer.
 
     Raises:
-        UserError: If the network has none, or no image is readable.
+        UserError: If no image is readable.
     """
     model, loader = (
         network.trained.network,
         network.loader(source, tuple(range(source.classes.count))),
     )
-    if not hasattr(model, "forward_head"):
-        raise UserError(
-            f"--features {network.trained.name} has no forward_head(); choose a timm network"
-        )
     found, labels = [], []
     for batch in loader:
         images = batch["image"].to(network.accelerator.device, non_blocking=True)

@@ -90,7 +90,11 @@ def _by_run(
     measures = {run.name: found for run in report.runs if (found := _measure(run, key))}
     if not measures:
         return None
-    return _untitled(draw(measures, _styles(report)), title, caption)
+    parts = [caption]
+    for run in report.runs:
+        if run.analysis.get(key) and (weights := _other_weights(run.analysis)):
+            parts.append(f"{run.name}: of its {weights} weights.")
+    return _untitled(draw(measures, _styles(report)), title, " ".join(parts))
 
 
 def _untitled(figure: go.Figure, title: str, caption: str) -> Plot:
@@ -133,9 +137,17 @@ def _trust_table(runs: list[Run]) -> Table:
 
 
 def _seen(analysis: dict[str, Any]) -> str:
-    """The images of an analysis, which may be others than those the run was judged on."""
+    """The images and weights of an analysis, which may be others than the run was judged by."""
     name = data_name(analysis.get("data"))
-    return f"{name}, {counted(analysis.get('head_images') or 0, 'image')}"
+    weights = _other_weights(analysis)
+    seen = f"{name}, {counted(analysis.get('head_images') or 0, 'image')}"
+    return f"{seen}, {weights} weights" if weights else seen
+
+
+def _other_weights(analysis: dict[str, Any]) -> str:
+    """``best`` or ``raw`` where an analysis is of these weights; empty where of the final ones."""
+    weights = analysis.get("weights") or "final"
+    return "" if weights == "final" else str(weights)
 
 
 def _maps(run: Run) -> list[Block]:

@@ -161,13 +161,6 @@ class Run:
         return [one for one in found if isinstance(one, dict)] if isinstance(found, list) else []
 
     @property
-    def epoch_images(self) -> list[int]:
-        """How many images each epoch of a finished run had: a run in rounds had ever more."""
-        if not self.rounds:
-            return [self.summary.get("train_images") or 0] * len(self.metrics)
-        return [one["train_images"] for one in self.rounds for _ in range(one["epochs"])]
-
-    @property
     def switches(self) -> dict[float, str]:
         """The epochs, counted from 1, between which a further stage begins, and its name."""
         return stage_switches(self.metrics)

@@ -16,6 +16,7 @@ from dearkd.pages.page import Legend, Note, Plot, Plots, Section
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import GREY, Line, curves
 from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.epoch_views import epoch_views
 from dearkd.report.headline import image_kind
 from dearkd.said import counted, data_name
 
@@ -78,10 +79,9 @@ def _plot(
 
 def _line(run: Run, style: int) -> Line | None:
     """Top-1 over the views seen; None where it was not logged."""
-    repeats = (run.setting("data.repeats") or 1) / 1000
-    seen = list(accumulate(run.epoch_images))
+    seen = list(accumulate(epoch_views(run)))
     points = [
-        (seen[line["epoch"]] * repeats, line["top1"])
+        (seen[line["epoch"]] / 1000, line["top1"])
         for line in run.metrics
         if line.get("top1") is not None and line["epoch"] < len(seen)
     ]

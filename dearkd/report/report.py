@@ -1,6 +1,7 @@
 """``dearkd report``: writes one page, or one table, about runs and synthetic sets."""
 
 import functools
+import re
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from pathlib import Path
@@ -28,7 +29,7 @@ from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
-from dearkd.run_folder.output import make_room, write_text
+from dearkd.run_folder.output import check_replaceable, make_room, write_text
 from dearkd.said import size_text
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
@@ -36,6 +37,13 @@ __all__ = ["Format", "write_report"]
 
 Format = Literal["html", "md", "csv", "json"]
 DEFAULT_OUT = Path("report.html")
+EARLIER = re.compile(
+    r'<title>dearkd report: |\A\{\s*"headline"|\A(run|set|study),|^\*\*(On |Study |Synthetic sets)',
+    re.M,
+)
+"""What a report in any of the forms has near its beginning."""
+HEAD = 1 << 16
+"""Characters of a file that are looked at for it."""
 
 
 def write_report(
@@ -57,9 +65,11 @@ def write_report(
 
     Raises:
         UserError, FileNotFoundError: If a target is no run, the form is unknown, or
-            ``predictions`` are decided on for a table.
+            ``predictions`` are decided on for a table, if ``out`` is another verb's file, or if
+            ``trust`` has no effect.
     """
     if out is not None:
+        check_replaceable(out, _is_report)
         make_room(out)
     form = _form(form, out)
     if form != "html" and predictions is not None:
@@ -142,6 +152,12 @@ def _opened_at(place: Path) -> ImageSource | None:
         return open_data(str(place))[0]
     except (ValueError, FileNotFoundError):
         return None
+
+
+def _is_report(file: Path) -> bool:
+    """Whether a file is a report made before, which may be made anew."""
+    with file.open(encoding="utf-8", errors="replace") as stream:
+        return EARLIER.search(stream.read(HEAD)) is not None
 
 
 def _form(form: str | None, out: Path | None) -> str:

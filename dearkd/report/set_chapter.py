@@ -8,7 +8,7 @@ import numpy as np
 
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE
-from dearkd.measures.cells import distance_cells, nearness_cells, probe_cells
+from dearkd.measures.cells import measure_cells
 from dearkd.misfit import number
 from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table
 from dearkd.pages.plots import Line, bars, curves
@@ -165,10 +165,9 @@ def _measures(item: SyntheticSet) -> dict[str, str]:
         for role in ROLES
         if row[f"{role}_diversity"] is not None
     }
-    reference = distance_cells(stored.get("reference") or {})
-    found |= distance_cells(stored)
+    reference = measure_cells(stored.get("reference") or {})
+    found |= measure_cells(stored)
     found |= {f"{name}, reference": cell for name, cell in reference.items()}
-    found |= nearness_cells(stored) | probe_cells(stored)
     return {name: cell.replace("+/-", "\u00b1") for name, cell in found.items()}
 
 

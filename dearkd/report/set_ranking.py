@@ -18,6 +18,7 @@ from dearkd.data.synthetic_set import named_paths
 from dearkd.measures.cells import probe_name
 from dearkd.report.configurations import alike
 from dearkd.report.contents import ARITHMETIC, Report, Run, SyntheticSet
+from dearkd.report.epoch_views import epoch_views
 from dearkd.report.set_numbers import set_numbers
 from dearkd.said import counted
 
@@ -206,8 +207,7 @@ def _of_one_length(runs: Sequence[Run]) -> list[list[Run]]:
 
 def _steps(run: Run) -> int:
     """Optimizer steps of a finished run, as far as its files tell them."""
-    images, batch = run.summary.get("train_images") or 0, run.setting("data.batch_size") or 1
-    return (run.summary.get("epochs") or 0) * (images // batch)
+    return sum(epoch_views(run)) // (run.setting("data.batch_size") or 1)
 
 
 def _called(runs: Sequence[Run]) -> str:

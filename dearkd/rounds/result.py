@@ -54,6 +54,7 @@ def round_entry(part: Round) -> dict[str, Any]:
         "recognition": quality.get("recognition", {}).get("overall"),
         "train_images": summary["train_images"],
         "epochs": len(metrics),
+        "epoch_views": summary.get("epoch_views"),
         "top1": summary["top1"],
         "teacher_agreement": end.get("teacher_agreement"),
         "loss": end.get("loss"),

@@ -18,11 +18,16 @@ from dearkd.run_folder.going_on import check_begun
 from dearkd.run_folder.lock import held, is_held
 from dearkd.said import command
 
-__all__ = ["CONFIG_FILE", "ROUNDS_FILE", "RunFolder", "newest_unfinished", "next_folder"]
+__all__ = [
+    *("CONFIG_FILE", "ROUNDS_FILE", "RUN_FILES", "RunFolder"),
+    *("is_run", "newest_unfinished", "next_folder"),
+]
 
 CONFIG_FILE = "config.yaml"
 ROUNDS_FILE = "distill.yaml"
 """What the folder of `dearkd distill` has from its beginning; a run folder like any at its end."""
+RUN_FILES = (CONFIG_FILE, "metrics.jsonl", "summary.json")
+"""A folder with any of these is a run."""
 LOCK = "checkpoint/lock"
 """File that a process at work on the run holds."""
 
@@ -175,6 +180,11 @@ class RunFolder:
         """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again."""
         kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] < epochs]
         replace_text(self.metrics_file, "".join(kept))
+
+
+def is_run(folder: Path) -> bool:
+    """Whether a folder has a file of a run, finished or not; nothing is read."""
+    return any((folder / name).is_file() for name in RUN_FILES)
 
 
 def next_folder(stem: str, root: Path = Path("runs")) -> Path:

@@ -25,7 +25,7 @@ from dearkd.shapes import RECORDED_RUN, STUDY
 
 __all__ = [
     *("COPY", "Entry", "Key", "NoRecordError", "Record", "Study"),
-    *("entry_of", "key_of", "read_record"),
+    *("entry_of", "is_record", "key_of", "read_record"),
 ]
 
 Entry = dict[str, Any]
@@ -159,7 +159,7 @@ def read_record(path: Path) -> Record:
         raise UserError(f"record {path} is a folder; name a file by --record") from error
     except ValueError as error:
         raise UserError(f"record {path} is no JSON ({error}); restore it or remove it") from error
-    if not isinstance(content, dict) or not content.keys() >= KEYS:
+    if not _has_keys(content):
         raise NoRecordError(f"{path} is no record of dearkd sweep; name another file by --record")
     try:
         if (fault := misfit(content["study"], STUDY, "study")) is not None:
@@ -171,6 +171,14 @@ def read_record(path: Path) -> Record:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"record {path} is damaged ({reason}); restore it or remove it") from error
     return Record(path, study, content["runs"])
+
+
+def is_record(path: Path) -> bool:
+    """Whether a file is a record, sound or damaged."""
+    try:
+        return _has_keys(json.loads(path.read_text(encoding="utf-8")))
+    except (OSError, ValueError):
+        return False
 
 
 def entry_of(folder: RunFolder, key: Key, settings: Entry) -> Entry:
@@ -205,6 +213,11 @@ def _told_as_ours(target: Path) -> Iterator[None]:
         raise WriteError(
             f"cannot write the record {target} ({error.strerror or error}); choose another --record"
         ) from error
+
+
+def _has_keys(content: Any) -> bool:
+    """Whether the content of a JSON file is that of a record."""
+    return isinstance(content, dict) and content.keys() >= KEYS
 
 
 def _study(stored: dict[str, Any]) -> Study:

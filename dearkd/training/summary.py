@@ -56,6 +56,7 @@ def summary(
     last session read there and how many it computed.
     """
     config, position, first = parts.config, trainer.position, sessions[0]
+    assert config.data.batch_size is not None
     final = heads.get("logits", {"top1": None, "top5": None})
     return {
         "method": config.method,
@@ -66,6 +67,7 @@ def summary(
         "train_images": len(parts.train),
         "eval_images": heads["images"]["count"] if heads else None,
         "epochs": config.epochs,
+        "epoch_views": trainer.steps * config.data.batch_size,
         "stages": trainer.lengths,
         "top1": final["top1"],
         "top5": final["top5"],

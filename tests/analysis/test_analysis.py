@@ -258,6 +258,11 @@ def test_mistakes_get_one_line(student_run, toy_teacher, tmp_path):
         assert f"cannot write {file}/analysis.html" in refused(
             "analyze", student_run, "--out", file
         )
+    (tmp_path / "set").mkdir()
+    (tmp_path / "set" / "manifest.json").write_text("{}")
+    for other, owner in ((half, "run"), (tmp_path / "set", "synthetic set")):
+        line = refused("analyze", student_run, "--out", other)
+        assert f"--out {other} is the folder of a {owner} that is not analysed" in line
     assert "'last' is not one of" in not_among("analyze", student_run, "--which", "last")
     for name in ("cat", "dog"):
         (tmp_path / "pets" / name).mkdir(parents=True)

@@ -11,6 +11,8 @@ from PIL import Image
 from safetensors.torch import save_file
 from test_image_set import make_set
 from test_lpips_embedding import random_backbone
+from timm.models import generate_default_cfgs, register_model
+from torch import nn
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
@@ -46,6 +48,14 @@ def refused(result):
     assert result.exit_code == 2, result.output
     (line,) = result.stderr.strip().splitlines()
     return line
+
+
+def finished_set(folder):
+    """A folder of images that is a synthetic set by its manifest."""
+    make_set(folder, {"a": (32, 32)}, seed=1)
+    table = {"names": ["a"], "indices": [3], "total": 10}
+    (folder / "manifest.json").write_text(json.dumps({"classes": table}))
+    return folder
 
 
 def pixels_of(folder):
@@ -105,9 +115,7 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
     tmp_path, lpips_of, monkeypatch
 ):
     plain = make_set(tmp_path / "plain", {"a": (32, 32)})
-    kept = make_set(tmp_path / "runs" / "synth-1", {"a": (32, 32)}, seed=1)
-    table = {"names": ["a"], "indices": [3], "total": 10}
-    (kept / "manifest.json").write_text(json.dumps({"classes": table}))
+    kept = finished_set(tmp_path / "runs" / "synth-1")
     monkeypatch.chdir(tmp_path)
     newest = answered(lpips_of("--json", "--out", tmp_path / "x.json"))
     assert newest["data"] == "runs/synth-1"
@@ -118,6 +126,29 @@ def test_a_synthetic_set_keeps_its_result_and_other_folders_nothing(
     answered(lpips_of(plain, "--json", "--out", tmp_path / "new" / "x.json"))
     for nowhere in ("/proc/x.json", tmp_path / "x.json" / "y.json"):  # before anything is measured
         assert f"cannot write {nowhere}" in refused(invoke("none", "--lpips", "--out", nowhere))
+
+
+def test_out_replaces_an_earlier_result_and_no_other_file_of_a_set(tmp_path, lpips_of):
+    kept = finished_set(tmp_path / "synth-1")
+    for file in (kept / "manifest.json", kept / "a" / "0.png"):
+        before = file.read_bytes()
+        line = refused(lpips_of(kept, "--out", file))
+        assert f"--out {file} is a file of a synthetic set; name another one" in line
+        assert file.read_bytes() == before
+    for file in (kept / "mine.json", kept / "diversity.json", kept / "mine.json"):
+        newest = answered(lpips_of(kept, "--json", "--out", file))
+        assert json.loads(file.read_text()) == newest
+
+
+def test_a_set_that_cannot_be_written_to_needs_out(tmp_path, lpips_of):
+    kept = finished_set(tmp_path / "synth-1")
+    (kept / ".diversity.json.probe").mkdir()  # in the way of what is tried first
+    assert refused(lpips_of(kept)).endswith("; add --out FILE")
+    result = lpips_of(kept, "--out", tmp_path / "x.json")
+    assert result.exit_code == 0, result.output
+    assert "diversity.json cannot be written; the result goes to" in result.stderr
+    assert (tmp_path / "x.json").is_file()
+    assert not (kept / "diversity.json").exists()
 
 
 def test_the_embedded_network_is_known_by_its_name():
@@ -247,6 +278,38 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
 )
 def test_mistakes_get_one_line(args, words):
     assert words in refused(invoke(*args))
+
+
+LOOK = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+default_cfgs = generate_default_cfgs({"headless": {**LOOK, "interpolation": "bicubic"}})
+
+
+@register_model
+def headless(pretrained=False, **kwargs):
+    """A network as another library has it, without timm's methods."""
+    network = nn.Sequential(nn.Flatten(), nn.Linear(3 * 16 * 16, 10))
+    network.num_classes = 10
+    network.pretrained_cfg = dict(LOOK)
+    return network
+
+
+def test_what_cannot_be_measured_is_refused_before_an_image_is_read(
+    tmp_path, lpips_of, toy_teacher
+):
+    make_set(tmp_path / "set", {"0": (16, 16), "1": (16, 16)}, count=3)
+    (tmp_path / "set" / "0" / "0.png").write_bytes(b"none")  # told as soon as it is read
+    read = ["--on-bad-image", "fail", "--img-size", "32"]
+    assert "0.png" in refused(lpips_of(tmp_path / "set", *read))
+    few = make_set(tmp_path / "few", {"0": (16, 16)}, count=5)
+    line = refused(lpips_of(tmp_path / "set", *read, "--against", few))
+    assert "density and coverage need more than 5 real images, got 5; name more of them" in line
+    save_file(headless().state_dict(), tmp_path / "headless.safetensors")
+    bare = ["--features", "headless", "--features-weights", tmp_path / "headless.safetensors"]
+    assert "has no forward_head()" in refused(lpips_of(tmp_path / "set", *read, *bare))
+    of_others = make_set(tmp_path / "others", {"cat": (16, 16)}, count=3)
+    (of_others / "cat" / "0.png").write_bytes(b"none")
+    line = refused(lpips_of(of_others, *read, "--verifier", toy_teacher))
+    assert "1 of 1 data classes are unknown to the model" in line
 
 
 def test_an_empty_folder_and_wrong_weights_get_one_line(tmp_path, lpips_of):

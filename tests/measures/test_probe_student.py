@@ -132,6 +132,9 @@ def test_neither_a_probe_nor_the_other_measures_wipe_out_what_the_others_stored(
     assert other["top5"] != probe["top5"]
     assert stored()["probe"] == other
     assert stored()["verifier"] == judged
+    assert invoke("eval", copy, "--features", toy_teacher, "--limit", 2).exit_code == 0
+    assert (stored()["verifier"], stored()["probe"]) == (judged, other)
+    assert (judged["limit"], stored()["features"]["limit"]) == (None, 2)
 
 
 def test_an_interrupted_probe_leaves_the_stored_result_as_it_was(copy, monkeypatch, tmp_path):

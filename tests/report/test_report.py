@@ -24,6 +24,7 @@ from dearkd.report.results_chapter import result_section
 from dearkd.report.rows import config_difference
 from dearkd.report.tables import as_csv, as_json, as_markdown
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.record import Record, Study
 
 IMAGES = 359
 
@@ -329,16 +330,20 @@ def test_the_arithmetic_of_student_and_teacher_is_shown_as_far_as_it_is_known(ru
     assert rows[1]["teacher_precision"] == ""  # it had no teacher
 
 
-def test_an_analysis_of_other_images_says_so(runs, tmp_path):
+def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     cut = copied(runs, "ce", tmp_path)
     head = {"top1": 1.5, "confidence": 0.25, "ece": 0.235, "agreement_teacher": None}
     heads = {"logits": {**head, "reliability": [[0.25, 0.015, 1200]]}}
-    record = {"data": "far/elsewhere", "head_images": 1200, "heads": heads}
+    record = {"data": "far/elsewhere", "head_images": 1200, "heads": heads, "weights": "best"}
     record |= {"attention_distance": [[1.0]], "position": [], "token_cosine": None}
     (cut / "analysis.json").write_text(json.dumps(record))
     out = tmp_path / "page.html"
     assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
-    assert "elsewhere, 1,200 images" in out.read_text()
+    assert "elsewhere, 1,200 images, best weights" in out.read_text()
+    assert "a dot is a head. ce: of its best weights." in out.read_text()
+    (cut / "analysis.json").write_text(json.dumps(record | {"weights": "final"}))
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
 
 
 def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):
@@ -390,6 +395,28 @@ def test_tables_go_to_the_terminal_and_the_form_follows_the_name(runs, tmp_path)
     out = tmp_path / "deep/table.md"
     assert invoke("report", runs / "ce", "--out", out).exit_code == 0
     assert "| run | learned by |" in out.read_text()
+
+
+@pytest.mark.parametrize("form", ["html", "md", "csv", "json"])
+def test_a_report_replaces_an_earlier_one_and_no_other_file(runs, tmp_path, form):
+    run = copied(runs, "ce", tmp_path)
+    (run / "checkpoint").mkdir()
+    (run / "checkpoint" / "last.pt").write_bytes(b"weights")
+    record = tmp_path / "study.json"
+    Record(record, Study("s", ("a",), (0,), (None,), {})).write(run / "record.json")
+    shutil.copy(run / "record.json", record)
+    quiet = ["--no-predictions"] if form == "html" else []
+    options = ["--format", form, *quiet, "--out"]
+    for out in (run / f"mine.{form}", tmp_path / f"mine.{form}"):
+        for _ in range(2):
+            assert invoke("report", run, *options, out).exit_code == 0
+    for name in ("summary.json", "metrics.jsonl", "config.yaml", "checkpoint/last.pt"):
+        before = (run / name).read_bytes()
+        line = refused("report", run, *options, run / name)
+        assert f"--out {run / name} is a file of a run; name another one" in line
+        assert (run / name).read_bytes() == before
+    for file in (record, run / "record.json"):
+        assert "is the record of a study" in refused("report", run, *options, file)
 
 
 def test_names_cannot_break_out_of_the_page():

@@ -169,13 +169,17 @@ def test_a_sheet_shows_every_class_with_its_verdicts(runs, tmp_path):
 def test_diversity_beside_a_set_is_shown_with_its_error(runs, tmp_path):
     folder = copied(runs, "synthetic", tmp_path)
     options = ["--features", runs / "teacher", "--against", "digits", "--limit", 4]
+    options += ["--verifier", runs / "teacher"]
     assert invoke("eval", folder, *options).exit_code == 0
     stored = json.loads((folder / "diversity.json").read_text())
     text = written(tmp_path / "page.html", folder)
+    assert "distance (teacher, up to 4 a class), within classes" in text
     for part in (stored["features"], stored["reference"]["features"]):
         shown = f"{part['within_class']:.4f} \u00b1 {part['within_class_standard_error']:.4f}"
         assert shown in text
     assert f"{stored['nearness']['coverage']:.4g}" in text
+    row = text.partition("recognised by teacher, up to 4 a class, %")[2][:80]
+    assert f"{stored['verifier']['top1']:.2f}" in row
     manifest = json.loads((folder / "manifest.json").read_text())
     assert f"{manifest['quality']['verifier']['diversity']['overall']:.4f}" in text
     table = written(tmp_path / "table.md", folder)

@@ -25,6 +25,7 @@ from dearkd.errors import UserError
 from dearkd.pages.page import Plots, Table
 from dearkd.report.collect import collect
 from dearkd.report.curves_chapter import curve_section
+from dearkd.report.epoch_views import epoch_views
 from dearkd.report.gap_chapter import gap_section
 from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_ranking import rankings
@@ -170,7 +171,7 @@ def test_the_report_shows_the_curve_over_rounds(two_rounds):
         *(["1", "80", "80", "2"], ["2", "80", "160", "2"]),
     ]
     assert "Agreement with the teacher" in str(section)
-    assert report.runs[0].epoch_images == [80, 80, 160, 160]
+    assert epoch_views(report.runs[0]) == [80, 80, 160, 160]
     gap = gap_section(report, lambda item: None)
     (plots,) = [block for block in gap.blocks if isinstance(block, Plots)]
     assert [plot.title for plot in plots.plots] == [
