@@ -153,8 +153,7 @@ class Trainer:
         saved.clear()
         objective.train()
         if self.config.compile:
-            trained = sum(stage.epochs > 0 for stage in self.stages)
-            whole = self.passes.are_whole and trained == 1
+            whole = self.passes.are_whole and len(self.stages) == 1
             device = self.accelerator.device
             if launched := compile_step(objective, optimizer, device, whole=whole):
                 self.progress.say(launched)
