@@ -200,6 +200,24 @@ def test_settings_of_the_teacher_that_do_not_fit_are_refused(method, settings, w
     assert words in refusal([f"distill.{setting}" for setting in settings], method=method)
 
 
+@pytest.mark.parametrize(
+    ("method", "student", "words"),
+    [
+        ("deit-hard", "deit_mini_distilled_patch4_32", "=0.5 would drop the distillation token of"),
+        ("ce", "deit_tiny_distilled_patch16_224", "token of deit_tiny_distilled_patch16_224 like"),
+        ("dearkd", "vit_tiny_patch16_224", "needs the whole grid of patches, of which student_arg"),
+        ("deit-hard", "vit_tiny_patch16_224", None),
+    ],
+)
+def test_patches_are_dropped_where_nothing_else_is_lost(method, student, words):
+    options = {"method": method, "student": student, "data__img_size": 32}
+    settings = ["student_args.patch_drop_rate=0.5"]
+    if words is None:
+        assert parts(settings, **options).student.patch_drop.prob == 0.5
+    else:
+        assert words in refusal(settings, **options)
+
+
 SECOND = {"stage1": 0, "stage2": 2}
 
 
