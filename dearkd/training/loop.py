@@ -268,6 +268,8 @@ class Trainer:
         if self.save_more is not None:
             self.save_more()
         self._share_statistics()
+        sums = self.accelerator.reduce(self.position.sums, reduction="mean")
+        self.position.sums = sums  # every process goes on from those of the main one
         if self.accelerator.is_main_process:
             average = None if self.ema is None else self.ema.module
             state = run_state(
