@@ -128,16 +128,13 @@ class MultiHeadConvAttention(Attention):
 
     def fuse(self, content: Tensor) -> Tensor:
         """Attention weights from content scores q . k / sqrt(d), by the dense position scores."""
-        return (content + self._positions(content)).softmax(dim=-1)
+        position = self._positions(content)
+        if self.training and self.position_drop > 0:
+            position = position * kept_heads(content, self.position_drop)
+        return (content + position).softmax(dim=-1)
 
     def _positions(self, content: Tensor) -> Tensor:
-        return dense_positions(
-            self.position_alpha,
-            self.position_centres,
-            self.grid_size,
-            content,
-            self.position_drop if self.training else 0.0,
-        )
+        return dense_positions(self.position_alpha, self.position_centres, self.grid_size, content)
 
     def _fused(self, query: Tensor, key: Tensor, value: Tensor) -> Tensor:
         return folded_attention(
@@ -178,6 +175,8 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
     def fuse(self, content: Tensor) -> Tensor:
         """Attention weights: the softmaxes of content and of position, mixed by the gate."""
         gate = self.position_gate.to(content.dtype).sigmoid()[:, None, None]
+        if self.training and self.position_drop > 0:
+            gate = gate * kept_heads(content, self.position_drop)
         position = self._positions(content)
         return (1 - gate) * content.softmax(dim=-1) + gate * position.softmax(dim=-1)
 
@@ -248,14 +247,12 @@ def dense_positions(
     centres: Tensor,  # heads 2
     grid_size: tuple[int, int],
     content: Tensor,  # batch heads tokens tokens
-    position_drop: float = 0.0,
-) -> Tensor:  # heads tokens tokens, or batch heads tokens tokens with dropout
+) -> Tensor:  # heads tokens tokens
     """The position scores of all pairs, in the dtype of ``content``."""
     alpha, centres = at_least_float32(alpha), at_least_float32(centres)
     coordinates = patch_coordinates(grid_size, alpha.dtype, content.device)
     prefix = content.shape[-2] - coordinates.shape[0]
-    scores = position_scores(alpha, centres, coordinates, prefix).to(content.dtype)
-    return scores * kept_heads(content, position_drop) if position_drop > 0 else scores
+    return position_scores(alpha, centres, coordinates, prefix).to(content.dtype)
 
 
 def kept_heads(
@@ -267,5 +264,5 @@ def kept_heads(
     return (draws >= position_drop).to(like.dtype)
 
 
-for _kept_whole in (without_mask, folded_attention, content_scores, dense_positions):
+for _kept_whole in (without_mask, folded_attention, content_scores, dense_positions, kept_heads):
     torch.fx.wrap(_kept_whole.__name__)

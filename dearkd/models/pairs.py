@@ -16,6 +16,7 @@ from dearkd.models.aligner import AlignerForm
 from dearkd.models.attention import MultiHeadConvAttention
 from dearkd.models.create import model_name
 from dearkd.models.teacher import Teacher, default_stage
+from dearkd.models.vit import patch_drop_rate
 
 __all__ = [
     "PRESETS",
@@ -80,8 +81,14 @@ def chosen_pairs(
     """The pairs that are named, or else those of the preset (``last`` where there is none).
 
     Raises:
-        UserError: If both are given, a block or stage is not there, or a pair is named twice.
+        UserError: If both are given, a block or stage is not there, a pair is named twice, or the
+            student drops patches.
     """
+    if rate := patch_drop_rate(student):
+        raise UserError(
+            f"method dearkd needs the whole grid of patches, of which student_args.patch_drop_rate="
+            f"{rate:g} drops some; leave it out, or choose --method deit-hard, deit-soft or deit"
+        )
     if pairs and preset is not None:
         raise UserError(
             f"distill.pair_preset={preset} has no effect beside distill.pairs, which names the "

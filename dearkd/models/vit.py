@@ -13,12 +13,12 @@ from timm.layers.attention import Attention
 from timm.layers.pos_embed import resample_abs_pos_embed
 from timm.models.deit import VisionTransformerDistilled
 from timm.models.vision_transformer import Block, checkpoint_filter_fn
-from torch import Tensor
+from torch import Tensor, nn
 
 from dearkd.errors import UserError
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
 
-__all__ = ["DearKDVisionTransformer", "filter_checkpoint", "initialise_from"]
+__all__ = ["DearKDVisionTransformer", "filter_checkpoint", "initialise_from", "patch_drop_rate"]
 
 _ATTENTION: dict[str, type[MultiHeadConvAttention]] = {
     "additive": MultiHeadConvAttention,
@@ -165,6 +165,12 @@ def initialise_from(
             )
     student.load_state_dict({**own, **{k: v for k, v in state.items() if k in own.keys() - keeps}})
     return tuple(sorted(keeps))
+
+
+def patch_drop_rate(student: nn.Module) -> float:
+    """The share of its patches that a timm transformer leaves out of an image in training."""
+    rate: float = getattr(getattr(student, "patch_drop", None), "prob", 0.0)
+    return rate
 
 
 def filter_checkpoint(

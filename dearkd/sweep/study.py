@@ -16,7 +16,7 @@ In ``data.train``, ``{seed}`` stands for the run's seed, as in ``runs/set-{seed}
 import difflib
 import re
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -146,7 +146,7 @@ class StudyFile:
         for key, reason in OF_THE_STUDY.items():
             if OmegaConf.select(own, key) is not None:
                 raise UserError(f"arm {arm!r} sets {key}: {reason}; leave it out")
-        shared = self.shared.copy()
+        shared = _of_seed(self.shared, seed)
         place: dict[str, Any] = {"seed": seed}
         if fraction is not None:
             place["data"] = {"fraction": fraction}
@@ -156,11 +156,9 @@ class StudyFile:
                     shared.pop(key, None)
             if fraction == 1 and "data" in shared:
                 shared.data.pop("keep_steps", None)
-            config = train_config(shared, own, OmegaConf.create(place))
+            return train_config(shared, _of_seed(own, seed), OmegaConf.create(place))
         except UserError as error:
             raise UserError(f"arm {arm!r}: {error}") from error
-        train = config.data.train.replace(SEED, str(seed))
-        return replace(config, data=replace(config.data, train=train))
 
     def check_teacher(self) -> None:
         """Refuses settings of every arm that no arm would get.
@@ -222,6 +220,14 @@ def name_hint(name: str, known: Collection[str]) -> str:
     """The name that is probably meant, or all that there are."""
     near = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f"did you mean {near[0]!r}?" if near else f"there are {', '.join(map(repr, known))}"
+
+
+def _of_seed(settings: DictConfig, seed: int) -> DictConfig:
+    """The settings with the seed's own ``data.train``: a set that lies there brings its recipe."""
+    given = settings.copy()
+    if (named := OmegaConf.select(given, "data.train")) is not None:
+        given.data.train = str(named).replace(SEED, str(seed))
+    return given
 
 
 def _tree(settings: Mapping[str, Any], where: str) -> DictConfig:

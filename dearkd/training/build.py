@@ -23,7 +23,13 @@ from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, resolve
 from dearkd.trained.trained import Trained
 from dearkd.training.checkpoint import Begun
-from dearkd.training.checks import check_cache, check_settings, check_smoothing
+from dearkd.training.checks import (
+    check_cache,
+    check_settings,
+    check_smoothing,
+    check_without_stage1,
+    is_taught,
+)
 from dearkd.training.initialise import initial_student
 from dearkd.training.methods import Method, check_method, stages_of
 from dearkd.training.recipe import addressed, filled_in
@@ -123,8 +129,8 @@ def build(
     )
     config, notes = fitted_to_labels(config, method, source.classes.known)
     check_cache(config, method)
-    config, named = addressed(config, method, given=teacher is not None)
     taught = _is_taught(config, method, begun)
+    config, named = addressed(config, needs_teacher=taught and teacher is None)
     found = _found_teacher(config, trust) if taught and teacher is None else None
     init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
     full_size = len(source)
@@ -146,6 +152,8 @@ def build(
         labelled=source.classes.known,
     )
     check_smoothing(config, stages)
+    if begun is None:  # an older version wrote more down of a first stage without an epoch
+        check_without_stage1(config, method, stages[0].objective)
     config, last = _with_settings(config, stages[0].objective)
     return Parts(
         config=config,
@@ -171,7 +179,7 @@ def build(
 
 def _is_taught(config: TrainConfig, method: Method, begun: Begun | None) -> bool:
     """Whether a stage is left that a teacher takes part in."""
-    if not method.has_teacher:
+    if not is_taught(config, method):
         return False
     if begun is None or method.then is None or is_unlabelled(config):
         return True

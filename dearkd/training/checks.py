@@ -1,21 +1,22 @@
 """Refuses settings of a run that would have no effect, or need what is not installed."""
 
-import dataclasses
 import importlib.util
 from collections.abc import Sequence
 
 import torch
+from torch import nn
 
 from dearkd.config import TrainConfig
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.objectives import Distillation
 from dearkd.training.methods import Method
-from dearkd.training.settings import TeacherConfig
+from dearkd.training.settings import DistillConfig, TeacherConfig
 from dearkd.training.stages import Stage
+from dearkd.training.unlabelled import is_unlabelled
 from synth.facts import cpp_compiler, has_compiler
 
-__all__ = ["check_cache", "check_settings", "check_smoothing"]
+__all__ = ["check_cache", "check_settings", "check_smoothing", "check_without_stage1", "is_taught"]
 
 OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrained"})
 """Arguments of a student that other settings decide."""
@@ -27,18 +28,17 @@ def check_settings(config: TrainConfig, method: Method) -> None:
     Raises:
         UserError: Naming the setting.
     """
-    teacher, plain = config.teacher, TeacherConfig()
+    teacher = config.teacher
     if teacher.name is None and teacher.weights is not None:
         raise UserError(
             f"--teacher-weights {teacher.weights} needs --teacher, the model they are for"
         )
-    for field in dataclasses.fields(TeacherConfig) if not method.has_teacher else ():
-        value = getattr(teacher, field.name)
-        if value != getattr(plain, field.name):
-            raise UserError(
-                f"teacher.{field.name}={value} has no effect with {config.method}, which has no "
-                "teacher; leave it out or choose --method dearkd, deit-hard, deit-soft or deit"
-            )
+    if not method.has_teacher:
+        _refuse_teacher(
+            teacher,
+            f"{config.method}, which has no teacher; leave it out or choose --method dearkd, "
+            "deit-hard, deit-soft or deit",
+        )
     taken = OWN_ARGUMENTS.intersection(config.student_args)
     if taken:
         raise UserError(
@@ -55,6 +55,33 @@ def check_settings(config: TrainConfig, method: Method) -> None:
     _check_switch(config, method)
 
 
+def is_taught(config: TrainConfig, method: Method) -> bool:
+    """Whether a teacher takes part in some stage, once it is known whether images have labels."""
+    is_second_alone = method.then is not None and config.stage1 == 0
+    return method.has_teacher and (not is_second_alone or is_unlabelled(config))
+
+
+def check_without_stage1(config: TrainConfig, method: Method, second: nn.Module | None) -> None:
+    """Refuses settings of a first stage that has no epoch, but for what the second one has as well.
+
+    Raises:
+        UserError: Naming the setting.
+    """
+    if method.then is None or config.stage1 != 0:
+        return
+    learned = "the teacher's hard labels" if is_unlabelled(config) else "the labels"
+    reason = (
+        f"stage1=0, where {learned} alone are learned; leave it out, or give --stage1 more epochs"
+    )
+    if not is_taught(config, method):
+        _refuse_teacher(config.teacher, reason)
+    used = getattr(second, "filled_settings", {})
+    for name, plain in vars(DistillConfig()).items():
+        value = getattr(config.distill, name)
+        if value not in (plain, used.get(name)):
+            raise UserError(f"distill.{name}={value} has no effect with {reason}")
+
+
 def check_cache(config: TrainConfig, method: Method) -> None:
     """Refuses to keep labels where no teacher takes part, or its views have no numbers.
 
@@ -69,7 +96,7 @@ def check_cache(config: TrainConfig, method: Method) -> None:
             f"{setting} {config.method}, which has no teacher; leave it out or choose --method "
             "dearkd, deit-hard, deit-soft or deit"
         )
-    if method.then is not None and config.stage1 == 0 and config.data.labels != "none":
+    if not is_taught(config, method):
         raise UserError(f"{setting} stage1=0, where the teacher takes no part; leave it out")
     if not method.numbers_views:
         raise UserError(
@@ -84,13 +111,21 @@ def check_smoothing(config: TrainConfig, stages: Sequence[Stage]) -> None:
     Raises:
         UserError: Naming the setting.
     """
-    objectives = [stage.objective for stage in stages if stage.epochs]
+    objectives = [stage.objective for stage in stages]
     alone = [isinstance(o, Distillation) and not o.teaching.uses_labels for o in objectives]
     if all(alone) and config.data.smoothing != DataConfig().smoothing:
         raise UserError(
             f"data.smoothing={config.data.smoothing:g} has no effect where no labels are learned, "
             "and the teacher's are not smoothed; leave it out"
         )
+
+
+def _refuse_teacher(teacher: TeacherConfig, reason: str) -> None:
+    """Refuses whatever is said of a teacher where none takes part."""
+    for name, plain in vars(TeacherConfig()).items():
+        value = getattr(teacher, name)
+        if value != plain:
+            raise UserError(f"teacher.{name}={value} has no effect with {reason}")
 
 
 def _check_switch(config: TrainConfig, method: Method) -> None:

@@ -8,7 +8,8 @@ from torch import nn
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model, size_argument
-from dearkd.models.vit import initialise_from
+from dearkd.models.heads import has_distillation_token
+from dearkd.models.vit import initialise_from, patch_drop_rate
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved
 
@@ -37,9 +38,20 @@ def initial_student(
         **size,
         **config.student_args,
     )
+    _check_dropped_patches(student, config.student)
     if init is not None:
         _fill(student, init, size, class_names)
     return student
+
+
+def _check_dropped_patches(student: nn.Module, name: str) -> None:
+    """Refuses to drop patches of a student whose distillation token timm would drop with them."""
+    rate = patch_drop_rate(student)
+    if rate and has_distillation_token(student):
+        raise UserError(
+            f"student_args.patch_drop_rate={rate:g} would drop the distillation token of {name} "
+            "like a patch; leave it out, or choose a student without that token"
+        )
 
 
 def _fill(

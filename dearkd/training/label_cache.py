@@ -90,12 +90,10 @@ def opened_labels(
     teacher.memory = LabelMemory(folder)
     taught = [stage for stage in parts.stages if stage.teacher is not None]
     epochs = sum(stage.epochs for stage in taught)
-    rules = [stage.rule for stage in taught if stage.rule is not None]
+    gives_way = len(taught) < len(parts.stages) and any(stage.rule for stage in taught)
     views = order.steps_per_epoch // accumulate * accumulate * order.batch_size
     counts = (int(folder.known(epoch)[:views].sum()) for epoch in range(epochs))
-    cache = LabelCache(
-        teacher.memory, epochs, views, sum(counts), at_most=epochs < config.epochs and bool(rules)
-    )
+    cache = LabelCache(teacher.memory, epochs, views, sum(counts), at_most=gives_way)
     say(cache.line())
     return cache
 

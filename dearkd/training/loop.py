@@ -153,8 +153,7 @@ class Trainer:
         saved.clear()
         objective.train()
         if self.config.compile:
-            trained = sum(stage.epochs > 0 for stage in self.stages)
-            whole = self.passes.are_whole and trained == 1
+            whole = self.passes.are_whole and len(self.stages) == 1
             device = self.accelerator.device
             if launched := compile_step(objective, optimizer, device, whole=whole):
                 self.progress.say(launched)
@@ -269,6 +268,8 @@ class Trainer:
         if self.save_more is not None:
             self.save_more()
         self._share_statistics()
+        sums = self.accelerator.reduce(self.position.sums, reduction="mean")
+        self.position.sums = sums  # every process goes on from those of the main one
         if self.accelerator.is_main_process:
             average = None if self.ema is None else self.ema.module
             state = run_state(

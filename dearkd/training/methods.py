@@ -134,33 +134,45 @@ def stages_of(
     rule: SwitchRule | None = None,
     labelled: bool = True,
 ) -> list[Stage]:
-    """The stages that are left to run, each with its objective.
+    """The stages that a run has, each with its objective.
 
     Without a ``teacher`` where the method has one, the stage that it teaches is over.
     ``epochs`` are those of both stages; a method of one stage runs their sum. With a ``rule`` they
-    are the most of the first. The second stage of images that are not ``labelled`` is on the
-    teacher's hard labels, and is left out where it has no epoch.
+    are the most of the first, and the second may have more. A stage that can have no epoch is left
+    out. The second stage of images that are not ``labelled`` is on the teacher's hard labels.
     """
-    names = ("stage1", "stage2") if method.then is not None else (_name_of(method), "")
-    lengths = epochs if method.then is not None else (sum(epochs), 0)
+    if method.then is None:
+        objective = _first_objective(method, student, teacher, distill, arguments)
+        return [Stage(_name_of(method), sum(epochs), objective, teacher, rule)]
     stages = []
-    if teacher is not None or not method.has_teacher:
-        given = {key: getattr(distill, key) for key in method.settings}
-        settings = {key: value for key, value in given.items() if value is not None}
-        settings |= {**method.fixed, **arguments}
-        if method.has_teacher:
-            settings["teacher"] = teacher
-        objective = method.objective(student, **settings)
-        stages.append(Stage(names[0], lengths[0], objective, teacher, rule))
-    else:
-        stages.append(Stage(names[0], lengths[0], None, rule=rule))
-    if method.then is not None and labelled:
-        stages.append(Stage(names[1], lengths[1], method.then(student)))
-    elif method.then is not None and lengths[1]:
+    if epochs[0]:
+        objective = _first_objective(method, student, teacher, distill, arguments)
+        stages.append(Stage("stage1", epochs[0], objective, teacher, rule))
+    if (epochs[1] or rule is not None) and labelled:
+        stages.append(Stage("stage2", epochs[1], method.then(student)))
+    elif epochs[1]:
         assert teacher is not None
         objective = Distillation(student, teacher, logits="hard", class_weight=0.0)
-        stages.append(Stage(names[1], lengths[1], objective, teacher))
+        stages.append(Stage("stage2", epochs[1], objective, teacher))
     return stages
+
+
+def _first_objective(
+    method: Method,
+    student: nn.Module,
+    teacher: Teacher | None,
+    distill: DistillConfig,
+    arguments: dict[str, Any],
+) -> nn.Module | None:
+    """What the first stage learns; None where the method has a teacher and none is given."""
+    if method.has_teacher and teacher is None:
+        return None
+    given = {key: getattr(distill, key) for key in method.settings}
+    settings = {key: value for key, value in given.items() if value is not None}
+    settings |= {**method.fixed, **arguments}
+    if method.has_teacher:
+        settings["teacher"] = teacher
+    return method.objective(student, **settings)
 
 
 def _check_fixed(name: str, method: Method, distill: DistillConfig) -> None:

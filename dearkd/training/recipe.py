@@ -27,7 +27,6 @@ from dearkd.data.synthetic_set import read_sets
 from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
-from dearkd.training.methods import Method
 from dearkd.training.paths import with_rooted_paths
 
 __all__ = ["addressed", "filled_in"]
@@ -49,24 +48,23 @@ FIRST_IMAGES = 8
 """Images tried for one that can be read, to learn the size of the data."""
 
 
-def addressed(
-    config: TrainConfig, method: Method, given: bool = False
-) -> tuple[TrainConfig, list[str]]:
+def addressed(config: TrainConfig, needs_teacher: bool) -> tuple[TrainConfig, list[str]]:
     """The configuration with the teacher's name and absolute paths, and notes of what was chosen.
 
     The digits have a default teacher, the embedded one. Absolute paths let a run be judged and
-    resumed from any folder. ``given``: the teacher came from Python and needs no name.
+    resumed from any folder. ``needs_teacher``: one takes part, and did not come from Python.
 
     Raises:
-        UserError: If the method needs a teacher and none is named.
+        UserError: If a teacher is needed and none is named.
     """
     notes = []
     if config.recipe == "best":
+        stages = "two stages" if config.stage2 or config.stage1 == "auto" else "one stage"
         notes.append(
-            "recipe best: soft labels, features of three layers, one stage, mixed views, Muon, but "
+            f"recipe best: soft labels, features of three layers, {stages}, mixed views, Muon, but "
             "for what is given (--recipe paper has the paper's)"
         )
-    if method.has_teacher and config.teacher.name is None and not given:
+    if needs_teacher and config.teacher.name is None:
         if config.data.train != DIGITS:
             raise UserError(
                 f"method {config.method} needs a teacher for {config.data.train}: --teacher NAME "

@@ -194,9 +194,9 @@ def _announce(parts: Parts, oddities: Sequence[str | None], resume: bool, say: S
 
 def _takes_labels(parts: Parts) -> bool:
     """Whether the images' own labels, or the teacher's hard ones, are learned in some stage."""
-    config, rule = parts.config, parts.config.distill
+    rule = parts.config.distill
     hard = rule.logits == "hard" or rule.class_weight != 0
-    return hard or config.lengths[1] > 0 or not any(stage.teacher for stage in parts.stages)
+    return hard or len(parts.stages) > 1 or not any(stage.teacher for stage in parts.stages)
 
 
 def _run(

@@ -4,6 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 from commands import invoke, refused
 from conftest import go_on, stopped_after_one_epoch
 from PIL import Image
@@ -44,7 +45,7 @@ def dearkd(two):
 
 
 def test_two_processes_train_and_judge_as_one(tmp_path, dearkd):
-    lines, teachers = {}, []
+    lines, teachers, sums = {}, [], []
     for processes in (1, 2):
         folder = tmp_path / str(processes)
         dearkd(f"{TRAIN} --out {folder}", processes)
@@ -53,6 +54,11 @@ def test_two_processes_train_and_judge_as_one(tmp_path, dearkd):
         assert summary["processes"] == processes
         teachers.append(summary["sessions"][0]["teacher_reading"])
         assert summary["stages"] == {"stage1": 2, "stage2": 1}  # decided from the same means
+        # The checkpoint before the last is of the tenth step: all go on from what all have seen.
+        saved = torch.load(RunFolder(folder).checkpoints.previous, weights_only=True)["position"]
+        assert saved["step"] == 10
+        sums.append({name: float(value) for name, value in saved["sums"].items()})
+    assert sums[1] == pytest.approx(sums[0], rel=1e-4)
     for one, two in zip(lines[1], lines[2], strict=True):
         for term in ("loss", "class", "distillation"):
             assert two[term] == pytest.approx(one[term], rel=1e-4)

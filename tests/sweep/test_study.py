@@ -6,6 +6,7 @@ import pytest
 from commands import refused
 from omegaconf import OmegaConf
 
+from dearkd.config import load_config
 from dearkd.errors import UserError
 from dearkd.sweep.study import folder_name, read_study
 
@@ -92,6 +93,18 @@ def test_settings_go_over_the_base_and_what_is_typed_over_both(tmp_path):
     assert (config.data.train, config.data.flip, config.data.fraction) == ("elsewhere", True, 0.1)
     assert config.data.batch_size == 64
     assert study.of_arm("labels", 1.0, 0).data.fraction == 1
+
+
+def test_a_set_of_each_seed_is_trained_on_as_it_is_where_it_is_named(tmp_path):
+    """A synthetic set has a recipe of its own, which goes by what lies there."""
+    made = tmp_path / "set-1"
+    made.mkdir()
+    (made / "manifest.json").write_text('{"images": []}')
+    text = "settings: {{data.train: 'FOLDER/set-{{seed}}'}}\narms: {{a: {{optim.name: muon}}}}"
+    study = read_study(written(tmp_path, text=text.replace("FOLDER", str(tmp_path))))
+    config = study.of_arm("a", None, 1)
+    assert config.data.train == str(made)
+    assert config == load_config(None, ["optim.name=muon", "seed=1"], {"data.train": str(made)})
 
 
 def test_a_teacher_for_all_goes_to_the_arms_that_have_one(tmp_path):

@@ -23,6 +23,7 @@ from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.training import recipe
 from dearkd.training.build import build
+from dearkd.training.train import _takes_labels as takes_labels
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
 SIGNED = "pairs=[{block: 0, stage: 3, nonnegative: false}]"
@@ -199,12 +200,81 @@ def test_settings_of_the_teacher_that_do_not_fit_are_refused(method, settings, w
     assert words in refusal([f"distill.{setting}" for setting in settings], method=method)
 
 
+@pytest.mark.parametrize(
+    ("method", "student", "words"),
+    [
+        ("deit-hard", "deit_mini_distilled_patch4_32", "=0.5 would drop the distillation token of"),
+        ("ce", "deit_tiny_distilled_patch16_224", "token of deit_tiny_distilled_patch16_224 like"),
+        ("dearkd", "vit_tiny_patch16_224", "needs the whole grid of patches, of which student_arg"),
+        ("deit-hard", "vit_tiny_patch16_224", None),
+    ],
+)
+def test_patches_are_dropped_where_nothing_else_is_lost(method, student, words):
+    options = {"method": method, "student": student, "data__img_size": 32}
+    settings = ["student_args.patch_drop_rate=0.5"]
+    if words is None:
+        assert parts(settings, **options).student.patch_drop.prob == 0.5
+    else:
+        assert words in refusal(settings, **options)
+
+
+SECOND = {"stage1": 0, "stage2": 2}
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        (["distill.hidden_weight=3"], "distill.hidden_weight=3.0 has no effect with stage1=0"),
+        (["distill.logits=hard"], "where the labels alone are learned; leave it out, or give"),
+        (["teacher.precision=fp32"], "teacher.precision=fp32 has no effect with stage1=0, where"),
+        (["teacher.name=nowhere"], "teacher.name=nowhere has no effect with stage1=0"),
+        (
+            ["data.labels=none", "distill.logits=soft"],
+            "distill.logits=soft has no effect with stage1=0, where the teacher's hard labels",
+        ),
+        (["data.labels=none", "distill.hidden_weight=3"], "distill.hidden_weight=3.0 has no"),
+    ],
+)
+def test_settings_of_a_stage_1_that_is_left_out_are_refused(settings, words):
+    assert words in refusal(settings, **SECOND)
+
+
+def test_a_stage_1_that_is_left_out_needs_no_teacher(tmp_path):
+    built = parts(data__train=make_folder(tmp_path), **SECOND)
+    assert [stage.name for stage in built.stages] == ["stage2"]
+    assert built.teacher is None
+    assert built.config.teacher.name is None
+    bare = ["data.labels=none", "distill.logits=hard", "teacher.precision=fp32"]
+    for settings in (bare, ["data.labels=none"]):
+        built = parts(settings, **SECOND)
+        assert [stage.teacher for stage in built.stages] == [built.teacher] != [None]
+        assert (built.config.distill.logits, built.config.distill.pair_preset) == ("hard", None)
+    filled = [
+        f"distill.{key}={value}" for key, value in vars(built.config.distill).items() if value
+    ]
+    assert parts([*filled, "data.labels=none"], **SECOND).config == built.config
+
+
 def test_labels_that_nobody_learns_are_not_smoothed():
     wanted = ["data.smoothing=0.2", "distill.class_weight=0"]
     line = "data.smoothing=0.2 has no effect where no labels are learned"
     assert line in refusal(wanted, method="deit-hard")
     assert line in refusal(wanted, method="dearkd", stage2=0)
     assert parts(wanted, method="dearkd").config.data.smoothing == 0.2  # stage 2 learns them
+    left_over = {"stage1": "auto", "switch__epochs": 10, "stage2": 0}
+    assert parts(wanted, **left_over).config.data.smoothing == 0.2
+
+
+def test_a_stage_2_of_no_typed_epoch_is_there_where_a_rule_may_leave_it_some():
+    built = parts(recipe="best", stage1="auto", switch__epochs=10, stage2=0)
+    assert [(stage.name, stage.epochs) for stage in built.stages] == [("stage1", 10), ("stage2", 0)]
+    assert any("features of three layers, two stages, mixed views" in n for n in built.choices)
+    assert takes_labels(built)
+    built = parts(recipe="best")
+    assert [(stage.name, stage.epochs) for stage in built.stages] == [("stage1", 100)]
+    assert any("features of three layers, one stage, mixed views" in n for n in built.choices)
+    assert not takes_labels(built)
+    assert not takes_labels(parts(["distill.class_weight=0"], method="deit-soft", stage2=1))
 
 
 def test_what_the_method_left_open_is_written_down():
