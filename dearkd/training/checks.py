@@ -17,7 +17,7 @@ from synth.facts import cpp_compiler, has_compiler
 
 __all__ = ["check_cache", "check_settings", "check_smoothing"]
 
-OWN_ARGUMENTS = frozenset({"num_classes", "img_size", "drop_path_rate", "pretrained"})
+OWN_ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size", "drop_path_rate", "pretrained"})
 """Arguments of a student that other settings decide."""
 
 
