@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unused-ignore]
 
@@ -42,8 +42,8 @@ def user_tree(
     """The fields that the user gave, without defaults: settings over options over the file.
 
     Raises:
-        UserError: A key that ``kind`` does not have (with the nearest that it has), or a value
-            of another type.
+        UserError: A key that ``kind`` does not have (with the nearest that it has), a value of
+            another type or none (``???``), or a reference to what is not there.
         MissingFileError: If ``path`` does not exist.
     """
     if path is not None:
@@ -60,7 +60,7 @@ def user_tree(
             raise UserError(f"{path} is a study of several runs; type dearkd sweep {path}")
         for layer in layers:
             _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
-        OmegaConf.merge(known, *layers)  # for its checks
+        OmegaConf.to_container(OmegaConf.merge(known, *layers), resolve=True)  # for its checks
         given = OmegaConf.merge(*layers)
     except OmegaConfBaseException as error:
         raise UserError(_one_line(error, kind, layers)) from error
@@ -70,6 +70,7 @@ def user_tree(
             "close its brackets"
         ) from error
     assert isinstance(given, DictConfig)
+    _check_missing(given, *layers[-2:])  # what is typed as missing leaves the file's value
     return given
 
 
@@ -152,6 +153,14 @@ def _read(path: Path) -> DictConfig:
     if not isinstance(tree, DictConfig):
         raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
     return tree
+
+
+def _check_missing(*trees: DictConfig) -> None:
+    """Refuses ``???``, with which OmegaConf marks a value that is still to be given."""
+    for tree in trees:
+        for key, value in flattened(cast(dict[str, Any], OmegaConf.to_container(tree))).items():
+            if value == MISSING:
+                raise UserError(f"{key} is ???, which is no value; give it one, or leave it out")
 
 
 def _check_containers(known: Any, given: Any, prefix: str = "") -> None:

@@ -62,6 +62,9 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("student_args=[1]", r"student_args must have fields, got \[1\]; write it as \{KEY: VALUE"),
         ("data=3", "data must have fields, got 3"),
         ("trackers=[board]", r"trackers: Invalid value '\['board'\]', expected one of"),
+        ("seed=???", r"seed is \?\?\?, which is no value; give it one, or leave it out"),
+        ("method_args.a=???", r"method_args\.a is \?\?\?"),
+        ("data.train=x${y}", r"data\.train: Interpolation key 'y' not found"),
         ("seed", "--set wants key=value, as in --set seed=1, got 'seed'"),
     ],
 )
@@ -92,6 +95,19 @@ def test_a_study_is_no_configuration_of_a_run():
     study = next(CONFIGS[0].parents[1].glob("studies/*.yaml"))
     with pytest.raises(UserError, match=r"is a study of several runs; type dearkd sweep .*yaml"):
         load_config(study)
+
+
+def test_a_value_may_be_left_open_in_a_file_or_refer_to_another(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("seed: ???\nstage1: 3\nstage2: ${stage1}\n")
+    config = load_config(file, ["seed=2"])
+    assert (config.seed, config.stage2) == (2, 3)
+    with pytest.raises(UserError, match=r"seed is \?\?\?"):
+        load_config(file)
+    with pytest.raises(UserError, match=r"stage1 is \?\?\?"):
+        load_config(file, ["seed=2", "stage1=???"])
+    config = load_config(file, ["seed=2", "stage2=${seed}", "data.train=${method}"])
+    assert (config.stage2, config.data.train) == (2, "dearkd")
 
 
 def test_a_broken_file_is_named(tmp_path):

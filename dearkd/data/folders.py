@@ -153,8 +153,13 @@ def _check_folders(
             f"dearkd synthesize --resume --out {root}"
         )
     if not counts:
-        what = "no class folders" if any(root.iterdir()) else "nothing"
-        raise UserError(f"{root} holds {what}; put each class's images into a folder of its own")
+        files = list(root.iterdir())
+        what = "no class folders" if files else "nothing"
+        pictures = any(file.suffix.lower() in IMAGE_SUFFIXES for file in files)
+        raise UserError(
+            f"{root} holds {what}; put each class's images into a folder of its own"
+            + (" (pictures without classes are for dearkd predict)" if pictures else "")
+        )
     if not any(counts.values()):
         shown = ", ".join(list(counts)[:SHOWN]) + (", ..." if len(counts) > SHOWN else "")
         raise UserError(

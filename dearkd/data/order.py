@@ -152,9 +152,11 @@ class EpochOrder:
     Departure:
         The copies of an image stand within 48 views of each other and meet another partner each
         time; DeiT spreads them over the processes, which ties the order to their number. Where
-        permutations are concatenated an odd image count loses one image a pass, so that none
-        becomes its own partner. The rest of an epoch is dropped, as in DeiT: a smaller last batch
-        would be a step of the same size with a noisier gradient, and odd where views are mixed.
+        permutations are concatenated an odd image count loses one image a pass, so that without
+        ``repeats`` none becomes its own partner; with them a block of 16 that spans two passes may
+        hold an image twice, and pair it with itself. The rest of an epoch is dropped, as in DeiT:
+        a smaller last batch would be a step of the same size with a noisier gradient, and odd
+        where views are mixed.
 
     Raises:
         UserError: If the batch cannot be cut into even slices or exceeds the views of an epoch.

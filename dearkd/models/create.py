@@ -86,7 +86,7 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
         ArithmeticError,
         AssertionError,
         AttributeError,
-        IndexError,
+        LookupError,
         RuntimeError,
         TypeError,
         ValueError,

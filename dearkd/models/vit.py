@@ -30,6 +30,9 @@ _DROPOUTS = (
 )
 MOST_ALPHA = 100
 """Where a head may start at most: all weight is on one patch long before."""
+_IDLE = {"reg_tokens": 0, "fc_norm": False, "pos_embed": "learn", "pool_include_prefix": False}
+"""Options of timm's that its distilled class takes and goes without, as if they had these values:
+it has positions of its own, adds no registers to them, and pools nothing."""
 _HEADS = ("head.weight", "head.bias", "head_dist.weight", "head_dist.bias")
 
 
@@ -45,8 +48,8 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     Raises:
         UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a number of MHCA
             has no effect without it, a dropout rate is out of range, patches are to be dropped
-            (MHCA needs the whole grid), or the class and distillation tokens are to have no
-            position.
+            (MHCA needs the whole grid), the class and distillation tokens are to have no position,
+            or one of timm's options has no effect on a distilled transformer.
     """
 
     def __init__(
@@ -200,6 +203,11 @@ def _check_options(kwargs: dict[str, Any], has_mhca: bool) -> None:
             "no_embed_class must be False for a distilled transformer (both of its tokens have a "
             f"position), got {kwargs['no_embed_class']}"
         )
+    for name, without in _IDLE.items():
+        if kwargs.get(name, without) not in (without, None):
+            raise UserError(
+                f"{name}={kwargs[name]} has no effect on a distilled transformer; leave it out"
+            )
 
 
 def _num_heads(model: VisionTransformerDistilled) -> int:

@@ -14,7 +14,7 @@ from accelerate.utils import (
 )
 from rich.console import Console
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, one_line
 
 __all__ = [
     "Say",
@@ -95,15 +95,21 @@ def from_main(state: PartialState, call: Callable[[], Result]) -> Result:
 
     Raises:
         ValueError, OSError: Whatever the call raised, on every process, so that none waits.
+        Exception: Anything else that it raised, on the main process.
+        UserError: In its place, which another process may be unable to read, on the others.
     """
+    if state.num_processes == 1:
+        return call()
     answer: list[Any] = [None, None]
-    if state.is_main_process:
-        try:
+    try:
+        if state.is_main_process:
             answer[0] = call()
-        except (ValueError, OSError) as error:
-            answer[1] = error
-    if state.num_processes > 1:
+    except Exception as error:
+        told = f"the main process failed ({type(error).__name__}: {one_line(error)})"
+        answer[1] = error if isinstance(error, ValueError | OSError) else UserError(told)
         broadcast_object_list(answer)
+        raise
+    broadcast_object_list(answer)
     if answer[1] is not None:
         raise answer[1]
     return answer[0]

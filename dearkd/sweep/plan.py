@@ -16,9 +16,11 @@ from typing import Any
 from dearkd.config import WITHOUT_EFFECT, TrainConfig
 from dearkd.config_file import flattened
 from dearkd.errors import UserError
+from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.record import Key
 from dearkd.sweep.study import StudyFile, folder_name
+from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust
 from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -39,6 +41,8 @@ BY_RULE = (
     *("teacher.precision", "teacher.memory_format", "data.views"),
 )
 """Settings that a rule chooses by the machine, where they are left open."""
+LATER = ("init.weights", "imports.content")
+"""Facts that records of older versions do not have; they have the files' names alone."""
 
 
 @dataclass(frozen=True)
@@ -110,10 +114,15 @@ def plan(
 
 
 def difference(stored: dict[str, Any], wanted: dict[str, Any]) -> tuple[str, Any, Any] | None:
-    """The first setting with another value, and both; what is not stored had its default."""
+    """The first setting with another value, and both; what is not stored had its default.
+
+    ``LATER`` facts are compared where they are stored.
+    """
     defaults = flattened(_plain(TrainConfig()))
     arguments = {key: None for key in stored if key.startswith(("student_args.", "method_args."))}
     for key, value in (arguments | wanted).items():
+        if key in LATER and key not in stored:
+            continue
         old = stored.get(key, defaults.get(key))
         if old != value:
             return key, old, value
@@ -187,13 +196,21 @@ def _facts(parts: Parts, steps: int) -> dict[str, Any]:
         "teacher.name": None if teacher is None else hash_of_weights(teacher.model)[:16],
         "teacher.weights": None,
         "init": parts.config.init and Path(parts.config.init).name,
+        "init.weights": _init_weights(parts),
         "imports": [Path(file).name for file in parts.config.imports],
+        "imports.content": [file_hash(Path(file))[:16] for file in parts.config.imports],
         "steps": steps,
         "train_images": len(parts.train),
         "eval_images": len(parts.evaluation),
         "interpolation": view["interpolation"],
         "crop_pct": view["crop_pct"],
     }
+
+
+def _init_weights(parts: Parts) -> str | None:
+    """The hash of the weights that the student starts from, if it starts from any."""
+    init = next((network for network in parts.networks if network.role == "--init"), None)
+    return None if init is None else hash_of_weights(open_trained(init).network)[:16]
 
 
 def _check_trust(trust: bool, runs: Sequence[PlannedRun]) -> None:

@@ -103,6 +103,11 @@ def epoch_order(parts: Parts, rank: int, world: int) -> tuple[EpochOrder, int]:
             f"data.micro_batch=auto is for one process, and there are {world}, which would have to "
             "agree on every size; give a number of views a pass"
         )
+    if data.views_a_pass and data.views_a_pass % 2:
+        raise UserError(
+            f"data.micro_batch must be even (views are mixed in pairs), got {data.views_a_pass}; "
+            "use an even number that data.batch_size is a multiple of"
+        )
     micro = data.views_a_pass or data.batch_size // world
     if micro == 0 or data.batch_size % (micro * world):
         raise UserError(

@@ -7,6 +7,7 @@ import math
 
 import torch
 from accelerate import Accelerator
+from accelerate.utils import reduce
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
@@ -42,13 +43,14 @@ def check_weights(
     position: Position,
     lr: float | None,
 ) -> None:
-    """Refuses what the last step broke and a checkpoint would keep; waits for the device.
+    """Refuses what the last step broke and a checkpoint would keep; waits for all processes.
 
-    The loss of a step is of the weights before it, so it does not show them.
+    The loss of a step is of the weights before it, so it does not show them. BatchNorm's statistics
+    are a process's own until they are shared.
 
     Raises:
-        UserError: If a trained weight, a statistic of BatchNorm or a moment of the optimizer is
-            NaN or infinite.
+        UserError: On every process, if a trained weight, a statistic of BatchNorm or a moment of
+            the optimizer is NaN or infinite on one of them.
     """
     kept: dict[str, list[Tensor]] = {
         "weight": [weight for weight in objective.parameters() if weight.requires_grad],
@@ -62,9 +64,15 @@ def check_weights(
             if isinstance(value, Tensor) and value.ndim  # its count of steps may be elsewhere
         ],
     }
-    for kind, tensors in kept.items():
-        if tensors and not torch.stack([each.isfinite().all() for each in tensors]).all():
+    broken = torch.stack([_broken(tensors, kept["weight"][0]) for tensors in kept.values()])
+    for kind, count in zip(kept, reduce(broken, "sum").tolist(), strict=True):
+        if count:
             raise _lost(f"a {kind} is no longer a finite number", position, lr)
+
+
+def _broken(tensors: list[Tensor], beside: Tensor) -> Tensor:
+    """How many of the tensors have a number that is not finite, on the device of ``beside``."""
+    return sum((~each.isfinite().all() for each in tensors), beside.new_zeros((), dtype=torch.int))
 
 
 def _lost(what: str, position: Position, lr: float | None) -> UserError:

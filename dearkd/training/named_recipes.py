@@ -65,4 +65,5 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
 
 def _is_synthetic(given: DictConfig) -> bool:
     data = given.get("data")
-    return isinstance(data, DictConfig) and are_sets(str(data.get("train")))
+    # Of a reference to a setting that is not given, "in" says no, and a look ends in an error.
+    return isinstance(data, DictConfig) and "train" in data and are_sets(str(data["train"]))

@@ -246,6 +246,10 @@ def test_pretrained_without_weights_is_timms_error() -> None:
         ({"proj_drop_rate": -0.1}, "proj_drop_rate must be at least 0 and less than 1, got -0.1"),
         ({"drop_path_rate": 1}, "drop_path_rate must be at least 0 and less than 1, got 1"),
         ({"no_embed_class": True}, "no_embed_class must be False"),
+        ({"reg_tokens": 4}, "reg_tokens=4 has no effect on a distilled transformer; leave it out"),
+        ({"fc_norm": True}, "fc_norm=True has no effect"),
+        ({"pos_embed": "none"}, "pos_embed=none has no effect"),
+        ({"pool_include_prefix": True}, "pool_include_prefix=True has no effect"),
         ({"mhca_dropout": 1.0}, "mhca_dropout must be at least 0 and less than 1, got 1"),
         ({"mhca_alpha": -1.0}, "mhca_alpha must be at least 0 and at most 100, got -1"),
         (

@@ -77,6 +77,16 @@ def test_they_are_one_even_without_an_image_each(tmp_path, two):
     assert json.loads(told)["images"] == {"count": 1}
 
 
+def test_what_fails_on_one_process_ends_both(two):
+    assert two.failed("fail_on_the_main_process") == [
+        "RuntimeError: no memory left",
+        "UserError: the main process failed (RuntimeError: no memory left)",
+    ]
+    main, other = two.failed("spoil_a_statistic_of_one_process")
+    assert main == other
+    assert "UserError: a statistic of BatchNorm is no longer a finite number" in main
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("method", METHOD_NAMES)
 def test_two_processes_follow_the_curve_of_one_with_every_method(

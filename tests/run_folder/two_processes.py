@@ -13,6 +13,7 @@ from pathlib import Path
 
 TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
 SECONDS = 300
+CALL = "call"
 
 
 class TwoProcesses:
@@ -45,6 +46,12 @@ class TwoProcesses:
         assert not told[1][1], told  # two worlds would both print
         return told[0][1]
 
+    def failed(self, function):
+        """Calls a function of this file in both; the error of each."""
+        self.given += 1
+        write(self.folder / f"{self.given}.json", [str(Path.cwd()), CALL, function])
+        return [printed for _, printed in map(self._told, (0, 1))]
+
     def end(self):
         """Ends both, which have to be well until then."""
         write(self.folder / f"{self.given + 1}.json", [])
@@ -73,6 +80,39 @@ def idle(group=None):
     """Stays in the group of processes: torchrun's store makes one, and no second."""
 
 
+def fail_on_the_main_process():
+    from dearkd.run_folder.processes import from_main, process_state
+
+    def fail():
+        error = RuntimeError("no memory left")
+        error.device = lambda: None  # which can't be sent
+        raise error
+
+    from_main(process_state(), fail)
+
+
+def spoil_a_statistic_of_one_process():
+    from torch import nn, optim
+
+    from dearkd.run_folder.processes import process_state
+    from dearkd.training.finite import check_weights
+    from dearkd.training.stages import Position
+
+    network = nn.BatchNorm1d(2)
+    if not process_state().is_main_process:
+        network.running_var[0] = float("nan")
+    check_weights(network, optim.SGD(network.parameters()), Position(), 0.1)
+
+
+def error_of(function):
+    """Exit code and text of an error, as a command would have them."""
+    try:
+        globals()[function]()
+    except Exception as error:
+        return [2, f"{type(error).__name__}: {error}"]
+    return [0, ""]
+
+
 def serve(folder, asking):
     import torch.distributed
     from accelerate.state import AcceleratorState
@@ -90,13 +130,18 @@ def serve(folder, asking):
         if place is None:
             return leave()
         os.chdir(place)
-        result = invoke(*words)
+        answer = error_of(words[1]) if words[0] == CALL else printed_by(invoke(*words))
         AcceleratorState._reset_state(reset_partial_state=True)
-        printed = result.stdout
-        if result.exit_code:
-            printed = result.output + "".join(traceback.format_exception(result.exception))
-        write(folder / f"{number}-{os.environ['RANK']}.json", [result.exit_code, printed])
+        write(folder / f"{number}-{os.environ['RANK']}.json", answer)
         number += 1
+
+
+def printed_by(result):
+    """Exit code of a command and what it printed."""
+    if result.exit_code:
+        trace = "".join(traceback.format_exception(result.exception))
+        return [result.exit_code, result.output + trace]
+    return [0, result.stdout]
 
 
 if __name__ == "__main__":

@@ -5,6 +5,8 @@ import shutil
 from functools import partial
 
 import pytest
+import timm
+import torch
 from commands import refused
 from conftest import FAST_TEACHER
 from toy_studies import strangers_cnn, written_study
@@ -12,7 +14,8 @@ from toy_studies import strangers_cnn, written_study
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import open_data
 from dearkd.errors import UserError
-from dearkd.sweep.plan import difference, plan, settings_of
+from dearkd.run_folder.files import save_model
+from dearkd.sweep.plan import LATER, difference, plan, settings_of
 from dearkd.sweep.study import read_study
 
 LABELS = {"method": "ce"}
@@ -124,6 +127,31 @@ def test_two_teachers_are_two_comparisons(write_study, toy_teacher):
     assert "arms 'embedded' and 'toy' differ in teacher.name" in line
     runs = planned(write_study(arms=arms, differs=["teacher"]))
     assert len({run.settings["teacher.name"] for run in runs}) == 3
+
+
+def test_weights_to_start_from_and_imported_files_count_by_what_they_hold(write_study, tmp_path):
+    places = [tmp_path / name / "start" for name in ("one", "copy", "other")]
+    for place, seed in zip(places, (0, 0, 1), strict=True):
+        torch.manual_seed(seed)
+        about = {"arch": "toy_student", "num_classes": 10, "class_names": None, "img_size": 16}
+        place.mkdir(parents=True)
+        network = timm.create_model("toy_student", num_classes=10)
+        save_model(place / "model.safetensors", network, about)
+        (place / "own.py").write_text(f"SEED = {seed}\n")
+    one, copy, other = ({**LABELS, "init": str(place)} for place in places)
+    line = refused("sweep", write_study(arms={"a": one, "b": other}))
+    assert "arms 'a' and 'b' differ in init.weights" in line
+    assert "are the same" in refused("sweep", write_study(arms={"a": one, "b": copy}))
+    runs = planned(write_study(arms={"a": one, "b": other, "c": LABELS}, differs=["init"]))
+    weights = {run.arm: run.settings["init.weights"] for run in runs}
+    assert len(set(weights.values())) == 3 and weights["c"] is None
+    assert difference(runs[0].settings, runs[1].settings)[0] == "init.weights"
+    older = {key: value for key, value in runs[0].settings.items() if key not in LATER}
+    assert difference(older, runs[1].settings) is None
+    one, copy, other = ({**LABELS, "imports": [str(place / "own.py")]} for place in places)
+    line = refused("sweep", write_study(arms={"a": one, "b": other}))
+    assert "arms 'a' and 'b' differ in imports.content" in line
+    assert "are the same" in refused("sweep", write_study(arms={"a": one, "b": copy}))
 
 
 def test_a_teacher_that_brings_code_is_trusted_in_its_arms_alone(write_study, tmp_path):

@@ -161,10 +161,13 @@ def test_arguments_of_the_student_are_kept_with_the_weights(tmp_path, quiet_cons
 
 
 def test_arguments_that_the_data_decides_are_refused(tmp_path):
-    with pytest.raises(UserError, match=r"student_args\.num_classes is decided by the data"):
-        quiet_train({**QUICK, "method": "ce"}, ["student_args.num_classes=3"])
+    for name in ("num_classes", "in_chans"):
+        with pytest.raises(UserError, match=rf"student_args\.{name} is decided by the data"):
+            quiet_train({**QUICK, "method": "ce"}, [f"student_args.{name}=3"])
     with pytest.raises(UserError, match=r"cannot be built with .*colour"):
         quiet_train({**QUICK, "method": "ce"}, ["student_args.colour=3"])
+    with pytest.raises(UserError, match=r"cannot be built with .*'norm_layer': 'colour'"):
+        quiet_train({**QUICK, "method": "ce"}, ["student_args.norm_layer=colour"])
 
 
 class BrokenGradient(nn.Module):

@@ -120,6 +120,12 @@ def test_another_error_is_not_taken_for_it(tmp_path, monkeypatch):
         quiet_train({**CE, "out": str(tmp_path / "run")}, [*SETTINGS, "data.micro_batch=auto"])
 
 
+def test_an_odd_size_is_refused_by_its_name():
+    odd = [*FAST, "data.micro_batch=3", "data.batch_size=6"]
+    with pytest.raises(UserError, match=r"data\.micro_batch must be even .* got 3; use an"):
+        epoch_order(build(load_config(None, odd, CE)), 0, 1)
+
+
 def test_several_processes_are_refused():
     parts = build(load_config(None, [*FAST, "data.micro_batch=auto"], CE))
     assert epoch_order(parts, 0, 1)[1] == 1

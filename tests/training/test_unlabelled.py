@@ -174,7 +174,9 @@ def test_the_verbs_take_such_a_run(data, toy_teacher, taught, tmp_path):
     judged = invoke("eval", folder, "--json")
     assert judged.exit_code == 0, judged.output
     assert json.loads(judged.stdout)["logits"]["top1"] == summary(folder)["top1"]
-    assert "holds no class folders" in refused("eval", folder, "--data", data / "photos")
+    told = refused("eval", folder, "--data", data / "photos")
+    assert "holds no class folders; put each class's images into a folder of its own" in told
+    assert "(pictures without classes are for dearkd predict)" in told
     predicted = invoke("predict", folder, data / "photos" / "3.png")
     assert predicted.exit_code == 0, predicted.output
     report = collect([folder])
