@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -336,6 +337,21 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert image[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("levels", "reason"),
+    [
+        (np.float32([[0, 1]]), "float pixels; save as 8 or 16 bits"),
+        (np.int32([[-1, 200]]), r"pixels outside 0\.\.65535; save as 8 or 16 bits"),
+        (np.int32([[0, 70_000]]), r"pixels outside 0\.\.65535; save as 8 or 16 bits"),
+    ],
+)
+def test_levels_of_which_nobody_knows_black_and_white_are_no_image(levels, reason):
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "TIFF")
+    with pytest.raises(BadImageError, match=rf"cannot decode x \({reason}\)"):
+        open_image(buffer.getvalue(), "x")
+
+
 def test_damaged_files_are_bad_images(tmp_path):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
@@ -346,6 +362,11 @@ def test_damaged_files_are_bad_images(tmp_path):
         file.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
         with pytest.raises(BadImageError, match=rf"cannot decode here {fmt} \(.+\)$"):
             open_image(file, f"here {fmt}")
+    Image.init()
+    if "AVIF" in Image.SAVE:  # Pillow can have it since 11.3
+        damaged = encoded((200, 0, 0), (40, 40), "AVIF").replace(b"av01", b"av02")
+        with pytest.raises(BadImageError, match=r"Failed to decode"):
+            open_image(damaged, "x")
     with pytest.raises(BadImageError, match=r"not an image"):
         open_image(b"", "x")
     with pytest.raises(BadImageError, match=r"No such file"):
@@ -359,6 +380,12 @@ def test_damaged_files_are_bad_images(tmp_path):
     with pytest.raises(OSError, match="Too many open files") as caught:
         open_image(full, "x")
     assert not isinstance(caught.value, BadImageError)  # the machine's error is not the image's
+
+    def no_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        open_image(no_memory, "x")
 
 
 def test_one_pixel_image_is_fine():
