@@ -81,12 +81,24 @@ def test_folder_with_splits_and_nested_images(tmp_path):
     (tmp_path / "train" / "dog" / "deep").mkdir()
     (tmp_path / "train" / "dog" / "deep" / "x.JPG").write_bytes(encoded((0, 0, 0), fmt="JPEG"))
     (tmp_path / "train" / "dog" / "notes.txt").write_text("no image")
-    (tmp_path / "train" / ".cache").mkdir()
+    write_folder(tmp_path / "train", [".cache", "dog/.ipynb_checkpoints"])
     train, test = open_data(str(tmp_path))
     assert train.classes.names == ("cat", "dog", "img2", "img10")
     assert np.bincount(train.labels).tolist() == [2, 3, 2, 2]
     assert test.labels.tolist() == [1]
     assert Path(train.name(0)).is_file()
+
+
+def test_links_lead_to_an_image_once(tmp_path):
+    write_folder(tmp_path, ["cat", "dog", "cat/b", "cat/d"])
+    for name, target in (("self", "."), ("b/up", ".."), ("root", "../.."), ("c", "b")):
+        (tmp_path / "cat" / name).symlink_to(target)
+    (tmp_path / "dog" / "more").symlink_to("../cat/d")  # a link that is wanted
+    source, _ = open_data(str(tmp_path))
+    assert np.bincount(source.labels).tolist() == [6, 4]
+    assert [Path(source.name(row)).relative_to(tmp_path).as_posix() for row in (0, 2, 9)] == [
+        *("cat/0.png", "cat/b/0.png", "dog/more/1.png"),
+    ]
 
 
 def test_bare_folders_have_no_evaluation_unless_given(tmp_path):
@@ -412,8 +424,10 @@ def test_fraction_out_of_range(fraction):
 
 
 def test_bad_folders_are_told_value_and_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'digit' does not exist; pass digits, an image"):
-        open_data("digit")
+    for name in ("digit", "", " ", "wds/"):
+        message = rf"'{name}' does not exist; pass digits, an image"
+        with pytest.raises(FileNotFoundError, match=message):
+            open_data(name)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ValueError, match=r"empty holds nothing; put"):

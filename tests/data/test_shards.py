@@ -100,6 +100,8 @@ def test_a_folder_of_shards_needs_no_prefix(tmp_path):
         write_tar(tmp_path / f"in-train-{number:02}.tar", [0, 1], 10 * number)
     write_tar(tmp_path / "in-val-00.tar", [1], 99)
     (tmp_path / "info.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
+    (tmp_path / ".cache" / "huggingface").mkdir(parents=True)
+    (tmp_path / ".cache" / "0.png").write_bytes(png(0))
     for data in (str(tmp_path), f"wds/{tmp_path}"):
         train, evaluation = open_data(data)
         assert [level(train, n) for n in range(6)] == [0, 1, 10, 11, 20, 21]
