@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, is_out_of_memory
 
 __all__ = ["BadImageError", "open_image", "to_rgb"]
 
@@ -21,7 +21,7 @@ _DECODE_ERRORS = (
     Image.DecompressionBombError,
     EOFError,
     IndexError,
-    NotImplementedError,
+    RuntimeError,
     SyntaxError,
     TypeError,
     ValueError,
@@ -65,6 +65,8 @@ def open_image(file: Path | bytes | Callable[[], Any], name: str) -> Image.Image
         with Image.open(io.BytesIO(file) if isinstance(file, bytes) else file) as image:
             return to_rgb(image)
     except _DECODE_ERRORS as error:
+        if is_out_of_memory(error):
+            raise
         raise BadImageError(name, _one_line(error)) from error
     except OSError as error:
         # Pillow's own OSErrors carry no errno; the system's do, and most are no fault of the image.
@@ -80,13 +82,21 @@ def to_rgb(image: Image.Image) -> Image.Image:
         Transparent pixels show white; dropping the alpha channel, as timm does, shows whatever
         colour the encoder left under it. 16-bit grey is scaled by 1/257, where Pillow would clip
         it.
+
+    Raises:
+        ValueError: If nobody knows which levels are black and white: of floats, and of whole
+            numbers outside 0..65535.
     """
     image = ImageOps.exif_transpose(image)
     if image.mode == "RGB" and "transparency" not in image.info:
         image.load()
         return image
+    if image.mode == "F":
+        raise ValueError("float pixels; save as 8 or 16 bits")
     if image.mode.startswith("I"):
-        levels = np.clip(np.asarray(image).astype(np.int64), 0, 65535)
+        levels = np.asarray(image).astype(np.int64)
+        if levels.min() < 0 or levels.max() > 65535:
+            raise ValueError("pixels outside 0..65535; save as 8 or 16 bits")
         return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")

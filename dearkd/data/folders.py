@@ -129,9 +129,14 @@ def class_folders(root: Path) -> list[Path]:
 
 
 def image_files(folder: Path) -> list[str]:
-    """The images below a folder, as paths within it, in natural order."""
-    found: list[str] = []
-    for parent, _, files in os.walk(folder, followlinks=True):
+    """The images below a folder, as paths within it, in natural order; hidden ones are left out.
+
+    A folder that several links lead to is read once, and one that this folder lies in not at all.
+    """
+    here, found = Path(os.path.realpath(folder)), list[str]()
+    seen = {str(place) for place in (here, *here.parents)}
+    for parent, folders, files in os.walk(folder, followlinks=True):
+        folders[:] = _new(folders, parent, seen)
         place = os.path.relpath(parent, folder)
         within = "" if place == os.curdir else place + os.sep
         found += [
@@ -141,6 +146,17 @@ def image_files(folder: Path) -> list[str]:
             and not file.startswith(".")
         ]
     return natural_order(found)
+
+
+def _new(folders: Sequence[str], parent: str, seen: set[str]) -> list[str]:
+    """The folders in ``parent`` that are not hidden and not yet ``seen``, and are from now on."""
+    new = []
+    for name in sorted(folders):
+        real = os.path.realpath(os.path.join(parent, name))  # noqa: PTH118
+        if not name.startswith(".") and real not in seen:
+            seen.add(real)
+            new.append(name)
+    return new
 
 
 def _check_folders(

@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource
+from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource, class_folders, image_files
 from dearkd.data.hosted import PREFIXES, open_hosted
 from dearkd.data.joined import JoinedSource
 from dearkd.data.parquet import ParquetSource
@@ -50,9 +50,10 @@ def open_place(
     wds = data.lower().startswith(SHARDS) and not path.exists()
     if wds:
         path = Path(data[len(SHARDS) :]).expanduser()
+    is_named = bool(data[len(SHARDS) if wds else 0 :].strip())  # nothing would be this folder
     if is_pattern(str(path)) and not path.exists():
         return _open_files(matching_files(str(path)), data, labelled), None
-    if not path.exists():
+    if not is_named or not path.exists():
         raise MissingFileError(
             f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
             f"shards, or a name that starts with {', '.join(PREFIXES)}"
@@ -91,8 +92,7 @@ def _shards(root: Path, named: bool) -> list[Path]:
     ``named`` as one of shards: image folders often lie beside the file that they came out of.
     """
     own, inside = list(root.glob("*.tar")), _inside(root, ".tar")
-    folders = any(entry.is_dir() for entry in root.iterdir())
-    if named or inside or not folders:
+    if named or inside or not class_folders(root):
         return natural_order([*own, *(inside or [])])
     return []
 
@@ -100,7 +100,7 @@ def _shards(root: Path, named: bool) -> list[Path]:
 def _inside(root: Path, suffix: str) -> list[Path] | None:
     """The files of a kind in the folders of ``root``; None if these hold images."""
     files = []
-    for folder in sorted(entry for entry in root.iterdir() if entry.is_dir()):
+    for folder in sorted(class_folders(root)):
         for entry in folder.iterdir():
             if entry.suffix.lower() in IMAGE_SUFFIXES:
                 return None
@@ -165,6 +165,7 @@ def _open_folder(
     evaluation_root = next((path / n for n in EVALUATION_NAMES if (path / n).is_dir()), None)
     if train_root is None and evaluation_root is None:
         return _images_of(path, labelled), None
+    _refuse_split_or_class(path)
     train = None if train_root is None else _images_of(train_root, labelled)
     if evaluation_only and evaluation_root is None:
         return None, None
@@ -174,6 +175,25 @@ def _open_folder(
         return train, None  # pictures without labels tell no top-1
     names = None if train is None else train.classes.names
     return train, FolderSource(evaluation_root, names)
+
+
+def _refuse_split_or_class(path: Path) -> None:
+    """Refuses pictures in the one folder called as a split is, where others hold images as well.
+
+    ``bus``, ``car``, ``train`` are classes, ``train`` and ``spare`` are not; CIFAR-100 and COCO
+    have a class ``train``.
+    """
+    names = sorted(folder.name for folder in class_folders(path))
+    splits = [name for name in names if name in TRAIN_NAMES + EVALUATION_NAMES]
+    if len(splits) > 1 or not holds_plain_pictures(path / splits[0]):
+        return
+    others = [name for name in names if name not in splits and any(image_files(path / name))]
+    if others:
+        raise UserError(
+            f"{path / splits[0]} holds pictures and no class folders, and {others[0]} beside it "
+            f"holds images, too; put the class folders into one called train (or val, to evaluate "
+            f"on them), {splits[0]} as well if it is a class, or pass {path / splits[0]} alone"
+        )
 
 
 def _images_of(root: Path, labelled: bool | None) -> ImageSource:

@@ -199,6 +199,8 @@ def _is_parquet(file: Path) -> bool:
 
 def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> str:
     for name in wanted:
+        if schema.names.count(name) > 1:
+            raise UserError(f"{file} has several columns {name!r}; keep one, or rename the others")
         if name in schema.names:
             return name
     otherwise = ", or train without labels: --unlabelled" if kind == "label" else ""
@@ -246,6 +248,8 @@ def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] 
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
         names = json.loads(text)["info"]["features"][column]["names"]
+        if not isinstance(names, list | None):
+            raise ValueError(f"the names of {column!r} are {names!r:.40}, no list")
     except ValueError as error:
         raise UserError(
             f"{file} has damaged metadata ('huggingface': {one_line(error)}); fetch it again"

@@ -1,6 +1,5 @@
 """A folder of pictures without labels, and labelled images with their labels left out."""
 
-import os
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +20,12 @@ class PictureFolder(ImageFiles):
     """
 
     def __init__(self, root: Path) -> None:
-        shown = [file for file in image_files(root) if not _is_hidden(file)]
-        if not shown:
+        files = image_files(root)
+        if not files:
             suffixes = ", ".join(sorted(IMAGE_SUFFIXES))
             raise UserError(f"{root} holds no image ({suffixes}); pass the folder of the images")
-        super().__init__(root, shown)
-        self.labels: NDArray[np.int64] = np.full(len(shown), NO_LABEL, dtype=np.int64)
+        super().__init__(root, files)
+        self.labels: NDArray[np.int64] = np.full(len(files), NO_LABEL, dtype=np.int64)
         self.classes = UNLABELLED
 
 
@@ -43,8 +42,3 @@ def without_labels(source: ImageSource) -> ImageSource:
     """The same images, of which nobody knows the class any more."""
     rows, gone = np.arange(len(source)), [NO_LABEL] * source.classes.count
     return SubsetSource(source, rows, new_labels=gone, classes=UNLABELLED)
-
-
-def _is_hidden(file: str) -> bool:
-    """Whether the file, or a folder that it lies in, is hidden."""
-    return file.startswith(".") or f"{os.sep}." in file

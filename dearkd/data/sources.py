@@ -56,6 +56,8 @@ NO_LABEL = -1
 """The label of every image of a source without labels."""
 UNLABELLED = Classes(0)
 """Its classes: none are known."""
+MOST_CLASSES = 1_000_000
+"""That numbers without names stand for: larger ones are IDs, and a head of so many has no room."""
 
 
 @runtime_checkable
@@ -192,18 +194,22 @@ def encoded_labels(
     """Labels as numbers, and what they stand for; class names are numbered in natural order.
 
     Raises:
-        UserError: If one is no class; ``place`` is where it was found.
+        UserError: If one is no class, or too large; ``place`` is where it was found.
     """
-    if labels.dtype.kind in "OUS":
-        names = names or tuple(natural_order(set(labels.tolist())))
+    if labels.dtype.kind in "OU" and any(isinstance(label, str) for label in labels.tolist()):
+        found = list(map(str, labels.tolist()))
+        names = names or tuple(natural_order(set(found)))
         index = {name: number for number, name in enumerate(names)}
-        numbers = np.asarray([index.get(name, -1) for name in labels.tolist()])
-        unknown = labels[numbers < 0]
+        numbers = np.asarray([index.get(name, -1) for name in found])
     else:
         numbers = labels
-        count = len(names) if names else int(labels.max()) + 1
-        unknown = labels[(labels < 0) | (labels >= count)]
     count = len(names) if names else int(numbers.max()) + 1
+    if not names and count > MOST_CLASSES:
+        raise UserError(
+            f"{place} has label {count - 1}, of at most {MOST_CLASSES - 1}: labels count the "
+            "classes from 0; number these, or train without labels: --unlabelled"
+        )
+    unknown = labels[(numbers < 0) | (numbers >= count)]
     if len(unknown):
         raise UserError(
             f"{place} has label {unknown[0]}, outside 0..{count - 1} (a split without labels?); "
@@ -217,10 +223,11 @@ def natural_order(items: Iterable[T]) -> list[T]:
     return sorted(items, key=lambda item: _natural_key(str(item)))
 
 
-def _natural_key(name: str) -> list[str | int]:
+def _natural_key(name: str) -> tuple[list[str | int], str]:
+    """What names are sorted by; between ``A`` and ``a``, or ``1`` and ``01``, the name decides."""
     # Not timm's natural_key, which takes a name like "x²" for one with a number.
     parts = re.split(r"(\d+)", name.lower())
-    return [int(part) if place % 2 else part for place, part in enumerate(parts)]
+    return [int(part) if place % 2 else part for place, part in enumerate(parts)], name
 
 
 def _digits() -> tuple[NDArray[np.float64], NDArray[np.int64]]:

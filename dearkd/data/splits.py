@@ -1,6 +1,7 @@
 """The names by which folders and files are known as training or evaluation data."""
 
 import glob
+import math
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ EVALUATION_NAMES = ("val", "validation", "valid", "eval", "test")
 _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _WILDCARDS = "*?["
 MOST_FILES = 100_000
-"""Files that a range counts at most: a stranger's may count to the end of memory."""
+"""Files that ranges count at most: a stranger's may count to the end of memory."""
 
 
 def split_of(file: Path, root: Path) -> str | None:
@@ -53,16 +54,22 @@ def matching_files(pattern: str) -> list[Path]:
     Raises:
         UserError: If it counts too many.
     """
+    ranges = [(int(first), int(last)) for first, last in _RANGE.findall(pattern)]
+    count = math.prod(max(1, last - first + 1) for first, last in ranges)
+    if count > MOST_FILES:
+        raise UserError(
+            f"{pattern} stands for {count:,} files, at most {MOST_FILES:,} are allowed; shorten "
+            "its ranges"
+        )
+    return _matching(pattern)
+
+
+def _matching(pattern: str) -> list[Path]:
     found = _RANGE.search(pattern)
     if found is None:
         some = any(letter in pattern for letter in _WILDCARDS)
         return [Path(name) for name in sorted(glob.glob(pattern))] if some else [Path(pattern)]  # noqa: PTH207
     first, last = found.groups()
-    if int(last) - int(first) >= MOST_FILES:
-        raise UserError(
-            f"{pattern} stands for {int(last) - int(first) + 1:,} files, at most {MOST_FILES:,} "
-            "are allowed; shorten the range"
-        )
     numbers = [f"{number:0{len(first)}}" for number in range(int(first), int(last) + 1)]
     before, after = pattern[: found.start()], pattern[found.end() :]
-    return [file for number in numbers for file in matching_files(before + number + after)]
+    return [file for number in numbers for file in _matching(before + number + after)]

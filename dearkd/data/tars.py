@@ -4,9 +4,10 @@ Nothing is unpacked: a shard is gone through once, header by header, and then re
 """
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +22,7 @@ from dearkd.errors import UserError, one_line
 __all__ = ["TarSource"]
 
 IMAGE_SUFFIXES = ("jpg", "jpeg", "png", "webp")
+"""In the order in which a sample's image is looked for."""
 TOGETHER = 16
 """Shards whose images are shuffled together, of a thousand images each as a rule."""
 _BLOCK = 512
@@ -32,12 +34,16 @@ class TarSource:
     """Shards on local disk, indexed when they are opened and read at random.
 
     A sample is a file with an image suffix and, under the same key, ``.cls`` (its class: a number,
-    or a name) or ``.json`` (with ``label``). The names of all classes, by number, come from
+    or a name) or ``.json`` (with ``label``). A key is what stands before the first dot. Of several
+    images of a key the first by ``IMAGE_SUFFIXES`` is the sample's, as where timm reads the shards
+    (``jpg;png;webp``): a ``.png`` beside a ``.jpg`` is a mask. Files like ``KEY.mask.png`` are left
+    alone beside an image. The names of all classes, by number, come from
     ``classes`` in an ``info.json`` beside the first shard, or above its ``train`` or ``val``, if
     there is one. Labels are not looked at, and need not be there, where it is not ``labelled``.
 
     Raises:
-        UserError: If a shard is no tar file, or a sample has no label or one that is no class.
+        UserError: If a shard is no tar file, or a sample has no image, two of a kind, no label, or
+            one that is no class.
     """
 
     def __init__(self, shards: Sequence[Path], *, labelled: bool = True) -> None:
@@ -104,23 +110,7 @@ def _listed_names(shard: Path) -> tuple[str, ...] | None:
 
 def _scanned(shard: Path, labelled: bool) -> list[tuple[int, int, str, int | str]]:
     """Offset, size, member name and label of each sample, in the shard's order."""
-    images: dict[str, tuple[int, int, str]] = {}
-    labels: dict[str, int | str] = {}
-    try:
-        with shard.open("rb", buffering=0) as file:
-            for name, start, size in _members(file):
-                folder, _, base = name.rpartition("/")
-                key, _, suffix = base.partition(".")
-                key, suffix = f"{folder}/{key}", suffix.lower()
-                if suffix in IMAGE_SUFFIXES:
-                    images[key] = (start, size, name)
-                elif labelled and suffix in ("cls", "json") and key not in labels:
-                    file.seek(start)
-                    labels[key] = _label(file.read(size), suffix)
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise UserError(
-            f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
-        ) from error
+    images, labels = _found(shard, labelled)
     if not labelled:
         return [(*place, NO_LABEL) for place in images.values()]
     missing = next((name for key, (_, _, name) in images.items() if key not in labels), None)
@@ -132,13 +122,77 @@ def _scanned(shard: Path, labelled: bool) -> list[tuple[int, int, str, int | str
     return [(*place, labels[key]) for key, place in images.items()]
 
 
-def _label(content: bytes, suffix: str) -> int | str:
-    text = json.loads(content)["label"] if suffix == "json" else content.decode().strip()
-    if isinstance(text, str):
-        if not text:
-            raise ValueError("an empty label")
-        return int(text) if text.lstrip("-").isdecimal() else text
-    return int(text)
+def _found(
+    shard: Path, labelled: bool
+) -> tuple[dict[str, tuple[int, int, str]], dict[str, int | str]]:
+    """The image (offset, size, member name) and the label of each key."""
+    images: dict[str, tuple[int, int, str]] = {}
+    labels: dict[str, int | str] = {}
+    others: dict[str, str] = {}
+    try:
+        with shard.open("rb", buffering=0) as file:
+            for name, start, size in _members(file):
+                key, suffix = _key_and_suffix(name)
+                if suffix in IMAGE_SUFFIXES:
+                    images[key] = _preferred(images.get(key), (start, size, name), shard)
+                elif suffix.rpartition(".")[2] in IMAGE_SUFFIXES:
+                    others[key] = name
+                elif labelled and suffix in ("cls", "json") and key not in labels:
+                    file.seek(start)
+                    label = _label(file.read(size), suffix, f"{name} in {shard}")
+                    labels |= {} if label is None else {key: label}
+    except UserError:
+        raise
+    except (OSError, ValueError) as error:
+        raise UserError(
+            f"{shard} is no webdataset shard ({one_line(error)}); fetch it again"
+        ) from error
+    other = next((name for key, name in others.items() if key not in images), None)
+    if other:
+        raise UserError(
+            f"{other} in {shard} would be left out, as a key ends at the first dot and this one "
+            f"has no image ({', '.join(IMAGE_SUFFIXES)}); rename the file"
+        )
+    return images, labels
+
+
+def _key_and_suffix(member: str) -> tuple[str, str]:
+    """What the files of a sample have in common, and what tells them apart: ``a/b.c.D``: c.d."""
+    folder, _, base = member.rpartition("/")
+    key, _, suffix = base.partition(".")
+    return f"{folder}/{key}", suffix.lower() if key else ""  # of a hidden file none
+
+
+def _preferred(
+    known: tuple[int, int, str] | None, new: tuple[int, int, str], shard: Path
+) -> tuple[int, int, str]:
+    """Which of two images of one key is the sample's."""
+    if known is None:
+        return new
+    first, second = (IMAGE_SUFFIXES.index(_key_and_suffix(place[2])[1]) for place in (known, new))
+    if first == second:
+        raise UserError(
+            f"{shard} has two images of one key: {known[2]} and {new[2]}; rename or remove one"
+        )
+    return known if first < second else new
+
+
+def _label(content: bytes, suffix: str, place: str) -> int | str | None:
+    """The class in a member of a shard; None: it says nothing of one."""
+    found: Any = content.decode().strip()
+    if suffix == "json":
+        fields = json.loads(found)
+        found = fields.get("label") if isinstance(fields, dict) else None
+    if found is None:
+        return None
+    if isinstance(found, str) and found:
+        return int(found) if re.fullmatch(r"-?\d+", found) else found
+    if not isinstance(found, int | float) or found != found // 1:
+        raise UserError(
+            f"{place} has label {found!r:.40}, neither a whole number nor a name; correct it, or "
+            "train without labels: --unlabelled"
+        )
+    return int(found)
 
 
 def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:

@@ -21,6 +21,7 @@ from dearkd.data.augment import view_augment
 from dearkd.data.class_matching import with_descriptions
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.folders import IMAGE_SUFFIXES
+from dearkd.data.folders import image_files as files_within
 from dearkd.data.sources import natural_order
 from dearkd.errors import MissingFileError, UserError
 from dearkd.trained.open import open_trained
@@ -180,13 +181,8 @@ def _opened(file: str) -> Image.Image | str:
 
 
 def _in_folder(folder: Path) -> list[str]:
-    found = [
-        os.path.join(parent, file)  # noqa: PTH118 - the name as typed, without Path's tidying
-        for parent, _, files in os.walk(folder, followlinks=True)
-        for file in files
-        if Path(file).suffix.lower() in IMAGE_SUFFIXES and not file.startswith(".")
-    ]
-    return natural_order(found)
+    # Path's own joining would tidy the name that was typed.
+    return [os.path.join(folder, file) for file in files_within(folder)]  # noqa: PTH118
 
 
 def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:

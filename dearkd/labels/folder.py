@@ -7,6 +7,7 @@ loses what was not yet written and nothing else.
 
 import json
 import os
+import re
 import stat
 import time
 import uuid
@@ -23,13 +24,15 @@ from torch import Tensor
 
 from dearkd.errors import UserError, WriteError
 from dearkd.labels.answers import Answers
-from dearkd.run_folder.files import load_weights, read_metadata, save_tensors, sync
+from dearkd.run_folder.files import is_leftover, load_weights, read_metadata, save_tensors, sync
 
 __all__ = ["LabelFolder", "create_manifest", "read_manifest"]
 
 MANIFEST = "labels.json"
 LEFTOVER_SECONDS = 24 * 3600
 """Age from which a temporary file is taken for a killed process's."""
+_DRAFT = re.compile(rf"\.{re.escape(MANIFEST)}\.[0-9a-f]{{32}}")
+"""The name of a manifest that is being written."""
 
 
 def read_manifest(folder: Path) -> dict[str, Any] | None:
@@ -127,6 +130,8 @@ class LabelFolder:
     def remove_leftovers(self) -> None:
         """Deletes what killed processes left; a file being written now is younger."""
         for file in self.path.glob(".*"):
+            if not (is_leftover(file) or _DRAFT.fullmatch(file.name)):
+                continue
             try:
                 if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
                     file.unlink()

@@ -88,8 +88,10 @@ class LabelMemory:
         """Takes the answers that wait on the device."""
         for numbers, kept in self._pending:
             named = numbers >= 0
+            if not named.any():  # maybe no epoch is at hand yet
+                continue
             rows = numbers[named] % self.folder.views
             self._values[rows] = kept.cpu().numpy()[named]
             self._known[rows] = self._own[rows] = True
-            self._changed |= bool(len(rows))
+            self._changed = True
         self._pending.clear()

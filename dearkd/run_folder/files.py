@@ -4,6 +4,8 @@ import errno
 import hashlib
 import json
 import os
+import re
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable
@@ -21,6 +23,7 @@ from dearkd.errors import MissingFileError, UserError, WriteError, one_line
 __all__ = [
     "archive_flaw",
     "file_hash",
+    "is_leftover",
     "load_checkpoint",
     "load_weights",
     "new_file_mode",
@@ -40,6 +43,8 @@ CHECKPOINT_KEYS = {"objective", "optimizer", "ema", "position"}
 ZIP_START = b"PK\x03\x04"
 CHUNK = 1 << 20
 """Bytes that are read at a time where only their checksum is wanted."""
+_LEFTOVER = re.compile(r"\..+\.tmp\d+")
+"""A name that `write_atomically` and `dearkd export` write under; users have hidden files too."""
 
 
 def write_atomically(path: Path, write: Callable[[Path], None], keep: Path | None = None) -> None:
@@ -236,10 +241,18 @@ def file_hash(file: Path) -> str:
         return hashlib.file_digest(content, "sha256").hexdigest()
 
 
+def is_leftover(entry: Path) -> bool:
+    """Whether a file or folder has a temporary name of ours, which is whole under another."""
+    return _LEFTOVER.fullmatch(entry.name) is not None
+
+
 def remove_leftovers(folder: Path) -> None:
-    """Deletes temporary files of killed processes; the caller must hold the folder's lock."""
-    for file in folder.glob(".*.tmp*"):
-        file.unlink(missing_ok=True)
+    """Deletes what killed processes left half written; the caller must hold the folder's lock."""
+    for entry in filter(is_leftover, folder.glob(".*")):
+        if entry.is_dir() and not entry.is_symlink():
+            shutil.rmtree(entry)
+        else:
+            entry.unlink(missing_ok=True)
 
 
 def _keep(path: Path, name: Path) -> None:

@@ -12,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import torch
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -80,12 +81,24 @@ def test_folder_with_splits_and_nested_images(tmp_path):
     (tmp_path / "train" / "dog" / "deep").mkdir()
     (tmp_path / "train" / "dog" / "deep" / "x.JPG").write_bytes(encoded((0, 0, 0), fmt="JPEG"))
     (tmp_path / "train" / "dog" / "notes.txt").write_text("no image")
-    (tmp_path / "train" / ".cache").mkdir()
+    write_folder(tmp_path / "train", [".cache", "dog/.ipynb_checkpoints"])
     train, test = open_data(str(tmp_path))
     assert train.classes.names == ("cat", "dog", "img2", "img10")
     assert np.bincount(train.labels).tolist() == [2, 3, 2, 2]
     assert test.labels.tolist() == [1]
     assert Path(train.name(0)).is_file()
+
+
+def test_links_lead_to_an_image_once(tmp_path):
+    write_folder(tmp_path, ["cat", "dog", "cat/b", "cat/d"])
+    for name, target in (("self", "."), ("b/up", ".."), ("root", "../.."), ("c", "b")):
+        (tmp_path / "cat" / name).symlink_to(target)
+    (tmp_path / "dog" / "more").symlink_to("../cat/d")  # a link that is wanted
+    source, _ = open_data(str(tmp_path))
+    assert np.bincount(source.labels).tolist() == [6, 4]
+    assert [Path(source.name(row)).relative_to(tmp_path).as_posix() for row in (0, 2, 9)] == [
+        *("cat/0.png", "cat/b/0.png", "dog/more/1.png"),
+    ]
 
 
 def test_bare_folders_have_no_evaluation_unless_given(tmp_path):
@@ -336,6 +349,21 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert image[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+@pytest.mark.parametrize(
+    ("levels", "reason"),
+    [
+        (np.float32([[0, 1]]), "float pixels; save as 8 or 16 bits"),
+        (np.int32([[-1, 200]]), r"pixels outside 0\.\.65535; save as 8 or 16 bits"),
+        (np.int32([[0, 70_000]]), r"pixels outside 0\.\.65535; save as 8 or 16 bits"),
+    ],
+)
+def test_levels_of_which_nobody_knows_black_and_white_are_no_image(levels, reason):
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "TIFF")
+    with pytest.raises(BadImageError, match=rf"cannot decode x \({reason}\)"):
+        open_image(buffer.getvalue(), "x")
+
+
 def test_damaged_files_are_bad_images(tmp_path):
     rng = np.random.default_rng(0)
     picture = Image.fromarray(rng.integers(0, 256, (40, 40, 3), dtype=np.uint8))
@@ -346,6 +374,11 @@ def test_damaged_files_are_bad_images(tmp_path):
         file.write_bytes(buffer.getvalue()[: len(buffer.getvalue()) // 2])
         with pytest.raises(BadImageError, match=rf"cannot decode here {fmt} \(.+\)$"):
             open_image(file, f"here {fmt}")
+    Image.init()
+    if "AVIF" in Image.SAVE:  # Pillow can have it since 11.3
+        damaged = encoded((200, 0, 0), (40, 40), "AVIF").replace(b"av01", b"av02")
+        with pytest.raises(BadImageError, match=r"Failed to decode"):
+            open_image(damaged, "x")
     with pytest.raises(BadImageError, match=r"not an image"):
         open_image(b"", "x")
     with pytest.raises(BadImageError, match=r"No such file"):
@@ -359,6 +392,12 @@ def test_damaged_files_are_bad_images(tmp_path):
     with pytest.raises(OSError, match="Too many open files") as caught:
         open_image(full, "x")
     assert not isinstance(caught.value, BadImageError)  # the machine's error is not the image's
+
+    def no_memory():
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    with pytest.raises(torch.OutOfMemoryError):
+        open_image(no_memory, "x")
 
 
 def test_one_pixel_image_is_fine():
@@ -385,8 +424,10 @@ def test_fraction_out_of_range(fraction):
 
 
 def test_bad_folders_are_told_value_and_remedy(tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"'digit' does not exist; pass digits, an image"):
-        open_data("digit")
+    for name in ("digit", "", " ", "wds/"):
+        message = rf"'{name}' does not exist; pass digits, an image"
+        with pytest.raises(FileNotFoundError, match=message):
+            open_data(name)
     empty = tmp_path / "empty"
     empty.mkdir()
     with pytest.raises(ValueError, match=r"empty holds nothing; put"):

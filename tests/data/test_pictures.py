@@ -82,6 +82,26 @@ def test_a_val_folder_beside_pictures_is_judged_on_if_it_has_labels(tmp_path):
     assert evaluation.labels.tolist() == [0, 1]
 
 
+@pytest.mark.parametrize("name", ["train", "test"])
+def test_a_class_that_is_called_as_a_split_is_not_taken_for_one(tmp_path, name):
+    draw(tmp_path / "bus" / "a.png", tmp_path / "car" / "b.png", tmp_path / name / "c.png")
+    message = rf"/{name} holds pictures and no class folders, and bus beside .* into one called tr"
+    for read in (open_data, open_evaluation):
+        with pytest.raises(UserError, match=message):
+            read(str(tmp_path))
+    for folder in ("bus", "car", name):
+        (tmp_path / folder).rename(tmp_path / f"class-{folder}")
+    (tmp_path / "train").mkdir()
+    for folder in ("bus", "car", name):
+        (tmp_path / f"class-{folder}").rename(tmp_path / "train" / folder)
+    assert open_data(str(tmp_path))[0].classes.names == ("bus", "car", name)
+
+
+def test_a_split_of_pictures_may_have_company(tmp_path):
+    draw(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png", tmp_path / "spare" / "c.png")
+    assert names(open_data(str(tmp_path))[0]) == ["a.png"]
+
+
 def test_parquet_needs_no_label_column_and_none_of_its_labels_is_looked_at(tmp_path):
     cells = [{"bytes": encoded(number), "path": None} for number in range(3)]
     pq.write_table(pa.table({"image": cells}), tmp_path / "bare.parquet")

@@ -100,6 +100,8 @@ def test_a_folder_of_shards_needs_no_prefix(tmp_path):
         write_tar(tmp_path / f"in-train-{number:02}.tar", [0, 1], 10 * number)
     write_tar(tmp_path / "in-val-00.tar", [1], 99)
     (tmp_path / "info.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
+    (tmp_path / ".cache" / "huggingface").mkdir(parents=True)
+    (tmp_path / ".cache" / "0.png").write_bytes(png(0))
     for data in (str(tmp_path), f"wds/{tmp_path}"):
         train, evaluation = open_data(data)
         assert [level(train, n) for n in range(6)] == [0, 1, 10, 11, 20, 21]
@@ -145,6 +147,8 @@ def test_files_and_patterns_name_shards(tmp_path, monkeypatch):
     ]
     with pytest.raises(MissingFileError, match=r"names .*train-012\.tar, which is not there"):
         open_data(str(tmp_path / "train-{010..012}.tar"))
+    with pytest.raises(UserError, match=r"stands for 1,000,000 files, at most 100,000 are allowed"):
+        matching_files("x{0..999}{000..999}.tar")
     with pytest.raises(MissingFileError, match=r"x\*\.tar' matches no file; correct the pattern"):
         open_data(str(tmp_path / "x*.tar"))
 
@@ -183,11 +187,58 @@ def test_labels_that_are_no_class_are_told(tmp_path):
         ("2", r"has label 2, outside 0\.\.1"),
         ("-1", r"has label -1, outside 0\.\.1"),
         ("cow", r"has label cow, outside 0\.\.1"),
-        ("", r"a\.tar is no webdataset shard \(an empty label\); fetch it again"),
+        ("", r"00000\.cls in .*a\.tar has label '', neither a whole number nor a name; correct"),
     ):
         write_tar(tmp_path / "a.tar", [label])
         with pytest.raises(UserError, match=message):
             open_data(str(tmp_path))
+    (tmp_path / "info.json").unlink()
+    for label, message in (
+        (1.7, r"0\.json in .*a\.tar has label 1\.7, neither a whole number nor a name"),
+        ([1], r"has label \[1\], neither"),
+        (2**70, r"has label 1180591620717411303424, of at most 999999"),
+        (None, r"0\.png in .*a\.tar has no \.cls or \.json label; add one"),
+    ):
+        fields = json.dumps({"caption": "a cow", "label": label}).encode()
+        pack(tmp_path / "a.tar", {"0.png": png(1), "0.json": fields})
+        with pytest.raises(UserError, match=message):
+            open_data(str(tmp_path))
+
+
+def pack(file, members):
+    with tarfile.open(file, "w") as archive:
+        for name, content in members.items():
+            add(archive, name, content)
+
+
+def test_a_json_without_a_label_leaves_it_to_the_cls(tmp_path):
+    for number, fields in enumerate(({"caption": "a cow"}, [1], {"label": 2.0})):
+        members = {"0.json": json.dumps(fields).encode(), "0.cls": b"1", "0.png": png(1)}
+        pack(tmp_path / f"{number}.tar", members)
+    assert open_data(str(tmp_path))[0].labels.tolist() == [1, 1, 2]
+
+
+def test_of_several_images_of_a_key_the_photo_is_the_sample(tmp_path):
+    """A mask beside it is left out, whatever comes first."""
+    photo, mask, label = png(1), png(2), b"0"
+    members = [("0.jpg", photo), ("0.png", mask), ("0.cls", label), ("0.seg.png", mask)]
+    file = tmp_path / "a.tar"
+    for order in (members, members[::-1]):
+        pack(file, dict(order))
+        source = TarSource([file])
+        assert [level(source, n) for n in range(len(source))] == [1]
+    pack(file, {"0.jpg": photo, "0.JPG": mask, "0.cls": label})
+    with pytest.raises(UserError, match=r"has two images of one key: 0\.jpg and 0\.JPG; rename"):
+        TarSource([file])
+
+
+def test_a_key_ends_at_the_first_dot(tmp_path):
+    file = tmp_path / "a.tar"
+    pack(file, {"0.png": png(1), "0.cls": b"0", "._0.png": b"of macOS", ".0.png": b"hidden"})
+    assert len(TarSource([file])) == 1
+    pack(file, {"0.png": png(1), "0.cls": b"0", "1.v2.png": png(2), "1.v2.cls": b"1"})
+    with pytest.raises(UserError, match=r"1\.v2\.png in .*a\.tar would be left out, .*; rename"):
+        TarSource([file])
 
 
 # --- order ---

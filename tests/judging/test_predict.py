@@ -158,7 +158,8 @@ def test_bad_images_are_named_and_the_others_answered(toy_teacher, digits, tmp_p
 
 
 def test_folders_and_globs_in_natural_order(tmp_path):
-    for name in ("b/img10.png", "b/img2.png", "b/.hidden.png", "b/notes.txt", "a.png"):
+    hidden = ("b/.hidden.png", "b/.thumbnails/img2.png")
+    for name in ("b/img10.png", "b/img2.png", "b/notes.txt", "a.png", *hidden):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
     folder = [str(tmp_path / "b" / name) for name in ("img2.png", "img10.png")]
@@ -166,6 +167,8 @@ def test_folders_and_globs_in_natural_order(tmp_path):
     assert list(image_files([str(tmp_path / "b" / "*.png")])) == folder
     everything = [str(tmp_path / "a.png"), *folder]
     assert list(image_files([str(tmp_path / "**" / "*.png")])) == everything
+    (tmp_path / "b" / "self").symlink_to(".")
+    assert list(image_files([str(tmp_path / "b")])) == folder
     assert list(image_files(["none*.png", "gone.png"])) == ["none*.png", "gone.png"]
 
 

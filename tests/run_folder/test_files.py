@@ -18,6 +18,7 @@ from dearkd.run_folder.files import (
     load_weights,
     raw_student,
     read_metadata,
+    remove_leftovers,
     save_checkpoint,
     save_model,
     write_atomically,
@@ -38,6 +39,16 @@ def test_a_failed_write_keeps_the_old_file_and_leaves_no_other(tmp_path):
         write_atomically(file, fail)
     assert load_checkpoint(file) == state
     assert [path.name for path in tmp_path.iterdir()] == ["state.pt"]
+
+
+def test_what_a_kill_left_goes_and_hidden_files_of_the_users_stay(tmp_path):
+    users = {".env.tmpl", ".notes.tmp", ".x.tmp1~", "x.tmp1", ".tmp1"}
+    for name in (*users, ".model.safetensors.tmp123"):
+        (tmp_path / name).touch()
+    (tmp_path / ".timm.tmp123").mkdir()  # of an export
+    (tmp_path / ".timm.tmp123" / "config.json").touch()
+    remove_leftovers(tmp_path)
+    assert {entry.name for entry in tmp_path.iterdir()} == users
 
 
 def test_a_full_disk_is_an_oserror(tmp_path):
