@@ -100,10 +100,15 @@ def _by_trained_heads(network: nn.Module, found: Resolved) -> nn.Module:
 
 
 def _built(found: Resolved, num_classes: int | None, img_size: int | None) -> nn.Module:
-    """The network with the given classes and image size, still to be filled with weights."""
+    """The network with the given classes and image size, still to be filled with weights.
+
+    A tag that was typed says how weights see an image. One that dearkd stored has been resolved:
+    the metadata have all of it, and timm may have dropped the tag since.
+    """
     name = found.architecture
     assert name is not None
-    name = split_model_name_tag(name)[0]
+    if found.form == "dearkd":
+        name = split_model_name_tag(name)[0]
     arguments = {**size_argument(name, img_size, found.role), **found.metadata.get("args", {})}
     network = create_model(name, found.role, num_classes=num_classes, **arguments)
     if img_size is not None:

@@ -249,9 +249,9 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
         raise UserError(f"weights {weights} are a folder; name the file in it")
     _existing(weights, f"weights {weights}")
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
-    architecture = split_model_name_tag(text)[0]
-    if metadata.get("arch", architecture) != architecture:
-        raise UserError(f"weights {weights} are of {metadata['arch']}, not {text}; name that model")
+    stored = str(metadata.get("arch", text))
+    if split_model_name_tag(stored)[0] != split_model_name_tag(text)[0]:
+        raise UserError(f"weights {weights} are of {stored}, not {text}; name that model")
     if "arch" in metadata:
         _check_metadata(weights, metadata)
     return Resolved(

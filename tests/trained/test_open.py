@@ -108,6 +108,25 @@ def test_local_state_dicts_set_the_classes(tmp_path: Path, wrapper: str | None) 
     assert torch.equal(trained.network(images), model.eval()(images))
 
 
+@pytest.mark.parametrize("tag", ["ap_in1k", "ns_jft_in1k"])
+def test_local_weights_see_images_as_those_of_their_tag(tmp_path: Path, tag: str) -> None:
+    name, file = f"tf_efficientnet_b0.{tag}", tmp_path / "w.safetensors"
+    save_file(timm.create_model(name).state_dict(), file)
+    cfg: Any = timm.get_pretrained_cfg(name)
+    assert (cfg.mean == (0.5, 0.5, 0.5)) == (tag == "ap_in1k")
+    assert opened(name, weights=file).view.items() <= cfg.to_dict().items()
+    assert teacher_of(name, weights=file).mean == cfg.mean
+
+
+def test_weights_of_a_run_that_stored_a_tag(tmp_path: Path) -> None:
+    """The run's own settings count, and its weights fit the same model by any tag."""
+    file = tmp_path / "model.safetensors"
+    model = timm.create_model("tf_efficientnet_b0.ap_in1k", num_classes=4)
+    save_model(file, model, metadata(arch="tf_efficientnet_b0.dropped", img_size=32))
+    for found in (opened(tmp_path), opened("tf_efficientnet_b0.ap_in1k", weights=file)):
+        assert (tuple(found.view["mean"]), found.img_size) == ((0.1, 0.2, 0.3), 32)
+
+
 def test_imagenet_models_have_synsets_for_names(tmp_path: Path) -> None:
     torch.manual_seed(0)
     model = timm.create_model("tf_efficientnet_lite0")
