@@ -19,7 +19,7 @@ from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
 from dearkd.trained.hub import is_cached, is_reachable
 from dearkd.trained.resolve import ELSEWHERE, WEIGHTS_OPTIONS, Resolved
-from dearkd.trained.trained import Trained, described
+from dearkd.trained.trained import VIEW, Trained, described
 from dearkd.trained.weights import State, filled, read_state
 
 __all__ = ["class_names_of", "open_trained"]
@@ -124,6 +124,7 @@ def _describe(network: Any, found: Resolved) -> None:
     metadata = found.metadata
     known = {key: tuple(metadata[key]) for key in ("mean", "std") if metadata.get(key)}
     known |= {key: metadata[key] for key in ("interpolation", "crop_pct") if metadata.get(key)}
+    known["crop_mode"] = metadata.get("crop_mode") or VIEW["crop_mode"]  # timm's may be another
     names = {"label_names": metadata.get("class_names")}
     network.pretrained_cfg = {**network.pretrained_cfg, **known, **names}
 
