@@ -174,6 +174,12 @@ def test_a_card_says_what_of_an_image_is_seen(toy_teacher, mode, words):
     assert words in model_card(description, Weights("toy", "final", 1000, None), {})
 
 
+@pytest.mark.parametrize("verb", ["export", "eval", "analyze", "predict"])
+def test_weights_that_were_not_averaged_are_not_raw_besides(run, verb):
+    said = refused(verb, run, *(["x.png"] if verb == "predict" else []), "--which", "raw")
+    assert f"--which raw has no effect: {run} averaged no weights (optim.ema_decay is" in said
+
+
 def test_a_model_that_differs_is_not_written(run, tmp_path, monkeypatch):
     def shifted(model):
         folded = fused(model)
