@@ -68,6 +68,7 @@ METADATA: Shape = {
     "std?": ([number], NONE),
     "interpolation?": (str, NONE),
     "crop_pct?": NUMBER,
+    "crop_mode?": (str, NONE),
     "args?": (dict, NONE),
     "heads?": ([str], NONE),
     "head_scales?": ({...: number}, NONE),

@@ -1,6 +1,7 @@
 """Entry point of the installed command, which handles signals before slow imports begin."""
 
 import gc
+import io
 import os
 import signal
 import sys
@@ -20,6 +21,7 @@ def main() -> None:
     for kind in SCHEDULER:
         if signal.getsignal(kind) is signal.SIG_DFL:
             signal.signal(kind, _requeue)
+    _escape_output()
     settle_threads()
     try:
         from dearkd.cli.app import run
@@ -31,6 +33,12 @@ def main() -> None:
         sys.exit(INTERRUPTED)
     finally:
         gc.freeze()  # Python's last look for garbage, at a million objects, takes a second
+
+
+def _escape_output() -> None:
+    """Has stdout write what it cannot encode as stderr does; a file's name may be any bytes."""
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _interrupt(number: int, frame: FrameType | None) -> None:

@@ -19,6 +19,7 @@ from timm.data.transforms_factory import create_transform
 from torch import Tensor
 from torch.nn import functional as F
 
+from dearkd.data.evaluation_transform import evaluation_transform
 from dearkd.data.order import uniforms
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
@@ -217,6 +218,7 @@ def eval_augment(
     mean: tuple[float, ...],
     std: tuple[float, ...],
     crop_pct: float | None = None,
+    crop_mode: str = "center",
     interpolation: str = "bicubic",
 ) -> Augment:
     """The evaluation transform: resize, cut out the centre, normalise.
@@ -224,29 +226,30 @@ def eval_augment(
     By default ``crop_pct`` is 1 for a small image, which is seen whole, and else 0.875.
 
     Raises:
-        UserError: If ``crop_pct`` is not in (0, 1] or the interpolation is unknown.
+        UserError: If ``crop_pct`` is not in (0, 1], or ``crop_mode`` or interpolation is unknown.
     """
     _check_interpolation(interpolation)
     if crop_pct is not None and not 0 < crop_pct <= 1:
         raise UserError(f"crop_pct must be above 0 and at most 1, got {crop_pct}")
-    if is_small(img_size) and crop_pct in (None, 1.0):
-        return ArrayAugment(img_size=img_size, mean=mean, std=std, interpolation=interpolation)
-    transform = create_transform(
-        img_size, crop_pct=crop_pct, mean=mean, std=std, interpolation=interpolation
-    )
+    look: dict[str, Any] = {"mean": mean, "std": std, "interpolation": interpolation}
+    if is_small(img_size) and crop_pct in (None, 1.0) and crop_mode == "center":
+        return ArrayAugment(img_size=img_size, **look)
+    transform = evaluation_transform(img_size, crop_pct=crop_pct, crop_mode=crop_mode, **look)
     return TimmAugment(img_size, transform)
 
 
 def view_augment(view: Mapping[str, Any], img_size: int) -> Augment:
     """The evaluation transform of a model whose ``view`` settings are given.
 
-    ``view`` has mean, std, crop_pct and interpolation, as timm's ``pretrained_cfg`` does.
+    ``view`` has mean, std, crop_pct, crop_mode and interpolation, as timm's ``pretrained_cfg``
+    does; what was stored without crop_mode, by older versions, saw the centre.
     """
     return eval_augment(
         img_size,
         mean=tuple(view["mean"]),
         std=tuple(view["std"]),
         crop_pct=view["crop_pct"],
+        crop_mode=view.get("crop_mode") or "center",
         interpolation=view["interpolation"],
     )
 

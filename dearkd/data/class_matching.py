@@ -49,11 +49,13 @@ def match_classes(
 
 
 def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[int, ...]:
-    """The index in ``model_names`` of each data class.
+    """The index in ``model_names`` of each data class; equal lists match in order.
 
     Raises:
         UserError: If a class is unknown to the model or two fall together.
     """
+    if list(data_names) == list(model_names):  # ImageNet has two cranes
+        return tuple(range(len(data_names)))
     exact = {name: index for index, name in enumerate(model_names)}
     loose = {_plain(name): index for index, name in enumerate(model_names)}
     found = [exact.get(name, loose.get(_plain(name), -1)) for name in data_names]

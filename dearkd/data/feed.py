@@ -98,8 +98,8 @@ def evaluation_loader(
 ) -> Loader:
     """A loader that shows every image once over all processes, as the model wants to see it.
 
-    ``view`` has the model's mean, std, crop_pct and interpolation. With ``workers`` None their
-    number is chosen by ``worker_count``.
+    ``view`` has the model's mean, std, crop_pct, crop_mode and interpolation. With ``workers`` None
+    their number is chosen by ``worker_count``.
     """
     augment = view_augment(view, img_size)
     device = accelerator.device

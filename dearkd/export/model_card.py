@@ -103,8 +103,13 @@ def _measured(description: dict[str, Any], weights: Weights, summary: dict[str, 
 def _preprocessing(description: dict[str, Any]) -> str:
     size, share = description["img_size"], description["crop_pct"]
     shorter = math.floor(size / share)  # as timm resizes
+    resized = {
+        "center": f"the shorter side resized to {shorter} pixels",
+        "squash": f"both sides resized to {shorter} pixels, whatever their ratio",
+        "border": f"the longer side resized to {shorter} pixels, on a ground of the mean",
+    }[description["crop_mode"]]
     return (
-        f"RGB, upright, transparent pixels on white; the shorter side resized to {shorter} pixels "
+        f"RGB, upright, transparent pixels on white; {resized} "
         f"({description['interpolation']}), the middle {size} x {size} cut out, scaled to 0..1, "
         f"then minus mean {description['mean']} and divided by std {description['std']}."
     )

@@ -19,7 +19,7 @@ from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
 from dearkd.trained.hub import is_cached, is_reachable
 from dearkd.trained.resolve import ELSEWHERE, WEIGHTS_OPTIONS, Resolved
-from dearkd.trained.trained import Trained, described
+from dearkd.trained.trained import VIEW, Trained, described
 from dearkd.trained.weights import State, filled, read_state
 
 __all__ = ["class_names_of", "open_trained"]
@@ -100,10 +100,15 @@ def _by_trained_heads(network: nn.Module, found: Resolved) -> nn.Module:
 
 
 def _built(found: Resolved, num_classes: int | None, img_size: int | None) -> nn.Module:
-    """The network with the given classes and image size, still to be filled with weights."""
+    """The network with the given classes and image size, still to be filled with weights.
+
+    A tag that was typed says how weights see an image. One that dearkd stored has been resolved:
+    the metadata have all of it, and timm may have dropped the tag since.
+    """
     name = found.architecture
     assert name is not None
-    name = split_model_name_tag(name)[0]
+    if found.form == "dearkd":
+        name = split_model_name_tag(name)[0]
     arguments = {**size_argument(name, img_size, found.role), **found.metadata.get("args", {})}
     network = create_model(name, found.role, num_classes=num_classes, **arguments)
     if img_size is not None:
@@ -119,6 +124,7 @@ def _describe(network: Any, found: Resolved) -> None:
     metadata = found.metadata
     known = {key: tuple(metadata[key]) for key in ("mean", "std") if metadata.get(key)}
     known |= {key: metadata[key] for key in ("interpolation", "crop_pct") if metadata.get(key)}
+    known["crop_mode"] = metadata.get("crop_mode") or VIEW["crop_mode"]  # timm's may be another
     names = {"label_names": metadata.get("class_names")}
     network.pretrained_cfg = {**network.pretrained_cfg, **known, **names}
 

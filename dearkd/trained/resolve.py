@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import timm
-from omegaconf import DictConfig, OmegaConf
 from timm.models import split_model_name_tag
 
 from dearkd.data.folders import IMAGE_SUFFIXES
@@ -21,6 +20,7 @@ from dearkd.run_folder.files import read_metadata
 from dearkd.run_folder.folder import RunFolder
 from dearkd.shapes import METADATA
 from dearkd.trained.imports import import_files
+from dearkd.trained.own_run import is_averaged, run_of
 
 __all__ = [
     "EMBEDDED",
@@ -211,7 +211,12 @@ def _of_file(
             f"{option} for these weights"
         )
     _check_metadata(file, metadata)
-    name, (run, config) = str(metadata["arch"]), _run_of(file)
+    name, (run, config) = str(metadata["arch"]), run_of(file)
+    if checkpoint is not None and not is_averaged(config):
+        raise UserError(
+            f"--which raw has no effect: {text} averaged no weights (optim.ema_decay is null), so "
+            "its final ones are the plain ones; leave it out"
+        )
     unknown = not timm.is_model(split_model_name_tag(name)[0])
     imports = [str(entry) for entry in config.get("imports") or ()] if unknown else []
     if imports and not trust:
@@ -248,9 +253,9 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
         raise UserError(f"weights {weights} are a folder; name the file in it")
     _existing(weights, f"weights {weights}")
     metadata = read_metadata(weights) if weights.suffix == ".safetensors" else {}
-    architecture = split_model_name_tag(text)[0]
-    if metadata.get("arch", architecture) != architecture:
-        raise UserError(f"weights {weights} are of {metadata['arch']}, not {text}; name that model")
+    stored = str(metadata.get("arch", text))
+    if split_model_name_tag(stored)[0] != split_model_name_tag(text)[0]:
+        raise UserError(f"weights {weights} are of {stored}, not {text}; name that model")
     if "arch" in metadata:
         _check_metadata(weights, metadata)
     return Resolved(
@@ -266,28 +271,6 @@ def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:
 def _check_metadata(file: Path, metadata: Mapping[str, Any]) -> None:
     if (fault := misfit(dict(metadata), METADATA)) is not None:
         raise UserError(f"{file} has damaged metadata ({fault}); fetch it again")
-
-
-def _run_of(file: Path) -> tuple[Path | None, dict[str, Any]]:
-    """Folder and configuration of the run that a weights file is of; the best lie one deeper.
-
-    A configuration that can't be read is as good as none: the weights say what they are.
-    """
-    for folder in (file.parent, file.parent.parent):
-        config = folder / "config.yaml"
-        if config.is_file():
-            try:
-                tree = OmegaConf.load(config)
-            except Exception:  # damaged YAML raises many kinds
-                return folder, {}
-            return folder, _plain(tree) if isinstance(tree, DictConfig) else {}
-    return None, {}
-
-
-def _plain(tree: DictConfig) -> dict[str, Any]:
-    plain = OmegaConf.to_container(tree, resolve=False)
-    assert isinstance(plain, dict)
-    return {str(key): value for key, value in plain.items()}
 
 
 def _is_ours(file: Path) -> bool:

@@ -8,9 +8,15 @@ from torch import nn
 
 from dearkd.models.heads import heads_note
 
-__all__ = ["Trained", "described"]
+__all__ = ["VIEW", "Trained", "described"]
 
-VIEW: dict[str, Any] = {"mean": None, "std": None, "interpolation": "bicubic", "crop_pct": None}
+VIEW: dict[str, Any] = {
+    "mean": None,
+    "std": None,
+    "interpolation": "bicubic",
+    "crop_pct": None,
+    "crop_mode": "center",
+}
 """timm's settings of how a network sees an image, each with its value where timm gives none."""
 
 
@@ -30,7 +36,7 @@ class Trained:
     class_names: tuple[str, ...] | None
     """Names of the classes by index; None where they are not known."""
     view: Mapping[str, Any]
-    """How it sees an image: mean, std, interpolation and crop_pct, as timm names them."""
+    """How it sees an image: the keys of ``VIEW``, as timm names them."""
     img_size: int
     """Pixels a side of its images."""
     precision: str = "fp32"
@@ -51,7 +57,7 @@ class Trained:
             "num_classes": self.num_classes,
             "class_names": None if self.class_names is None else list(self.class_names),
             "img_size": self.img_size,
-            **{key: _plain(self.view[key]) for key in VIEW},
+            **{key: _plain(self.view.get(key, VIEW[key])) for key in VIEW},
             **({"heads": list(self.heads)} if self.heads else {}),
             **({"head_scales": dict(self.head_scales)} if self.head_scales else {}),
         }

@@ -38,6 +38,13 @@ def test_synthetic_data_keeps_its_indices_where_two_classes_share_a_name():
     assert match_classes(Classes(1, ("tench",), (1,), 3), ("tench", "a", "b"), 3) == (0,)
 
 
+def test_equal_lists_match_in_order_where_two_classes_share_a_name():
+    names = ("crane", "tench", "crane")
+    assert match_classes(Classes(3, names), names, 3) == (0, 1, 2)
+    with pytest.raises(ValueError, match="several data classes match the model's 'crane'"):
+        match_classes(Classes(3, ("tench", "crane", "crane")), names, 3)
+
+
 def test_a_few_classes_match_by_one_of_their_names():
     assert match_names(["Tinca tinca", "goldfish"], SYNSETS) == (0, 1)
     assert match_names(["n01443537"], DESCRIPTIONS) == (1,)

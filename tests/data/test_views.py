@@ -9,8 +9,15 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from timm.data.transforms_factory import create_transform
 
-from dearkd.data.augment import ArrayAugment, TimmAugment, eval_augment, train_augment
+from dearkd.data.augment import (
+    ArrayAugment,
+    TimmAugment,
+    eval_augment,
+    train_augment,
+    view_augment,
+)
 from dearkd.data.decode import BadImageError
 from dearkd.data.folders import FolderSource
 from dearkd.data.loaders import eval_loader, train_loader
@@ -28,6 +35,7 @@ from dearkd.data.sizes import SMALL
 from dearkd.data.sources import Classes
 from dearkd.data.views import Views
 
+BILINEAR = {"interpolation": "bilinear"}
 LOOK = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
 
 
@@ -347,6 +355,8 @@ def test_augment_choices():
         eval_augment(16, interpolation="box", **LOOK)
     with pytest.raises(ValueError, match=r"crop_pct must be above 0 and at most 1, got 1.5"):
         eval_augment(16, crop_pct=1.5, **LOOK)
+    with pytest.raises(ValueError, match=r"crop_mode must be center, squash or border, got 'cut'"):
+        eval_augment(16, crop_mode="cut", **LOOK)
 
 
 @pytest.mark.parametrize(("size", "crop_pct"), [(16, None), (16, 0.9), (70, None)])
@@ -359,6 +369,53 @@ def test_evaluation_sees_the_centre(size, crop_pct):
     assert (batch["image"] * torch.tensor(LOOK["std"])[:, None, None] + mean).mean() == (
         pytest.approx(source.pixels[:2].mean() / 255, abs=0.02)
     )
+
+
+def evaluated(image, size, **view):
+    """One image as `dearkd eval` sees it, and as timm's own transform does."""
+    view = {"interpolation": "bicubic", **LOOK, **view}
+    ours = view_augment(view, size)
+    pixels = ours([ours.prepare(image)], np.zeros(1, np.uint64))[0]
+    return pixels, create_transform(size, **view)(image)
+
+
+@pytest.mark.parametrize("mode", ["squash", "border", "center"])
+@pytest.mark.parametrize(("size", "crop_pct"), [(16, 1.0), (70, 0.9)])
+def test_evaluation_crops_as_timm_does(mode, size, crop_pct):
+    image = Noise(count=1, size=(140, 100)).image(0)
+    pixels, expected = evaluated(image, size, crop_pct=crop_pct, crop_mode=mode)
+    if (size, mode) == (16, "center"):
+        whole = ArrayAugment(img_size=16, **LOOK)
+        expected = whole([whole.prepare(image)], np.zeros(1, np.uint64))[0]
+    torch.testing.assert_close(pixels, expected)
+
+
+@pytest.mark.parametrize("interpolation", ["bicubic", "bilinear"])
+@pytest.mark.parametrize("crop_pct", [1.0, 0.9, 0.3])
+@pytest.mark.parametrize("sides", [(1, 9), (7, 57), (4, 701), (131, 1060)])
+def test_extreme_images_are_resized_in_the_middle_alone(sides, crop_pct, interpolation):
+    for size in (sides, sides[::-1]):
+        image = Noise(count=1, size=size).image(0)
+        view = {"crop_pct": crop_pct, "crop_mode": "center", "interpolation": interpolation}
+        pixels, expected = evaluated(image, 71, **view)
+        assert (pixels - expected).abs().max() * min(LOOK["std"]) <= 1.01 / 255
+        assert (pixels == expected).float().mean() > 0.99
+        first = view_augment({**LOOK, **view}, 71).transform.transforms[0]
+        assert max(first(image).size) == 71 + 2 * int(71 / crop_pct)
+
+
+def test_images_of_ordinary_shape_are_left_to_timm():
+    first = eval_augment(70, **LOOK).transform.transforms[0]
+    image = Noise(count=1, size=(5, 40)).image(0)
+    assert first(image) is image
+
+
+@pytest.mark.parametrize("size", [(1, 1000), (1000, 1)])
+def test_a_line_in_a_frame_is_seen(size):
+    view = view_augment({**LOOK, "crop_pct": 0.9, "crop_mode": "border"} | BILINEAR, 70)
+    pixels = view([Image.new("RGB", size, "white")], np.zeros(1, np.uint64))[0, 0]
+    assert (pixels > 2).sum() == 70
+    assert (pixels.abs() < 0.01).sum() == 70 * 69
 
 
 # --- mixing ---

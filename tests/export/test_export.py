@@ -119,7 +119,7 @@ def test_a_timm_folder_knows_classes_and_view_and_serves_as_a_run(toy_teacher, t
     view = timm.create_model(f"local-dir:{out}", pretrained=True).pretrained_cfg
     assert view["label_names"] == [str(digit) for digit in range(10)]
     assert tuple(view["input_size"]) == (3, 16, 16)
-    assert view["crop_pct"] == 1.0
+    assert (view["crop_pct"], view["crop_mode"]) == (1.0, "center")
     result = invoke("eval", out, "--data", "digits", "--json")
     summary = json.loads((toy_teacher / "summary.json").read_text())
     assert json.loads(result.stdout)["logits"]["top1"] == pytest.approx(summary["top1"])
@@ -163,6 +163,21 @@ def test_a_card_claims_no_number_that_is_not_of_its_weights(run, which, summary,
     assert words in card
     assert "| logits |" not in card
     assert "license: unknown" in card
+
+
+@pytest.mark.parametrize(
+    ("mode", "words"),
+    [("center", "the shorter side resized to 16"), ("squash", "both sides resized to 16 pixels")],
+)
+def test_a_card_says_what_of_an_image_is_seen(toy_teacher, mode, words):
+    description = opened(toy_teacher).metadata | {"crop_mode": mode}
+    assert words in model_card(description, Weights("toy", "final", 1000, None), {})
+
+
+@pytest.mark.parametrize("verb", ["export", "eval", "analyze", "predict"])
+def test_weights_that_were_not_averaged_are_not_raw_besides(run, verb):
+    said = refused(verb, run, *(["x.png"] if verb == "predict" else []), "--which", "raw")
+    assert f"--which raw has no effect: {run} averaged no weights (optim.ema_decay is" in said
 
 
 def test_a_model_that_differs_is_not_written(run, tmp_path, monkeypatch):

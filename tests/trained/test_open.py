@@ -13,10 +13,12 @@ import torch
 from conftest import opened
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
 from dearkd.errors import UserError
+from dearkd.models.cnn import SmallResNet
 from dearkd.models.teacher import Teacher, default_stage
 from dearkd.run_folder.files import save_model
 from dearkd.trained import open as opening
@@ -26,6 +28,17 @@ from dearkd.trained.weights import read_state
 
 HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
 SMALL = "dearkd_resnet10t_32"
+default_cfgs = generate_default_cfgs(
+    {
+        "squashed_cnn": {
+            "input_size": (3, 16, 16),
+            "mean": (0.5, 0.5, 0.5),
+            "std": (0.5, 0.5, 0.5),
+            "crop_mode": "squash",
+            "classifier": "fc",
+        }
+    }
+)
 
 
 def small(num_classes: int = 10) -> nn.Module:
@@ -106,6 +119,45 @@ def test_local_state_dicts_set_the_classes(tmp_path: Path, wrapper: str | None) 
     assert trained.class_names is None
     images = torch.randn(1, 3, 32, 32)
     assert torch.equal(trained.network(images), model.eval()(images))
+
+
+@pytest.mark.parametrize("tag", ["ap_in1k", "ns_jft_in1k"])
+def test_local_weights_see_images_as_those_of_their_tag(tmp_path: Path, tag: str) -> None:
+    name, file = f"tf_efficientnet_b0.{tag}", tmp_path / "w.safetensors"
+    save_file(timm.create_model(name).state_dict(), file)
+    cfg: Any = timm.get_pretrained_cfg(name)
+    assert (cfg.mean == (0.5, 0.5, 0.5)) == (tag == "ap_in1k")
+    assert opened(name, weights=file).view.items() <= cfg.to_dict().items()
+    assert teacher_of(name, weights=file).mean == cfg.mean
+
+
+@register_model
+def squashed_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """One of those that timm shows whole images, made square."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    return build_model_with_cfg(SmallResNet, "squashed_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def test_images_are_cropped_as_timm_says_and_a_run_of_old_as_it_was_judged(tmp_path: Path) -> None:
+    state = timm.create_model("squashed_cnn", num_classes=4)
+    save_file(state.state_dict(), tmp_path / "plain.safetensors")
+    found = opened("squashed_cnn", weights=tmp_path / "plain.safetensors")
+    assert found.view["crop_mode"] == found.metadata["crop_mode"] == "squash"
+    file = tmp_path / "model.safetensors"
+    for stored, mode in ({}, "center"), ({"crop_mode": "border"}, "border"):
+        save_model(file, state, metadata(arch="squashed_cnn", **stored))
+        found = opened(tmp_path)
+        assert found.view["crop_mode"] == mode
+        assert found.network.pretrained_cfg["crop_mode"] == mode  # which an export writes
+
+
+def test_weights_of_a_run_that_stored_a_tag(tmp_path: Path) -> None:
+    """The run's own settings count, and its weights fit the same model by any tag."""
+    file = tmp_path / "model.safetensors"
+    model = timm.create_model("tf_efficientnet_b0.ap_in1k", num_classes=4)
+    save_model(file, model, metadata(arch="tf_efficientnet_b0.dropped", img_size=32))
+    for found in (opened(tmp_path), opened("tf_efficientnet_b0.ap_in1k", weights=file)):
+        assert (tuple(found.view["mean"]), found.img_size) == ((0.1, 0.2, 0.3), 32)
 
 
 def test_imagenet_models_have_synsets_for_names(tmp_path: Path) -> None:
