@@ -8,6 +8,7 @@ A figure is taken by how its title begins; without --titles all are drawn.
 """
 
 import argparse
+import textwrap
 from pathlib import Path
 
 import matplotlib.pyplot as plt
@@ -18,6 +19,8 @@ from dearkd.run_folder.record import read_record
 
 MARKED = 12
 """Points up to which a curve shows them."""
+TITLE = 44
+"""Characters that fit above a panel in one line."""
 DASHES = {"solid": "-", "dash": "--", "dot": ":", "dashdot": "-."}
 
 
@@ -55,7 +58,7 @@ def draw(axes: plt.Axes, plot: Plot) -> None:
             if len(trace.x) <= MARKED:
                 axes.plot(trace.x, trace.y, "o", color=trace.line.color, markersize=3)
     layout = plot.figure.layout
-    axes.set_title(plot.title, fontsize=8)
+    axes.set_title(textwrap.fill(plot.title, TITLE), fontsize=8)
     axes.set_xlabel(layout.xaxis.title.text)
     axes.set_ylabel(layout.yaxis.title.text)
     if layout.xaxis.type == "log":
