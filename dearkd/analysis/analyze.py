@@ -18,10 +18,11 @@ from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.remarks import remarks
 from dearkd.data.loaders import Batch, Loader
 from dearkd.errors import MissingFileError, UserError
+from dearkd.owner import owner_of
 from dearkd.pages.plots import stage_switches
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.output import make_room, owner_of, write_text
+from dearkd.run_folder.output import make_room, write_text
 from dearkd.said import counted
 from dearkd.trained.resolve import resolve
 

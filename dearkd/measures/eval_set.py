@@ -36,7 +36,8 @@ from dearkd.measures.set_networks import (
 )
 from dearkd.measures.set_request import SetRequest
 from dearkd.measures.stored import STORED, is_result, taken_with, with_stored
-from dearkd.run_folder.output import check_replaceable, make_room, write_text
+from dearkd.owner import check_replaceable
+from dearkd.run_folder.output import make_room, write_text
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.run_folder.provenance import commit, versions
 from dearkd.run_folder.stop import Interrupted

@@ -15,6 +15,7 @@ from dearkd.data.datasets import open_data
 from dearkd.data.loaders import Batch, Loader
 from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
+from dearkd.owner import check_replaceable
 from dearkd.pages.page import Section, page
 from dearkd.report.attention_chapter import attention_section
 from dearkd.report.collect import collect
@@ -29,7 +30,7 @@ from dearkd.report.rounds_chapter import rounds_section
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.report.study_chapter import study_section
 from dearkd.report.tables import as_csv, as_json, as_markdown
-from dearkd.run_folder.output import check_replaceable, make_room, write_text
+from dearkd.run_folder.output import make_room, write_text
 from dearkd.said import size_text
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
