@@ -120,7 +120,11 @@ class Passes:
         rank, processes = self.accelerator.process_index, self.accelerator.num_processes
         step = position.epoch * self.steps + position.step
         number = (step * self.accumulate + part) * processes + rank
-        torch.manual_seed((self.config.seed * 1_000_003 + number) % 2**63)
+        seed = (self.config.seed * 1_000_003 + number) % 2**63
+        if self.accelerator.device.type == "cpu":  # 2 ms less: no stack is noted for absent devices
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     def _tried(self, objective: nn.Module, position: Position) -> int | None:
         """The images of a step; None, with all that it changed put back, if memory is out."""
