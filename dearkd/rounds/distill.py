@@ -6,15 +6,14 @@ Every round makes a set by the door of `dearkd synthesize` and trains on all set
 
 import errno
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 from rich.console import Console
-from rich.table import Table
 
 from dearkd.config import TrainConfig
 from dearkd.config_file import complete, to_yaml, user_tree
@@ -31,8 +30,9 @@ from dearkd.rounds.folder import (
     newest_unfinished_rounds,
     sets_up_to,
 )
-from dearkd.rounds.plan import Plan, as_typed, plan
-from dearkd.rounds.result import round_entry, write_result
+from dearkd.rounds.plan import as_typed, plan
+from dearkd.rounds.progress import RoundsRun, print_plan, say_part, say_result
+from dearkd.rounds.result import write_result
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.files import remove_leftovers
 from dearkd.run_folder.folder import next_folder
@@ -41,7 +41,7 @@ from dearkd.run_folder.lock import held
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
-from dearkd.said import command, counted, seconds_text
+from dearkd.said import command, counted
 from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.synthesize import synthesize
 from dearkd.training.paths import rooted
@@ -50,36 +50,6 @@ from dearkd.training.train import train
 __all__ = ["distill"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-
-
-@dataclass(frozen=True)
-class _Run:
-    """The rounds of one run, with what their parts take."""
-
-    plan: Plan
-    folder: Path
-    console: Console
-    trust: bool
-
-    @property
-    def rounds(self) -> tuple[Round, ...]:
-        """All of them; their paths are from the root, as sets name their student by its path."""
-        place = self.folder.resolve()
-        return tuple(Round(place, number + 1) for number in range(self.plan.config.rounds))
-
-    @property
-    def again(self) -> str:
-        """The command that goes on after an interruption."""
-        trust = ["--trust"] if self.trust else []
-        return command("dearkd", "distill", "--resume", "--out", self.folder, *trust)
-
-    def seconds_left(self) -> float:
-        """Of all parts that are not finished, as they were planned."""
-        sets = zip(self.rounds, self.plan.set_seconds, strict=True)
-        students = zip(self.rounds, self.plan.student_seconds, strict=True)
-        return sum(seconds for part, seconds in sets if not part.has_set) + sum(
-            seconds for part, seconds in students if not part.has_student
-        )
 
 
 def distill(
@@ -121,27 +91,27 @@ def distill(
     console.print(f"chosen: {'; '.join(planned.notes)}")
     if dry_run:
         console.print(to_yaml(planned.config), markup=False)
-        _print_plan(_Run(planned, folder or Path("runs") / "new", console, trust))
+        print_plan(RoundsRun(planned, folder or Path("runs") / "new", console, trust))
         return None
     if folder is None:
         stem = Path(str(planned.config.teacher.name)).stem
         folder = next_folder(f"distill-{re.sub('[^A-Za-z0-9._-]', '-', stem)}")
-    _run(_Run(planned, folder, console, trust))
+    _run(RoundsRun(planned, folder, console, trust))
     return folder
 
 
-def _run(run: _Run) -> None:
+def _run(run: RoundsRun) -> None:
     """Makes and trains what is left, and prints what came out."""
     with held(run.folder, LOCK), raising_on_signals(), _told_how_to_go_on(run):
         remove_leftovers(run.folder)
         config = replace(run.plan.config, out=str(run.folder.resolve()))
         write_text(run.folder / ROUNDS_FILE, to_yaml(config))
-        _print_plan(run)
+        print_plan(run)
         for part in run.rounds:
             if not part.has_student:
                 _make_images(run, part)
                 _train(run, part)
-            _say_result(run, part)
+            say_result(run, part)
         summary = write_result(run.rounds)
     reached = f"top-1 {summary['top1']:.2f} %" if summary["top1"] is not None else "no top-1"
     run.console.print(f"done in {counted(len(run.rounds), 'round')}: {reached}: {run.folder}")
@@ -179,7 +149,7 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     return complete(kind, stored, OmegaConf.create({"rounds": most}))
 
 
-def _make_images(run: _Run, part: Round) -> None:
+def _make_images(run: RoundsRun, part: Round) -> None:
     """Makes a round's set or goes on with it; what the sets so far have lost is made again."""
     for one in run.rounds[: part.number]:
         if one.has_set and not one.lost:
@@ -188,11 +158,11 @@ def _make_images(run: _Run, part: Round) -> None:
             lost = counted(one.lost, "image") if one.lost else "its manifest"
             run.console.print(f"round {one.number} has lost {lost}, which is made again")
         else:
-            _say_part(run, one, "images")
+            say_part(run, one, "images")
         _synthesize(run, one)
 
 
-def _synthesize(run: _Run, part: Round) -> None:
+def _synthesize(run: RoundsRun, part: Round) -> None:
     begun = part.has_begun_set
     options = {} if begun else image_options(run.plan.config, part)
     with as_typed("synth"):
@@ -218,9 +188,9 @@ def _name_student(part: Round) -> None:
         write_text(file, OmegaConf.to_yaml(stored))
 
 
-def _train(run: _Run, part: Round) -> None:
+def _train(run: RoundsRun, part: Round) -> None:
     """Trains a round's student on all sets so far, or goes on with it."""
-    _say_part(run, part, "training")
+    say_part(run, part, "training")
     begun = part.has_begun_student
     with as_typed("train"):
         train(
@@ -243,7 +213,7 @@ def _gone_on_with(part: Round) -> TrainConfig:
 
 
 @contextmanager
-def _told_how_to_go_on(run: _Run) -> Iterator[None]:
+def _told_how_to_go_on(run: RoundsRun) -> Iterator[None]:
     """Ends in one line that says how to go on, whatever part was stopped."""
     try:
         yield
@@ -257,47 +227,3 @@ def _told_how_to_go_on(run: _Run) -> Iterator[None]:
         raise WriteError(
             f"cannot go on in {run.folder} ({reason}); make room and go on with: {run.again}"
         ) from error
-
-
-def _say_part(run: _Run, part: Round, what: str) -> None:
-    left = seconds_text(run.seconds_left())
-    run.console.print(f"round {part.number} of {len(run.rounds)}, {what}; about {left} left in all")
-
-
-def _say_result(run: _Run, part: Round) -> None:
-    entry = round_entry(part)
-    parts = [f"{entry['train_images']:,} images"]
-    forms: dict[str, Callable[[float], str]] = {
-        "top1": lambda value: f"top-1 {value:.2f} %",
-        "teacher_agreement": lambda value: f"agrees with the teacher on {value:.1%} of its views",
-        "loss": lambda value: f"loss {value:.4f}",
-    }
-    parts += [form(entry[key]) for key, form in forms.items() if entry[key] is not None]
-    run.console.print(f"round {part.number}: {', '.join(parts)}")
-
-
-def _print_plan(run: _Run) -> None:
-    """Every round with what is there of it and what it takes, and the time of what is left."""
-    table = Table("round", "part", "images", "state", "takes about")
-    for part, made, trained in zip(
-        run.rounds, run.plan.set_seconds, run.plan.student_seconds, strict=True
-    ):
-        rows = [
-            ("images", run.plan.images, part.has_set, part.has_begun_set, made),
-            (
-                f"{run.plan.config.epochs} epochs",
-                run.plan.images * part.number,
-                part.has_student,
-                part.has_begun_student,
-                trained,
-            ),
-        ]
-        for what, images, finished, begun, seconds in rows:
-            state = "finished" if finished else "begun" if begun else "to do"
-            takes = "" if finished else seconds_text(seconds)
-            table.add_row(str(part.number), what, f"{images:,}", state, takes)
-    run.console.print(table)
-    run.console.print(
-        f"about {seconds_text(run.seconds_left())} in all for what is left (a few steps of each "
-        "part were measured)"
-    )
