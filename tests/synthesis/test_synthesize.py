@@ -467,7 +467,7 @@ def test_the_command_to_go_on_is_quoted_for_the_shell(tmp_path, monkeypatch):
 
 
 def test_sigterm_stops_like_ctrl_c_but_for_the_code(tmp_path):
-    folder, many = tmp_path / "set", ["--iters", "4", "--per-class", "4000", *ARITHMETIC]
+    folder, many = tmp_path / "set", ["--iters", "4", "--per-class", "400", *ARITHMETIC]
     process = forked.start(["synthesize", *many, "--out", folder], tmp_path / "log")
     while process.is_alive() and not list(folder.glob(".parts/*.json")):
         time.sleep(0.05)
