@@ -25,7 +25,7 @@ RULE = {"stop_cross_entropy": 1.5, "stop_bn_fall": 0.1, "stop_window": 10}
 
 
 def config(**kwargs):
-    settings = {"resolutions": (8, 16), "iterations": (60, 60), "log_interval": 5, "lr": 0.1}
+    settings = {"resolutions": (8, 16), "iterations": (60, 20), "log_interval": 5, "lr": 0.1}
     return SynthesisConfig(**(settings | {"objective": WEIGHTS} | kwargs))
 
 
