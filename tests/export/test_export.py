@@ -28,9 +28,10 @@ QUIET = Console(file=io.StringIO())
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, toy_teacher):
-    """A finished student's folder: MHCA, two heads, 16 px."""
+    """A finished student's folder: a block of either kind, two heads, 16 px."""
     folder = tmp_path_factory.mktemp("export") / "toy-run"
     options = {"student": "toy_student", "stage1": 1, "stage2": 1, "out": str(folder)}
+    options |= {"student_args.depth": 2, "student_args.mhca_depth": 1}
     quiet_train({**options, "teacher.name": str(toy_teacher)})
     return folder
 

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 import timm
 import torch
-from conftest import FAST
+from conftest import FAST, FAST_TEACHER
 from rich.console import Console
 from safetensors.torch import load_file, save_file
 from timm.data.imagenet_info import ImageNetInfo
@@ -249,7 +249,7 @@ def test_a_set_of_parquet_files_is_trained_on_under_the_teachers_indices(tmp_pat
         "--out",
         tmp_path / "run",
     ]
-    fast = [word for setting in FAST for word in ("--set", setting)]
+    fast = [word for setting in (*FAST, *FAST_TEACHER) for word in ("--set", setting)]
     result = invoke(*line[1:], *student, *fast, "--set", "data.batch_size=4")
     assert result.exit_code == 0, result.output
     summary = json.loads((tmp_path / "run/summary.json").read_text())
