@@ -1,7 +1,7 @@
 """Commands that can be killed, in processes forked from one that has the libraries loaded.
 
 It is the command itself, signals and exit codes with it; only the seconds are left out in which
-Python loads torch.
+Python loads torch. None of these processes has done what the test's own has, or checks shapes.
 """
 
 import gc
@@ -15,17 +15,22 @@ import psutil
 
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["dearkd.cli.app", "dearkd.training.train", "dearkd.synthesis.synthesize", "sklearn.datasets"]
+    ["dearkd.cli.app", "dearkd.training.train", "dearkd.synthesis.synthesize"]
 )
 PATIENCE = 300.0
 """Seconds after which a command that has not ended fails the test."""
 
 
-def start(words, log):
-    """The command, or torchrun, at work; what it says goes to ``log``."""
-    process = _CONTEXT.Process(target=_run, args=([str(word) for word in words], str(log)))
+def begin(log, function, *arguments):
+    """A function of a module at work; what it says goes to ``log``."""
+    process = _CONTEXT.Process(target=_run, args=(str(log), function, *arguments))
     process.start()
     return process
+
+
+def start(words, log):
+    """The command, or torchrun, at work; what it says goes to ``log``."""
+    return begin(log, _command, [str(word) for word in words])
 
 
 def ended(process):
@@ -38,6 +43,11 @@ def ended(process):
 def run(words, log):
     """The exit code of the command."""
     return ended(start(words, log))
+
+
+def script(code, words, log):
+    """The exit code of a program, as ``python -c`` runs it."""
+    return ended(begin(log, _script, code, [str(word) for word in words]))
 
 
 def kill(process):
@@ -70,11 +80,20 @@ def seconds_until_it_writes(process, folder):
     return time.monotonic() - clock
 
 
-def _run(words, log):
+def _run(log, function, *arguments):
     stream = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
     for number in (1, 2):
         os.dup2(stream, number)
     gc.freeze()  # what was loaded is no garbage: a run looks for some several times
+    function(*arguments)
+
+
+def _script(code, words):
+    sys.argv = ["-c", *words]
+    exec(code, {"__name__": "__main__"})
+
+
+def _command(words):
     if words[0] == "torchrun":
         from torch.distributed.run import main as torchrun
 

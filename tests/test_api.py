@@ -10,6 +10,10 @@ from dearkd.models.teacher import Teacher
 
 QUICK = {"student": "toy_student", "stage1": 1, "stage2": 1, "data__fraction": 0.2, "trackers": []}
 
+ARITHMETIC = {"precision": "fp32", "memory_format": "contiguous"}
+ARITHMETIC |= {f"teacher__{name}": value for name, value in ARITHMETIC.items()}
+"""Which is measured otherwise."""
+
 
 def test_readmes_example(tmp_path, monkeypatch, capsys):
     monkeypatch.chdir(tmp_path)
@@ -27,7 +31,8 @@ def test_readmes_example(tmp_path, monkeypatch, capsys):
         teacher="digits", per_class=2, iters=3, res=[16], select="0-1", compile="never"
     )
     assert len(images.manifest["images"]) == 4
-    again = dearkd.train(data=images.folder, teacher="digits", data__img_size=16, **QUICK)
+    settings = {"data__img_size": 16, **QUICK, **ARITHMETIC}
+    again = dearkd.train(data=images.folder, teacher="digits", **settings)
     assert again.summary["train_images"] == 2  # of each class one: a fifth, at least one
     assert capsys.readouterr().out == ""
 
@@ -39,9 +44,8 @@ def test_a_teacher_made_in_python_leads_to_a_run(tmp_path):
     teacher = Teacher(
         network, mean=half, std=half, student_mean=half, student_std=half, img_size=16
     )
-    run = dearkd.train(
-        data="digits", teacher=teacher, method="deit-hard", out=tmp_path / "run", **QUICK
-    )
+    settings = {"method": "deit-hard", "out": tmp_path / "run", **QUICK, **ARITHMETIC}
+    run = dearkd.train(data="digits", teacher=teacher, **settings)
     assert run.folder == tmp_path / "run"
     assert run.summary["teacher"] is None
     assert "teacher_agreement" in run.metrics[0]

@@ -33,7 +33,10 @@ from synth.writer import Writer, class_folders
 __all__ = ["Forecast", "describe", "forecast"]
 
 TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
-"""At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS."""
+"""At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS.
+
+Nor more than the run itself has there.
+"""
 PILOTS = 2
 """Pilot runs of ``auto_weights`` that the forecast assumes; there are four at most."""
 SMALL_FILES = 4096
@@ -117,8 +120,9 @@ def _try(setup: Setup, batch: tuple[Group, ...], kernels: Kernels, device: torch
     plain = dataclasses.replace(kernels, compile=False, cuda_graphs=False)  # a graph takes minutes
     objective = build_objective(config, teacher, plain, setup.student, setup.others)
     seconds = {}
-    for size in config.resolutions:
-        seconds[size], step = _iterations(objective, batch, config, size, device)
+    for size, planned in config.stages:
+        most = max(3, min(TRIAL_ITERATIONS, planned))
+        seconds[size], step = _iterations(objective, batch, config, size, most, device)
     events = [step.without_images()] * _events(config)
     group, pixels = batch[0], to_pixels(step.images, teacher.mean, teacher.std)
     terms = {name: values[0] for name, values in step.terms.items()}
@@ -154,9 +158,10 @@ def _iterations(
     batch: tuple[Group, ...],
     config: SynthesisConfig,
     size: int,
+    most: int,
     device: torch.device,
 ) -> tuple[float, Step]:
-    """Seconds of an iteration at a size, and the last step; one to warm up is not timed.
+    """Seconds of one of ``most`` iterations at a size, and the last step; the first is not timed.
 
     Nothing stops early: that would end the trial before there is a time.
     """
@@ -166,7 +171,7 @@ def _iterations(
         stop_bn_fall=STOP_BN_FALL,
         stop_window=STOP_WINDOW,
         resolutions=(size,),
-        iterations=(TRIAL_ITERATIONS,),
+        iterations=(most,),
         canvas="upsample",
         log_interval=1,
     )
@@ -178,7 +183,7 @@ def _iterations(
     started = time.perf_counter()
     for count, step in enumerate(steps, start=1):
         seconds = time.perf_counter() - started
-        if count == TRIAL_ITERATIONS - 1 or (count > 1 and seconds > TRIAL_SECONDS):
+        if count == most - 1 or (count > 1 and seconds > TRIAL_SECONDS):
             return seconds / count, step
     raise AssertionError("the trial ended without its last step")
 

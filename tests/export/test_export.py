@@ -3,9 +3,8 @@
 import io
 import json
 import os
-import subprocess
-import sys
 
+import forked
 import pytest
 import timm
 import torch
@@ -29,9 +28,10 @@ QUIET = Console(file=io.StringIO())
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory, toy_teacher):
-    """A finished student's folder: MHCA, two heads, 16 px."""
+    """A finished student's folder: a block of either kind, two heads, 16 px."""
     folder = tmp_path_factory.mktemp("export") / "toy-run"
     options = {"student": "toy_student", "stage1": 1, "stage2": 1, "out": str(folder)}
+    options |= {"student_args.depth": 2, "student_args.mhca_depth": 1}
     quiet_train({**options, "teacher.name": str(toy_teacher)})
     return folder
 
@@ -49,6 +49,12 @@ def onnx_file(run, tmp_path_factory):
     ]
     assert sorted(steps, key=result.stdout.index) == steps  # each is told, in this order
     return out
+
+
+@pytest.fixture(scope="module")
+def graph_file(run, tmp_path_factory):
+    out = tmp_path_factory.mktemp("torch-export") / "m.pt2"
+    return export_run(run, console=QUIET, to="torch-export", out=out)
 
 
 def images(batch):
@@ -81,16 +87,15 @@ def test_onnx_is_one_file_that_says_what_it_is(onnx_file):
     assert [file.name for file in onnx_file.parent.iterdir()] == [onnx_file.name]
 
 
-def test_torch_export_takes_any_batch(run, tmp_path):
-    out = export_run(run, console=QUIET, to="torch-export", out=tmp_path / "m.pt2")
+def test_torch_export_takes_any_batch(run, graph_file):
     model = opened(run).network
     for batch in (1, 5):
         x = images(batch)
-        (logits,) = open_torch_export(out).network.outputs(x)
+        (logits,) = open_torch_export(graph_file).network.outputs(x)
         torch.testing.assert_close(logits, model(x), rtol=1e-4, atol=1e-5)
 
 
-def test_a_timm_folder_loads_in_a_fresh_process(run, tmp_path):
+def test_a_timm_folder_loads_in_another_process(run, tmp_path):
     """The student's size and depth are not its architecture's own, so the config must say them."""
     student = tmp_path / "micro"
     quiet_train(
@@ -106,8 +111,8 @@ import sys, dearkd, timm, torch
 model = timm.create_model("local-dir:" + sys.argv[1], pretrained=True).eval()
 torch.save(model(torch.load(sys.argv[2])).detach(), sys.argv[3])
 """
-    paths = [str(out), str(tmp_path / "x.pt"), str(tmp_path / "y.pt")]
-    subprocess.run([sys.executable, "-c", code, *paths], check=True)
+    paths = [out, tmp_path / "x.pt", tmp_path / "y.pt"]
+    assert forked.script(code, paths, tmp_path / "log") == 0, (tmp_path / "log").read_text()
     model = opened(student).network
     torch.testing.assert_close(torch.load(tmp_path / "y.pt"), model(x))
     assert sorted(file.name for file in out.iterdir()) == ["config.json", "model.safetensors"]
@@ -287,11 +292,11 @@ def test_damaged_exports_get_one_line(tmp_path, name):
         opened(path, trust=name.endswith("pt2"), graphs=True)
 
 
-def test_a_damaged_archive_is_named_by_its_checksum(run, tmp_path):
-    file = export_run(run, console=QUIET, to="torch-export", out=tmp_path / "m.pt2")
-    content = bytearray(file.read_bytes())
+def test_a_damaged_archive_is_named_by_its_checksum(graph_file, tmp_path):
+    content = bytearray(graph_file.read_bytes())
     middle = len(content) // 2
     content[middle] ^= 255
+    file = tmp_path / "m.pt2"
     file.write_bytes(content)
     with pytest.raises(UserError, match=r"m\.pt2 is damaged.*; export or fetch it again$"):
         opened(file, trust=True, graphs=True)

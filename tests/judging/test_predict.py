@@ -105,6 +105,7 @@ def dark_or_light(tmp_path_factory):
     run = root / "run"
     options = {"method": "ce", "student": "toy_cnn", "stage1": 12, "stage2": 0, "out": str(run)}
     settings = ["data.batch_size=12", "data.augment=none", "optim.lr=5e-3", "data.img_size=16"]
+    settings.append("eval_every=12")
     quiet_train({**options, "data.train": str(folder), "data.evaluation": str(folder)}, settings)
     return run
 

@@ -113,7 +113,7 @@ def test_every_set_gets_the_same_number_of_views(tmp_path, images):
 
 def test_it_learns_what_the_images_show(tmp_path, monkeypatch):
     monkeypatch.setattr(probe_student, "STUDENT", "dearkd_resnet10t_32")
-    monkeypatch.setattr(probe_student, "STEPS", 60)
+    monkeypatch.setattr(probe_student, "STEPS", 30)
     monkeypatch.setattr(probe_student, "BATCH", 32)
     found = probe_of(folder_of(tmp_path, digits(200))).result(lambda views: None)
     assert found["probe_top1"] > 30  # chance: 10

@@ -72,8 +72,8 @@ def test_trace_refuses_a_mask() -> None:
 
 def test_graph_net_of_a_block() -> None:
     model = micro()
-    tokens = GraphExtractNet(model, ["blocks.1"])(images())[:, model.num_prefix_tokens :]
-    (tap,) = model.forward_intermediates(images(), indices=[1], intermediates_only=True)
+    tokens = GraphExtractNet(model, ["blocks.0"])(images())[:, model.num_prefix_tokens :]
+    (tap,) = model.forward_intermediates(images(), indices=[0], intermediates_only=True)
     assert torch.equal(tokens.mT.unflatten(-1, (8, 8)), tap)
 
 

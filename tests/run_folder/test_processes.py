@@ -1,6 +1,7 @@
 """Two processes are one: the same training losses and the same accuracy to the last image."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ TRAIN = (
     "train --fraction 0.1 --stage1 auto --epochs 3 --stage2 0 --set switch.fall=1 "
     "--set data.batch_size=12 --set precision=fp32 "
     "--set teacher.precision=fp32 --set teacher.memory_format=contiguous --set data.mixup=0.8 "
-    "--set student_args.depth=3 --set student_args.mhca_depth=2 --set checkpoint_minutes=1e-9"
+    "--set student_args.depth=2 --set student_args.mhca_depth=1 --set checkpoint_minutes=1e-9 "
+    "--set eval_every=3"
 )
 """11 steps an epoch: after the tenth the processes agree to save."""
 
@@ -110,7 +112,7 @@ def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path, 
 
     Both judge the evaluation images, a half each; by the file alone one process finds the same.
     """
-    line = "teacher toy_cnn --fraction 0.1 --epochs 2 --set data.batch_size=12"
+    line = "teacher toy_cnn --fraction 0.1 --epochs 2 --set eval_every=2 --set data.batch_size=12"
     line += " --set precision=fp32 --set memory_format=contiguous --set checkpoint_minutes=1e-9"
     dearkd(f"{line} --set data.micro_batch=6 --out {tmp_path / '1'}", 1)
     dearkd(f"{line} --out {tmp_path / '2'} --import {Path(__file__).parents[1] / 'conftest.py'}", 2)
@@ -123,10 +125,10 @@ def test_two_processes_train_a_batchnorm_network_as_one_in_two_passes(tmp_path, 
 
 
 def test_a_run_of_one_process_goes_on_in_two(tmp_path, monkeypatch, dearkd):
-    options = {"method": "dearkd", "stage1": 1, "stage2": 2, "student_args.depth": 3}
-    options |= {"student_args.mhca_depth": 2}
-    for name in ("whole", "halted"):
-        stopped_after_one_epoch({**options, "out": str(tmp_path / name)}, monkeypatch)
+    options = {"method": "dearkd", "stage1": 1, "stage2": 2, "student_args.depth": 2}
+    options |= {"student_args.mhca_depth": 1, "eval_every": 3, "out": str(tmp_path / "whole")}
+    stopped_after_one_epoch(options, monkeypatch)
+    shutil.copytree(tmp_path / "whole", tmp_path / "halted")
     go_on(tmp_path / "whole")
     dearkd(f"train --resume --out {tmp_path / 'halted'}", 2)
     one, two = (RunFolder(tmp_path / name).read_metrics() for name in ("whole", "halted"))
@@ -145,7 +147,7 @@ def test_engines_that_were_never_tried_are_refused(monkeypatch):
 
 def test_two_processes_make_the_images_of_one(tmp_path, monkeypatch, dearkd):
     monkeypatch.chdir(tmp_path)
-    settings = "--iters 4 --per-class 4 --set images_per_class=2 --set precision=fp32"
+    settings = "--iters 2 --per-class 4 --set images_per_class=2 --set precision=fp32"
     settings += " --set layout=contiguous"
     hashes = {}
     for processes in (1, 2):

@@ -1,17 +1,14 @@
-"""Commands in two processes that torchrun starts once: to load torch takes longer than most.
-
-As a script it is what each of the two runs: it carries out the commands that appear in a folder.
-"""
+"""Commands in two processes that are one world: each carries out what appears in a folder."""
 
 import json
 import os
-import subprocess
 import sys
 import time
 import traceback
 from pathlib import Path
 
-TORCHRUN = ["-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+import forked
+
 SECONDS = 300
 CALL = "call"
 
@@ -26,16 +23,11 @@ class TwoProcesses:
     def __init__(self, folder):
         self.folder = folder
         self.given = -1
-        self.log = folder / "log.txt"
-        environment = {
-            **os.environ,
-            "OMP_NUM_THREADS": "1",
-            "ACCELERATE_USE_CPU": "true",
-            "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
-        }
-        line = [sys.executable, *TORCHRUN, __file__, str(folder), str(os.getpid())]
-        with self.log.open("w") as log:
-            self.process = subprocess.Popen(line, env=environment, stdout=log, stderr=log)
+        self.logs = [folder / f"log-{rank}.txt" for rank in (0, 1)]
+        asking = os.getpid()
+        self.processes = [
+            forked.begin(log, serve, folder, asking, rank) for rank, log in enumerate(self.logs)
+        ]
 
     def __call__(self, line):
         """Runs a command in this folder; what its main process printed."""
@@ -56,18 +48,22 @@ class TwoProcesses:
         """Ends both, which have to be well until then."""
         write(self.folder / f"{self.given + 1}.json", [])
         try:
-            code = self.process.wait(SECONDS)
+            codes = [forked.ended(process) for process in self.processes]
         finally:
-            self.process.terminate()
-        assert code == 0, self.log.read_text()
+            for process in self.processes:
+                process.terminate()
+        assert codes == [0, 0], self._said()
 
     def _told(self, rank):
         file, ends = self.folder / f"{self.given}-{rank}.json", time.monotonic() + SECONDS
         while not file.exists():
-            assert self.process.poll() is None, self.log.read_text()
+            assert all(process.is_alive() for process in self.processes), self._said()
             assert time.monotonic() < ends, f"no answer to command {self.given}"
             time.sleep(0.05)
         return json.loads(file.read_text())
+
+    def _said(self):
+        return "\n".join(log.read_text() for log in self.logs)
 
 
 def write(file, content):
@@ -77,7 +73,7 @@ def write(file, content):
 
 
 def idle(group=None):
-    """Stays in the group of processes: torchrun's store makes one, and no second."""
+    """Stays in the group of processes, which are one world for all commands."""
 
 
 def fail_on_the_main_process():
@@ -113,17 +109,18 @@ def error_of(function):
     return [0, ""]
 
 
-def serve(folder, asking):
+def serve(folder, asking, rank):
     import torch.distributed
     from accelerate.state import AcceleratorState
     from commands import invoke
 
+    join(folder, rank)
     leave, torch.distributed.destroy_process_group = torch.distributed.destroy_process_group, idle
     number = 0
     while True:
         file = folder / f"{number}.json"
         while not file.exists():
-            if not Path("/proc", asking).exists():
+            if not Path("/proc", str(asking)).exists():
                 sys.exit("nobody asks any more")
             time.sleep(0.05)
         place, *words = json.loads(file.read_text()) or [None]
@@ -132,8 +129,22 @@ def serve(folder, asking):
         os.chdir(place)
         answer = error_of(words[1]) if words[0] == CALL else printed_by(invoke(*words))
         AcceleratorState._reset_state(reset_partial_state=True)
-        write(folder / f"{number}-{os.environ['RANK']}.json", answer)
+        write(folder / f"{number}-{rank}.json", answer)
         number += 1
+
+
+def join(folder, rank):
+    """Makes this process one of the two, by what torchrun sets but for the store, which is a file.
+
+    A port that is free now may be taken by another test a moment later.
+    """
+    import torch.distributed
+
+    for name in ("", "LOCAL_"):
+        os.environ |= {f"{name}RANK": str(rank), f"{name}WORLD_SIZE": "2"}
+    os.environ["ACCELERATE_USE_CPU"] = "true"
+    store = (folder / "store").as_uri()
+    torch.distributed.init_process_group("gloo", store, rank=rank, world_size=2)
 
 
 def printed_by(result):
@@ -142,7 +153,3 @@ def printed_by(result):
         trace = "".join(traceback.format_exception(result.exception))
         return [result.exit_code, result.output + trace]
     return [0, result.stdout]
-
-
-if __name__ == "__main__":
-    serve(Path(sys.argv[1]), sys.argv[2])

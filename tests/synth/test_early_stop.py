@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+from itertools import takewhile
 
 import pytest
 import torch
@@ -24,13 +25,27 @@ RULE = {"stop_cross_entropy": 1.5, "stop_bn_fall": 0.1, "stop_window": 10}
 
 
 def config(**kwargs):
-    settings = {"resolutions": (8, 16), "iterations": (60, 60), "log_interval": 5, "lr": 0.1}
+    settings = {"resolutions": (8, 16), "iterations": (60, 20), "log_interval": 5, "lr": 0.1}
     return SynthesisConfig(**(settings | {"objective": WEIGHTS} | kwargs))
 
 
-def steps_of(groups, **kwargs):
+def run_through(groups, **kwargs):
     objective = Objective(classifier(random_net().double()), WEIGHTS, dtype=torch.float64)
-    return list(invert(objective, groups, config(**kwargs), torch.device("cpu")))
+    return invert(objective, groups, config(**kwargs), torch.device("cpu"))
+
+
+def steps_of(groups, **kwargs):
+    return list(run_through(groups, **kwargs))
+
+
+def first_stage(groups, **kwargs):
+    return list(takewhile(lambda step: step.stage == 0, run_through(groups, **kwargs)))
+
+
+@pytest.fixture(scope="module")
+def alone():
+    """The first stage of each group by itself, which nothing stops."""
+    return [first_stage((group,)) for group in GROUPS]
 
 
 def stops(steps, stage, group):
@@ -47,25 +62,20 @@ def stops(steps, stage, group):
     return None
 
 
-def first_stage(steps):
-    return [step for step in steps if step.stage == 0]
-
-
-def test_a_stopped_group_is_that_group_alone_after_as_many_iterations():
-    stopped = first_stage(steps_of(GROUPS, **RULE))
+def test_a_stopped_group_is_that_group_alone_after_as_many_iterations(alone):
+    stopped = first_stage(GROUPS, **RULE)
     at = stopped[-1].stopped
-    for index, group in enumerate(GROUPS):
-        alone = first_stage(steps_of((group,)))
-        assert at[index] == stops(alone, 0, 0)
-        there = next(step for step in alone if step.iteration == (at[index] or 60))
+    for index, steps in enumerate(alone):
+        assert at[index] == stops(steps, 0, 0)
+        there = next(step for step in steps if step.iteration == (at[index] or 60))
         ours = stopped[-1].images.chunk(len(GROUPS))[index]
         torch.testing.assert_close(ours, there.images, rtol=1e-9, atol=1e-9)
     assert len(set(at)) > 1  # else it shows nothing
 
 
-def test_alone_the_images_are_the_same_bits_and_the_rest_is_saved():
-    for group in GROUPS:
-        whole, cut = (first_stage(steps_of((group,), **rule)) for rule in ({}, RULE))
+def test_alone_the_images_are_the_same_bits_and_the_rest_is_saved(alone):
+    for group, whole in zip(GROUPS, alone, strict=True):
+        cut = first_stage((group,), **RULE)
         at = cut[-1].stopped[0]
         if at is not None:
             assert cut[-1].iteration == at < whole[-1].iteration
@@ -84,7 +94,8 @@ def test_a_batch_goes_on_from_the_images_that_its_groups_stopped_with():
 
 
 def test_it_is_off_by_default():
-    assert {step.stopped for step in steps_of(GROUPS[:1])} == {(None,)}
+    settings = {"resolutions": (8,), "iterations": (60,)}
+    assert {step.stopped for step in steps_of(GROUPS[:1], **settings)} == {(None,)}
 
 
 def run_of(teacher, out, **kwargs):

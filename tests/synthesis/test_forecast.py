@@ -11,7 +11,7 @@ from dearkd.synthesis.forecast import _disk, _seconds, _Trial
 from synth.groups import batches_of, plan_groups
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
-SHORT = ["--iters", "25", "--per-class", "8", "--set", "precision=fp32"]
+SHORT = ["--iters", "10", "--per-class", "8", "--set", "precision=fp32"]
 TRIAL = _Trial(
     seconds={8: 0.01, 16: 0.04},
     picture_seconds=0.5,

@@ -143,7 +143,8 @@ def test_networks_that_do_not_fit_are_refused(tmp_path):
 
 @pytest.mark.parametrize("engine", ["inversion", "generator"])
 def test_two_teachers_by_either_engine(engine, second, tmp_path):
-    few = SHORT if engine == "generator" else ["--iters", "2", "--per-class", "4", *ARITHMETIC]
+    few = ["--iters", "2", "--per-class", "4", *ARITHMETIC]
+    few += [*DRAW, *SMALL] if engine == "generator" else []
     both = ["--teacher", "digits", "--teacher", second]
     out = tmp_path / "set"
     output = made(*few, *both, "--verifier", second, "--out", out)
