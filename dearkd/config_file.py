@@ -2,6 +2,7 @@
 
 import dataclasses
 import difflib
+import functools
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -55,7 +56,7 @@ def user_tree(
     try:
         layers += [] if path is None else [_read(path)]
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
-        known = OmegaConf.structured(kind)
+        known = _fields(kind)
         if "arms" in layers[0] and "arms" not in known:
             raise UserError(f"{path} is a study of several runs; type dearkd sweep {path}")
         for layer in layers:
@@ -80,7 +81,7 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
     Raises:
         UserError: Unknown key, wrong type or value out of range.
     """
-    known = OmegaConf.structured(kind)
+    known = _fields(kind)
     try:
         for layer in layers:
             given = OmegaConf.to_container(OmegaConf.create(layer))
@@ -94,7 +95,7 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
 
 def differences(kind: type, stored: DictConfig, given: DictConfig) -> dict[str, tuple[Any, Any]]:
     """The given fields that are not as stored, by dotted name: (stored, given)."""
-    old, new = (OmegaConf.merge(OmegaConf.structured(kind), tree) for tree in (stored, given))
+    old, new = (OmegaConf.merge(_fields(kind), tree) for tree in (stored, given))
     names = flattened(cast(dict[str, Any], OmegaConf.to_container(given)))
     pairs = {key: (OmegaConf.select(old, key), OmegaConf.select(new, key)) for key in names}
     return {key: pair for key, pair in pairs.items() if pair[0] != pair[1]}
@@ -130,6 +131,13 @@ def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that is read back unchanged."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
+
+
+@functools.cache
+def _fields(kind: type) -> DictConfig:
+    """All fields with their defaults, to merge into: making them takes longer than the rest."""
+    fields: DictConfig = OmegaConf.structured(kind)
+    return fields
 
 
 def _problem(error: Exception) -> str:
@@ -213,7 +221,7 @@ def _refused_field(
             alone = OmegaConf.create({})
             OmegaConf.update(alone, key, value)
             try:
-                OmegaConf.merge(OmegaConf.structured(kind), alone)
+                OmegaConf.merge(_fields(kind), alone)
             except OmegaConfBaseException:
                 return key, value
     return None, None
