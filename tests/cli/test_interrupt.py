@@ -48,7 +48,7 @@ def test_a_scheduler_while_libraries_load(kind):
 def test_ctrl_c_after_they_are_loaded():
     """The command's own code is at work: nothing is imported, and nothing listens yet.
 
-    What would load torch is left out: it listens to no signal.
+    Torch is loaded, as in every verb; the rest, which would judge, is left out.
     """
     code = """
 import os, signal, sys, types
