@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Hashable, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -134,9 +134,10 @@ def to_yaml(config: Any) -> str:
 
 
 @functools.cache
-def _fields(kind: type) -> DictConfig:
-    """Every field with its type and default; `OmegaConf.merge` copies it."""
-    return OmegaConf.structured(kind)
+def _fields(kind: Hashable) -> DictConfig:
+    """Every field of a class with its type and default; `OmegaConf.merge` copies it."""
+    fields: DictConfig = OmegaConf.structured(kind)
+    return fields
 
 
 def _problem(error: Exception) -> str:

@@ -18,12 +18,13 @@ from timm.data import ImageNetInfo
 
 import dearkd
 from dearkd.cli.main import main
-from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.folder import LOCK, RunFolder
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 
 SET = [part for setting in FAST for part in ("--set", setting)]
 TEACHER_SET = [part for setting in FAST_TEACHER for part in ("--set", setting)]
 TOY = ["--student", "toy_student", "--stage1", "1", "--stage2", "1", *SET, *TEACHER_SET]
+TOY += ["--fraction", "0.2"]  # one step an epoch
 TOKEN = "distill.token=distillation"
 
 
@@ -64,7 +65,8 @@ def test_train_shows_progress_and_says_its_defaults(tmp_path):
 
 def test_teacher_verb_makes_a_teacher(tmp_path):
     out = tmp_path / "t"
-    result = invoke("teacher", "toy_cnn", "--data", "digits", "--epochs", "1", "--out", out, *SET)
+    line = ["teacher", "toy_cnn", "--data", "digits", "--fraction", "0.2", "--epochs", "1"]
+    result = invoke(*line, "--out", out, *SET)
     assert result.exit_code == 0, result.output
     result = invoke("train", *TOY, "--teacher", out, "--out", tmp_path / "s")
     assert result.exit_code == 0, result.output
@@ -72,7 +74,8 @@ def test_teacher_verb_makes_a_teacher(tmp_path):
 
 def test_teacher_verb_takes_a_file_and_options_go_before_it(tmp_path):
     file = tmp_path / "teacher.yaml"
-    file.write_text("method: ce\nstudent: toy_cnn\nstage1: 2\nstage2: 1\ndata:\n  train: digits\n")
+    sizes = "stage1: 2\nstage2: 1\ndata: {train: digits, fraction: 0.2}\n"
+    file.write_text(f"method: ce\nstudent: toy_cnn\n{sizes}")
     for name, extra, epochs in (("file", (), [2, 1]), ("typed", ("--epochs", "1"), [1, 0])):
         out = tmp_path / name
         result = invoke("teacher", "--config", file, *extra, "--out", out, *SET)
@@ -184,7 +187,8 @@ def test_an_imported_file_brings_its_own_models(tmp_path):
         "    return toy_cnn(pretrained, **kwargs)\n"
     )
     out = tmp_path / "run"
-    result = invoke("teacher", "my_cnn", "--import", file, "--epochs", "1", "--out", out, *SET)
+    line = ["teacher", "my_cnn", "--import", file, "--fraction", "0.2", "--epochs", "1"]
+    result = invoke(*line, "--out", out, *SET)
     assert result.exit_code == 0, result.output
     assert "does not exist" in refused("train", "--import", tmp_path / "none.py")
     file.write_text("1 / 0\n")
@@ -322,13 +326,16 @@ def test_no_verb_at_all_shows_the_help_alone(monkeypatch, capsys):
 
 
 def test_a_folder_in_use_is_refused(run):
+    """Two whole commands in one folder: `tests/faults/test_runs_side_by_side.py`."""
+    code = (
+        "from dearkd.run_folder.lock import held; from pathlib import Path\n"
+        f"with held(Path({str(run)!r}), {LOCK!r}): pass"
+    )
+    words = [sys.executable, "-c", code]
     with RunFolder(run).locked(resume=True):
-        code = (
-            "from dearkd.run_folder.folder import RunFolder; from pathlib import Path\n"
-            f"with RunFolder(Path({str(run)!r})).locked(resume=True): pass"
-        )
-        other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        other = subprocess.run(words, capture_output=True, text=True)
     assert "is in use by another running process" in other.stderr
+    assert subprocess.run(words, check=False).returncode == 0  # it is let go
 
 
 @pytest.mark.parametrize("policy", ["skip", "fail"])
@@ -361,7 +368,7 @@ def test_kill_9_and_resume_through_the_installed_command(tmp_path):
     args = ["train", *SET, *TEACHER_SET, "--student", "dearkd_micro_patch4_32", "--img-size", "16"]
     args += ["--teacher", EMBEDDED_WEIGHTS, "--fraction", "0.1", "--stage1", "1", "--stage2", "1"]
     args += ["--set", "data.batch_size=16", "--set", "checkpoint_minutes=1e-9"]
-    args += ["--set", "student_args.depth=3", "--set", "student_args.mhca_depth=2"]
+    args += ["--set", "student_args.depth=2", "--set", "student_args.mhca_depth=1"]
 
     killed = forked.start([*args, "--out", tmp_path / "killed"], tmp_path / "log")
     checkpoint = tmp_path / "killed" / "checkpoint" / "last.pt"

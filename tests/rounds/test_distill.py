@@ -203,7 +203,7 @@ def killed(*args, **kwargs):
 
 def terminated(*args, **kwargs):
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(1)
+    time.sleep(0.05)
 
 
 def cut(patch, after, call):
@@ -540,10 +540,11 @@ def test_paths_of_the_parts_are_kept_from_the_root(tmp_path, monkeypatch):
         )
 
 
-def test_a_run_by_a_generator_goes_on_by_it(tmp_path):
+def test_a_run_by_a_generator_goes_on_by_it(brief, tmp_path):
     """Begun when a generator was the only way, so that nothing names it."""
     drawn = ["synth.engine=generator", "synth.generator.width=4", "synth.generator.latent_dim=8"]
     drawn = [word for setting in drawn for word in ("--set", setting)]
+    drawn += ["--per-class", 4, "--epochs", 1]
     folder = tmp_path / "run"
     distilled("--rounds", 1, *SMALL, *drawn, "--out", folder)
     file = folder / "distill.yaml"

@@ -14,7 +14,7 @@ TOY = {
     "trackers": [],
     "stage1": 1,
     "stage2": 1,
-    "data": {"train": "digits", "fraction": 0.3, "batch_size": 200},
+    "data": {"train": "digits", "fraction": 0.18, "batch_size": 200},
     "optim": {"lr": 0.01},
 }
 ARMS = {"labels": {"method": "ce"}, "wide, labels": {"method": "ce", "student_args.mlp_ratio": 2.0}}

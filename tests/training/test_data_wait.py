@@ -5,7 +5,7 @@ import time
 
 import pytest
 import torch
-from conftest import FAST
+from conftest import FAST, FEW_DIGITS
 from rich.console import Console
 
 from dearkd.config import load_config
@@ -15,13 +15,13 @@ from dearkd.run_folder.folder import RunFolder
 from dearkd.training import train as launch
 
 SECONDS = 0.25
-STEPS, BATCH = 5, 240
+STEPS, BATCH = 5, 100  # of FEW_DIGITS
 
 
 def trained(folder, *settings):
     """(metrics, what was said) of two epochs of five steps."""
     options = {"method": "ce", "student": "toy_student", "stage1": 2, "stage2": 0}
-    config = load_config(None, [*FAST, *settings], {**options, "out": str(folder)})
+    config = load_config(None, [*FAST, *FEW_DIGITS, *settings], {**options, "out": str(folder)})
     console = Console(file=io.StringIO(), width=300)
     launch.train(config, console=console)
     return RunFolder(folder).read_metrics(), console.file.getvalue()

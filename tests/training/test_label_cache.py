@@ -363,20 +363,20 @@ def test_views_of_substitutes_are_asked_anew(tmp_path, toy_teacher):
     broken = data / "3" / "13.png"
     whole = broken.read_bytes()
     broken.write_bytes(whole[:20] + bytes(len(whole) - 20))
-    given = {"data.train": str(data), "data.fraction": 1.0, "stage1": 2, "stage2": 0}
+    given = {"data.train": str(data), "data.fraction": 1.0, "stage1": 1, "stage2": 0}
     settings = ["data.batch_size=8", "data.repeats=1"]
     cache = tmp_path / "labels"
     first = run(tmp_path / "first", toy_teacher, cache, settings, **given)
     second = run(tmp_path / "second", toy_teacher, cache, settings, **given)
-    assert answers(first) == (0, 80)
-    assert answers(second) == (64, 16)  # one batch of an epoch has the image
+    assert answers(first) == (0, 40)
+    assert answers(second) == (32, 8)  # one batch has the image
     assert checksum(first) == checksum(second)
     broken.write_bytes(whole)  # repaired: its view is unlike the substitute that was shown
     repaired = run(tmp_path / "repaired", toy_teacher, cache, settings, **given)
     without = run(tmp_path / "without", toy_teacher, None, settings, **given)
-    assert answers(repaired) == (64, 16)
+    assert answers(repaired) == (32, 8)
     assert checksum(repaired) == checksum(without)
-    assert answers(run(tmp_path / "last", toy_teacher, cache, settings, **given)) == (80, 0)
+    assert answers(run(tmp_path / "last", toy_teacher, cache, settings, **given)) == (40, 0)
 
 
 def test_the_teacher_is_let_go_with_its_stage_though_it_has_a_memory(

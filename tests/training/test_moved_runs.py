@@ -36,7 +36,7 @@ def line(tmp_path, teacher):
     """A whole command; its data and teacher lie in a place of their own."""
     photo_classes(tmp_path / "here" / "photos")
     shutil.copytree(teacher, tmp_path / "here" / "cnn")
-    options = "train --method deit-soft --student toy_student --img-size 16 --stage1 3 --stage2 0"
+    options = "train --method deit-soft --student toy_student --img-size 16 --stage1 2 --stage2 0"
     batch = [*SETTINGS, "--set", "data.batch_size=20", "--out", tmp_path / "run"]
     return [*options.split(), *batch, *places(tmp_path / "here")]
 

@@ -33,7 +33,8 @@ from dearkd.training import measured
 from dearkd.training.methods import METHODS
 from dearkd.training.progress import RunProgress
 
-QUICK = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.34}
+QUICK = {"student": "toy_student", "stage1": 1, "stage2": 0, "data.fraction": 0.12}
+BATCH = "data.batch_size=80"  # two steps an epoch
 IMAGES = torch.randn(4, 3, 16, 16, generator=torch.Generator().manual_seed(0))
 CLASS_ONLY = """
     from torch import nn
@@ -55,7 +56,7 @@ CLASS_ONLY = """
 
 
 def train(run, toy_teacher, settings=(), **options):
-    settings = [*settings, "data.validation=100"]
+    settings = [*settings, BATCH, "data.validation=100"]
     quiet_train({**QUICK, "teacher.name": str(toy_teacher), "out": str(run), **options}, settings)
     return run
 
@@ -82,7 +83,7 @@ def class_only(tmp_path_factory):
         patch.setitem(METHODS, "class-only", METHODS["ce"])  # put back, that is taken out
         patch.delitem(METHODS, "class-only")
         options = {**QUICK, "method": "class-only", "imports": [str(file)]}
-        config = load_config(None, FAST, {**options, "out": str(folder / "run")})
+        config = load_config(None, [*FAST, BATCH], {**options, "out": str(folder / "run")})
         quiet_train({}, config=config)
     return folder / "run"
 
@@ -194,8 +195,9 @@ def test_a_scale_is_never_fitted_on_images_that_may_be_the_test_file(
 
     monkeypatch.setattr(measured, "evaluation_views", views)
     options = {**QUICK, "teacher.name": str(toy_teacher), "method": "deit"}
-    quiet_train({**options, "out": str(tmp_path / "test")}, STANDARD)
-    quiet_train({**options, "out": str(tmp_path / "cut")}, [*STANDARD, "data.validation=100"])
+    settings = [*STANDARD, BATCH]
+    quiet_train({**options, "out": str(tmp_path / "test")}, settings)
+    quiet_train({**options, "out": str(tmp_path / "cut")}, [*settings, "data.validation=100"])
     train_images, validation = len(open_data("digits", None)[0]), 100
     assert len(asked[0]) not in (len(open_data("digits", None)[1]), validation)
     assert len(asked[0]) < train_images  # the fraction that is trained on
