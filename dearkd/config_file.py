@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Hashable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -81,7 +81,7 @@ def complete(kind: type[C], *layers: DictConfig | dict[str, Any]) -> C:
     Raises:
         UserError: Unknown key, wrong type or value out of range.
     """
-    known = _fields(kind)
+    known = _fields(cast(type, kind))
     try:
         for layer in layers:
             given = OmegaConf.to_container(OmegaConf.create(layer))
@@ -134,7 +134,7 @@ def to_yaml(config: Any) -> str:
 
 
 @functools.cache
-def _fields(kind: Hashable) -> DictConfig:
+def _fields(kind: type) -> DictConfig:
     """Every field of a class with its type and default; `OmegaConf.merge` copies it."""
     fields: DictConfig = OmegaConf.structured(kind)
     return fields
