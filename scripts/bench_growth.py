@@ -16,6 +16,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +46,8 @@ FIXED = {"tokens": 32, "batch": 16, "classes": 10}
 STEPS = 3
 
 
-def step_cost(side: int, batch: int, classes: int) -> dict[str, float]:
-    """Median seconds of a step, and the peak memory of this process in GB."""
+def training_step(side: int, batch: int, classes: int) -> Callable[[], None]:
+    """A step of DearKD's first stage: forward, backward and optimizer."""
     torch.manual_seed(0)
     device = torch.device("cpu")
     student: Any = timm.create_model(
@@ -65,14 +66,23 @@ def step_cost(side: int, batch: int, classes: int) -> dict[str, float]:
     set_attention(student, device)
     optimizer = build_optimizer(objective, OptimConfig(lr=1e-4))
     images, labels = torch.randn(batch, 3, side, side), torch.randint(0, classes, (batch,))
-    seconds = []
-    for _ in range(STEPS + 1):
-        started = time.perf_counter()
+
+    def step() -> None:
         with precision_context(device, precision):
             loss = objective(images, labels)["loss"]
         loss.backward()
         optimizer.step()
         optimizer.zero_grad()
+
+    return step
+
+
+def step_cost(side: int, batch: int, classes: int) -> dict[str, float]:
+    """Median seconds of a step, and the peak memory of this process in GB."""
+    step, seconds = training_step(side, batch, classes), []
+    for _ in range(STEPS + 1):
+        started = time.perf_counter()
+        step()
         seconds.append(time.perf_counter() - started)
     return {"seconds": statistics.median(seconds[1:]), "gigabytes": own_peak_gigabytes()}
 
