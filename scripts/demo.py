@@ -1,17 +1,23 @@
 """The whole story on embedded data: a CNN teacher, three students, and one without a real image.
 
-Runs the installed ``dearkd`` command, as a user would type it; ends with a table and a page of all
-runs. A second call goes on where the first one stopped.
+Runs the installed ``dearkd`` command, as a user would type it, two at a time once the teacher is
+there; ends with a table and a page of all runs. A second call goes on where the first one stopped.
 """
 
 import json
+import os
+import signal
 import subprocess
 import sys
 import time
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
+from typing import TextIO
 
 from rich.console import Console
 from rich.table import Table
+
+from dearkd.sweep.children import threads_each
 
 ROOT = Path("runs/demo")
 TEACHER, SET = ROOT / "teacher", ROOT / "synth"
@@ -53,29 +59,83 @@ CHAPTERS = {
     "images out of the teacher": (SET, ["synthesize", *IMAGES]),
     "no real image": (ROOT / "data-free", ["train", *SYNTHETIC, *FROM_TEACHER]),
 }
+FIRST, *OTHERS = CHAPTERS
+STUDENTS, DATA_FREE = OTHERS[:3], OTHERS[3:]
+"""Need the teacher and not each other: networks as small as these use two cores better so."""
+
+
+class CommandError(Exception):
+    """A command's exit code, which is this script's then."""
 
 
 def main() -> None:
-    console = Console(highlight=False, soft_wrap=True)
     started = time.monotonic()
-    columns = ("what", "trained on", "top-1 %", "parameters", "seconds")
-    table = Table(*columns, title="digits, 359 test images")
-    for number, (name, (folder, line)) in enumerate(CHAPTERS.items(), 1):
-        console.rule(f"{number}/{len(CHAPTERS)} {name}")
-        if not any((folder / file).exists() for file in ("summary.json", "manifest.json")):
-            run(command(folder, line), console)
-        if (folder / "summary.json").exists():
-            table.add_row(
-                name, *cells(json.loads((folder / "summary.json").read_text(encoding="utf-8")))
-            )
-    console.rule()
-    run(["report", str(ROOT), "--out", str(PAGE)], console)
-    console.print(table)
+    ROOT.mkdir(parents=True, exist_ok=True)
+    signal.signal(signal.SIGINT, lambda *_: None)  # the commands hear it, save and end
+    try:
+        make([FIRST])
+        make_side_by_side(ROOT / "data-free.log")
+        run(["report", str(ROOT), "--out", str(PAGE)])
+    except CommandError as error:
+        raise SystemExit(error.args[0]) from None
+    console = Console(highlight=False, soft_wrap=True)
+    console.print(result())
     console.print(
         f"{time.monotonic() - started:.0f} s. One test image is 0.28 points: small differences are "
         f"noise (RESULTS.md has larger runs). Images to look at: {SET / 'contact_sheet.png'}. "
         f"All of it on one page, for a browser: {PAGE.resolve()}"
     )
+
+
+def make_side_by_side(log: Path) -> None:
+    """Makes what needs the teacher alone, two at a time; shows one after the other."""
+    half = {**os.environ, "OMP_NUM_THREADS": str(threads_each(2))}
+    with log.open("w", encoding="utf-8") as file, ThreadPoolExecutor(1) as beside:
+        data_free = beside.submit(make, DATA_FREE, half, file)
+        print(f"At the same time: {', '.join(DATA_FREE)}; shown below, {log} until then")
+        try:
+            make(STUDENTS, half)
+        finally:
+            follow(log, data_free)
+    data_free.result()
+
+
+def make(
+    names: list[str], environment: dict[str, str] | None = None, file: TextIO | None = None
+) -> None:
+    """Carries out chapters in turn, but for those that are finished.
+
+    Raises:
+        CommandError: With the exit code of the first command that fails.
+    """
+    for name in names:
+        folder, line = CHAPTERS[name]
+        title = f"{1 + list(CHAPTERS).index(name)}/{len(CHAPTERS)} {name}"
+        Console(file=file, highlight=False).rule(title)
+        if not any((folder / end).exists() for end in ("summary.json", "manifest.json")):
+            run(command(folder, line), environment, file)
+
+
+def follow(log: Path, writer: Future[None]) -> None:
+    """Prints a file to its end, which is there when its writer has ended."""
+    with log.open(encoding="utf-8") as file:
+        while True:
+            ended = writer.done()
+            print(file.read(), end="", flush=True)
+            if ended:
+                return
+            time.sleep(0.5)
+
+
+def result() -> Table:
+    """The runs, a row each."""
+    columns = ("what", "trained on", "top-1 %", "parameters", "seconds")
+    table = Table(*columns, title="digits, 359 test images")
+    for name, (folder, _) in CHAPTERS.items():
+        summary = folder / "summary.json"
+        if summary.exists():
+            table.add_row(name, *cells(json.loads(summary.read_text(encoding="utf-8"))))
+    return table
 
 
 def command(folder: Path, line: list[str]) -> list[str]:
@@ -84,12 +144,23 @@ def command(folder: Path, line: list[str]) -> list[str]:
     return [*([line[0], "--resume"] if begun else line), "--out", str(folder)]
 
 
-def run(line: list[str], console: Console) -> None:
-    """Runs a dearkd command with its output in sight; leaves with its exit code if it fails."""
-    console.print("$ dearkd " + " ".join(line), style="bold")
-    code = subprocess.run([str(DEARKD), *line], check=False).returncode
-    if code:
-        raise SystemExit(code)
+def run(
+    line: list[str], environment: dict[str, str] | None = None, file: TextIO | None = None
+) -> None:
+    """Runs a dearkd command, whose output goes to a file or is in sight.
+
+    Raises:
+        CommandError: With its exit code, if it fails.
+    """
+    Console(file=file, highlight=False, soft_wrap=True).print(
+        "$ dearkd " + " ".join(line), style="bold"
+    )
+    (file or sys.stdout).flush()
+    done = subprocess.run(
+        [str(DEARKD), *line], stdout=file, stderr=file, env=environment, check=False
+    )
+    if done.returncode:
+        raise CommandError(done.returncode)
 
 
 def cells(summary: dict[str, object]) -> list[str]:
