@@ -160,11 +160,6 @@ class Section:
     blocks: Sequence[Block]
     lead: str = ""
 
-    @property
-    def id(self) -> str:
-        """The anchor of its heading."""
-        return "-".join(self.title.lower().split())
-
 
 def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     """A page as HTML that contains the plot library, styles, data and pictures.
@@ -185,8 +180,9 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
         figures.append(_figure_json(figure))
         return len(figures) - 1
 
+    anchored = list(zip(_anchors(sections), sections, strict=True))
     body = environment.get_template("body.html").render(
-        sections=sections,
+        sections=anchored,
         number=number,
         colours=COLOURS,
         dashes=[STROKES[dash] for dash in DASHES],
@@ -194,7 +190,7 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
     return environment.get_template("page.html").render(
         title=title,
         lead=lead,
-        sections=sections,
+        sections=anchored,
         body=Markup(body),
         footer=f"Made by dearkd {version('dearkd')}. This page is one file and needs no network.",
         css=_asset("page.css"),
@@ -203,6 +199,16 @@ def page(title: str, lead: Sequence[str], sections: Sequence[Section]) -> str:
         data=Markup('{"templates":%s,"figures":[%s]}')
         % (Markup(_safe(json.dumps(templates()))), Markup(",".join(figures))),
     )
+
+
+def _anchors(sections: Sequence[Section]) -> list[str]:
+    """What links to each chapter name: its title, and a number where several have the same."""
+    found: list[str] = []
+    for section in sections:
+        plain = "-".join(section.title.lower().split())
+        names = (plain, *(f"{plain}-{number}" for number in range(2, len(sections) + 1)))
+        found.append(next(name for name in names if name not in found))
+    return found
 
 
 def _figure_json(figure: go.Figure) -> str:

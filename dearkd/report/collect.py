@@ -6,7 +6,7 @@ from pathlib import Path
 
 from dearkd.data.settings import DIGITS
 from dearkd.data.sources import natural_order
-from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, named_paths
+from dearkd.data.synthetic_set import MANIFEST_FILE, is_set, named_paths
 from dearkd.errors import MissingFileError, UserError
 from dearkd.report.contents import Group, Report, Run
 from dearkd.report.read import read_run, read_set
@@ -14,9 +14,6 @@ from dearkd.run_folder.folder import RUN_FILES, is_run
 from dearkd.run_folder.record import COPY, NoRecordError, Record, read_record
 
 __all__ = ["collect"]
-
-SET_FILES = (MANIFEST_FILE, CONFIG_FILE)
-"""A folder with any of these is a synthetic set."""
 
 
 def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
@@ -40,7 +37,7 @@ def collect(targets: Sequence[Path], baseline: str | None = None) -> Report:
     names = _short_names(folders)
     runs = tuple(read_run(folder, names[folder]) for folder in run_folders)
     sets = [folder for folder in folders if not is_run(folder)]
-    sets = _distinct([*sets, *(data for run in runs for data in _trained_on(run) if _is_set(data))])
+    sets = _distinct([*sets, *(data for run in runs for data in _trained_on(run) if is_set(data))])
     set_names = _short_names(sets)
     return Report(
         runs=runs,
@@ -89,19 +86,15 @@ def _expanded(target: Path, study: Record | None) -> list[Path]:
         raise UserError(
             f"{target} is a file; pass the run folder it lies in, or a record of dearkd sweep"
         )
-    if is_run(target) or _is_set(target):
+    if is_run(target) or is_set(target):
         return [target]
-    inside = natural_order([entry for entry in target.iterdir() if is_run(entry) or _is_set(entry)])
+    inside = natural_order([entry for entry in target.iterdir() if is_run(entry) or is_set(entry)])
     if not inside and study is None:
         raise UserError(
             f"{target} holds no run ({', '.join(RUN_FILES)}) and no synthetic set "
-            f"({SET_FILES[0]}); pass the folder of one, or a folder of such folders"
+            f"({MANIFEST_FILE}); pass the folder of one, or a folder of such folders"
         )
     return inside
-
-
-def _is_set(folder: Path) -> bool:
-    return any((folder / name).is_file() for name in SET_FILES)
 
 
 def _distinct(folders: Iterable[Path]) -> list[Path]:

@@ -3,6 +3,7 @@
 import base64
 import io
 import json
+import re
 import shutil
 
 import numpy as np
@@ -348,6 +349,14 @@ def test_on_paper_it_is_black_on_white_and_nothing_is_cut_off(opened):
     assert tab.pdf(format="A4").startswith(b"%PDF")
     tab.emulate_media(media="screen", color_scheme="light")
     wait_for_ink(tab, "light")
+
+
+def test_chapters_of_one_name_have_anchors_of_their_own():
+    names = ("Study few", "Study few 2", "Study few", "Study few")
+    text = page("title", [], [Section(name, [Note("text")]) for name in names])
+    anchors = re.findall(r'<section id="(.*?)">', text)
+    assert anchors == ["study-few", "study-few-2", "study-few-3", "study-few-4"]
+    assert re.findall(r'<a href="#(.*?)">', text) == anchors
 
 
 def test_a_page_forbids_itself_the_network(chromium, tmp_path):
