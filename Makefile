@@ -9,7 +9,7 @@ LOWER := .venv-lower
 .PHONY: help env test lint types unit slow gpu lower demo clean
 
 help:
-	@echo "make demo   environment, then teacher, DearKD, DeiT and plain ViT on embedded data, one table"
+	@echo "make demo   environment, then on embedded data a teacher, DearKD, DeiT, a plain ViT, images and a data-free student; one page"
 	@echo "make test   environment, then lint, types and tests"
 	@echo "make slow   the tests that take minutes"
 	@echo "make gpu    the tests that need a CUDA device"
@@ -21,6 +21,7 @@ env: $(READY)
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
 	  || { echo "dearkd needs Python >= 3.11; name one with make PYTHON=python3.12"; exit 2; }
+	@echo "installing into $(VENV)/: torch and what it needs are a download of gigabytes, so this takes minutes"
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev]'
 	@touch $@

@@ -16,6 +16,7 @@ from numpy.typing import ArrayLike, NDArray
 from dearkd.errors import UserError
 
 __all__ = [
+    "WORTH_SAYING",
     "EpochOrder",
     "Shards",
     "ViewKey",
@@ -35,7 +36,7 @@ SHARD_STREAM = 7
 
 _GOLDEN = np.uint64(0x9E3779B97F4A7C15)
 _BLOCK = 16  # images whose repeats are shuffled together: 48 views with three repeats
-_WORTH_SAYING = 0.05  # share of an epoch that is left out
+WORTH_SAYING = 0.05  # share of an epoch that is left out
 
 
 class ViewKey(NamedTuple):
@@ -240,7 +241,7 @@ def left_out(order: EpochOrder, accumulate: int = 1) -> str | None:
     """
     batch, total = order.batch_size * accumulate, order.views_per_epoch
     left = total % batch
-    if left < _WORTH_SAYING * total:
+    if left < WORTH_SAYING * total:
         return None
     every_view_an_image = order.views is None and order.repeats == 1
     what = "images" if every_view_an_image else "views"

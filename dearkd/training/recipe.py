@@ -14,6 +14,7 @@ from dearkd.config import TrainConfig
 from dearkd.data.augment import AugmentName, crops_at_random
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import chosen_shuffle
+from dearkd.data.order import WORTH_SAYING
 from dearkd.data.settings import DIGITS, DataConfig
 from dearkd.data.sizes import (
     DIGITS_SIZE,
@@ -265,15 +266,17 @@ def _batch_within(wanted: int, images: int, data: DataConfig) -> int:
     """The default batch, or for few images a smaller one: ``LEAST_STEPS`` of it make an epoch.
 
     With one or two steps an epoch neither a student nor BatchNorm's running statistics learn
-    anything. It is not below ``LEAST_BATCH``, and cuts the epoch so that few images are left out.
+    anything. It cuts the epoch so that few images are left out, and is as near to ``LEAST_BATCH``
+    or above as that allows.
     """
     if wanted <= images // LEAST_STEPS:
         return wanted
     world = int(os.environ.get("WORLD_SIZE", "1"))
     unit = math.lcm(2, data.views_a_pass or 2) * world
     most = min(wanted, max(LEAST_BATCH, images // LEAST_STEPS))
-    steps = math.ceil(images / most)
-    return max(unit, images // steps // unit * unit)
+    least = math.ceil(images / most)
+    sizes = [max(unit, images // steps // unit * unit) for steps in range(least, 2 * least + 1)]
+    return next((size for size in sizes if images % size < WORTH_SAYING * images), sizes[0])
 
 
 def _default(value: Any, otherwise: Any) -> Any:
