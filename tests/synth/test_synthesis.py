@@ -490,6 +490,60 @@ def test_all_that_was_damaged_is_named_at_once(teacher, tmp_path, image_format):
     assert json.loads((out / "manifest.json").read_text())["images"] == before
 
 
+@pytest.mark.parametrize(("mode", "side"), [("RGB", 20), ("L", 16), ("P", 16)])
+def test_an_image_of_another_shape_is_damaged(whole, teacher, tmp_path, mode, side):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    changed = sorted(out.glob("*/000000_000.png"))[0]  # the first of its group
+    Image.new(mode, (side, side)).save(changed)
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=rf"{changed} is damaged \(it has shape .*, not 3 x 16 x"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+    changed.unlink()
+    list(synthesize(config(), teacher, out, verifier=second, resume=True))
+    assert hashes(out) == hashes(whole[0])
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"images": 3}'])
+def test_a_part_that_says_something_else_is_damaged(whole, teacher, tmp_path, content):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    part = out / ".parts/group_000001.json"
+    part.write_text(content)
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=f"{part} is damaged .* delete it and resume"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [],
+        3,
+        {},
+        {"kernels": {}},
+        {"kernels": {"threads": 0}},
+        {"kernels": {"threads": "one"}},
+        {"kernels": {"precision": "fp8"}},
+        {"kernels": {"planets": 8}},
+        {"bn_weight": None},
+    ],
+    ids=str,
+)
+def test_settings_that_say_something_else_are_damaged(whole, teacher, tmp_path, changed):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    file = out / "settings.json"
+    content = json.loads(file.read_text())
+    if isinstance(changed, dict) and changed:
+        kernels = changed.get("kernels")
+        changed = content | changed | ({"kernels": content["kernels"] | kernels} if kernels else {})
+    file.write_text(json.dumps(changed))
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=f"{file} is damaged .*; restore it, or name another fol"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+
+
 def test_an_end_that_is_no_number_is_an_error(teacher, tmp_path, monkeypatch):
     call = Objective.__call__
 
