@@ -32,6 +32,7 @@ from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.conclusion import _advice, _train_command
 from dearkd.synthesis.live import SynthesisProgress, clock
+from dearkd.synthesis.set_folder import newest_unfinished_set
 from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
 from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
@@ -699,6 +700,18 @@ def test_folders_that_are_taken_are_refused(tmp_path, digits):
     assert f"{tmp_path} is not empty and holds no synthetic set" in refused("--out", tmp_path)
     assert "already holds a synthetic set" in refused("--out", digits[0])
     assert "leave x.yaml out" in refused("x.yaml", "--resume", "--out", digits[0])
+
+
+def test_bare_resume_passes_over_sets_that_another_process_works_on(tmp_path):
+    from dearkd.run_folder.lock import held
+
+    for age, name in enumerate(("new", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "synthesize.yaml").write_text("{}")
+        os.utime(tmp_path / name / "synthesize.yaml", (100 - age, 100 - age))
+    assert newest_unfinished_set(tmp_path) == tmp_path / "new"
+    with held(tmp_path / "new", ".lock.tmp"):
+        assert newest_unfinished_set(tmp_path) == tmp_path / "old"
 
 
 def test_a_folder_in_use_is_refused(tmp_path):
