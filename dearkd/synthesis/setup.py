@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.config_file import complete, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
 from dearkd.errors import UserError
+from dearkd.said import counted
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.settings import SynthesizeConfig
@@ -30,6 +31,7 @@ from synth.chains import chains_of
 from synth.classifier import Classifier
 from synth.groups import Group, batches_of, plan_groups
 from synth.guide import size_for
+from synth.image_files import check_channels
 from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -42,6 +44,7 @@ OPTIONS = {
     "iterations": "--iters",
     "per_class": "--per-class",
     "allow_no_bn": "--allow-no-bn",
+    "image_format": "--format",
 }
 """Settings of ``synth`` that have an option of their own on the command line."""
 
@@ -101,6 +104,7 @@ def prepare(
     recipe, notes = recipe_for(open_choices, teacher, count, source.saw_mirrored)
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
+        check_channels(teacher.name, len(teacher.mean), config.image_format)
     named = dataclasses.replace(config.teacher, name=teacher.name)
     config = dataclasses.replace(config, teacher=named)
     synthesis = _library_part(config, classes)
@@ -223,7 +227,10 @@ def _classifier(found: Resolved) -> Classifier:
 
 
 def _check_same_classes(role: str, network: Classifier | None, teacher: Classifier) -> None:
-    """Refuses a verifier, student or further teacher whose classes are not the teacher's."""
+    """Refuses a verifier, student or further teacher of other classes or image channels.
+
+    Grey images are shown in every channel of a network that takes colours.
+    """
     if network is None:
         return
     first = f"teacher {teacher.name}" if role == "teacher" else "the teacher"
@@ -231,6 +238,11 @@ def _check_same_classes(role: str, network: Classifier | None, teacher: Classifi
         raise UserError(
             f"{role} {network.name} has {network.num_classes} classes, {first} "
             f"{teacher.num_classes}; it must know the same ones"
+        )
+    if len(teacher.mean) > 1 and len(network.mean) != len(teacher.mean):
+        raise UserError(
+            f"{role} {network.name} takes images of {counted(len(network.mean), 'channel')}, "
+            f"{first} {len(teacher.mean)}; name one that takes as many"
         )
     ours, theirs = teacher.class_names, network.class_names
     if ours and theirs and ours != theirs:

@@ -582,6 +582,23 @@ def test_a_run_that_cannot_start(whole, teacher, tmp_path):
     assert not (tmp_path / "new").exists()
 
 
+@pytest.mark.parametrize(
+    ("channels", "image_format", "words"),
+    [
+        (2, "png", "toy takes images of 2 channels; image files have 1 .grey. or 3"),
+        (4, "parquet", "toy takes images of 4 channels"),
+        (1, "webp", "image_format=webp has no grey images, which toy takes; use png or parquet"),
+    ],
+)
+def test_images_that_no_file_can_hold_are_refused(tmp_path, channels, image_format, words):
+    network = random_net()
+    network.conv1 = torch.nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
+    odd = classifier(network, mean=(0.5,) * channels, std=(0.5,) * channels)
+    with pytest.raises(SynthError, match=words):
+        list(synthesize(config(image_format=image_format), odd, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
+
+
 def test_without_batch_norm_the_priors_alone(tmp_path):
     network = ToyNet(norm=lambda c: torch.nn.GroupNorm(1, c))
     settings = config(per_class=2, allow_no_bn=True)

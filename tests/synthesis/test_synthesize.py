@@ -27,6 +27,7 @@ from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.data.datasets import open_evaluation
 from dearkd.data.synthetic_set import missing_images
+from dearkd.errors import UserError
 from dearkd.report.set_chapter import TERMS
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
@@ -34,10 +35,11 @@ from dearkd.synthesis.conclusion import _advice, _train_command
 from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.set_folder import newest_unfinished_set
 from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
-from dearkd.synthesis.setup import prepare
+from dearkd.synthesis.setup import _check_same_classes, prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.batches import training_batches
 from dearkd.training.build import build
+from synth.classifier import Classifier
 from synth.groups import batches_of
 from synth.kernels import Kernels
 from synth.settings import ObjectiveConfig, SynthesisConfig
@@ -719,6 +721,21 @@ def test_a_folder_in_use_is_refused(tmp_path):
 
     with held(tmp_path / "set", ".lock.tmp"):
         assert "is in use by another running process" in refused("--out", tmp_path / "set", *SHORT)
+
+
+def test_networks_that_take_other_channels_are_refused_before_images_are_made(tmp_path):
+    grey = Classifier(
+        name="grey",
+        network=timm.create_model("test_resnet", in_chans=1, num_classes=10),
+        mean=(0.5,),
+        std=(0.5,),
+        img_size=16,
+        num_classes=10,
+    )
+    teacher = dataclasses.replace(grey, name="colours", mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(UserError, match="verifier grey takes images of 1 channel, the teacher 3"):
+        _check_same_classes("verifier", grey, teacher)
+    _check_same_classes("verifier", teacher, grey)  # grey images are shown in all of its channels
 
 
 def test_time_left_is_told_from_pixels():
