@@ -120,13 +120,15 @@ def prepare(
         _check_same_classes(role, network, teacher)
     _refuse_twins((teacher, *others))
     with _as_typed():
-        Objective(
+        objective = Objective(
             teacher,
             config.objective,
             allow_no_bn=config.allow_no_bn,
             student=student,
             others=others,
         )
+    if not is_chosen and not objective.recorders:
+        _refuse_idle_bn(given, teacher)
     for size in config.resolutions:
         for one in (teacher, *others):
             one.check_last_layer(size_for(one, teacher, size))
@@ -199,6 +201,15 @@ def _further(given: DictConfig, trust: bool) -> list[Resolved]:
         )
         for one in further
     ]
+
+
+def _refuse_idle_bn(given: DictConfig, teacher: Classifier) -> None:
+    """Refuses settings of R_BN that are given where no teacher has what it is about."""
+    for name in ("bn_weight", "bn_relative", "bn_first_multiplier"):
+        if OmegaConf.select(given, f"objective.{name}"):
+            raise UserError(
+                f"objective.{name} has no effect: {teacher.name} has no BatchNorm2d; leave it out"
+            )
 
 
 def _refuse_twins(teachers: Sequence[Classifier]) -> None:

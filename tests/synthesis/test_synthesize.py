@@ -681,6 +681,14 @@ def test_images_far_below_the_teachers_size_are_noted_before_they_are_made(tmp_p
     assert "was trained at" not in large.output
 
 
+def test_settings_of_batch_norm_need_it(no_bn):
+    named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
+    named += ["--res", "32", "--iters", "2", "--dry-run"]
+    for setting in ("bn_weight=3", "bn_relative=true", "bn_first_multiplier=10"):
+        line = refused(*named, "--set", f"objective.{setting}")
+        assert f"objective.{setting.partition('=')[0]} has no effect: convnext_atto has no" in line
+
+
 def test_auto_weights_need_batch_norm(no_bn):
     named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
     line = refused(*named, "--auto-weights", "--res", "32", "--iters", "2", "--dry-run")
