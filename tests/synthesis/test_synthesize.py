@@ -622,6 +622,7 @@ MISTAKES = [
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
     (["--res", "16,8", "--iters", "2,2"], "--res must not fall, got [16, 8]; write --res 8,16"),
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
+    (["--res", "16,9000", "--iters", "2,2"], "--res of every stage must be at most 8192, got 9000"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
     (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
     (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
