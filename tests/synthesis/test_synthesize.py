@@ -541,6 +541,16 @@ def test_a_recipe_sets_the_weights_that_are_not_given():
     assert large.objective.tv_weight < prepare(None, []).config.objective.tv_weight
 
 
+@pytest.mark.parametrize("engine", ["inversion", "generator"])
+def test_without_r_bn_a_recipe_has_none_of_its_settings(engine):
+    setup = prepare(None, ["objective.bn_weight=0"], {"engine": engine})
+    weights, plain = setup.config.objective, ObjectiveConfig()
+    assert (weights.bn_weight, weights.bn_relative) == (0, plain.bn_relative)
+    assert weights.bn_first_multiplier == plain.bn_first_multiplier
+    assert weights.ep_weight != plain.ep_weight  # the rest of the recipe stays
+    assert not any("bn_" in note for note in setup.notes)
+
+
 def test_a_size_far_from_the_teachers_own_is_warned_of():
     words = "warning: digits learned from 16-px images and may recognise little"
     for size, warned in ((16, False), (64, False), (224, True)):
