@@ -14,7 +14,7 @@ from synth.auto_weights import tune_bn_weight
 from synth.classifier import Classifier
 from synth.groups import Group
 from synth.guide import size_for
-from synth.kernels import build_objective, choose_kernels
+from synth.kernels import DTYPES, Kernels, build_objective, choose_kernels
 from synth.natural import LOOK
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -47,7 +47,9 @@ class Run:
     @property
     def writer(self) -> Writer:
         """The writer of the run's folder."""
-        return Writer(self.out, self.folders, self.config.image_format, self.teacher.class_names)
+        config, names, size = self.config, self.teacher.class_names, self.config.resolutions[-1]
+        shape = (len(self.teacher.mean), size, size)
+        return Writer(self.out, self.folders, config.image_format, names, shape)
 
 
 def agreed_settings(
@@ -77,8 +79,20 @@ def agreed_settings(
         return writer.agree(wanted | _decided(run, batches, make_images))
     if rank == 0 and not resume:
         raise SynthError(f"{run.out} already holds a run; resume it, or name another folder")
+    if not _says_what_was_decided(standing):
+        raise writer.damaged_settings("kernels or bn_weight are not as they were written")
     _compare(wanted, standing, run)
     return standing
+
+
+def _says_what_was_decided(standing: dict[str, Any]) -> bool:
+    """Whether settings from a disk have what :func:`_decided` adds to them."""
+    try:
+        kernels, weight = Kernels(**standing["kernels"]), standing["bn_weight"]
+    except (KeyError, TypeError):
+        return False
+    known = kernels.precision in DTYPES and isinstance(weight, int | float)
+    return known and isinstance(kernels.threads, int) and kernels.threads > 0
 
 
 def _decided(

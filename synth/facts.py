@@ -19,6 +19,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from synth.classifier import Classifier
 from synth.cores import usable_cores
 from synth.groups import Group
+from synth.guide import size_for
 from synth.settings import Precision, SynthesisConfig
 
 __all__ = [
@@ -65,11 +66,13 @@ def facts_of(
     others: tuple[Classifier, ...] = (),
 ) -> Facts:
     """The facts of a run. One image goes through the networks to count the operations."""
-    teachers = [teacher, *others]
-    networks = teachers if student is None else [*teachers, student]
+    teachers, size = [teacher, *others], config.resolutions[-1]
+    seen = [(one, size_for(one, teacher, size)) for one in teachers]
+    if student is not None:
+        seen.append((student, size))
     rate = RATE * usable_cores()
     images = sum(len(group.targets) for batch in batches for group in batch)
-    operations = sum(_step_operations(network, config, device) for network in networks)
+    operations = sum(_step_operations(one, side, device) for one, side in seen)
     operations *= images * full_size_iterations(config) / _graphs(config, batches)
     layers = [layer for one in teachers for layer in one.network.modules()]
     convolutions = [layer for layer in layers if isinstance(layer, nn.Conv2d)]
@@ -165,14 +168,11 @@ def has_compiler(device: torch.device) -> bool:
     return device.type != "cpu" or shutil.which(cpp_compiler()) is not None
 
 
-def _step_operations(
-    classifier: Classifier, config: SynthesisConfig, device: torch.device
-) -> float:
-    """Floating-point operations of a step for one image at the last resolution.
+def _step_operations(classifier: Classifier, size: int, device: torch.device) -> float:
+    """Floating-point operations of a step for one image of ``size`` pixels a side.
 
     Twice those of a forward: the backward goes to the pixels alone, the weights are frozen.
     """
-    size = config.resolutions[-1]
     images = torch.zeros(1, len(classifier.mean), size, size, device=device)
     with torch.no_grad(), FlopCounterMode(display=False) as counter:
         classifier.network(images.to(next(classifier.network.parameters())))

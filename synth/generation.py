@@ -75,7 +75,8 @@ class GeneratorChain:
         part, teacher = config.generator, objective.teacher
         classes = teacher.num_classes if part.conditional else None
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed_for(config.seed, "generator", chain))
+            # Not torch.manual_seed, which seeds the caller's draws on a GPU too.
+            torch.default_generator.manual_seed(seed_for(config.seed, "generator", chain))
             generator = ImageGenerator(
                 config.resolutions[0], len(teacher.mean), part.latent_dim, part.width, classes
             )

@@ -10,7 +10,26 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-__all__ = ["encoded", "pixel_hash", "read_image"]
+from synth.refusal import SynthError
+
+__all__ = ["check_channels", "encoded", "pixel_hash", "read_image"]
+
+
+def check_channels(name: str, channels: int, image_format: str) -> None:
+    """Refuse a network ``name`` whose images a file of that format would not give back.
+
+    Raises:
+        SynthError: If they have neither 1 nor 3 channels, or are grey and WebP has colours alone.
+    """
+    if channels not in (1, 3):
+        raise SynthError(
+            f"{name} takes images of {channels} channels; image files have 1 (grey) or 3, so use a "
+            "network that takes these"
+        )
+    if channels == 1 and image_format == "webp":
+        raise SynthError(
+            f"image_format=webp has no grey images, which {name} takes; use png or parquet"
+        )
 
 
 def read_image(file: Path | io.BytesIO) -> Tensor:

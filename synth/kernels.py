@@ -25,7 +25,7 @@ from synth.objective import Objective, targets_of
 from synth.refusal import SynthError
 from synth.settings import Precision, SynthesisConfig
 
-__all__ = ["Kernels", "build_objective", "choose_kernels"]
+__all__ = ["DTYPES", "Kernels", "build_objective", "choose_kernels"]
 
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16}
 PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16")

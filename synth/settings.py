@@ -15,6 +15,8 @@ TRIPLET_MARGIN = 0.3
 STOP_BN_FALL, STOP_WINDOW = 0.1, 100
 MOST_PER_CLASS = 1_000_000
 """All images are planned before the first is made: more of them would fill the memory."""
+MOST_PIXELS = 8192
+"""A side of an image at most: one step takes gigabytes above it."""
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
@@ -170,6 +172,11 @@ class SynthesisConfig:
             )
         for name, floor in (("resolutions", 8), ("iterations", 1)):
             at_least(f"{name} of every stage", min(getattr(self, name)), floor)
+        if max(self.resolutions) > MOST_PIXELS:
+            raise SynthError(
+                f"resolutions of every stage must be at most {MOST_PIXELS}, got "
+                f"{max(self.resolutions)}"
+            )
         if list(self.resolutions) != sorted(self.resolutions):
             raise SynthError(
                 f"resolutions must not fall, got {list(self.resolutions)}; "

@@ -15,6 +15,7 @@ from synth.classifier import Classifier, to_pixels
 from synth.contact_sheet import preview_grid
 from synth.generation import GeneratorChain
 from synth.groups import Group, batches_of, plan_groups
+from synth.image_files import check_channels
 from synth.inversion import invert
 from synth.kernels import Kernels, build_objective
 from synth.manifest import group_part, merge
@@ -149,6 +150,7 @@ def _way_to_make(
 
 def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
+    check_channels(run.teacher.name, len(run.teacher.mean), config.image_format)
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)
     chains = chains_of(config, batches, world)

@@ -34,6 +34,7 @@ from synth.shards import read_shard, shard_bytes
 __all__ = ["DamagedError", "Writer", "class_folders"]
 
 NAMED = 20  # damaged files in one message at most
+PART = ("group", "terms", "images", "curve", "seconds")  # what a part says
 SPLITS = {"train", "training", "val", "validation", "valid", "eval", "test"}  # not class folders
 
 
@@ -58,7 +59,8 @@ class DamagedError(SynthError):
 class Writer:
     """Writes and reads the files of one run below ``out``; ``folders`` has a name for each class.
 
-    ``class_names`` label the rows of parquet files; by default the folders' names do.
+    ``class_names`` label the rows of parquet files; by default the folders' names do. Images that
+    are not of ``shape`` (channels, height, width) are damaged; None: they may have any.
     """
 
     def __init__(
@@ -67,9 +69,10 @@ class Writer:
         folders: tuple[str, ...],
         image_format: ImageFormat,
         class_names: tuple[str, ...] | None = None,
+        shape: tuple[int, int, int] | None = None,
     ) -> None:
         self.out, self.folders, self.image_format = out, folders, image_format
-        self.class_names = class_names or folders
+        self.class_names, self.shape = class_names or folders, shape
 
     def agree(self, settings: dict[str, Any]) -> dict[str, Any]:
         """Write the settings unless another process has; return those that are on disk."""
@@ -90,8 +93,12 @@ class Writer:
         try:
             return read_json(path) if path.exists() else None
         except ValueError as error:
-            remedy = "restore it, or name another folder"
-            raise SynthError(f"{path} is damaged ({error}); {remedy}") from error
+            raise self.damaged_settings(error) from error
+
+    def damaged_settings(self, reason: object) -> SynthError:
+        """What is said of settings that can't be used; unlike images they can't be made again."""
+        remedy = "restore it, or name another folder"
+        return SynthError(f"{self.out / 'settings.json'} is damaged ({reason}); {remedy}")
 
     def is_finished(self, group: Group) -> bool:
         """Whether the group's images and part are all on disk."""
@@ -141,7 +148,11 @@ class Writer:
         """The image in a file, or in ``content``, which was read from that file."""
         file = self.out / name
         try:
-            return read_image(file if content is None else io.BytesIO(content))
+            image = read_image(file if content is None else io.BytesIO(content))
+            if self.shape not in (None, image.shape):
+                found, wanted = (" x ".join(map(str, shape)) for shape in (image.shape, self.shape))
+                raise ValueError(f"it has shape {found}, not {wanted}")
+            return image
         except (OSError, ValueError, SyntaxError) as error:  # Pillow's
             raise DamagedError(file, error) from error
 
@@ -214,7 +225,10 @@ class Writer:
     def _read_part(self, group: Group) -> dict[str, Any]:
         path = self._part(group)
         try:
-            return read_json(path)
+            part = read_json(path)
+            if missing := [key for key in PART if key not in part]:
+                raise ValueError(f"it lacks {missing[0]}")
+            return part
         except (OSError, ValueError) as error:
             raise DamagedError(path, error) from error
 

@@ -6,9 +6,11 @@ from omegaconf import DictConfig
 
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
+from dearkd.synthesis.set_batches import grouping
 from dearkd.trained.resolve import EMBEDDED
 from synth.classifier import Classifier
 from synth.generator_settings import SIZES
+from synth.groups import even_shares
 
 __all__ = ["generator_recipe"]
 
@@ -37,19 +39,21 @@ def generator_recipe(given: DictConfig, teacher: Classifier, classes: int) -> di
     """Settings chosen for the user; ``classes`` is the number of classes to make.
 
     Raises:
-        UserError: If a setting of inversion's recipes is given.
+        UserError: If a setting of inversion's recipes is given, or no group fits into
+            ``images_per_batch``.
     """
     for name, typed in (("fast", "--fast"), ("recipe", f"--recipe {given.get('recipe')}")):
         if given.get(name):
             raise UserError(f"{typed} is for --engine inversion; leave it out")
     own = [_own_size(teacher)]
     default = DIGITS_PER_CLASS if teacher.name == EMBEDDED else PER_CLASS
+    per_class = given.get("per_class")
     return {
         "resolutions": own,
         "iterations": [STEPS] * len(given.get("resolutions") or own),
         "per_class": default,
         "objective": dict(WEIGHTS),
-        **_group(given, classes),
+        **_group(given, classes, default if per_class is None else per_class),
     }
 
 
@@ -60,11 +64,11 @@ def _own_size(teacher: Classifier) -> int:
     return max(low, min(high, size // 4 * 4))
 
 
-def _group(given: DictConfig, classes: int) -> dict[str, int]:
+def _group(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
     """Classes and images of each in a batch of at most ``images_per_batch``, which is one group.
 
     Raises:
-        UserError: If ``images_per_batch`` has no room for 2 images of 2 classes.
+        UserError: If ``images_per_batch`` is given and no group fits into it.
     """
     asked = given.get("images_per_batch")
     room = BATCH if asked is None else asked
@@ -73,4 +77,11 @@ def _group(given: DictConfig, classes: int) -> dict[str, int]:
     images = given.get("images_per_class") or min(FEWEST, room // 2)
     members = given.get("classes_per_group") or max(2, min(classes, room // max(1, images)))
     share = given.get("images_per_class") or max(1, room // max(1, members))
-    return {"images_per_class": share, "classes_per_group": members}
+    shape = {"images_per_class": share, "classes_per_group": members}
+    if asked is None or min(share, members, per_class) < 1:  # the latter is refused later
+        return shape
+    # Even shares may be larger than these: of 3 classes no group of 2 is made.
+    if max(even_shares(per_class, share)) * max(even_shares(classes, members)) <= room:
+        return shape
+    fitting = grouping(given, classes, shape | {"per_class": per_class})
+    return {name: fitting[name] for name in shape}

@@ -15,7 +15,7 @@ from synth.classifier import Classifier
 from synth.groups import even_shares
 from synth.settings import SynthesisConfig
 
-__all__ = ["batching", "groups_that_fit"]
+__all__ = ["batching", "grouping", "groups_that_fit"]
 
 CPU_PIXELS = 2 * 40 * 16**2
 """Pixels of a batch up to which a CPU takes several groups: at 16 px two of 40 images cost a
@@ -42,7 +42,7 @@ def batching(
     if not own["resolutions"] or min(*numbers, *own["resolutions"]) < 1:
         return {}  # refused, with its bound, when the settings are made
     if given.get("images_per_batch") is not None:
-        return _grouping(given, classes, own)
+        return grouping(given, classes, own)
     if given.get("groups_per_batch") is not None:
         return {}
     images = even_shares(own["per_class"], own["images_per_class"])
@@ -61,7 +61,7 @@ def groups_that_fit(room: int, images: int, groups: int) -> int:
     return max(1, min(room // images, MOST_GROUPS, groups // MOST_GROUPS))
 
 
-def _grouping(given: DictConfig, classes: int, own: dict[str, Any]) -> dict[str, int]:
+def grouping(given: DictConfig, classes: int, own: dict[str, Any]) -> dict[str, int]:
     """Images a class, classes a group and groups a batch that fit into ``images_per_batch``.
 
     The defaults are tried first, then fewer classes, then fewer images of a class.

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SETTINGS_FILE
 from dearkd.errors import UserError
 from dearkd.run_folder.folder import next_folder
-from dearkd.run_folder.lock import held
+from dearkd.run_folder.lock import held, is_held
 from dearkd.run_folder.processes import from_main
 from dearkd.synthesis.settings import SynthesizeConfig
 
@@ -29,11 +29,15 @@ WAIT_SECONDS = 0.5
 def newest_unfinished_set(root: Path = Path("runs")) -> Path:
     """The folder of the set that was begun last and has no manifest yet.
 
+    Sets that another process is working on are skipped.
+
     Raises:
         UserError: If there is none.
     """
     begun = [
-        file for file in root.glob(f"*/{CONFIG_FILE}") if not (file.parent / MANIFEST_FILE).exists()
+        file
+        for file in root.glob(f"*/{CONFIG_FILE}")
+        if not (file.parent / MANIFEST_FILE).exists() and not is_held(file.parent, LOCK_FILE)
     ]
     if not begun:
         raise UserError(f"no unfinished synthetic set under {root}/; name one with --out FOLDER")

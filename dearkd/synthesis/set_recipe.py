@@ -91,6 +91,9 @@ def recipe_for(
     drawn = given.get("engine") == "generator"
     make = generator_recipe if drawn else _inversion_recipe
     recipe = make(given, teacher, classes)
+    if OmegaConf.select(given, "objective.bn_weight") == 0:  # the others have no effect then
+        kept = {k: v for k, v in recipe["objective"].items() if not k.startswith("bn_")}
+        recipe["objective"] = kept
     if not mirrored:
         recipe["flip_probability"] = 0.0  # a mirrored digit is another one, or none
     if OmegaConf.select(given, "student.name") is not None:

@@ -14,6 +14,7 @@ from omegaconf import DictConfig, OmegaConf
 from dearkd.config_file import complete, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
 from dearkd.errors import UserError
+from dearkd.said import counted
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.settings import SynthesizeConfig
@@ -30,6 +31,7 @@ from synth.chains import chains_of
 from synth.classifier import Classifier
 from synth.groups import Group, batches_of, plan_groups
 from synth.guide import size_for
+from synth.image_files import check_channels
 from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
@@ -42,6 +44,7 @@ OPTIONS = {
     "iterations": "--iters",
     "per_class": "--per-class",
     "allow_no_bn": "--allow-no-bn",
+    "image_format": "--format",
 }
 """Settings of ``synth`` that have an option of their own on the command line."""
 
@@ -101,6 +104,7 @@ def prepare(
     recipe, notes = recipe_for(open_choices, teacher, count, source.saw_mirrored)
     with _as_typed():
         config = complete(SynthesizeConfig, recipe, given)
+        check_channels(teacher.name, len(teacher.mean), config.image_format)
     named = dataclasses.replace(config.teacher, name=teacher.name)
     config = dataclasses.replace(config, teacher=named)
     synthesis = _library_part(config, classes)
@@ -116,13 +120,15 @@ def prepare(
         _check_same_classes(role, network, teacher)
     _refuse_twins((teacher, *others))
     with _as_typed():
-        Objective(
+        objective = Objective(
             teacher,
             config.objective,
             allow_no_bn=config.allow_no_bn,
             student=student,
             others=others,
         )
+    if not is_chosen and not objective.recorders:
+        _refuse_idle_bn(given, teacher)
     for size in config.resolutions:
         for one in (teacher, *others):
             one.check_last_layer(size_for(one, teacher, size))
@@ -197,6 +203,15 @@ def _further(given: DictConfig, trust: bool) -> list[Resolved]:
     ]
 
 
+def _refuse_idle_bn(given: DictConfig, teacher: Classifier) -> None:
+    """Refuses settings of R_BN that are given where no teacher has what it is about."""
+    for name in ("bn_weight", "bn_relative", "bn_first_multiplier"):
+        if OmegaConf.select(given, f"objective.{name}"):
+            raise UserError(
+                f"objective.{name} has no effect: {teacher.name} has no BatchNorm2d; leave it out"
+            )
+
+
 def _refuse_twins(teachers: Sequence[Classifier]) -> None:
     """Refuses a teacher that is named twice: its say would only count double."""
     hashes = [one.weights_hash() for one in teachers] if len(teachers) > 1 else []
@@ -223,7 +238,10 @@ def _classifier(found: Resolved) -> Classifier:
 
 
 def _check_same_classes(role: str, network: Classifier | None, teacher: Classifier) -> None:
-    """Refuses a verifier, student or further teacher whose classes are not the teacher's."""
+    """Refuses a verifier, student or further teacher of other classes or image channels.
+
+    Grey images are shown in every channel of a network that takes colours.
+    """
     if network is None:
         return
     first = f"teacher {teacher.name}" if role == "teacher" else "the teacher"
@@ -231,6 +249,11 @@ def _check_same_classes(role: str, network: Classifier | None, teacher: Classifi
         raise UserError(
             f"{role} {network.name} has {network.num_classes} classes, {first} "
             f"{teacher.num_classes}; it must know the same ones"
+        )
+    if len(teacher.mean) > 1 and len(network.mean) != len(teacher.mean):
+        raise UserError(
+            f"{role} {network.name} takes images of {counted(len(network.mean), 'channel')}, "
+            f"{first} {len(teacher.mean)}; name one that takes as many"
         )
     ours, theirs = teacher.class_names, network.class_names
     if ours and theirs and ours != theirs:

@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 import timm
 import torch
-from toy_nets import classifier, random_net
+from toy_nets import ToyNet, classifier, random_net
 
 from synth.cores import usable_cores
 from synth.facts import (
@@ -31,6 +31,27 @@ PLAIN = Facts(
 )
 LONG = {"minutes_a_graph": 1234.0}
 GPU = {"device": "cuda", "bf16_units": "tensor cores"}
+
+
+class Whole(ToyNet):
+    """Takes images of one size alone: its last layer sees the whole map."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.fc = torch.nn.Linear(12 * (size // 4) ** 2, 4)
+
+    def forward_head(self, x, pre_logits=False):
+        return x.flatten(1) if pre_logits else self.fc(x.flatten(1))
+
+
+def test_a_further_teacher_is_counted_at_the_size_that_it_sees():
+    config = SynthesisConfig(resolutions=(16,), iterations=(3,))
+    batches = ((Group(id=0, targets=(0, 0, 1, 1)),),)
+    other = classifier(Whole(32), img_size=32)
+    both = facts_of(config, classifier(random_net()), batches, CPU, others=(other,))
+    alone = facts_of(config, classifier(random_net()), batches, CPU)
+    bare = facts_of(dataclasses.replace(config, resolutions=(32,)), other, batches, CPU)
+    assert both.minutes_a_graph == pytest.approx(alone.minutes_a_graph + bare.minutes_a_graph)
 
 
 def facts(**kwargs):

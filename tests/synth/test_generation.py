@@ -269,6 +269,14 @@ def test_a_damaged_state_is_named(teacher, tmp_path):
     assert end.manifest is not None
 
 
+def test_the_random_state_of_a_gpu_is_not_touched(teacher, monkeypatch):
+    def touched(seed):
+        raise AssertionError("the caller's draws on a GPU are seeded anew")
+
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", touched)
+    GeneratorChain(Objective(teacher, config().objective), config(), CPU)
+
+
 def test_random_state_is_left_as_it_is(teacher, tmp_path):
     state = torch.get_rng_state()
     list(synthesize(config(per_class=2), teacher, tmp_path / "run"))

@@ -490,6 +490,60 @@ def test_all_that_was_damaged_is_named_at_once(teacher, tmp_path, image_format):
     assert json.loads((out / "manifest.json").read_text())["images"] == before
 
 
+@pytest.mark.parametrize(("mode", "side"), [("RGB", 20), ("L", 16), ("P", 16)])
+def test_an_image_of_another_shape_is_damaged(whole, teacher, tmp_path, mode, side):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    changed = sorted(out.glob("*/000000_000.png"))[0]  # the first of its group
+    Image.new(mode, (side, side)).save(changed)
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=rf"{changed} is damaged \(it has shape .*, not 3 x 16 x"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+    changed.unlink()
+    list(synthesize(config(), teacher, out, verifier=second, resume=True))
+    assert hashes(out) == hashes(whole[0])
+
+
+@pytest.mark.parametrize("content", ["[]", "3", "{}", '{"images": 3}'])
+def test_a_part_that_says_something_else_is_damaged(whole, teacher, tmp_path, content):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    part = out / ".parts/group_000001.json"
+    part.write_text(content)
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=f"{part} is damaged .* delete it and resume"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+
+
+@pytest.mark.parametrize(
+    "changed",
+    [
+        [],
+        3,
+        {},
+        {"kernels": {}},
+        {"kernels": {"threads": 0}},
+        {"kernels": {"threads": "one"}},
+        {"kernels": {"precision": "fp8"}},
+        {"kernels": {"planets": 8}},
+        {"bn_weight": None},
+    ],
+    ids=str,
+)
+def test_settings_that_say_something_else_are_damaged(whole, teacher, tmp_path, changed):
+    out = tmp_path / "run"
+    shutil.copytree(whole[0], out)
+    file = out / "settings.json"
+    content = json.loads(file.read_text())
+    if isinstance(changed, dict) and changed:
+        kernels = changed.get("kernels")
+        changed = content | changed | ({"kernels": content["kernels"] | kernels} if kernels else {})
+    file.write_text(json.dumps(changed))
+    second = classifier(random_net(5), "second")
+    with pytest.raises(ValueError, match=f"{file} is damaged .*; restore it, or name another fol"):
+        list(synthesize(config(), teacher, out, verifier=second, resume=True))
+
+
 def test_an_end_that_is_no_number_is_an_error(teacher, tmp_path, monkeypatch):
     call = Objective.__call__
 
@@ -526,6 +580,23 @@ def test_a_run_that_cannot_start(whole, teacher, tmp_path):
         network = ToyNet(norm=lambda c: torch.nn.GroupNorm(1, c))
         first(config(), tmp_path / "new", classifier(network))
     assert not (tmp_path / "new").exists()
+
+
+@pytest.mark.parametrize(
+    ("channels", "image_format", "words"),
+    [
+        (2, "png", "toy takes images of 2 channels; image files have 1 .grey. or 3"),
+        (4, "parquet", "toy takes images of 4 channels"),
+        (1, "webp", "image_format=webp has no grey images, which toy takes; use png or parquet"),
+    ],
+)
+def test_images_that_no_file_can_hold_are_refused(tmp_path, channels, image_format, words):
+    network = random_net()
+    network.conv1 = torch.nn.Conv2d(channels, 8, 3, stride=2, padding=1, bias=False)
+    odd = classifier(network, mean=(0.5,) * channels, std=(0.5,) * channels)
+    with pytest.raises(SynthError, match=words):
+        list(synthesize(config(image_format=image_format), odd, tmp_path / "run"))
+    assert not (tmp_path / "run").exists()
 
 
 def test_without_batch_norm_the_priors_alone(tmp_path):

@@ -122,9 +122,10 @@ def test_a_group_is_finished_when_its_part_is_there(tmp_path, pixels):
     writer = Writer(tmp_path, ("a", "b", "c"), "png")
     writer.write_images(GROUP, pixels)
     assert not writer.is_finished(GROUP)
-    writer.write_part(GROUP, {"group": 12})
-    assert writer.is_finished(GROUP) and writer.parts([GROUP]) == [{"group": 12}]
-    assert json.loads((tmp_path / ".parts/group_000012.json").read_text()) == {"group": 12}
+    part = {"group": 12, "terms": {}, "images": [], "curve": [], "seconds": 1.0}
+    writer.write_part(GROUP, part)
+    assert writer.is_finished(GROUP) and writer.parts([GROUP]) == [part]
+    assert json.loads((tmp_path / ".parts/group_000012.json").read_text()) == part
 
 
 @pytest.mark.parametrize(

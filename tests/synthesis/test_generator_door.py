@@ -1,10 +1,13 @@
 """`dearkd synthesize --engine generator`, and several teachers by either engine."""
 
+import itertools
 import re
+import types
 
 import pytest
 import timm
 import torch
+from omegaconf import OmegaConf
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from test_forecast import TRIAL
@@ -12,15 +15,18 @@ from test_synthesize import Killed, hashes, invoke, made, manifest, refused
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
+from dearkd.errors import UserError
 from dearkd.report.collect import collect
 from dearkd.report.rows import set_row
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.synthesis.forecast import _seconds
+from dearkd.synthesis.generator_recipe import generator_recipe
 from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from synth import synthesis
 from synth.generator_settings import GeneratorConfig
-from synth.groups import batches_of
+from synth.groups import batches_of, plan_groups
+from synth.settings import SynthesisConfig
 
 DRAW = ["--engine", "generator"]
 ARITHMETIC = ["--set", "precision=fp32", "--set", "layout=contiguous"]
@@ -70,6 +76,23 @@ def test_the_bare_defaults():
     assert config.generator == GeneratorConfig()
     few = prepare(None, [], {"engine": "generator", "images_per_batch": 21}).config
     assert (few.images_per_class, few.classes_per_group) == (4, 5)
+
+
+@pytest.mark.parametrize("room", [4, 10, 21, 50])
+def test_images_per_batch_are_never_exceeded(room):
+    teacher = types.SimpleNamespace(name="digits", img_size=16)
+    for classes, per_class in itertools.product((2, 3, 5, 10), (3, 20)):
+        given = OmegaConf.create({"images_per_batch": room, "per_class": per_class})
+        try:
+            recipe = generator_recipe(given, teacher, classes)
+        except UserError as error:
+            given.images_per_batch = int(re.search(r"at least (\d+); use", str(error))[1])
+            assert given.images_per_batch > room
+            recipe = generator_recipe(given, teacher, classes)
+        shape = {key: recipe[key] for key in ("images_per_class", "classes_per_group")}
+        groups = plan_groups(SynthesisConfig(per_class=per_class, **shape), classes)
+        assert max(len(group.targets) for group in groups) <= given.images_per_batch
+        assert "groups_per_batch" not in recipe
 
 
 @pytest.mark.parametrize("written", [False, True])

@@ -27,16 +27,19 @@ from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
 from dearkd.data.datasets import open_evaluation
 from dearkd.data.synthetic_set import missing_images
+from dearkd.errors import UserError
 from dearkd.report.set_chapter import TERMS
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
 from dearkd.synthesis.conclusion import _advice, _train_command
 from dearkd.synthesis.live import SynthesisProgress, clock
+from dearkd.synthesis.set_folder import newest_unfinished_set
 from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
-from dearkd.synthesis.setup import prepare
+from dearkd.synthesis.setup import _check_same_classes, prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from dearkd.training.batches import training_batches
 from dearkd.training.build import build
+from synth.classifier import Classifier
 from synth.groups import batches_of
 from synth.kernels import Kernels
 from synth.settings import ObjectiveConfig, SynthesisConfig
@@ -538,6 +541,16 @@ def test_a_recipe_sets_the_weights_that_are_not_given():
     assert large.objective.tv_weight < prepare(None, []).config.objective.tv_weight
 
 
+@pytest.mark.parametrize("engine", ["inversion", "generator"])
+def test_without_r_bn_a_recipe_has_none_of_its_settings(engine):
+    setup = prepare(None, ["objective.bn_weight=0"], {"engine": engine})
+    weights, plain = setup.config.objective, ObjectiveConfig()
+    assert (weights.bn_weight, weights.bn_relative) == (0, plain.bn_relative)
+    assert weights.bn_first_multiplier == plain.bn_first_multiplier
+    assert weights.ep_weight != plain.ep_weight  # the rest of the recipe stays
+    assert not any("bn_" in note for note in setup.notes)
+
+
 def test_a_size_far_from_the_teachers_own_is_warned_of():
     words = "warning: digits learned from 16-px images and may recognise little"
     for size, warned in ((16, False), (64, False), (224, True)):
@@ -619,6 +632,7 @@ MISTAKES = [
     (["--res", "big"], "--res wants whole numbers, one a stage, as in 112,224; got 'big'"),
     (["--res", "16,8", "--iters", "2,2"], "--res must not fall, got [16, 8]; write --res 8,16"),
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
+    (["--res", "16,9000", "--iters", "2,2"], "--res of every stage must be at most 8192, got 9000"),
     (["--res", "16,32", "--iters", "4"], "one entry a stage, got [16, 32] and [4]"),
     (["--iters", "-4"], "--iters wants whole numbers, one a stage, as in 2000,2000"),
     (["--fast", "--iters", "50"], "--fast sets the iterations; leave --iters out, or --fast"),
@@ -678,6 +692,14 @@ def test_images_far_below_the_teachers_size_are_noted_before_they_are_made(tmp_p
     assert "was trained at" not in large.output
 
 
+def test_settings_of_batch_norm_need_it(no_bn):
+    named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
+    named += ["--res", "32", "--iters", "2", "--dry-run"]
+    for setting in ("bn_weight=3", "bn_relative=true", "bn_first_multiplier=10"):
+        line = refused(*named, "--set", f"objective.{setting}")
+        assert f"objective.{setting.partition('=')[0]} has no effect: convnext_atto has no" in line
+
+
 def test_auto_weights_need_batch_norm(no_bn):
     named = ["--teacher", "convnext_atto", "--teacher-weights", no_bn, "--allow-no-bn"]
     line = refused(*named, "--auto-weights", "--res", "32", "--iters", "2", "--dry-run")
@@ -701,11 +723,38 @@ def test_folders_that_are_taken_are_refused(tmp_path, digits):
     assert "leave x.yaml out" in refused("x.yaml", "--resume", "--out", digits[0])
 
 
+def test_bare_resume_passes_over_sets_that_another_process_works_on(tmp_path):
+    from dearkd.run_folder.lock import held
+
+    for age, name in enumerate(("new", "old")):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "synthesize.yaml").write_text("{}")
+        os.utime(tmp_path / name / "synthesize.yaml", (100 - age, 100 - age))
+    assert newest_unfinished_set(tmp_path) == tmp_path / "new"
+    with held(tmp_path / "new", ".lock.tmp"):
+        assert newest_unfinished_set(tmp_path) == tmp_path / "old"
+
+
 def test_a_folder_in_use_is_refused(tmp_path):
     from dearkd.run_folder.lock import held
 
     with held(tmp_path / "set", ".lock.tmp"):
         assert "is in use by another running process" in refused("--out", tmp_path / "set", *SHORT)
+
+
+def test_networks_that_take_other_channels_are_refused_before_images_are_made(tmp_path):
+    grey = Classifier(
+        name="grey",
+        network=timm.create_model("test_resnet", in_chans=1, num_classes=10),
+        mean=(0.5,),
+        std=(0.5,),
+        img_size=16,
+        num_classes=10,
+    )
+    teacher = dataclasses.replace(grey, name="colours", mean=(0.5,) * 3, std=(0.5,) * 3)
+    with pytest.raises(UserError, match="verifier grey takes images of 1 channel, the teacher 3"):
+        _check_same_classes("verifier", grey, teacher)
+    _check_same_classes("verifier", teacher, grey)  # grey images are shown in all of its channels
 
 
 def test_time_left_is_told_from_pixels():
