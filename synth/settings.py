@@ -167,7 +167,7 @@ class SynthesisConfig:
     def _check_stages(self) -> None:
         if not self.resolutions or len(self.resolutions) != len(self.iterations):
             raise SynthError(
-                "resolutions and iterations need one entry a stage, got "
+                "resolutions and iterations need one entry a stage, as in 112,224 and 500,500; got "
                 f"{list(self.resolutions)} and {list(self.iterations)}"
             )
         for name, floor in (("resolutions", 8), ("iterations", 1)):

@@ -40,7 +40,7 @@ def say_next(folder: Path, setup: Setup, say: Callable[..., None]) -> None:
 
 def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
     """Lines on what each network recognises, and on what may help where it is little."""
-    judges = {"teacher": setup.teacher.name}
+    judges, names = {"teacher": setup.teacher.name}, setup.teacher.class_names
     if setup.verifier is not None:
         judges["verifier"] = setup.verifier.name
     for role, verdict in content["quality"].items():
@@ -48,7 +48,8 @@ def _verdicts(content: dict[str, Any], setup: Setup) -> Iterator[str]:
         worst = min(share["per_class"], key=lambda index: share["per_class"][index])
         yield (
             f"recognised by the {role} {judges[role]}: {100 * share['overall']:.1f} % "
-            f"(least: class {worst}, {100 * share['per_class'][worst]:.0f} %)"
+            f"(least: class {names[int(worst)] if names else worst}, "
+            f"{100 * share['per_class'][worst]:.0f} %)"
         )
         if (spread := verdict["diversity"]["overall"]) is not None:
             yield f"  mean distance within a class in its embedding (0-2): {spread:.3f}"

@@ -61,7 +61,10 @@ def test_objective_ranges(kwargs, message):
 @pytest.mark.parametrize(
     ("kwargs", "message"),
     [
-        ({"resolutions": (32,)}, r"one entry a stage, got \[32\] and \[2000, 2000\]"),
+        (
+            {"resolutions": (32,)},
+            r"stage, as in 112,224 and 500,500; got \[32\] and \[2000, 2000\]",
+        ),
         ({"resolutions": (), "iterations": ()}, "one entry a stage"),
         ({"resolutions": (4, 224)}, "resolutions of every stage must be at least 8, got 4"),
         ({"iterations": (5, 0)}, "iterations of every stage must be at least 1, got 0"),
