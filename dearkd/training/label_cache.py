@@ -20,10 +20,12 @@ from dearkd.labels.check import SAMPLE, check_answers, check_pictures, pictures
 from dearkd.labels.folder import LabelFolder, create_manifest, read_manifest
 from dearkd.labels.identity import Identity, check_form, check_same, identity, key_of
 from dearkd.labels.memory import LabelMemory
+from dearkd.misfit import misfit
 from dearkd.models.teacher import Form
 from dearkd.run_folder.processes import from_main
 from dearkd.run_folder.provenance import versions
 from dearkd.said import counted, size_text
+from dearkd.shapes import LABELS
 from dearkd.training.batches import epoch_order, sample_batches
 from dearkd.training.build import Parts
 
@@ -116,10 +118,14 @@ def _manifest(
         if dry_run:
             return own
         stored = create_manifest(path, own)  # another run may have made it meanwhile
-    if stored["format"] != FORMAT:
+    if stored.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"{path} is of another version of dearkd (format {stored['format']}, here {FORMAT}); "
             "choose another folder for --cache-labels"
+        )
+    if (fault := misfit(stored, LABELS)) is not None:
+        raise UserError(
+            f"{path} has a damaged labels.json ({fault}); delete the folder, it is made anew"
         )
     check_same(path, stored["of"], own["of"])
     check_form(path, stored["answers"], own["answers"], parts.config.method)
