@@ -11,6 +11,7 @@ __all__ = [
     "ANALYSIS",
     "DIVERSITY",
     "EPOCH",
+    "LABELS",
     "LOSS_CURVES",
     "MANIFEST",
     "METADATA",
@@ -122,6 +123,16 @@ RECORDED_RUN: Shape = {
 }
 """A run in a study's record."""
 
+LABELS: Shape = {
+    "format": whole,
+    "answers": lambda form: form in ("labels", "logits"),
+    "key": str,
+    "of": dict,
+    "versions": {...: str},
+    "pictures": [([number], NONE)],
+    ...: object,
+}
+"""``labels.json`` of a label cache."""
 
 NETWORK: Shape = {"name?": (str, NONE), "weights_sha256?": str, "mean?": [number], ...: object}
 JUDGED: Shape = (

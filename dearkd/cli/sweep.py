@@ -28,7 +28,10 @@ def sweep(
     ] = None,
     cache_labels: Annotated[
         Path | None,
-        typer.Option(help="Folder for the teacher's answers, which the arms then share."),
+        typer.Option(
+            help="Folder for the teacher's answers, which arms of one seed and the same images "
+            "then share, if all learn from labels or all from logits."
+        ),
     ] = None,
     jobs: Annotated[
         int,

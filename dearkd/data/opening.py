@@ -13,6 +13,7 @@ from dearkd.data.splits import (
     EVALUATION_NAMES,
     TRAIN_NAMES,
     by_split,
+    from_home,
     is_pattern,
     matching_files,
 )
@@ -46,10 +47,10 @@ def open_place(
             else open_hosted(data, root, evaluation_only)
         )
         return without_labels(train) if train and labelled is False else train, evaluation
-    path = Path(data).expanduser()
+    path = from_home(data)
     wds = data.lower().startswith(SHARDS) and not path.exists()
     if wds:
-        path = Path(data[len(SHARDS) :]).expanduser()
+        path = from_home(data[len(SHARDS) :])
     is_named = bool(data[len(SHARDS) if wds else 0 :].strip())  # nothing would be this folder
     if is_pattern(str(path)) and not path.exists():
         return _open_files(matching_files(str(path)), data, labelled), None

@@ -2,6 +2,7 @@
 
 import glob
 import math
+import os
 import re
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -12,6 +13,7 @@ __all__ = [
     "EVALUATION_NAMES",
     "TRAIN_NAMES",
     "by_split",
+    "from_home",
     "is_pattern",
     "matching_files",
     "split_of",
@@ -24,6 +26,11 @@ _RANGE = re.compile(r"\{(\d+)\.\.(\d+)\}")
 _WILDCARDS = "*?["
 MOST_FILES = 100_000
 """Files that ranges count at most: a stranger's may count to the end of memory."""
+
+
+def from_home(path: str | Path) -> Path:
+    """A path in which ``~`` is the user's home; ``~NAME`` of nobody is a path like any other."""
+    return Path(os.path.expanduser(path))  # noqa: PTH111 - Path.expanduser fails for nobody's
 
 
 def split_of(file: Path, root: Path) -> str | None:

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped, unused-ignore]
 
-from dearkd.data.splits import is_pattern, matching_files
+from dearkd.data.splits import from_home, is_pattern, matching_files
 from dearkd.errors import UserError, one_line
 
 __all__ = [
@@ -156,13 +156,13 @@ class SyntheticSet:
 
 def is_set(path: str | Path) -> bool:
     """Whether a folder has a file of a synthetic set, finished or not; nothing is read."""
-    root = Path(path).expanduser()
+    root = from_home(path)
     return any((root / name).is_file() for name in (MANIFEST_FILE, SETTINGS_FILE, CONFIG_FILE))
 
 
 def read_set(path: str | Path) -> SyntheticSet | None:
     """The synthetic set in a folder, finished or not; None: none of its files are there."""
-    root = Path(path).expanduser()
+    root = from_home(path)
     if not is_set(root):
         return None
     finished = (root / MANIFEST_FILE).is_file()
@@ -173,7 +173,7 @@ def read_set(path: str | Path) -> SyntheticSet | None:
 
 def named_paths(data: str) -> list[Path]:
     """What a data setting names: a path, or several by a pattern; they may not exist."""
-    path = Path(data).expanduser()
+    path = from_home(data)
     return matching_files(str(path)) if is_pattern(str(path)) and not path.exists() else [path]
 
 

@@ -15,15 +15,17 @@ from typing import Any, Literal, get_args
 from rich.console import Console
 from rich.text import Text
 
-from dearkd.errors import MissingFileError, UserError
+from dearkd.errors import MissingFileError, UserError, one_line
 from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
+from dearkd.misfit import misfit
 from dearkd.models.cost import parameter_count
 from dearkd.models.fused import fused
 from dearkd.run_folder.files import new_file_mode, sync, write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import unwritable
+from dearkd.shapes import SUMMARY
 from dearkd.trained.exported import (
     open_onnx,
     open_timm,
@@ -35,6 +37,11 @@ from dearkd.trained.trained import Trained
 
 __all__ = ["Form", "export_run"]
 
+SHOWN = (
+    *("method", "data", "teacher", "epochs", "train_images", "eval_images", "top1", "heads"),
+    *("best_top1", "best_epoch", "seed", "precision", "device", "versions"),
+)
+"""What a model card shows of a run's summary."""
 Form = Literal["onnx", "torch-export", "timm", "hf-folder"]
 
 
@@ -164,10 +171,18 @@ def _summary(run: Path) -> dict[str, Any]:
         UserError: If their file is damaged.
     """
     file = RunFolder(run).summary_file
+    if not file.is_file():
+        return {}
     try:
-        return json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        summary = json.loads(file.read_text(encoding="utf-8"))
+        fault = misfit(summary, SUMMARY) or misfit(summary, dict.fromkeys((*SHOWN, ...), object))
+        if fault is not None:
+            raise ValueError(fault)
     except ValueError as error:
-        raise UserError(f"{file} is damaged, and the model card shows it; remove it") from error
+        raise UserError(
+            f"{file} is damaged ({one_line(error)}), and the model card shows it; remove it"
+        ) from error
+    return summary
 
 
 def _write_folder(place: Path, write: Callable[[Path], None]) -> None:

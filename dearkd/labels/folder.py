@@ -93,7 +93,8 @@ class LabelFolder:
 
     def epochs(self) -> list[int]:
         """Those of which there is a file."""
-        return sorted({int(file.name.split("-")[1]) for file in self.path.glob(_name("*", "*"))})
+        numbers = {file.name.split("-")[1] for file in self.path.glob(_name("*", "*"))}
+        return sorted(int(number) for number in numbers if number.isdecimal())
 
     def known(self, epoch: int) -> NDArray[np.bool_]:
         """Which views of an epoch are there."""
@@ -158,7 +159,7 @@ def _whole(file: Path) -> Iterator[None]:
     """What reading a damaged file raises becomes one line with the remedy."""
     try:
         yield
-    except (SafetensorError, ValueError) as error:
+    except (SafetensorError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{file} is damaged; delete it, its labels are made anew") from error
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from dearkd.errors import UserError, WriteError
+from dearkd.errors import UserError, WriteError, one_line
 from dearkd.misfit import misfit
 from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.folder import RunFolder
@@ -182,7 +182,24 @@ def is_record(path: Path) -> bool:
 
 
 def entry_of(folder: RunFolder, key: Key, settings: Entry) -> Entry:
-    """The entry of a finished run; ``key`` is its arm, fraction and seed."""
+    """The entry of a finished run; ``key`` is its arm, fraction and seed.
+
+    Raises:
+        UserError: If its summary or its metrics are damaged: the record would be, too.
+    """
+    try:
+        entry = _read_entry(folder, key, settings)
+        if (fault := _fault(entry)) is not None:
+            raise ValueError(fault)
+    except (AttributeError, TypeError, ValueError) as error:
+        raise UserError(
+            f"{folder.path} has a damaged summary.json or metrics.jsonl ({one_line(error)}); "
+            "restore them, or remove that folder to train it again"
+        ) from error
+    return entry
+
+
+def _read_entry(folder: RunFolder, key: Key, settings: Entry) -> Entry:
     summary = folder.read_summary()
     arm, fraction, seed = key
     return {
@@ -232,11 +249,18 @@ def _study(stored: dict[str, Any]) -> Study:
 
 def _check_entry(entry: Any, number: int) -> None:
     """Refuses a run that lacks a part, or whose parts are something else than they were."""
-    if (fault := misfit(entry, RECORDED_RUN)) is not None:
+    if (fault := _fault(entry)) is not None:
         raise TypeError(f"run {number}: {fault}")
+
+
+def _fault(entry: Any) -> str | None:
+    """What an entry lacks, or has otherwise than a finished run; None where it is sound."""
+    if (fault := misfit(entry, RECORDED_RUN)) is not None:
+        return fault
     lengths = {len(values) for values in entry["curve"].values()}
-    if len(lengths) > 1:
-        raise TypeError(f"run {number}: its curves have {listed(sorted(map(str, lengths)))} epochs")
+    if len(lengths) > 1 or 0 in lengths:
+        return f"its curves have {listed(sorted(map(str, lengths)))} epochs"
+    return None
 
 
 def _named(value: Any) -> Any:

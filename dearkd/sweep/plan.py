@@ -16,6 +16,7 @@ from typing import Any
 from dearkd.config import WITHOUT_EFFECT, TrainConfig
 from dearkd.config_file import flattened
 from dearkd.errors import UserError
+from dearkd.labels.identity import key_of
 from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.record import Key
@@ -28,6 +29,7 @@ from dearkd.training.batches import epoch_order
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
 from dearkd.training.fingerprints import fingerprints
+from dearkd.training.label_cache import kept_of
 
 __all__ = ["BY_RULE", "PlannedRun", "difference", "plan", "settings_of"]
 
@@ -53,7 +55,7 @@ class PlannedRun:
     fraction: float | None
     seed: int
     config: TrainConfig
-    """As the study says; what it leaves open is left open."""
+    """As the study says, with labels kept by what they are of; what is left open is left open."""
     resolved: TrainConfig
     """As the run's folder will have it."""
     settings: dict[str, Any]
@@ -151,6 +153,9 @@ def _built(
         state = process_state()
         parts, _ = with_arithmetic(parts, state.device, state.num_processes)
         order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+        if config.cache_labels is not None:
+            of, form = kept_of(parts)
+            config = _keeping_labels(config, key_of(of | {"seed": None}, form))
     except UserError as error:
         raise UserError(f"arm {arm!r}: {error}") from error
     if parts.evaluation is None:
@@ -178,12 +183,24 @@ def _with_seed(
     config = study.of_arm(run.arm, run.fraction, seed)
     if config.data.train != run.config.data.train:
         return _built(study, run.arm, run.fraction, seed, trust, costs)
+    if run.config.cache_labels is not None:
+        config = _keeping_labels(config, Path(run.config.cache_labels).name)
     return dataclasses.replace(
         run,
         seed=seed,
         config=config,
         resolved=dataclasses.replace(run.resolved, seed=seed),
     )
+
+
+def _keeping_labels(config: TrainConfig, name: str) -> TrainConfig:
+    """The run with a folder of its seed and of that name for its teacher's answers.
+
+    One folder holds those of one seed, one choice of images and one form, and refuses others.
+    """
+    assert config.cache_labels is not None
+    kept = Path(config.cache_labels, f"seed-{config.seed}", name)
+    return dataclasses.replace(config, cache_labels=str(kept))
 
 
 def _facts(parts: Parts, steps: int) -> dict[str, Any]:

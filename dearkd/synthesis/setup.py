@@ -144,13 +144,25 @@ def _is_of_a_set(path: Path) -> bool:
 def set_teacher(file: Path, trust: bool = False) -> Classifier:
     """The (first) teacher that a set's configuration names.
 
+    The Python files that it imports, which may be a stranger's, are run by ``trust`` alone.
+
     Raises:
         UserError: If it can't be found or opened.
         FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, file, (), None)
-    import_files(given.get("imports") or ())
-    return _classifier(_resolved("teacher", given, trust) or resolve(EMBEDDED))
+    imports = [str(entry) for entry in given.get("imports") or ()]
+    if trust:
+        import_files(imports)
+    try:
+        return _classifier(_resolved("teacher", given, trust) or resolve(EMBEDDED))
+    except UserError as error:
+        if trust or not imports:
+            raise
+        raise UserError(
+            f"{error}; {file} imports {', '.join(imports)}: pass --import FILE, or --trust to run "
+            "that if you know where it comes from"
+        ) from error
 
 
 @contextmanager

@@ -13,6 +13,7 @@ import timm
 from timm.models import split_model_name_tag
 
 from dearkd.data.folders import IMAGE_SUFFIXES
+from dearkd.data.splits import from_home
 from dearkd.errors import MissingFileError, UserError
 from dearkd.misfit import misfit
 from dearkd.models.create import check_name
@@ -115,7 +116,7 @@ def resolve(
         UserError: If it is unknown or no network, or an option does not apply to it.
         MissingFileError: If a path does not exist.
     """
-    path = Path(text).expanduser()
+    path = from_home(text)
     _check_options(text, path, weights, which)
     if path.suffix in GRAPHS:
         found = _graph(text, role, path, trust, graphs)

@@ -8,7 +8,7 @@ batch size, workers and processes (`dearkd.labels.identity` has the whole list).
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from accelerate import Accelerator, PartialState
@@ -18,16 +18,18 @@ from dearkd.errors import UserError
 from dearkd.labels.answers import Answers
 from dearkd.labels.check import SAMPLE, check_answers, check_pictures, pictures
 from dearkd.labels.folder import LabelFolder, create_manifest, read_manifest
-from dearkd.labels.identity import check_form, check_same, identity, key_of
+from dearkd.labels.identity import Identity, check_form, check_same, identity, key_of
 from dearkd.labels.memory import LabelMemory
+from dearkd.misfit import misfit
 from dearkd.models.teacher import Form
 from dearkd.run_folder.processes import from_main
 from dearkd.run_folder.provenance import versions
 from dearkd.said import counted, size_text
+from dearkd.shapes import LABELS
 from dearkd.training.batches import epoch_order, sample_batches
 from dearkd.training.build import Parts
 
-__all__ = ["LabelCache", "opened_labels"]
+__all__ = ["LabelCache", "kept_of", "opened_labels"]
 
 FORMAT = 1
 """Of the manifest and the files; another one is not read."""
@@ -98,6 +100,15 @@ def opened_labels(
     return cache
 
 
+def kept_of(parts: Parts) -> tuple[Identity, Form]:
+    """What the answers of the run's teacher depend on, and in which form they are kept."""
+    assert parts.teacher is not None
+    order, _ = epoch_order(parts, 0, 1)
+    form: Form = getattr(parts.stages[0].objective, "learns_from", "logits")
+    look: Any = parts.student.pretrained_cfg
+    return identity(parts.teacher, parts.train, parts.config.data, order, look), form
+
+
 def _manifest(
     parts: Parts, path: Path, state: PartialState, say: Callable[..., None], dry_run: bool
 ) -> dict[str, Any]:
@@ -107,10 +118,14 @@ def _manifest(
         if dry_run:
             return own
         stored = create_manifest(path, own)  # another run may have made it meanwhile
-    if stored["format"] != FORMAT:
+    if stored.get("format", FORMAT) != FORMAT:
         raise UserError(
             f"{path} is of another version of dearkd (format {stored['format']}, here {FORMAT}); "
             "choose another folder for --cache-labels"
+        )
+    if (fault := misfit(stored, LABELS)) is not None:
+        raise UserError(
+            f"{path} has a damaged labels.json ({fault}); delete the folder, it is made anew"
         )
     check_same(path, stored["of"], own["of"])
     check_form(path, stored["answers"], own["answers"], parts.config.method)
@@ -128,12 +143,8 @@ def _manifest(
 
 def _own_manifest(parts: Parts, state: PartialState) -> dict[str, Any]:
     """The manifest that this run would write."""
-    config, teacher = parts.config, parts.teacher
-    assert teacher is not None
-    order, _ = epoch_order(parts, 0, 1)
-    look: Any = parts.student.pretrained_cfg
-    form: Form = getattr(parts.stages[0].objective, "learns_from", "logits")
-    of = identity(teacher, parts.train, config.data, order, look)
+    config, look = parts.config, cast(Any, parts.student.pretrained_cfg)
+    of, form = kept_of(parts)
     images, _, views = next(iter(_sample(parts, state)(0, 0)))
     return {
         "format": FORMAT,

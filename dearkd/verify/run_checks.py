@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dearkd.errors import UserError, one_line
+from dearkd.errors import MissingFileError, UserError, one_line
 from dearkd.judging.eval import evaluate_target
 from dearkd.misfit import misfit
 from dearkd.run_folder.files import file_hash, load_weights
@@ -16,6 +16,7 @@ from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine, versions
 from dearkd.said import counted
 from dearkd.shapes import SUMMARY
+from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.verify.checks import Check, found, gathered
 
 __all__ = ["run_checks"]
@@ -31,9 +32,11 @@ def run_checks(folder: RunFolder, evaluates: bool, trust: bool = False) -> Itera
     """The checks of a finished run, one after another; ``evaluates``: it is judged once more.
 
     Raises:
-        UserError: If its summary cannot be read.
+        UserError: If its summary cannot be read, or ``trust`` would have no effect.
     """
     summary = _summary(folder)
+    if trust:
+        _check_trust(folder)
     yield from gathered("files", lambda: _files(folder, summary))
     yield from gathered("configuration", lambda: _configuration(folder, summary))
     yield from gathered("epochs", lambda: _epochs(folder, summary))
@@ -59,6 +62,15 @@ def _summary(folder: RunFolder) -> Summary:
     if (fault := misfit(summary, SUMMARY)) is not None:
         raise UserError(f"{file} is not one that dearkd writes ({fault}); restore it from a copy")
     return summary
+
+
+def _check_trust(folder: RunFolder) -> None:
+    """Refuses ``--trust`` where the run's network brings no code along."""
+    try:
+        network = resolve(str(folder.path), "model", trust=True)
+    except UserError:  # which the checks tell
+        return
+    refuse_idle_trust(True, network)
 
 
 def _files(folder: RunFolder, summary: Summary) -> Check:
@@ -134,7 +146,12 @@ def _weights(folder: RunFolder) -> Check:
 
 def _evaluation(folder: RunFolder, summary: Summary, trust: bool) -> Check:
     """Whether the saved weights read the same images rightly, to the last one."""
-    again = evaluate_target(str(folder.path), console=Console(quiet=True), trust=trust)
+    try:
+        again = evaluate_target(str(folder.path), console=Console(quiet=True), trust=trust)
+    except MissingFileError as error:
+        if not folder.model_file.is_file():
+            raise
+        return Check("evaluation", "open", f"it cannot be judged here: {error}")
     images = summary["eval_images"]
     if again["images"]["count"] != images:
         told = f"{again['images']['count']} images can be read, and the run was judged on {images}"

@@ -33,11 +33,15 @@ def verify(
     """Verifies a finished run or set, prints each check, and returns whether none failed.
 
     Raises:
-        UserError: If it is neither, or is not finished.
+        UserError: If it is neither, or is not finished, or ``trust`` would have no effect.
         MissingFileError: If it does not exist.
     """
     if not target.exists():
         raise MissingFileError(f"{target} does not exist; name a run folder or a synthetic set")
+    if trust and not evaluates:
+        raise UserError(
+            "--trust has no effect with --no-evaluation, which opens no network; leave it out"
+        )
     checks = list(_checks(target, evaluates, trust))
     if as_json:
         console.print_json(json.dumps({"target": str(target), "checks": list(map(asdict, checks))}))

@@ -265,6 +265,11 @@ def test_a_damaged_summary_is_named_where_the_card_needs_it(run, tmp_path):
     folder = _copy(run, tmp_path)
     (folder / "summary.json").write_text('{"top1": ')
     assert "summary.json is damaged" in refused("export", folder, "--to", "hf-folder")
+    for text, fault in (("[1]", "it is a list"), ('{"top1": 9.0}', "method is missing")):
+        (folder / "summary.json").write_text(text)
+        line = refused("export", folder, "--to", "hf-folder")
+        assert f"summary.json is damaged ({fault}), and the model card shows it" in line
+    assert {file.name for file in folder.iterdir()} == {"model.safetensors", "summary.json"}
 
 
 def _copy(run, tmp_path):

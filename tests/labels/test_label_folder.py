@@ -14,6 +14,7 @@ from dearkd.errors import UserError, WriteError
 from dearkd.labels.answers import Answers
 from dearkd.labels.folder import LabelFolder, create_manifest, read_manifest
 from dearkd.labels.memory import LabelMemory
+from dearkd.run_folder.files import save_tensors
 
 LABELS = Answers("labels", 10)
 CPU = torch.device("cpu")
@@ -149,6 +150,17 @@ def test_a_file_that_is_no_longer_whole_is_named(tmp_path):
         file.write_bytes(damage)
         with pytest.raises(UserError, match=f"{file.name}.*; delete it"):
             folder.read(0)
+
+
+def test_a_file_without_answers_is_named_and_one_of_another_name_is_none_of_ours(tmp_path):
+    folder = folder_of(tmp_path)
+    (tmp_path / "epoch-best-model.safetensors").write_text("the user's")
+    assert folder.epochs() == []
+    bits = {"views": torch.from_numpy(np.packbits(np.ones(12, dtype=bool)))}
+    save_tensors(tmp_path / "epoch-00003-ab.safetensors", bits, {"key": "key"})
+    assert folder.epochs() == [3]
+    with pytest.raises(UserError, match=r"epoch-00003-ab.safetensors is damaged; delete it"):
+        folder.read(3)
 
 
 def test_a_file_of_other_labels_is_refused(tmp_path):

@@ -34,6 +34,7 @@ def broken(part, key):
     "change",
     [
         lambda content: content["runs"][0]["curve"]["images_per_second"].__setitem__(0, None),
+        lambda content: [values.clear() for values in content["runs"][0]["curve"].values()],
         *(broken("study", key) for key in ("name", "arms", "seeds", "fractions", "compare")),
         *(broken("run", key) for key in ("arm", "seed", "hash", "settings", "summary", "curve")),
         lambda content: content.update(study=3),

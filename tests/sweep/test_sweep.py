@@ -443,6 +443,55 @@ def test_a_file_where_a_run_would_go_is_refused_before_any_training(write_study,
     assert in_process == []
 
 
+def test_the_teachers_answers_are_kept_by_seed_images_and_form(
+    write_study, in_process, toy_teacher, tmp_path
+):
+    """A folder of answers is of one seed, and labels alone do not do for soft distillation."""
+    hard = {"method": "deit-hard"}
+    arms = {"hard": hard, "wide": hard | {"student_args.mlp_ratio": 2.0}}
+    arms["soft"] = {"method": "deit-soft"}
+    study = write_study(arms=arms, fractions=[0.18, 0.3], settings={"data": {"batch_size": 200}})
+    named = ["--teacher", toy_teacher, "--cache-labels", tmp_path / "kept"]
+    swept(study, *named, "--fraction", 0.18)
+    swept(study, *named, "--seed", 1)
+    used = {}
+    for folder in (tmp_path / "runs").glob("*-seed*"):
+        found = json.loads((folder / "summary.json").read_text())["teacher_labels"]
+        used[folder.name] = (found["read"] > 0, found["computed"] > 0)
+    assert len(used) == 9
+    for name, (read, computed) in used.items():
+        assert (read, computed) == ((True, False) if name.startswith("wide") else (False, True))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "fault"),
+    [
+        ("summary.json", b"{", "Expecting property name"),
+        ("summary.json", b"{}", "summary.top1 is missing"),
+        ("metrics.jsonl", b"5\n", "object is not iterable"),
+        ("metrics.jsonl", b"\xff", "codec can't decode byte"),
+        ("metrics.jsonl", b"", "curve.epoch is missing"),
+    ],
+)
+def test_a_damaged_folder_is_named_and_does_not_spoil_the_record(
+    finished, in_process, name, content, fault
+):
+    record = finished.parent / "runs.json"
+    stored = json.loads(record.read_text())
+    lacking = [entry for entry in stored["runs"] if (entry["arm"], entry["seed"]) != ("labels", 1)]
+    record.write_text(json.dumps(stored | {"runs": lacking}))
+    folder = finished.parent / "runs" / "labels-seed1"
+    (folder / name).write_bytes(content)
+    line = refused("sweep", finished, "--out", finished.parent / "runs")
+    assert f"{folder} has a damaged summary.json or metrics.jsonl (" in line
+    assert fault in line
+    assert len(read_record(record).of_study()) == 3
+    shutil.rmtree(folder)
+    swept(finished)
+    assert in_process == [("labels-seed1", "train")]
+    assert len(read_record(record).of_study()) == 4
+
+
 def test_another_study_or_file_is_no_record(finished, write_study):
     other = write_study("others")
     line = refused("sweep", other, "--record", finished.parent / "runs.json")

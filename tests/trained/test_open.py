@@ -10,6 +10,7 @@ import huggingface_hub
 import pytest
 import timm
 import torch
+from commands import refused
 from conftest import opened
 from safetensors.torch import save_file
 from timm.data import ImageNetInfo
@@ -184,6 +185,14 @@ def test_unknown_names(tmp_path: Path) -> None:
     assert "resnet18' has no weights 'nowhere'; known: " in refusal("resnet18.nowhere")
     assert "does not exist" in refusal("runs/nowhere")
     assert "has no model.safetensors: the run is not finished, or" in refusal(str(tmp_path))
+
+
+def test_the_home_of_nobody_is_a_place_that_is_not_there() -> None:
+    """A shell leaves ``~NAME`` as it is where it knows no such user."""
+    assert "teacher ~nobody-here/run does not exist" in refusal("~nobody-here/run")
+    for data in ("~nobody-here/photos", "wds/~nobody-here/photos"):
+        line = refused("train", "--method", "ce", "--data", data)
+        assert f"data {data!r} does not exist" in line
 
 
 @pytest.mark.usefixtures("offline")

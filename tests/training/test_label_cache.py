@@ -341,6 +341,26 @@ def test_views_that_are_drawn_otherwise_are_found_out(tmp_path, toy_teacher, lab
         run(tmp_path / "run", toy_teacher, labels)
 
 
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"format": None}, "format is missing"),
+        ({"of": None}, "of is missing"),
+        ({"answers": "words"}, "answers is 'words'"),
+        ({"pictures": [["a"]]}, "pictures[0][0] is 'a'"),
+    ],
+)
+def test_a_spoiled_manifest_is_named(tmp_path, toy_teacher, labels, change, fault):
+    cache = copied(labels, tmp_path)
+    content = json.loads((cache / "labels.json").read_text()) | change
+    kept = {name: value for name, value in content.items() if value is not None}
+    (cache / "labels.json").write_text(json.dumps(kept))
+    with pytest.raises(UserError) as error:
+        run(tmp_path / "run", toy_teacher, cache)
+    assert f"{cache} has a damaged labels.json ({fault}); delete the folder" in str(error.value)
+    assert not (tmp_path / "run").exists()
+
+
 def test_other_versions_that_draw_the_same_views_are_a_note(tmp_path, toy_teacher, labels):
     cache = copied(labels, tmp_path)
     manifest = json.loads((cache / "labels.json").read_text())

@@ -102,6 +102,29 @@ def test_a_damaged_weights_file_is_told_and_ends_nothing(run):
     assert checks["here"][0] == "holds"
 
 
+def test_images_that_are_elsewhere_leave_the_evaluation_open(run, tmp_path):
+    """As after a copy to another machine: nothing of the run has changed."""
+    text = (run / "config.yaml").read_text()
+    assert "evaluation: null" in text
+    (run / "config.yaml").write_text(
+        text.replace("evaluation: null", f"evaluation: {tmp_path / 'elsewhere' / 'val'}")
+    )
+    _, checks = verdicts(run)
+    assert checks["evaluation"][0] == "open"
+    assert "elsewhere/val" in checks["evaluation"][1]
+    (run / "model.safetensors").unlink()
+    assert verdicts(run)[1]["evaluation"][0] == "fails"
+
+
+def test_trust_where_nothing_brings_code_is_refused_and_fails_no_run(run):
+    line = refused("verify", run, "--trust")
+    assert f"--trust has no effect: {run} runs no code; leave it out" in line
+    line = refused("verify", run, "--trust", "--no-evaluation")
+    assert "--trust has no effect with --no-evaluation" in line
+    (run / "model.safetensors").write_bytes(b"nothing")
+    assert verdicts(run, "--trust")[1]["weights"][0] == "fails"
+
+
 def test_a_run_of_an_older_version_has_no_hashes(run):
     content = json.loads((run / "summary.json").read_text())
     for name in ("files", "memory_format", "threads", "sessions", "processes", "versions"):

@@ -81,6 +81,34 @@ def test_a_teacher_that_cannot_be_asked_leaves_its_check_open(item):
     assert "gone_cnn" in checks["teacher"][1]
 
 
+OWN = """
+from pathlib import Path
+from timm.models import register_model
+import timm
+Path("FOLDER/ran").touch()
+@register_model
+def own_cnn_of_a_set(pretrained=False, **kwargs):
+    return timm.create_model("toy_cnn", **kwargs)
+"""
+
+
+def test_a_sets_python_files_are_run_by_trust_alone(item, toy_teacher):
+    """A set may be a stranger's, and its configuration may name any file."""
+    (item / "own.py").write_text(OWN.replace("FOLDER", str(item)))
+    config = item / "synthesize.yaml"
+    text = config.read_text().replace("imports: []", f"imports: [{item / 'own.py'}]")
+    config.write_text(text)
+    assert verdicts(item)[1]["teacher"][0] == "holds"  # it needs none of them
+    assert not (item / "ran").exists()
+    config.write_text(text.replace(f"name: {toy_teacher}\n", "name: own_cnn_of_a_set\n"))
+    code, checks = verdicts(item)
+    assert (code, checks["teacher"][0]) == (0, "open")
+    assert f"imports {item / 'own.py'}: pass --import FILE, or --trust" in checks["teacher"][1]
+    assert not (item / "ran").exists()
+    verdicts(item, "--trust")
+    assert (item / "ran").exists()
+
+
 def test_damage_and_unfinished_sets_are_refused(item):
     (item / "manifest.json").write_text("{")
     assert "has a manifest that dearkd does not write" in refused("verify", item)
