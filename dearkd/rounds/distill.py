@@ -90,7 +90,8 @@ def distill(
     planned = plan(config, state, trust=trust)
     console.print(f"chosen: {'; '.join(planned.notes)}")
     if dry_run:
-        console.print(to_yaml(planned.config), markup=False)
+        shown = replace(planned.config, out=None if folder is None else str(folder))
+        console.print(to_yaml(shown), markup=False)
         print_plan(RoundsRun(planned, folder or Path("runs") / "new", console, trust))
         return None
     if folder is None:

@@ -173,7 +173,7 @@ class RunFolder:
         return content
 
     def read_metrics(self) -> list[dict[str, Any]]:
-        """The lines of all epochs; a line that a kill left unfinished is skipped."""
+        """The lines of all epochs; damaged ones, as a kill may leave the last, are skipped."""
         return _read_lines(self.metrics_file)
 
     def truncate_metrics(self, epochs: int) -> None:
@@ -232,13 +232,15 @@ def newest_unfinished(root: Path = Path("runs")) -> Path:
 
 
 def _read_lines(file: Path) -> list[dict[str, Any]]:
-    """JSON, a value a line; empty if there is no such file."""
+    """JSON, an object a line; empty if there is no such file."""
     if not file.exists():
         return []
     lines = []
-    for text in file.read_text(encoding="utf-8").splitlines():
+    for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            lines.append(json.loads(text))
+            line = json.loads(text)
         except json.JSONDecodeError:  # a kill or a full disk in the middle of the write
             continue
+        if isinstance(line, dict):
+            lines.append(line)
     return lines

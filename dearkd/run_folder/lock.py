@@ -20,7 +20,7 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
 
     Raises:
         UserError: If another process holds it.
-        WriteError: If it cannot be written to.
+        WriteError: If it cannot be written to, or its file system has no locks.
     """
     file = folder / lock_name
     try:
@@ -31,7 +31,14 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
             f"cannot write to {folder} ({error.strerror}); choose another folder with --out"
         ) from error
     with lock:
-        if not _lock(lock):
+        try:
+            is_ours = _lock(lock)
+        except OSError as error:  # as of NFS and Lustre, where these are mounted without locks
+            raise WriteError(
+                f"cannot lock {file} ({error.strerror}): its file system has no locks; choose a "
+                "folder on another one with --out"
+            ) from error
+        if not is_ours:
             raise UserError(
                 f"{folder} is in use by another running process; wait for it or "
                 "choose another --out"

@@ -204,6 +204,8 @@ def _of_images(role: str, folder: Path) -> str:
 def _of_file(
     text: str, role: str, file: Path, trust: bool, checkpoint: Path | None = None
 ) -> Resolved:
+    if file.suffix.lower() in IMAGE_SUFFIXES:
+        raise UserError(f"{role} {file} is an image; name a run folder, weights or a timm model")
     metadata = read_metadata(file)
     if "arch" not in metadata:
         option = WEIGHTS_OPTIONS.get(role, "--weights FILE")

@@ -303,6 +303,8 @@ def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypat
     assert "student: toy_student" in output
     assert output.count("to do") == 6
     assert "in all for what is left" in output
+    assert "out: null" in output
+    assert "out: free" in distilled(*SMALL, "--dry-run", "--out", "free")
     assert not list(tmp_path.iterdir())
 
 

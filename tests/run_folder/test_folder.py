@@ -1,5 +1,6 @@
 """A new run's folder is its own, however many begin at once; a folder has one holder at a time."""
 
+import errno
 import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ import pytest
 from commands import invoke
 from PIL import Image
 
-from dearkd.errors import UserError
+from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.folder import RunFolder, newest_unfinished, next_folder
 
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
@@ -150,6 +151,28 @@ def test_a_run_that_finds_its_folder_in_use_removes_nothing(tmp_path):
         with pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked(resume=False):
             pass
         assert (folder.path / "checkpoint" / "lock").exists()
+
+
+@pytest.mark.skipif(os.name == "nt", reason="locks by another call there")
+def test_a_file_system_without_locks_is_said_with_the_remedy(tmp_path, monkeypatch):
+    """As NFS and Lustre may be mounted; here is none such to try."""
+    import fcntl
+
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, os.strerror(errno.ENOLCK))
+
+    monkeypatch.setattr(fcntl, "flock", unsupported)
+    with (
+        pytest.raises(WriteError, match=r"cannot lock .*no locks; choose a folder on another"),
+        RunFolder(tmp_path / "run").locked(resume=False),
+    ):
+        pass
+
+
+def test_damaged_lines_of_the_metrics_are_skipped(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_bytes(b'{"epoch": 0}\n5\n\xff\n{"epoch": 1}\n{"epo')
+    assert folder.read_metrics() == [{"epoch": 0}, {"epoch": 1}]
 
 
 @pytest.mark.parametrize("named", [True, False])

@@ -184,6 +184,8 @@ def test_unknown_names(tmp_path: Path) -> None:
     assert "unknown teacher 'regnety_16'; did you mean 'regnety_" in refusal("regnety_16")
     assert "resnet18' has no weights 'nowhere'; known: " in refusal("resnet18.nowhere")
     assert "does not exist" in refusal("runs/nowhere")
+    (tmp_path / "a.PNG").touch()
+    assert "a.PNG is an image; name a run folder, weights or a timm" in refusal(f"{tmp_path}/a.PNG")
     assert "has no model.safetensors: the run is not finished, or" in refusal(str(tmp_path))
 
 
