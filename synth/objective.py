@@ -56,8 +56,9 @@ class Objective:
         L_adv in :func:`synth.priors.decision_adversarial`.
 
     Raises:
-        SynthError: If a teacher has no BatchNorm2d (and ``allow_no_bn`` is off), teachers differ in
-            their number of classes, or a competing student is missing or has other classes.
+        SynthError: If a teacher has no BatchNorm2d (and ``allow_no_bn`` is off), if all have it
+            (and it is on), teachers differ in their number of classes, or a competing student is
+            missing or has other classes.
     """
 
     def __init__(
@@ -80,8 +81,7 @@ class Objective:
         self.dtype = dtype
         self.guides = [Guide(one, teacher, dtype, channels_last) for one in (teacher, *others)]
         self.memory_format, self.exact = self.guides[0].memory_format, self.guides[0].exact
-        for guide in self.guides:
-            _check_recorder(guide, config, allow_no_bn)
+        _check_recorders(self.guides, config, allow_no_bn)
         found = [guide.recorder for guide in self.guides]
         self.recorders = [recorder for recorder in found if recorder is not None]
         self._check_student()
@@ -189,17 +189,20 @@ def _check_classes(teacher: Classifier, others: tuple[Classifier, ...]) -> None:
             )
 
 
-def _check_recorder(guide: Guide, config: ObjectiveConfig, allow_no_bn: bool) -> None:
-    if guide.recorder is not None:
+def _check_recorders(guides: list[Guide], config: ObjectiveConfig, allow_no_bn: bool) -> None:
+    without = [guide.teacher.name for guide in guides if guide.recorder is None]
+    if not without:
+        if allow_no_bn:
+            names = ", ".join(guide.teacher.name for guide in guides)
+            raise SynthError(f"allow_no_bn has no effect: {names} has BatchNorm2d; leave it out")
         return
     if config.auto_weights:
         raise SynthError(
-            f"auto_weights tunes bn_weight, but {guide.teacher.name} has no BatchNorm2d; "
-            "leave it out"
+            f"auto_weights tunes bn_weight, but {without[0]} has no BatchNorm2d; leave it out"
         )
     if not allow_no_bn:
         raise SynthError(
-            f"{guide.teacher.name} has no BatchNorm2d, whose statistics guide synthesis; use one "
+            f"{without[0]} has no BatchNorm2d, whose statistics guide synthesis; use one "
             f"of {TEACHERS_WITH_BN}, or allow_no_bn to go on with the priors alone"
         )
 

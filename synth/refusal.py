@@ -2,7 +2,7 @@
 
 import math
 
-__all__ = ["NotFiniteError", "SynthError", "at_least"]
+__all__ = ["NotFiniteError", "SynthError", "at_least", "at_most"]
 
 
 class SynthError(ValueError):
@@ -19,3 +19,9 @@ def at_least(name: str, value: float, floor: float) -> None:
         raise SynthError(f"{name} must be at least {floor:g}, got {value}")
     if value == math.inf:
         raise SynthError(f"{name} must be finite, got {value}")
+
+
+def at_most(name: str, value: float, bound: float) -> None:
+    """Refuse a setting that is above its bound."""
+    if value > bound:
+        raise SynthError(f"{name} must be at most {bound}, got {value}")

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from synth.generator_settings import GeneratorConfig, check_engine
-from synth.refusal import SynthError, at_least
+from synth.refusal import SynthError, at_least, at_most
 
 __all__ = ["ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
 
@@ -17,6 +17,8 @@ MOST_PER_CLASS = 1_000_000
 """All images are planned before the first is made: more of them would fill the memory."""
 MOST_PIXELS = 8192
 """A side of an image at most: one step takes gigabytes above it."""
+MOST_ITERATIONS = 100_000
+"""Of a stage at most: the views of all its iterations are drawn before the first."""
 MAX_LR = 10
 """Normalised pixels span about 4: a larger step of Adam only overshoots."""
 
@@ -170,13 +172,12 @@ class SynthesisConfig:
                 "resolutions and iterations need one entry a stage, as in 112,224 and 500,500; got "
                 f"{list(self.resolutions)} and {list(self.iterations)}"
             )
-        for name, floor in (("resolutions", 8), ("iterations", 1)):
+        for name, floor, bound in (
+            ("resolutions", 8, MOST_PIXELS),
+            ("iterations", 1, MOST_ITERATIONS),
+        ):
             at_least(f"{name} of every stage", min(getattr(self, name)), floor)
-        if max(self.resolutions) > MOST_PIXELS:
-            raise SynthError(
-                f"resolutions of every stage must be at most {MOST_PIXELS}, got "
-                f"{max(self.resolutions)}"
-            )
+            at_most(f"{name} of every stage", max(getattr(self, name)), bound)
         if list(self.resolutions) != sorted(self.resolutions):
             raise SynthError(
                 f"resolutions must not fall, got {list(self.resolutions)}; "
@@ -198,8 +199,7 @@ class SynthesisConfig:
         for name in ("per_class", "images_per_class", "classes_per_group"):
             if getattr(self, name) < 1:
                 at_least(name, getattr(self, name), least)
-        if self.per_class > MOST_PER_CLASS:
-            raise SynthError(f"per_class must be at most {MOST_PER_CLASS}, got {self.per_class}")
+        at_most("per_class", self.per_class, MOST_PER_CLASS)
 
     def _check_ranges(self) -> None:
         if not 0 < self.lr <= MAX_LR:

@@ -36,7 +36,7 @@ from synth.objective import Objective
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 
-__all__ = ["Setup", "prepare", "set_teacher"]
+__all__ = ["Setup", "check_set_trust", "prepare", "set_teacher"]
 
 OPTIONS = {
     "engine": "--engine",
@@ -163,6 +163,23 @@ def set_teacher(file: Path, trust: bool = False) -> Classifier:
             f"{error}; {file} imports {', '.join(imports)}: pass --import FILE, or --trust to run "
             "that if you know where it comes from"
         ) from error
+
+
+def check_set_trust(file: Path) -> None:
+    """Refuses ``--trust`` for a set whose configuration names nothing that it would let run.
+
+    What is wrong with the configuration itself is left to :func:`set_teacher`.
+
+    Raises:
+        UserError: Naming the teacher.
+    """
+    try:
+        given = user_tree(SynthesizeConfig, file, (), None)
+        source = _resolved("teacher", given, trust=True)
+    except (UserError, OSError):
+        return
+    if not given.get("imports"):
+        refuse_idle_trust(True, source)
 
 
 @contextmanager

@@ -17,7 +17,7 @@ from dearkd.misfit import misfit
 from dearkd.said import counted
 from dearkd.shapes import MANIFEST
 from dearkd.synthesis.settings import SynthesizeConfig
-from dearkd.synthesis.setup import set_teacher
+from dearkd.synthesis.setup import check_set_trust, set_teacher
 from dearkd.verify.checks import Check, found, gathered
 from synth.image_files import pixel_hash
 from synth.quality import recognition
@@ -33,7 +33,7 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
     """The checks of a finished set; ``evaluates``: its teacher is asked once more.
 
     Raises:
-        UserError: If its manifest cannot be read.
+        UserError: If its manifest cannot be read, or ``trust`` would have no effect.
     """
     fault = item.damage or misfit(item.manifest, MANIFEST)
     if fault is not None:
@@ -41,6 +41,8 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
             f"{item.root} has a manifest that dearkd does not write ({fault}); synthesize "
             "again, or restore it from a copy"
         )
+    if trust:
+        check_set_trust(item.root / CONFIG_FILE)
     yield from gathered("configuration", lambda: _configuration(item))
     source = open_data(str(item.root))[0]
     pixels = _Pixels(item, source)

@@ -68,6 +68,7 @@ def test_objective_ranges(kwargs, message):
         ({"resolutions": (), "iterations": ()}, "one entry a stage"),
         ({"resolutions": (4, 224)}, "resolutions of every stage must be at least 8, got 4"),
         ({"iterations": (5, 0)}, "iterations of every stage must be at least 1, got 0"),
+        ({"iterations": (5, 10**9)}, "iterations of every stage must be at most 100000, got 1000"),
         (
             {"resolutions": (224, 112)},
             r"must not fall, .*; write resolutions=\[112, 224\]",

@@ -633,6 +633,8 @@ MISTAKES = [
     (["--res", "16,8", "--iters", "2,2"], "--res must not fall, got [16, 8]; write --res 8,16"),
     (["--res", "0"], "--res of every stage must be at least 8, got 0"),
     (["--res", "16,9000", "--iters", "2,2"], "--res of every stage must be at most 8192, got 9000"),
+    (["--iters", "1000000000"], "--iters of every stage must be at most 100000, got 1000000000"),
+    (["--allow-no-bn"], "--allow-no-bn has no effect: digits has BatchNorm2d; leave it out"),
     (
         ["--res", "16,32", "--iters", "4"],
         "as in 112,224 and 500,500; got [16, 32] and [4]",

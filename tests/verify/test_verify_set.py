@@ -109,6 +109,11 @@ def test_a_sets_python_files_are_run_by_trust_alone(item, toy_teacher):
     assert (item / "ran").exists()
 
 
+def test_trust_of_a_set_that_names_no_code_is_refused(item, toy_teacher):
+    line = refused("verify", item, "--trust")
+    assert f"--trust has no effect: {toy_teacher} runs no code; leave it out" in line
+
+
 def test_damage_and_unfinished_sets_are_refused(item):
     (item / "manifest.json").write_text("{")
     assert "has a manifest that dearkd does not write" in refused("verify", item)
