@@ -3,6 +3,7 @@
 from typing import Any
 
 import torch
+from timm.layers.drop import DropPath
 from torch import nn
 
 from dearkd.config import TrainConfig
@@ -38,10 +39,19 @@ def initial_student(
         **size,
         **config.student_args,
     )
+    if not config.optim.drop_path:
+        _keep_paths(student)
     _check_dropped_patches(student, config.student)
     if init is not None:
         _fill(student, init, size, class_names)
     return student
+
+
+def _keep_paths(student: nn.Module) -> None:
+    """Switches off the stochastic depth that some models have by themselves."""
+    for part in student.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
 
 
 def _check_dropped_patches(student: nn.Module, name: str) -> None:

@@ -10,6 +10,7 @@ import torch
 from conftest import FAST, FAST_TEACHER, opened
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers.drop import DropPath
 
 from dearkd.config import load_config
 from dearkd.data.settings import DataConfig
@@ -92,6 +93,15 @@ def test_stochastic_depth_is_a_default_of_transformers_alone(tmp_path):
     assert parts(student="vgg11", **options).config.optim.drop_path == 0.0
     assert parts(student="vit_tiny_patch16_224", **options).config.optim.drop_path == 0.1
     assert "drop_path_rate" in refusal(["optim.drop_path=0.1"], student="vgg11", **options)
+
+
+@pytest.mark.parametrize("rate", [0, 0.2])
+def test_stochastic_depth_is_the_settings_where_a_model_has_its_own(rate, tmp_path):
+    """timm's FasterNet-T2 drops up to 5 % of its paths unless it is told otherwise."""
+    options = {"method": "ce", "data__train": make_folder(tmp_path), "data__img_size": 96}
+    student = parts([f"optim.drop_path={rate}"], student="fasternet_t2", **options).student
+    rates = [part.drop_prob for part in student.modules() if isinstance(part, DropPath)]
+    assert max(rates, default=0) == pytest.approx(rate)
 
 
 def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
