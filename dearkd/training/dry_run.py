@@ -182,9 +182,10 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
     missing = max(0, micro - costs.images)
     extra = 0.0
     if missing:
-        two: Any = torch.zeros(2, 3, size, size, device=state.device)
+        # BatchNorm takes no single image where its map is one cell: a half of four has two.
+        four: Any = torch.zeros(4, 3, size, size, device=state.device)
         with precision_context(state.device, config.precision):
-            extra = missing * cost.activation_bytes_per_image(student.train(), two)
+            extra = missing * cost.activation_bytes_per_image(student.train(), four)
     copies = bool(config.optim.ema_decay) + (state.num_processes > 1)  # DDP's gradient buckets
     return costs.resident + extra + NUMBER_BYTES * copies * cost.parameter_count(student)
 

@@ -18,12 +18,15 @@ from dearkd.errors import UserError
 from dearkd.models.create import create_model
 from dearkd.objectives import DearKD
 from dearkd.run_folder.files import read_metadata, save_model
+from dearkd.run_folder.processes import process_state
 from dearkd.trained import open as pretrained
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.training import recipe
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.build import build
+from dearkd.training.dry_run import estimate
 from dearkd.training.train import _takes_labels as takes_labels
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
@@ -102,6 +105,15 @@ def test_stochastic_depth_is_the_settings_where_a_model_has_its_own(rate, tmp_pa
     student = parts([f"optim.drop_path={rate}"], student="fasternet_t2", **options).student
     rates = [part.drop_prob for part in student.modules() if isinstance(part, DropPath)]
     assert max(rates, default=0) == pytest.approx(rate)
+
+
+def test_the_cost_of_a_student_whose_last_map_is_one_cell_is_told():
+    """In training its BatchNorm takes no single image."""
+    built = parts([*FAST, "data.fraction=0.2"], method="ce", student="toy_cnn", data__img_size=8)
+    state = process_state()
+    built, _ = with_arithmetic(built, state.device)
+    place_models(built, state.device)
+    assert estimate(built, state).memory > 0
 
 
 def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
