@@ -18,7 +18,9 @@ from synth.facts import cpp_compiler, has_compiler
 
 __all__ = ["check_cache", "check_settings", "check_smoothing", "check_without_stage1", "is_taught"]
 
-OWN_ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size", "drop_path_rate", "pretrained"})
+OWN_ARGUMENTS = frozenset(
+    {"num_classes", "in_chans", "img_size", "drop_path_rate", "pretrained", "checkpoint_path"}
+)
 """Arguments of a student that other settings decide."""
 
 

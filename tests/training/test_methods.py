@@ -161,7 +161,7 @@ def test_arguments_of_the_student_are_kept_with_the_weights(tmp_path, quiet_cons
 
 
 def test_arguments_that_the_data_decides_are_refused(tmp_path):
-    for name in ("num_classes", "in_chans"):
+    for name in ("num_classes", "in_chans", "checkpoint_path"):
         with pytest.raises(UserError, match=rf"student_args\.{name} is decided by the data"):
             quiet_train({**QUICK, "method": "ce"}, [f"student_args.{name}=3"])
     with pytest.raises(UserError, match=r"cannot be built with .*colour"):
