@@ -1,5 +1,6 @@
 """From a configuration to its parts: defaults that fit the data, and what is refused before."""
 
+import json
 import sys
 import textwrap
 
@@ -16,6 +17,7 @@ from dearkd.config import load_config
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model
+from dearkd.models.teacher import Teacher
 from dearkd.objectives import DearKD
 from dearkd.run_folder.files import read_metadata, save_model
 from dearkd.run_folder.processes import process_state
@@ -459,6 +461,25 @@ def test_heads_are_new_where_the_class_names_differ(names, tmp_path):
     same = names == ("cat", "dog")
     for key, value in load_file(file).items():
         assert torch.equal(student[key], value) == (same or not key.startswith("head")), key
+
+
+def python_teacher(num_classes=10, **options):
+    """A teacher without class names, as a caller from Python may have it."""
+    network = create_model("toy_cnn", "teacher", num_classes=num_classes)
+    half = (0.5, 0.5, 0.5)
+    return Teacher(network, student_mean=half, student_std=half, img_size=16, **options)
+
+
+def test_names_of_a_synthetic_set_stand_at_the_classes_of_its_teacher(tmp_path):
+    """Its folders are in natural order, the teacher's classes are not."""
+    data = make_folder(tmp_path / "set", classes=("cat", "dog"))
+    table = {"names": ["dog", "cat"], "indices": [0, 1], "total": 2}
+    manifest = {"classes": table, "class_names": ["dog", "cat"], "images": []}
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    options = load_config(None, FAST_TEACHER, {"data.train": data, "student": "toy_student"})
+    built = build(options, teacher=python_teacher(2))
+    assert built.class_map == (1, 0)
+    assert built.class_names == ("dog", "cat")
 
 
 def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):
