@@ -25,6 +25,7 @@ from dearkd.trained.trained import Trained
 from dearkd.training.checkpoint import Begun
 from dearkd.training.checks import (
     check_cache,
+    check_given_teacher,
     check_settings,
     check_smoothing,
     check_without_stage1,
@@ -129,6 +130,8 @@ def build(
     )
     config, notes = fitted_to_labels(config, method, source.classes.known)
     check_cache(config, method)
+    if teacher is not None and begun is None:
+        check_given_teacher(config, method)
     taught = _is_taught(config, method, begun)
     config, named = addressed(config, needs_teacher=taught and teacher is None)
     found = _found_teacher(config, trust) if taught and teacher is None else None

@@ -482,6 +482,13 @@ def test_names_of_a_synthetic_set_stand_at_the_classes_of_its_teacher(tmp_path):
     assert built.class_names == ("dog", "cat")
 
 
+@pytest.mark.parametrize("given", [{"method": "ce"}, {"stage1": 0}])
+def test_a_teacher_from_python_that_takes_no_part_is_refused(given):
+    config = load_config(None, [], {"student": "toy_student", **given})
+    with pytest.raises(UserError, match="teacher has no effect with"):
+        build(config, teacher=python_teacher())
+
+
 def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):
     data = make_folder(tmp_path / "data", classes=("3", "7"))
     source = timm.create_model("toy_student", num_classes=10)
