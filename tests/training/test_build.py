@@ -489,6 +489,17 @@ def test_a_teacher_from_python_that_takes_no_part_is_refused(given):
         build(config, teacher=python_teacher())
 
 
+def test_the_precision_of_a_teacher_from_python_is_kept(monkeypatch):
+    monkeypatch.setattr("dearkd.training.arithmetic.precision_rule", lambda *_: ("bf16", "a rule"))
+    for own, kept in (("fp32", "fp32"), ("auto", "bf16")):
+        built = build(
+            load_config(None, ["memory_format=contiguous"], {"student": "toy_student"}),
+            teacher=python_teacher(precision=own),
+        )
+        built, _ = with_arithmetic(built, torch.device("cpu"))
+        assert built.config.teacher.precision == kept
+
+
 def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):
     data = make_folder(tmp_path / "data", classes=("3", "7"))
     source = timm.create_model("toy_student", num_classes=10)
