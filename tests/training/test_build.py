@@ -28,7 +28,7 @@ from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.training import recipe
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.build import build
-from dearkd.training.dry_run import estimate
+from dearkd.training.dry_run import describe, estimate
 from dearkd.training.train import _takes_labels as takes_labels
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
@@ -480,6 +480,21 @@ def test_names_of_a_synthetic_set_stand_at_the_classes_of_its_teacher(tmp_path):
     built = build(options, teacher=python_teacher(2))
     assert built.class_map == (1, 0)
     assert built.class_names == ("dog", "cat")
+
+
+def test_a_dry_run_counts_a_teacher_at_the_size_that_it_sees():
+    network = create_model("toy_student", "teacher", num_classes=10)
+    half = (0.5, 0.5, 0.5)
+    teacher = Teacher(network, student_mean=half, student_std=half, img_size=24)
+    settings = [*FAST, *FAST_TEACHER, "data.img_size=24", "data.fraction=0.2"]
+    options = {"method": "deit-hard", "student": "toy_cnn"}
+    built = build(load_config(None, settings, options), teacher=teacher)
+    state, said = process_state(), []
+    built, reasons = with_arithmetic(built, state.device)
+    place_models(built, state.device)
+    describe(built, reasons, state, lambda text, **_: said.append(text))
+    assert teacher.resize == 16
+    assert any("images/s in deit-hard" in str(line) for line in said)
 
 
 @pytest.mark.parametrize("given", [{"method": "ce"}, {"stage1": 0}])
