@@ -9,7 +9,7 @@ from torch import nn
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model, size_argument
-from dearkd.models.heads import has_distillation_token
+from dearkd.models.heads import HEADS, has_distillation_token, settle_heads
 from dearkd.models.vit import initialise_from, patch_drop_rate
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved
@@ -70,6 +70,8 @@ def _fill(
     """Gives the student another model's weights; its heads stay new where the classes differ."""
     trained = open_trained(init)
     source = trained.network
+    if len(trained.heads) == 1:  # its weights are doubled, to be the mean of both heads
+        settle_heads(source, HEADS, {trained.heads[0]: 0.5})
     same = trained.num_classes == student.num_classes and (
         trained.class_names is None or class_names is None or trained.class_names == class_names
     )
