@@ -10,6 +10,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from timm.models.deit import VisionTransformerDistilled
+from timm.models.vision_transformer import ParallelThingsBlock
 from timm.task import TokenDistillationTask
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
@@ -372,6 +373,7 @@ def test_default_pair_is_the_last_mhca_block_and_the_nearest_grid() -> None:
     assert default_pair(dearkd_student(), teacher()) == AlignedPair(1, 3)
     twelve = student(depth=12)
     assert default_pair(twelve, teacher()) == AlignedPair(7, 3)
+    assert default_pair(student(block_fn=ParallelThingsBlock), teacher()) == AlignedPair(1, 3)
     pairs = DearKD(dearkd_student(), teacher()).pairs
     assert pairs == (AlignedPair(1, 3, nonnegative=True),)
 

@@ -120,7 +120,8 @@ def default_pair(student: nn.Module, teacher: Teacher) -> AlignedPair:
         UserError: If the student has no blocks on a patch grid, or the teacher no stages.
     """
     blocks, grid = _blocks_and_grid(student)
-    convolutional = [i for i, b in enumerate(blocks) if isinstance(b.attn, MultiHeadConvAttention)]
+    layers = [getattr(block, "attn", None) for block in blocks]  # parallel blocks have several
+    convolutional = [i for i, a in enumerate(layers) if isinstance(a, MultiHeadConvAttention)]
     block = convolutional[-1] if convolutional else max(0, 2 * len(blocks) // 3 - 1)
     return AlignedPair(block, default_stage(teacher, grid).index)
 

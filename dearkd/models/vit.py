@@ -46,8 +46,8 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
     ``proj_drop_rate`` act in MHCA as they do in plain attention.
 
     Raises:
-        UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a number of MHCA
-            has no effect without it, a dropout rate is out of range, patches are to be dropped
+        UserError: If ``mhca_depth`` exceeds the depth, ``mhca_fusion`` is unknown, a setting of
+            MHCA has no effect without it, a dropout rate is out of range, patches are to be dropped
             (MHCA needs the whole grid), the class and distillation tokens are to have no position,
             or one of timm's options has no effect on a distilled transformer.
     """
@@ -71,10 +71,10 @@ class DearKDVisionTransformer(VisionTransformerDistilled):
             raise UserError(
                 f"mhca_alpha must be at least 0 and at most {MOST_ALPHA}, got {mhca_alpha}"
             )
-        if mhca_depth == 0 and (mhca_alpha, mhca_dropout) != (1, 0):
+        if mhca_depth == 0 and (mhca_fusion, mhca_alpha, mhca_dropout) != ("additive", 1, 0):
             raise UserError(
-                f"mhca_alpha={mhca_alpha:g} and mhca_dropout={mhca_dropout:g} have no effect with "
-                "mhca_depth=0; leave them out"
+                f"mhca_fusion={mhca_fusion}, mhca_alpha={mhca_alpha:g} and "
+                f"mhca_dropout={mhca_dropout:g} have no effect with mhca_depth=0; leave them out"
             )
 
         def block(*, depth: int, attn_layer: Any = Attention, **block_kwargs: Any) -> Block:

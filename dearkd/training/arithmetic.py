@@ -109,11 +109,13 @@ def with_arithmetic(
     reasons = {"student": own.reason}
     teacher = parts.teacher
     if teacher is not None:
-        guide = teacher
+        guide, asked = teacher, config.teacher.precision
+        if asked == "auto":  # one that was made in Python may have its own
+            asked = guide.precision
         its = _chosen(
             guide.model,
             device,
-            (config.teacher.precision, config.teacher.memory_format),
+            (asked, config.teacher.memory_format),
             lambda: (lambda: guide.to(device)(images), guide.set_memory_format),
         )
         reasons["teacher"] = its.reason

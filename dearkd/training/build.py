@@ -25,6 +25,7 @@ from dearkd.trained.trained import Trained
 from dearkd.training.checkpoint import Begun
 from dearkd.training.checks import (
     check_cache,
+    check_given_teacher,
     check_settings,
     check_smoothing,
     check_without_stage1,
@@ -129,6 +130,8 @@ def build(
     )
     config, notes = fitted_to_labels(config, method, source.classes.known)
     check_cache(config, method)
+    if teacher is not None and begun is None:
+        check_given_teacher(config, method)
     taught = _is_taught(config, method, begun)
     config, named = addressed(config, needs_teacher=taught and teacher is None)
     found = _found_teacher(config, trust) if taught and teacher is None else None
@@ -251,9 +254,7 @@ def _student_classes(
         return begun.class_map, begun.class_names, begun.num_classes
     if teacher is not None:
         class_map = _matched(classes, teacher, source.classes.known)
-        whole = len(class_map) == teacher.num_classes
-        names = teacher.class_names or (classes.names if whole else None)
-        return class_map, names, teacher.num_classes
+        return class_map, _names_of(teacher, classes, class_map), teacher.num_classes
     if classes.indices is not None and classes.total is not None:
         return classes.indices, None, classes.total
     if classes.count < 2:
@@ -264,6 +265,15 @@ def _student_classes(
             "and --unlabelled"
         )
     return tuple(range(classes.count)), classes.names, classes.count
+
+
+def _names_of(
+    teacher: Teacher, classes: Classes, class_map: tuple[int, ...]
+) -> tuple[str, ...] | None:
+    """Names of the teacher's classes: its own, or the data's if it has all of these classes."""
+    if teacher.class_names or classes.names is None or len(class_map) < teacher.num_classes:
+        return teacher.class_names
+    return tuple(name for _, name in sorted(zip(class_map, classes.names, strict=True)))
 
 
 def _matched(classes: Classes, teacher: Teacher, trained_on: bool) -> tuple[int, ...]:

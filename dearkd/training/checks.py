@@ -16,9 +16,18 @@ from dearkd.training.stages import Stage
 from dearkd.training.unlabelled import is_unlabelled
 from synth.facts import cpp_compiler, has_compiler
 
-__all__ = ["check_cache", "check_settings", "check_smoothing", "check_without_stage1", "is_taught"]
+__all__ = [
+    "check_cache",
+    "check_given_teacher",
+    "check_settings",
+    "check_smoothing",
+    "check_without_stage1",
+    "is_taught",
+]
 
-OWN_ARGUMENTS = frozenset({"num_classes", "in_chans", "img_size", "drop_path_rate", "pretrained"})
+OWN_ARGUMENTS = frozenset(
+    {"num_classes", "in_chans", "img_size", "drop_path_rate", "pretrained", "checkpoint_path"}
+)
 """Arguments of a student that other settings decide."""
 
 
@@ -59,6 +68,19 @@ def is_taught(config: TrainConfig, method: Method) -> bool:
     """Whether a teacher takes part in some stage, once it is known whether images have labels."""
     is_second_alone = method.then is not None and config.stage1 == 0
     return method.has_teacher and (not is_second_alone or is_unlabelled(config))
+
+
+def check_given_teacher(config: TrainConfig, method: Method) -> None:
+    """Refuses a teacher that was made in Python where none takes part.
+
+    Raises:
+        UserError: Naming what it has no effect with.
+    """
+    if is_taught(config, method):
+        return
+    untaught = f"{config.method}, which has no teacher"
+    reason = "stage1=0, where the labels alone are learned" if method.has_teacher else untaught
+    raise UserError(f"the given teacher has no effect with {reason}; leave it out")
 
 
 def check_without_stage1(config: TrainConfig, method: Method, second: nn.Module | None) -> None:

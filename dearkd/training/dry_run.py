@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from accelerate import PartialState
 from rich.table import Table
-from torch import nn
 
 from dearkd.config_file import to_yaml
 from dearkd.models import cost
@@ -123,11 +122,12 @@ def _sizes(parts: Parts) -> Table:
     size = parts.config.data.img_size
     assert size is not None
     table = Table("", "parameters", "GMACs an image", title=f"at {size} px")
-    models: dict[str, nn.Module] = {f"student {parts.config.student}": parts.student}
-    if parts.teacher is not None:
-        models[f"teacher {parts.config.teacher.name}"] = parts.teacher.model
-    for name, model in models.items():
-        macs = cost.multiply_adds(model, size) / 1e9
+    models = [(f"student {parts.config.student}", parts.student, size)]
+    if (teacher := parts.teacher) is not None:
+        name = f"teacher {parts.config.teacher.name}"
+        models.append((name, teacher.model, teacher.resize or size))
+    for name, model, own_size in models:
+        macs = cost.multiply_adds(model, own_size) / 1e9
         table.add_row(name, f"{cost.parameter_count(model):,}", f"{macs:.3f}")
     return table
 
@@ -182,9 +182,10 @@ def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
     missing = max(0, micro - costs.images)
     extra = 0.0
     if missing:
-        two: Any = torch.zeros(2, 3, size, size, device=state.device)
+        # BatchNorm takes no single image where its map is one cell: a half of four has two.
+        four: Any = torch.zeros(4, 3, size, size, device=state.device)
         with precision_context(state.device, config.precision):
-            extra = missing * cost.activation_bytes_per_image(student.train(), two)
+            extra = missing * cost.activation_bytes_per_image(student.train(), four)
     copies = bool(config.optim.ema_decay) + (state.num_processes > 1)  # DDP's gradient buckets
     return costs.resident + extra + NUMBER_BYTES * copies * cost.parameter_count(student)
 

@@ -3,12 +3,13 @@
 from typing import Any
 
 import torch
+from timm.layers.drop import DropPath
 from torch import nn
 
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model, size_argument
-from dearkd.models.heads import has_distillation_token
+from dearkd.models.heads import HEADS, has_distillation_token, settle_heads
 from dearkd.models.vit import initialise_from, patch_drop_rate
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved
@@ -38,10 +39,19 @@ def initial_student(
         **size,
         **config.student_args,
     )
+    if not config.optim.drop_path:
+        _keep_paths(student)
     _check_dropped_patches(student, config.student)
     if init is not None:
         _fill(student, init, size, class_names)
     return student
+
+
+def _keep_paths(student: nn.Module) -> None:
+    """Switches off the stochastic depth that some models have by themselves."""
+    for part in student.modules():
+        if isinstance(part, DropPath):
+            part.drop_prob = 0.0
 
 
 def _check_dropped_patches(student: nn.Module, name: str) -> None:
@@ -60,6 +70,8 @@ def _fill(
     """Gives the student another model's weights; its heads stay new where the classes differ."""
     trained = open_trained(init)
     source = trained.network
+    if len(trained.heads) == 1:  # its weights are doubled, to be the mean of both heads
+        settle_heads(source, HEADS, {trained.heads[0]: 0.5})
     same = trained.num_classes == student.num_classes and (
         trained.class_names is None or class_names is None or trained.class_names == class_names
     )

@@ -107,10 +107,12 @@ def _with_models(
     """Chooses image size and student where the user named none."""
     notes = []
     digits = config.data.train == DIGITS
-    size, student = config.data.img_size, config.student
+    size, student, arguments = config.data.img_size, config.student, config.student_args
     wants_cnn = student == "cnn"
     if student in (None, "cnn"):
-        student = None if init is None else init.architecture
+        student = None
+        if init is not None:
+            student, arguments = init.architecture, {**init.metadata.get("args", {}), **arguments}
     if student is not None:
         check_name(student, "model" if config.method == "ce" else "student")
     if size is None:
@@ -122,7 +124,8 @@ def _with_models(
     if digits:
         notes.append("data: scikit-learn's handwritten digits (--data names yours)")
     data = dataclasses.replace(config.data, img_size=size)
-    return dataclasses.replace(config, student=student, data=data), notes
+    config = dataclasses.replace(config, student=student, student_args=arguments, data=data)
+    return config, notes
 
 
 def _with_views(config: TrainConfig, source: ImageSource) -> tuple[TrainConfig, list[str]]:

@@ -256,6 +256,10 @@ def test_pretrained_without_weights_is_timms_error() -> None:
             {"mhca_depth": 0, "mhca_alpha": 0.1},
             "mhca_alpha=0.1 and mhca_dropout=0 have no effect with mhca_depth=0",
         ),
+        (
+            {"mhca_depth": 0, "mhca_fusion": "gated"},
+            "mhca_fusion=gated, mhca_alpha=1 and mhca_dropout=0 have no effect with mhca_depth=0",
+        ),
     ],
 )
 def test_bad_settings_are_refused(kwargs: dict[str, Any], message: str) -> None:

@@ -1,5 +1,6 @@
 """From a configuration to its parts: defaults that fit the data, and what is refused before."""
 
+import json
 import sys
 import textwrap
 
@@ -10,19 +11,24 @@ import torch
 from conftest import FAST, FAST_TEACHER, opened
 from PIL import Image
 from safetensors.torch import load_file
+from timm.layers.drop import DropPath
 
 from dearkd.config import load_config
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
 from dearkd.models.create import create_model
+from dearkd.models.teacher import Teacher
 from dearkd.objectives import DearKD
 from dearkd.run_folder.files import read_metadata, save_model
+from dearkd.run_folder.processes import process_state
 from dearkd.trained import open as pretrained
 from dearkd.trained.imports import import_files
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.training import recipe
+from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.build import build
+from dearkd.training.dry_run import describe, estimate
 from dearkd.training.train import _takes_labels as takes_labels
 
 CE = {"method": "ce", "student": "toy_student", "data__img_size": 16}
@@ -92,6 +98,24 @@ def test_stochastic_depth_is_a_default_of_transformers_alone(tmp_path):
     assert parts(student="vgg11", **options).config.optim.drop_path == 0.0
     assert parts(student="vit_tiny_patch16_224", **options).config.optim.drop_path == 0.1
     assert "drop_path_rate" in refusal(["optim.drop_path=0.1"], student="vgg11", **options)
+
+
+@pytest.mark.parametrize("rate", [0, 0.2])
+def test_stochastic_depth_is_the_settings_where_a_model_has_its_own(rate, tmp_path):
+    """timm's FasterNet-T2 drops up to 5 % of its paths unless it is told otherwise."""
+    options = {"method": "ce", "data__train": make_folder(tmp_path), "data__img_size": 96}
+    student = parts([f"optim.drop_path={rate}"], student="fasternet_t2", **options).student
+    rates = [part.drop_prob for part in student.modules() if isinstance(part, DropPath)]
+    assert max(rates, default=0) == pytest.approx(rate)
+
+
+def test_the_cost_of_a_student_whose_last_map_is_one_cell_is_told():
+    """In training its BatchNorm takes no single image."""
+    built = parts([*FAST, "data.fraction=0.2"], method="ce", student="toy_cnn", data__img_size=8)
+    state = process_state()
+    built, _ = with_arithmetic(built, state.device)
+    place_models(built, state.device)
+    assert estimate(built, state).memory > 0
 
 
 def test_the_default_batch_fits_a_small_set_and_the_users_own_is_kept(tmp_path):
@@ -437,6 +461,58 @@ def test_heads_are_new_where_the_class_names_differ(names, tmp_path):
     same = names == ("cat", "dog")
     for key, value in load_file(file).items():
         assert torch.equal(student[key], value) == (same or not key.startswith("head")), key
+
+
+def python_teacher(num_classes=10, **options):
+    """A teacher without class names, as a caller from Python may have it."""
+    network = create_model("toy_cnn", "teacher", num_classes=num_classes)
+    half = (0.5, 0.5, 0.5)
+    return Teacher(network, student_mean=half, student_std=half, img_size=16, **options)
+
+
+def test_names_of_a_synthetic_set_stand_at_the_classes_of_its_teacher(tmp_path):
+    """Its folders are in natural order, the teacher's classes are not."""
+    data = make_folder(tmp_path / "set", classes=("cat", "dog"))
+    table = {"names": ["dog", "cat"], "indices": [0, 1], "total": 2}
+    manifest = {"classes": table, "class_names": ["dog", "cat"], "images": []}
+    (tmp_path / "set" / "manifest.json").write_text(json.dumps(manifest))
+    options = load_config(None, FAST_TEACHER, {"data.train": data, "student": "toy_student"})
+    built = build(options, teacher=python_teacher(2))
+    assert built.class_map == (1, 0)
+    assert built.class_names == ("dog", "cat")
+
+
+def test_a_dry_run_counts_a_teacher_at_the_size_that_it_sees():
+    network = create_model("toy_student", "teacher", num_classes=10)
+    half = (0.5, 0.5, 0.5)
+    teacher = Teacher(network, student_mean=half, student_std=half, img_size=24)
+    settings = [*FAST, *FAST_TEACHER, "data.img_size=24", "data.fraction=0.2"]
+    options = {"method": "deit-hard", "student": "toy_cnn"}
+    built = build(load_config(None, settings, options), teacher=teacher)
+    state, said = process_state(), []
+    built, reasons = with_arithmetic(built, state.device)
+    place_models(built, state.device)
+    describe(built, reasons, state, lambda text, **_: said.append(text))
+    assert teacher.resize == 16
+    assert any("images/s in deit-hard" in str(line) for line in said)
+
+
+@pytest.mark.parametrize("given", [{"method": "ce"}, {"stage1": 0}])
+def test_a_teacher_from_python_that_takes_no_part_is_refused(given):
+    config = load_config(None, [], {"student": "toy_student", **given})
+    with pytest.raises(UserError, match="teacher has no effect with"):
+        build(config, teacher=python_teacher())
+
+
+def test_the_precision_of_a_teacher_from_python_is_kept(monkeypatch):
+    monkeypatch.setattr("dearkd.training.arithmetic.precision_rule", lambda *_: ("bf16", "a rule"))
+    for own, kept in (("fp32", "fp32"), ("auto", "bf16")):
+        built = build(
+            load_config(None, ["memory_format=contiguous"], {"student": "toy_student"}),
+            teacher=python_teacher(precision=own),
+        )
+        built, _ = with_arithmetic(built, torch.device("cpu"))
+        assert built.config.teacher.precision == kept
 
 
 def test_fine_tuning_keeps_the_teacher_on(toy_teacher, tmp_path):

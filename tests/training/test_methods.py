@@ -7,13 +7,15 @@ from typing import Any, Literal
 
 import pytest
 import torch
-from conftest import opened, quiet_train
+from conftest import FAST, opened, quiet_train
 from torch import nn
 
+from dearkd.config import load_config
 from dearkd.errors import UserError
 from dearkd.export.export import export_run
 from dearkd.objectives import CrossEntropy
 from dearkd.run_folder.folder import RunFolder
+from dearkd.training.build import build
 from dearkd.training.methods import METHODS, Method, check_method
 from dearkd.training.settings import DistillConfig
 
@@ -153,6 +155,11 @@ def test_arguments_of_the_student_are_kept_with_the_weights(tmp_path, quiet_cons
     assert kinds == ["GatedMultiHeadConvAttention", "Attention", "Attention"]
     assert trained.metadata["args"] == {"mhca_depth": 1, "mhca_fusion": "gated"}
     again = tmp_path / "again"
+    config = load_config(None, FAST, {"method": "ce", "init": str(run), "data.img_size": 16})
+    built = build(config)
+    assert built.config.student_args == {"mhca_depth": 1, "mhca_fusion": "gated"}
+    gate = built.student.blocks[0].attn.position_gate
+    assert torch.equal(gate, trained.network.blocks[0].attn.position_gate)
     quiet_train({**QUICK, "method": "ce", "init": str(run), "out": str(again)}, settings)
     folder = export_run(run, console=quiet_console, to="timm", out=tmp_path / "timm")
     images = torch.randn(2, 3, 16, 16)
@@ -161,7 +168,7 @@ def test_arguments_of_the_student_are_kept_with_the_weights(tmp_path, quiet_cons
 
 
 def test_arguments_that_the_data_decides_are_refused(tmp_path):
-    for name in ("num_classes", "in_chans"):
+    for name in ("num_classes", "in_chans", "checkpoint_path"):
         with pytest.raises(UserError, match=rf"student_args\.{name} is decided by the data"):
             quiet_train({**QUICK, "method": "ce"}, [f"student_args.{name}=3"])
     with pytest.raises(UserError, match=r"cannot be built with .*colour"):

@@ -30,6 +30,7 @@ from dearkd.trained.open import open_trained
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import resolve
 from dearkd.training import measured
+from dearkd.training.build import build
 from dearkd.training.methods import METHODS
 from dearkd.training.progress import RunProgress
 
@@ -101,6 +102,14 @@ def test_an_untrained_head_is_never_averaged_in(class_only, tmp_path):
     torch.testing.assert_close(logits_of(class_only), own, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits_of(class_only, raw=True), own, atol=1e-5, rtol=1e-5)
     torch.testing.assert_close(logits_of(class_only, which="best"), own, atol=1e-5, rtol=1e-5)
+
+
+def test_fine_tuning_goes_on_from_the_head_as_it_was_trained(class_only):
+    """It answers for both heads with its weights doubled, which is not what it learned."""
+    raw = load_checkpoint(class_only / "checkpoint" / "last.pt")["objective"]
+    student = build(load_config(None, FAST, {"method": "ce", "init": str(class_only)})).student
+    assert torch.equal(student.head.weight, raw["student.head.weight"])
+    assert torch.equal(student.head.bias, raw["student.head.bias"])
 
 
 def test_every_reader_says_which_head_answers(class_only, tmp_path):
