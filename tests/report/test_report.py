@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 from commands import invoke, not_among, refused
+from PIL import Image
 from rich.console import Console
 
 from dearkd.config import load_config
@@ -344,6 +345,18 @@ def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     (cut / "analysis.json").write_text(json.dumps(record | {"weights": "final"}))
     assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
     assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
+
+
+def test_attention_maps_of_any_size_and_damaged_ones(runs, tmp_path):
+    cut = copied(runs, "ce", tmp_path)
+    (cut / "analysis.json").write_text(json.dumps({"attention_distance": [[1.0]]}))
+    Image.new("RGB", (2, 16384)).save(cut / "attention_maps.png")  # WEBP has no such sides
+    out = tmp_path / "page.html"
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert 'src="data:image/png' in out.read_text()
+    (cut / "attention_maps.png").write_bytes(b"x")
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert "ce: cannot decode attention_maps.png (not an image)." in out.read_text()
 
 
 def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):
