@@ -15,7 +15,7 @@ from dearkd.data.sources import ImageSource
 from dearkd.pages.page import Legend, Note, Plot, Plots, Section
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import GREY, Line, curves
-from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.contents import Group, Report, Run, SyntheticSet, teachers_of
 from dearkd.report.epoch_views import epoch_views
 from dearkd.report.headline import image_kind
 from dearkd.said import counted, data_name
@@ -150,11 +150,7 @@ def _images(run: Run) -> str:
 
 def _teachers(group: Group, runs: Sequence[Run]) -> list[Run]:
     """The finished runs of a group that taught one of ``runs``."""
-    return [
-        other
-        for other in group.runs
-        if other.top1 is not None and any(other.taught(run) for run in runs)
-    ]
+    return [run for run in teachers_of(runs, group.runs) if run.top1 is not None]
 
 
 def _with_real_images(report: Report, group: Group) -> list[Run]:

@@ -104,6 +104,20 @@ def test_the_teacher_is_known_and_is_no_contestant(report):
     ]
 
 
+def test_of_runs_whose_folders_have_one_name_the_named_one_is_the_teacher(tmp_path):
+    write_run(tmp_path / "cnn" / "seed0", 98.0, method="ce", stage2=0)
+    teacher = {"teacher.name": str(tmp_path / "cnn" / "seed0")}
+    write_run(tmp_path / "dearkd" / "seed0", 95.5, **teacher)
+    write_run(tmp_path / "resnet18", 97.0, method="ce", stage2=0)
+    write_run(tmp_path / "deit", 95.0, ["teacher.name=resnet18"])  # timm's
+    folders = [tmp_path / name for name in ("cnn", "dearkd", "resnet18", "deit")]
+    (group,) = collect(folders).groups
+    assert [run.name for run in group.students] == ["dearkd/seed0", "resnet18", "deit"]
+    shutil.move(tmp_path / "cnn", tmp_path / "moved")
+    (group,) = collect([tmp_path / "moved", tmp_path / "dearkd"]).groups
+    assert [run.name for run in group.students] == ["dearkd/seed0"]
+
+
 def test_only_settings_that_differ_are_listed(report):
     difference = config_difference(report.runs)
     assert difference["method"] == ["ce", "dearkd", "dearkd", "ce"]
