@@ -78,14 +78,14 @@ def _plot(
 
 
 def _line(run: Run, style: int) -> Line | None:
-    """Top-1 over the views seen; None where it was not logged."""
+    """Top-1 over the views seen; None where it was not logged, or the views are not known."""
     seen = list(accumulate(epoch_views(run)))
     points = [
         (seen[line["epoch"]] / 1000, line["top1"])
         for line in run.metrics
         if line.get("top1") is not None and line["epoch"] < len(seen)
     ]
-    if not points:
+    if not points or not any(seen):
         return None
     x, y = zip(*points, strict=True)
     return Line(run.name, x, y, style)
@@ -144,8 +144,9 @@ def _gap(run: Run, other: Run) -> str:
 
 
 def _images(run: Run) -> str:
-    made = run.setting("data.train")
-    return f"{counted(run.summary['train_images'], 'image')} of {data_name(made)}"
+    images = run.summary.get("train_images")  # of an older run not known
+    count = "images" if images is None else counted(images, "image")
+    return f"{count} of {data_name(run.setting('data.train'))}"
 
 
 def _teachers(group: Group, runs: Sequence[Run]) -> list[Run]:
@@ -158,4 +159,4 @@ def _with_real_images(report: Report, group: Group) -> list[Run]:
 
 
 def _learned_from(run: Run, item: SyntheticSet) -> bool:
-    return bool(run.summary.get("train_images")) and item.is_at(str(run.setting("data.train")))
+    return item.is_at(str(run.setting("data.train")))
