@@ -95,7 +95,7 @@ class TarSource:
 
 def _listed_names(shard: Path) -> tuple[str, ...] | None:
     folders = [shard.absolute().parent]
-    if folders[0].name in TRAIN_NAMES + EVALUATION_NAMES:
+    if folders[0].name.lower() in TRAIN_NAMES + EVALUATION_NAMES:
         folders.append(folders[0].parent)
     found = (folder / name for folder in folders for name in ("_info.json", "info.json"))
     info = next((file for file in found if file.is_file()), None)
