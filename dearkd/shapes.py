@@ -206,8 +206,9 @@ LOSS_CURVES: Shape = {
 }
 """``loss_curves.json`` of a synthetic set."""
 HEAD: Shape = {
-    "reliability?": [[number]],
-    **{f"{name}?": NUMBER for name in ("top1", "confidence", "ece", "agreement_teacher")},
+    "reliability": [[number]],
+    **dict.fromkeys(("top1", "confidence", "ece"), number),
+    "agreement_teacher": NUMBER,
     ...: object,
 }
 ANALYSIS: Shape = {
@@ -215,7 +216,7 @@ ANALYSIS: Shape = {
     "weights?": (str, NONE),
     "remarks?": [str],
     "grid?": [whole],
-    "position?": [{"alpha": table, "sigma": table, "centres": table, ...: object}],
+    "position?": [{"alpha": table, "sigma": [NUMBER], "centres": table, ...: object}],
     "head_images?": (whole, NONE),
     "heads?": {...: HEAD},
     **LOGGED,

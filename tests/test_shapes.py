@@ -3,7 +3,7 @@
 import pytest
 
 from dearkd.misfit import misfit, number, whole
-from dearkd.shapes import EPOCH, SUMMARY
+from dearkd.shapes import ANALYSIS, EPOCH, SUMMARY
 
 SHAPE = {"a": whole, "b?": ([str], type(None)), ...: {...: number}}
 
@@ -35,3 +35,11 @@ def test_lines_of_epochs_and_summaries():
     assert misfit({**line, "loss": "small"}, EPOCH) is not None
     assert misfit({}, SUMMARY) is None
     assert misfit({"heads": {"class": {"top1": 5.0}}}, SUMMARY) == "heads.class.top5 is missing"
+
+
+def test_analyses():
+    block = {"alpha": [1.0, -1.0], "sigma": [0.7, None], "centres": [[0.0, 1.0], [1.0, 0.0]]}
+    assert misfit({"position": [block]}, ANALYSIS) is None  # a head that looks at no place
+    assert misfit({"position": [{**block, "sigma": ["wide"]}]}, ANALYSIS) is not None
+    fault = misfit({"heads": {"logits": {"top1": 90.0}}}, ANALYSIS)
+    assert fault == "heads.logits.reliability is missing"

@@ -236,7 +236,7 @@ def _answers(
         for name, value in found.items():
             parts.setdefault(name, []).append(value.cpu())
     loader.close()
-    if not sum(map(len, parts["labels"])):
+    if not parts:
         raise UserError("no readable image to predict on; check the evaluation data")
     return {name: torch.cat(values).contiguous() for name, values in parts.items()}
 
@@ -260,7 +260,8 @@ def _key(candidate: Candidate, source: ImageSource) -> str:
     digest = hashlib.sha256(hash_of_weights(trained.network).encode())
     digest.update(repr((trained.metadata, trained.precision, source.classes)).encode())
     digest.update(np.ascontiguousarray(source.labels).tobytes())
-    digest.update("\n".join(source.name(row) for row in range(len(source))).encode())
+    names = "\n".join(source.name(row) for row in range(len(source)))
+    digest.update(names.encode(errors="surrogateescape"))
     for row in spread_rows(len(source), SAMPLE):
         try:
             digest.update(source.image(row).tobytes())

@@ -127,7 +127,7 @@ class Loader:
         return self.epoch(0)
 
     def epoch(self, epoch: int, start_step: int = 0) -> Iterator[Batch]:
-        """The batches of an epoch from ``start_step`` on.
+        """The batches of an epoch from ``start_step`` on; one whose images are all bad is left out.
 
         Raises:
             UserError: If an image is bad and the policy is ``fail``, too many are, or the data
@@ -139,7 +139,8 @@ class Loader:
             failure = batch.pop("failure")
             if failure is not None:
                 raise failure
-            yield batch
+            if len(batch["label"]):
+                yield batch
 
     def _timed(self) -> Iterator[Any]:
         batches = iter(self._loader)

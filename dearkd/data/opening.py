@@ -1,5 +1,6 @@
 """What lies at a place: digits, folders, parquet and tar files, timm's data sets."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource, class_folders, image_files
@@ -162,8 +163,8 @@ def _open_splits(
 def _open_folder(
     path: Path, evaluation_only: bool, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    train_root = next((path / name for name in TRAIN_NAMES if (path / name).is_dir()), None)
-    evaluation_root = next((path / n for n in EVALUATION_NAMES if (path / n).is_dir()), None)
+    train_root = _first_of(path, TRAIN_NAMES)
+    evaluation_root = _first_of(path, EVALUATION_NAMES)
     if train_root is None and evaluation_root is None:
         return _images_of(path, labelled), None
     _refuse_split_or_class(path)
@@ -178,6 +179,13 @@ def _open_folder(
     return train, FolderSource(evaluation_root, names)
 
 
+def _first_of(root: Path, names: Sequence[str]) -> Path | None:
+    """The folder in ``root`` with the first of these names, in small letters or capitals."""
+    named = [entry for entry in root.iterdir() if entry.name.lower() in names and entry.is_dir()]
+    found = {entry.name.lower(): entry for entry in sorted(named)}  # small letters last
+    return next((found[name] for name in names if name in found), None)
+
+
 def _refuse_split_or_class(path: Path) -> None:
     """Refuses pictures in the one folder called as a split is, where others hold images as well.
 
@@ -185,7 +193,7 @@ def _refuse_split_or_class(path: Path) -> None:
     have a class ``train``.
     """
     names = sorted(folder.name for folder in class_folders(path))
-    splits = [name for name in names if name in TRAIN_NAMES + EVALUATION_NAMES]
+    splits = [name for name in names if name.lower() in TRAIN_NAMES + EVALUATION_NAMES]
     if len(splits) > 1 or not holds_plain_pictures(path / splits[0]):
         return
     others = [name for name in names if name not in splits and any(image_files(path / name))]

@@ -95,7 +95,7 @@ class TarSource:
 
 def _listed_names(shard: Path) -> tuple[str, ...] | None:
     folders = [shard.absolute().parent]
-    if folders[0].name in TRAIN_NAMES + EVALUATION_NAMES:
+    if folders[0].name.lower() in TRAIN_NAMES + EVALUATION_NAMES:
         folders.append(folders[0].parent)
     found = (folder / name for folder in folders for name in ("_info.json", "info.json"))
     info = next((file for file in found if file.is_file()), None)
@@ -103,9 +103,11 @@ def _listed_names(shard: Path) -> tuple[str, ...] | None:
         return None
     try:
         names = json.loads(info.read_text(encoding="utf-8")).get("classes")
-        return tuple(names) if names else None
+        if not isinstance(names, list | None):
+            raise TypeError(f"its classes are {names!r:.40}, no list")
     except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{info} is damaged ({one_line(error)}); repair or remove it") from error
+    return tuple(map(str, names)) if names else None
 
 
 def _scanned(shard: Path, labelled: bool) -> list[tuple[int, int, str, int | str]]:

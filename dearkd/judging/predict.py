@@ -117,17 +117,16 @@ def predict(
 def image_files(patterns: Iterable[str]) -> Iterator[str]:
     """The files that names, folders (at any depth) and globs stand for; a name may not exist.
 
-    Folders give their images in natural order; one without any gives its own name.
+    Folders give their images in natural order; one without any gives its own name. A glob gives
+    each file once, though it may find a folder and what is in it.
     """
     for pattern in patterns:
-        path = Path(pattern)
-        if path.is_dir():
-            yield from _in_folder(path) or [pattern]
-        elif not path.exists() and glob.has_magic(pattern):
+        if not Path(pattern).exists() and glob.has_magic(pattern):
             found = glob.glob(pattern, recursive=True)  # noqa: PTH207 - Path's has no root to start at
-            yield from natural_order(found) or [pattern]
+            places = natural_order(found) or [pattern]
+            yield from dict.fromkeys(file for place in places for file in _files_at(place))
         else:
-            yield pattern
+            yield from _files_at(pattern)
 
 
 def answers(trained: Trained, files: Iterable[str]) -> Iterator[Answer]:
@@ -180,9 +179,12 @@ def _opened(file: str) -> Image.Image | str:
     return image
 
 
-def _in_folder(folder: Path) -> list[str]:
+def _files_at(place: str) -> list[str]:
+    """The images of a folder; else the name itself."""
+    if not Path(place).is_dir():
+        return [place]
     # Path's own joining would tidy the name that was typed.
-    return [os.path.join(folder, file) for file in files_within(folder)]  # noqa: PTH118
+    return [os.path.join(place, file) for file in files_within(Path(place))] or [place]  # noqa: PTH118
 
 
 def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:

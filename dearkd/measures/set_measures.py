@@ -120,7 +120,7 @@ def network_features(source: ImageSource, network: Network, advance: Advance) ->
         found.append(features.float().cpu())
         labels.append(batch["label"])
         advance(len(images))
-    if not sum(map(len, labels)):
+    if not labels:
         raise UserError(f"no readable image, the first is {source.name(0)}; check the data")
     return Features(torch.cat(found), torch.cat(labels))
 

@@ -8,6 +8,8 @@ from PIL import Image
 __all__ = ["picture_uri", "thumbnail_uri"]
 
 QUALITY = 82  # of WEBP, 0-100
+MOST_PIXELS = 16383
+"""A side of a WEBP picture at most."""
 
 
 def thumbnail_uri(image: Image.Image, side: int) -> str:
@@ -27,7 +29,8 @@ def thumbnail_uri(image: Image.Image, side: int) -> str:
 
 def picture_uri(picture: Image.Image) -> str:
     """A picture in its own size as a data URI."""
-    return _uri(picture.convert("RGB"), "WEBP")
+    kind = "WEBP" if max(picture.size) <= MOST_PIXELS else "PNG"
+    return _uri(picture.convert("RGB"), kind)
 
 
 def _uri(picture: Image.Image, kind: str) -> str:

@@ -4,7 +4,6 @@ from collections.abc import Callable
 from typing import Any
 
 import plotly.graph_objects as go
-from PIL import Image
 
 from dearkd.analysis.attention_plots import (
     average_distance_by_epoch,
@@ -15,6 +14,7 @@ from dearkd.analysis.attention_plots import (
 from dearkd.analysis.heads import HEAD_TITLES, head_rows
 from dearkd.analysis.position_plot import position_heads
 from dearkd.analysis.reliability_plot import reliability_diagram
+from dearkd.data.decode import BadImageError, open_image
 from dearkd.pages.page import Block, Details, Note, Plot, Plots, Section, Table, WidePicture
 from dearkd.pages.pictures import picture_uri
 from dearkd.pages.plots import mark_switches
@@ -155,10 +155,12 @@ def _maps(run: Run) -> list[Block]:
     file = run.path / MAPS
     if not file.is_file():
         return []
-    with Image.open(file) as picture:
-        maps = WidePicture(
-            picture_uri(picture), "From the class token; grey is as much as uniform attention has"
-        )
+    try:
+        picture = open_image(file, MAPS)
+    except BadImageError as error:
+        return [Note(f"{run.name}: {error}.", warning=True)]
+    title = "From the class token; grey is as much as uniform attention has"
+    maps = WidePicture(picture_uri(picture), title)
     return [Details(f"{run.name}: where each head looks in some images", [maps])]
 
 

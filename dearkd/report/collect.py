@@ -8,7 +8,7 @@ from dearkd.data.settings import DIGITS
 from dearkd.data.sources import natural_order
 from dearkd.data.synthetic_set import MANIFEST_FILE, is_set, named_paths
 from dearkd.errors import MissingFileError, UserError
-from dearkd.report.contents import Group, Report, Run
+from dearkd.report.contents import Group, Report, Run, teachers_of
 from dearkd.report.read import read_run, read_set
 from dearkd.run_folder.folder import RUN_FILES, is_run
 from dearkd.run_folder.record import COPY, NoRecordError, Record, read_record
@@ -166,5 +166,6 @@ def _baseline(runs: Sequence[Run], wanted: Run | None) -> Run | None:
     if wanted is not None and wanted in runs:
         return wanted
     able = [run for run in runs if run.finished and run.top1 is not None]
-    students = [run for run in able if not any(run.taught(other) for other in runs)]
+    teachers = teachers_of(runs, runs)
+    students = [run for run in able if run not in teachers]
     return next(iter([*students, *able]), None)

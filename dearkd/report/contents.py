@@ -1,7 +1,9 @@
 """The content of a report: runs, synthetic sets, and which of their numbers may be compared."""
 
 import os
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from dearkd.run_folder.record import Record
 from dearkd.said import counted
 from dearkd.training.method_names import label_of
 
-__all__ = ["ARITHMETIC", "VALIDATION", "Group", "Report", "Run", "SyntheticSet"]
+__all__ = ["ARITHMETIC", "VALIDATION", "Group", "Report", "Run", "SyntheticSet", "teachers_of"]
 
 ARITHMETIC = ("precision", "memory_format", "teacher.precision", "teacher.memory_format")
 """Settings that the machine chooses where the user leaves them open."""
@@ -172,10 +174,10 @@ class Run:
             value = value.get(part) if isinstance(value, dict) else None
         return value
 
-    def taught(self, other: "Run") -> bool:
-        """Whether it was the teacher of another run, by its folder's name: runs may have moved."""
-        teacher = other.setting("teacher.name")
-        return teacher is not None and Path(teacher).name == self.path.name
+    @cached_property
+    def place(self) -> Path:
+        """Its folder from the root, links followed."""
+        return self.path.resolve()
 
 
 @dataclass(frozen=True)
@@ -245,7 +247,12 @@ class Group:
 
     def is_teacher(self, run: Run) -> bool:
         """Whether the run taught another one of the group."""
-        return any(run.taught(other) for other in self.runs)
+        return run in self._teachers
+
+    @cached_property
+    def _teachers(self) -> list[Run]:
+        """The runs that taught others of the group."""
+        return teachers_of(self.runs, self.runs)
 
     @property
     def students(self) -> list[Run]:
@@ -299,3 +306,20 @@ class Report:
     def group_of(self, run: Run) -> Group:
         """The group that a run is compared in."""
         return next(group for group in self.groups if run in group.runs)
+
+
+def teachers_of(students: Iterable[Run], runs: Sequence[Run]) -> list[Run]:
+    """Those of ``runs`` that taught one of the students.
+
+    That is the run in the folder that a student's configuration names; where none is, as runs may
+    have moved, those whose folder has its name.
+    """
+    found = list[Run]()
+    for student in students:
+        teacher = Path(student.setting("teacher.name") or "")
+        if len(teacher.parts) > 1:  # else a model of timm's, or the embedded one
+            place = teacher.resolve()
+            there = [run for run in runs if run.place == place]
+            others = [run for run in runs if run is not student]
+            found += there or [run for run in others if run.path.name == teacher.name]
+    return [run for run in runs if run in found]

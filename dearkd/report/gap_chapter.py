@@ -15,7 +15,7 @@ from dearkd.data.sources import ImageSource
 from dearkd.pages.page import Legend, Note, Plot, Plots, Section
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import GREY, Line, curves
-from dearkd.report.contents import Group, Report, Run, SyntheticSet
+from dearkd.report.contents import Group, Report, Run, SyntheticSet, teachers_of
 from dearkd.report.epoch_views import epoch_views
 from dearkd.report.headline import image_kind
 from dearkd.said import counted, data_name
@@ -78,14 +78,14 @@ def _plot(
 
 
 def _line(run: Run, style: int) -> Line | None:
-    """Top-1 over the views seen; None where it was not logged."""
+    """Top-1 over the views seen; None where it was not logged, or the views are not known."""
     seen = list(accumulate(epoch_views(run)))
     points = [
         (seen[line["epoch"]] / 1000, line["top1"])
         for line in run.metrics
         if line.get("top1") is not None and line["epoch"] < len(seen)
     ]
-    if not points:
+    if not points or not any(seen):
         return None
     x, y = zip(*points, strict=True)
     return Line(run.name, x, y, style)
@@ -144,17 +144,14 @@ def _gap(run: Run, other: Run) -> str:
 
 
 def _images(run: Run) -> str:
-    made = run.setting("data.train")
-    return f"{counted(run.summary['train_images'], 'image')} of {data_name(made)}"
+    images = run.summary.get("train_images")  # of an older run not known
+    count = "images" if images is None else counted(images, "image")
+    return f"{count} of {data_name(run.setting('data.train'))}"
 
 
 def _teachers(group: Group, runs: Sequence[Run]) -> list[Run]:
     """The finished runs of a group that taught one of ``runs``."""
-    return [
-        other
-        for other in group.runs
-        if other.top1 is not None and any(other.taught(run) for run in runs)
-    ]
+    return [run for run in teachers_of(runs, group.runs) if run.top1 is not None]
 
 
 def _with_real_images(report: Report, group: Group) -> list[Run]:
@@ -162,4 +159,4 @@ def _with_real_images(report: Report, group: Group) -> list[Run]:
 
 
 def _learned_from(run: Run, item: SyntheticSet) -> bool:
-    return bool(run.summary.get("train_images")) and item.is_at(str(run.setting("data.train")))
+    return item.is_at(str(run.setting("data.train")))

@@ -231,7 +231,7 @@ def _origin(entries: Sequence[Entry]) -> str:
     precision = _all_of(s["precision"] for s in settings)
     threads = _all_of(counted(e["summary"]["threads"], "thread") for e in entries)
     device = _all_of(_device(entry) for entry in entries)
-    commits = _all_of(str(entry["summary"]["commit"]) for entry in entries)
+    commits = _all_of(entry["summary"]["commit"] or "not known" for entry in entries)
     return (
         f"{lengths}, {batch} views a step; student in {precision}, {threads} a run, on {device}; "
         f"commit {commits}."

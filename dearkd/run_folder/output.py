@@ -33,11 +33,14 @@ def make_room(file: Path, remedy: str = CHOOSE) -> None:
 def write_text(file: Path, text: str) -> None:
     """Writes UTF-8 text; on an error the old file stays as it was.
 
+    What is no text, as the bytes of some file names, is written as its escape.
+
     Raises:
         WriteError: If it cannot be written.
     """
+    printable = text.encode(errors="backslashreplace").decode()
     try:
-        replace_text(file, text)
+        replace_text(file, printable)
     except OSError as error:
         raise unwritable(file, error) from error
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import shutil
 
 import numpy as np
@@ -205,6 +206,17 @@ def test_command_writes_everything_and_a_page_that_asks_for_nothing(student_run,
     assert {file: file.read_bytes() for file in student_run.rglob("*.json*")} == before
     for title in ("epoch 1", "end of", "stage1", "token", "sigma"):
         assert title in result.output
+
+
+def test_a_file_name_that_is_no_utf8_is_escaped_on_the_page(student_run, tmp_path):
+    for number in range(2):
+        (tmp_path / "data" / str(number)).mkdir(parents=True)
+        name = os.fsencode(tmp_path / "data" / str(number) / "caf") + b"\xe9.png"
+        Image.new("RGB", (8, 8)).save(os.fsdecode(name), "PNG")
+    out = tmp_path / "found"
+    result = invoke("analyze", student_run, "--data", tmp_path / "data", "--out", out)
+    assert result.exit_code == 0, result.output
+    assert "caf\\udce9.png" in (out / "analysis.html").read_text()
 
 
 def test_a_few_images_and_json(student_run):

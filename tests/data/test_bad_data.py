@@ -169,6 +169,15 @@ def test_a_bug_in_a_source_keeps_its_traceback(workers):
     loader.close()
 
 
+@pytest.mark.parametrize("size", [16, 70])
+def test_a_batch_of_bad_images_alone_is_left_out(size):
+    """Some networks (Swin) can't take a batch of none."""
+    augment = train_augment("light", size, mean=(0.5,) * 3, std=(0.5,) * 3)
+    loader = eval_loader(OneBad(), augment, 1)
+    assert [batch["index"].tolist() for batch in loader] == [[row] for row in range(1, 8)]
+    assert loader.bad_images.found == {"grey 0": "broken"}
+
+
 BAD_PATHS = {
     "folder": "cats",
     "parent": "..",

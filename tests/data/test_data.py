@@ -295,7 +295,7 @@ def test_webdataset_errors(tmp_path):
     write_shard(tmp_path / "val.tar", [("a", (1, 1, 1), 0)])
     with pytest.raises(ValueError, match=r"has an evaluation split but no train split"):
         open_data(f"wds/{tmp_path}")
-    for text in ("{", "[]", '{"classes": 3}'):
+    for text in ("{", "[]", '{"classes": 3}', '{"classes": "ab"}', '{"classes": {"a": 1, "b": 0}}'):
         (tmp_path / "info.json").write_text(text)
         with pytest.raises(UserError, match=r"info\.json is damaged \(.+\); repair or remove it$"):
             open_data(f"wds/{tmp_path}")

@@ -97,6 +97,15 @@ def test_a_class_that_is_called_as_a_split_is_not_taken_for_one(tmp_path, name):
     assert open_data(str(tmp_path))[0].classes.names == ("bus", "car", name)
 
 
+def test_splits_may_begin_with_a_capital(tmp_path):
+    """They were taken for the classes Train and Val."""
+    for split in ("Train", "VAL"):
+        draw(tmp_path / split / "cat" / "a.png", tmp_path / split / "dog" / "b.png")
+    source, evaluation = open_data(str(tmp_path))
+    assert source.classes.names == evaluation.classes.names == ("cat", "dog")
+    assert len(source) == len(evaluation) == 2
+
+
 def test_a_split_of_pictures_may_have_company(tmp_path):
     draw(tmp_path / "train" / "a.png", tmp_path / "test" / "b.png", tmp_path / "spare" / "c.png")
     assert names(open_data(str(tmp_path))[0]) == ["a.png"]

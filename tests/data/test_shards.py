@@ -122,6 +122,12 @@ def test_shards_in_folders_of_their_split(tmp_path):
     assert open_data(str(tmp_path))[0].labels.tolist() == [0, 1]
 
 
+def test_names_of_classes_are_text(tmp_path):
+    write_tar(tmp_path / "0.tar", [0, 1])
+    (tmp_path / "info.json").write_text(json.dumps({"classes": [7, 9]}))
+    assert open_data(str(tmp_path))[0].classes.names == ("7", "9")
+
+
 def test_image_folders_may_lie_beside_the_tar_that_they_came_from(tmp_path):
     for name in ("train/cat", "train/dog", "val/cat"):
         (tmp_path / name).mkdir(parents=True)

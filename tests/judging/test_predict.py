@@ -168,6 +168,11 @@ def test_folders_and_globs_in_natural_order(tmp_path):
     assert list(image_files([str(tmp_path / "b" / "*.png")])) == folder
     everything = [str(tmp_path / "a.png"), *folder]
     assert list(image_files([str(tmp_path / "**" / "*.png")])) == everything
+    assert list(image_files([str(tmp_path / "b*")])) == folder
+    text = str(tmp_path / "b" / "notes.txt")
+    assert list(image_files([str(tmp_path / "**")])) == [*everything, text]
+    (tmp_path / "c").mkdir()
+    assert list(image_files([str(tmp_path / "[bc]")])) == [*folder, str(tmp_path / "c")]
     (tmp_path / "b" / "self").symlink_to(".")
     assert list(image_files([str(tmp_path / "b")])) == folder
     assert list(image_files(["none*.png", "gone.png"])) == ["none*.png", "gone.png"]

@@ -71,6 +71,21 @@ def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):
     assert "(its teacher)" in note
 
 
+def test_a_run_that_does_not_say_how_many_images_it_saw_is_told_of_without(runs):
+    """As an older version left it; it learned from made images all the same."""
+    report = collect([runs])
+    older = dict.fromkeys(("train_images", "epoch_views"))
+    bare = [replace(run, summary=run.summary | older) for run in report.runs]
+    (group,) = report.groups
+    groups = (replace(group, runs=tuple(bare), baseline=None),)
+    section = gap_section(replace(report, runs=tuple(bare), groups=groups), opened)
+    text = section.blocks[0].text
+    assert text.startswith("data-free learned from images of made and reads ")
+    assert "real (the same network on images of digits)." in text
+    (plots,) = [block for block in section.blocks if isinstance(block, Plots)]
+    assert len(plots.plots[0].figure.data) == 0  # nobody knows where its curves belong
+
+
 def test_images_of_a_validation_split_are_called_so(runs):
     report = collect([runs])
     groups = tuple(replace(g, evaluation=f"{g.evaluation}{VALIDATION}") for g in report.groups)

@@ -11,6 +11,7 @@ import shutil
 
 import pytest
 from commands import invoke, not_among, refused
+from PIL import Image
 from rich.console import Console
 
 from dearkd.config import load_config
@@ -101,6 +102,20 @@ def test_the_teacher_is_known_and_is_no_contestant(report):
         "5.50 points above ce and 15.50 above data-free (one seed each: differences are not "
         "decided). Taught by teacher (98.00 %)."
     ]
+
+
+def test_of_runs_whose_folders_have_one_name_the_named_one_is_the_teacher(tmp_path):
+    write_run(tmp_path / "cnn" / "seed0", 98.0, method="ce", stage2=0)
+    teacher = {"teacher.name": str(tmp_path / "cnn" / "seed0")}
+    write_run(tmp_path / "dearkd" / "seed0", 95.5, **teacher)
+    write_run(tmp_path / "resnet18", 97.0, method="ce", stage2=0)
+    write_run(tmp_path / "deit", 95.0, ["teacher.name=resnet18"])  # timm's
+    folders = [tmp_path / name for name in ("cnn", "dearkd", "resnet18", "deit")]
+    (group,) = collect(folders).groups
+    assert [run.name for run in group.students] == ["dearkd/seed0", "resnet18", "deit"]
+    shutil.move(tmp_path / "cnn", tmp_path / "moved")
+    (group,) = collect([tmp_path / "moved", tmp_path / "dearkd"]).groups
+    assert [run.name for run in group.students] == ["dearkd/seed0"]
 
 
 def test_only_settings_that_differ_are_listed(report):
@@ -344,6 +359,18 @@ def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     (cut / "analysis.json").write_text(json.dumps(record | {"weights": "final"}))
     assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
     assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
+
+
+def test_attention_maps_of_any_size_and_damaged_ones(runs, tmp_path):
+    cut = copied(runs, "ce", tmp_path)
+    (cut / "analysis.json").write_text(json.dumps({"attention_distance": [[1.0]]}))
+    Image.new("RGB", (2, 16384)).save(cut / "attention_maps.png")  # WEBP has no such sides
+    out = tmp_path / "page.html"
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert 'src="data:image/png' in out.read_text()
+    (cut / "attention_maps.png").write_bytes(b"x")
+    assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
+    assert "ce: cannot decode attention_maps.png (not an image)." in out.read_text()
 
 
 def test_equal_names_are_told_apart_and_a_run_given_twice_counts_once(runs, tmp_path):

@@ -62,6 +62,14 @@ def both(fraction=None, **more):
     ]
 
 
+def test_the_commit_of_an_installed_package_is_not_known(tmp_path):
+    found = entry("labels", 0, 50.0)
+    found["summary"]["commit"] = None
+    assert "; student in fp32, 1 thread a run, on A CPU; commit not known." in study_markdown(
+        record(tmp_path, [found])
+    )
+
+
 def test_means_and_differences_are_those_of_hand(tmp_path):
     arms, differences = study_tables(record(tmp_path, both()))
     assert arms.titles[2] == "top-1 % on 5,000 validation images"
