@@ -8,6 +8,7 @@ import torch
 from numpy.typing import NDArray
 
 from dearkd.analysis.predictions import Predictions
+from dearkd.data.decode import BadImageError
 from dearkd.pages.page import (
     Block,
     Cell,
@@ -24,6 +25,7 @@ from dearkd.pages.page import (
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import confusion
 from dearkd.report.contents import Report, Run
+from dearkd.said import counted
 
 __all__ = ["confusion_counts", "extremes", "mistake_section"]
 
@@ -137,11 +139,23 @@ def _surest(answers: _Answers) -> Sheet:
     rows = [("right", hits), ("wrong", misses)]
     return Sheet(
         [
-            Pictures(f"surest, {name}", "", [_picture(answers.predictions, i) for i in indices])
+            _pictures(f"surest, {name}", answers.predictions, indices)
             for name, indices in rows
             if indices
         ]
     )
+
+
+def _pictures(name: str, predictions: Predictions, indices: Sequence[int]) -> Pictures:
+    """A row of images; those that have become unreadable since they were judged are counted."""
+    shown, gone = list[Picture](), 0
+    for index in indices:
+        try:
+            shown.append(_picture(predictions, index))
+        except BadImageError:
+            gone += 1
+    note = f"{counted(gone, 'image')} cannot be read any more" if gone else ""
+    return Pictures(name, note, shown)
 
 
 def _picture(predictions: Predictions, index: int) -> Picture:

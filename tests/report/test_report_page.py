@@ -1,6 +1,7 @@
 """The report's page of real runs: single images, synthetic sheets, and all of it in a browser."""
 
 import base64
+import dataclasses
 import io
 import json
 import re
@@ -14,8 +15,9 @@ from conftest import quiet_train
 from PIL import Image
 
 from dearkd.analysis.predictions import Answers, Predictions
+from dearkd.data.decode import BadImageError
 from dearkd.data.sources import DigitsSource
-from dearkd.pages.page import Note, Plots, Section, page
+from dearkd.pages.page import Note, Plots, Section, Sheet, page
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import COLOURS, INK
 from dearkd.report.collect import collect
@@ -153,6 +155,21 @@ def test_each_run_of_few_classes_has_its_matrix(runs, large):
 def test_the_surest_images_right_and_wrong():
     found = answers([[1, 0, 0], [9, 0, 0], [0, 5, 0], [0, 0, 7.0], [0, 2, 0]], [0, 0, 0, 2, 2])
     assert extremes(found, 2) == ([1, 3], [2, 4])
+
+
+def test_an_image_that_has_become_unreadable_is_counted_and_ends_no_report(runs):
+    class Gone(DigitsSource):
+        def image(self, index):
+            if index == 1:
+                raise BadImageError(self.name(index), "no image")
+            return super().image(index)
+
+    found = answers([[1, 0, 0], [9, 0, 0], [0, 5, 0.0]], [0, 0, 0])
+    found = dataclasses.replace(found, source=Gone("test"))
+    blocks = mistake_section(collect([runs / "dearkd"]), lambda run: found).blocks
+    (sheet,) = (block for block in blocks if isinstance(block, Sheet))
+    told = [(row.note, len(row.pictures)) for row in sheet.rows]
+    assert told == [("1 image cannot be read any more", 1), ("", 1)]
 
 
 def test_a_sheet_shows_every_class_with_its_verdicts(runs, tmp_path):
