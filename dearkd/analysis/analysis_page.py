@@ -112,7 +112,8 @@ def _map_section(maps: Sequence[AttentionMaps]) -> Section | None:
     details = [Details(f"{one.label}: every head", [_sheet_of_heads(one)]) for one in maps]
     scale = scale_of(maps[0].weights)
     lead = (
-        "Attention of the class token to each patch, block by block, mean over the heads. Grey is "
+        "Attention of the class token (without one: the mean of all patches) to each patch, block "
+        "by block, mean over the heads. Grey is "
         f"what every patch has where attention is uniform, {scale.uniform:.1%}; blue is less, "
         f"yellow more, up to the brightest of the image or {LEAST_END} times the uniform."
     )

@@ -16,7 +16,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from dearkd.data.class_matching import match_classes
+from dearkd.data.class_matching import class_keys, match_classes
 from dearkd.data.decode import BadImageError
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Batch, Loader
@@ -70,7 +70,8 @@ class Predictions:
     ids: list[str]
     """The name of each image: a file, or a row of a file."""
     class_names: tuple[str, ...]
-    """The names of the model's classes, or their numbers where names are not known."""
+    """The names of the model's classes, or their numbers where names are not known; two classes
+    of one name have their number behind it."""
     source: ImageSource
     """The images: ``source.image(i)`` is that of prediction ``i``."""
     teacher: Answers | None = None
@@ -154,7 +155,7 @@ def _assembled(
         labels=tensors["labels"],
         heads={name: answers for name, answers in heads.items() if answers is not None},
         ids=[source.name(int(row)) for row in rows],
-        class_names=tuple(trained.class_names or map(str, range(trained.num_classes))),
+        class_names=tuple(class_keys(range(trained.num_classes), trained.class_names).values()),
         source=source if whole else SubsetSource(source, rows),
         teacher=teacher,
         teacher_missing=None if teacher is not None else missing,

@@ -1,8 +1,8 @@
 """Finds a model's class for each class of the data by name, ImageNet's synonyms included."""
 
 import re
-from collections import defaultdict
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Sequence
 from functools import cache
 from typing import Any
 
@@ -11,7 +11,7 @@ from timm.data.imagenet_info import ImageNetInfo
 from dearkd.data.sources import Classes
 from dearkd.errors import UserError
 
-__all__ = ["match_classes", "match_names", "with_descriptions"]
+__all__ = ["class_keys", "find_names", "match_classes", "match_names", "with_descriptions"]
 
 _SYNSET = re.compile(r"n\d{8}")
 _IN_ORDER = 0.9
@@ -54,13 +54,7 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
     Raises:
         UserError: If a class is unknown to the model or two fall together.
     """
-    if list(data_names) == list(model_names):  # ImageNet has two cranes
-        return tuple(range(len(data_names)))
-    exact = {name: index for index, name in enumerate(model_names)}
-    loose = {_plain(name): index for index, name in enumerate(model_names)}
-    found = [exact.get(name, loose.get(_plain(name), -1)) for name in data_names]
-    if -1 in found:
-        found = _with_synsets(found, data_names, model_names)
+    found = find_names(data_names, model_names)
     missing = [name for name, index in zip(data_names, found, strict=True) if index < 0]
     if missing:
         raise UserError(
@@ -76,6 +70,16 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
     return tuple(found)
 
 
+def find_names(data_names: Sequence[str], model_names: Sequence[str]) -> list[int]:
+    """As :func:`match_names`, with -1 for a class that is unknown to the model."""
+    if list(data_names) == list(model_names):  # ImageNet has two cranes
+        return list(range(len(data_names)))
+    exact = {name: index for index, name in enumerate(model_names)}
+    loose = {_plain(name): index for index, name in enumerate(model_names)}
+    found = [exact.get(name, loose.get(_plain(name), -1)) for name in data_names]
+    return _with_synsets(found, data_names, model_names) if -1 in found else found
+
+
 def _first(names: Sequence[str]) -> str:
     """The first few names, and whether there are more."""
     return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")
@@ -87,6 +91,20 @@ def with_descriptions(names: Sequence[str]) -> tuple[str, ...]:
         return tuple(names)
     lemmas = _lemmas()
     return tuple(f"{name} {lemmas[name]}" if name in lemmas else name for name in names)
+
+
+def class_keys(labels: Iterable[int], names: Sequence[str] | None) -> dict[int, str]:
+    """What results call each class: its name, with its number where another has the same name.
+
+    ImageNet has two cranes. Without names it is the number.
+    """
+    if names is None:
+        return {label: str(label) for label in labels}
+    times = Counter(names)
+    return {
+        label: names[label] if times[names[label]] == 1 else f"{names[label]} ({label})"
+        for label in labels
+    }
 
 
 def _plain(name: str) -> str:

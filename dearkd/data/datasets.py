@@ -1,11 +1,10 @@
 """The images that a run trains on and is judged on, and a fixed share of them."""
 
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 
-from dearkd.data.class_matching import match_names
+from dearkd.data.class_matching import find_names, match_names
 from dearkd.data.opening import open_place
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.settings import Labels
@@ -125,7 +124,7 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
     rows, names = np.arange(len(source)), list(source.classes.names)
     if classes.total is not None and classes.total > classes.count:
         # Training data with some of its teacher's classes is judged on these.
-        known = [label for label, name in enumerate(names) if _is_among(name, classes.names)]
+        known = [label for label, at in enumerate(find_names(names, classes.names)) if at >= 0]
         rows = np.flatnonzero(np.isin(source.labels, known)) if known else rows
     here = sorted({int(label) for label in source.labels[rows]})
     try:
@@ -136,11 +135,3 @@ def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
     new_labels = np.full(len(names), -1)
     new_labels[here] = matched
     return SubsetSource(source, rows, new_labels=new_labels.tolist(), classes=classes)
-
-
-def _is_among(name: str, names: Sequence[str]) -> bool:
-    try:
-        match_names([name], names)
-    except UserError:
-        return False
-    return True

@@ -184,6 +184,11 @@ class EpochOrder:
                 f"{self.world} processes), got {self.batch_size}"
             )
         if self.steps_per_epoch < 1:
+            if self.images < 2:
+                raise UserError(
+                    f"training needs at least 2 images, as views are mixed in pairs, got "
+                    f"{self.images}; add images"
+                )
             largest = self.views_per_epoch // unit * unit
             remedy = f"set data.batch_size to at most {largest}" if largest else "add images"
             raise UserError(

@@ -1,13 +1,14 @@
 """A set of labelled images to be measured: opened, limited for each class, resized to one size."""
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterable, Sequence
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 from torch import Tensor
 
 from dearkd.data.augment import eval_augment
+from dearkd.data.class_matching import class_keys
 from dearkd.data.datasets import open_evaluation
 from dearkd.data.decode import BadImageError
 from dearkd.data.loaders import BadImages
@@ -19,7 +20,7 @@ from dearkd.errors import UserError
 from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
 
-__all__ = ["ImageSet", "Remembered", "choose_size", "class_keys", "newest_set", "open_set"]
+__all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
 
 SMALL_SIZE = 64
 """Pixels a side that too small images are enlarged to: LPIPS was tuned on patches of this size."""
@@ -89,20 +90,6 @@ class Remembered:
         while self._bytes > self._limit:
             self._bytes -= self._kept.popitem(last=False)[1].nbytes
         return result
-
-
-def class_keys(labels: Iterable[int], names: Sequence[str] | None) -> dict[int, str]:
-    """What results call each class: its name, with its number where another has the same name.
-
-    ImageNet has two cranes. Without names it is the number.
-    """
-    if names is None:
-        return {label: str(label) for label in labels}
-    times = Counter(names)
-    return {
-        label: names[label] if times[names[label]] == 1 else f"{names[label]} ({label})"
-        for label in labels
-    }
 
 
 def open_set(target: str, limit: int | None, seed: int) -> ImageSource:

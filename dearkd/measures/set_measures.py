@@ -7,7 +7,7 @@ import torch
 from accelerate import Accelerator
 from torch import Tensor
 
-from dearkd.data.class_matching import match_classes
+from dearkd.data.class_matching import class_keys, match_classes
 from dearkd.data.feed import evaluation_loader
 from dearkd.data.loaders import BadImages, Loader
 from dearkd.data.sources import ImageSource
@@ -15,7 +15,7 @@ from dearkd.errors import UserError
 from dearkd.judging.evaluate import evaluate
 from dearkd.measures.diversity import Diversity, distance_sums, diversity, squared_distance_sums
 from dearkd.measures.fidelity import NEAREST, density_and_coverage, frechet_distance
-from dearkd.measures.image_set import ImageSet, Remembered, Rows, class_keys
+from dearkd.measures.image_set import ImageSet, Remembered, Rows
 from dearkd.measures.lpips_embedding import LpipsEmbedding
 from dearkd.trained.trained import Trained
 

@@ -159,7 +159,7 @@ def _maps(run: Run) -> list[Block]:
         picture = open_image(file, MAPS)
     except BadImageError as error:
         return [Note(f"{run.name}: {error}.", warning=True)]
-    title = "From the class token; grey is as much as uniform attention has"
+    title = "From the class token, or else the mean of all patches; grey is uniform attention"
     maps = WidePicture(picture_uri(picture), title)
     return [Details(f"{run.name}: where each head looks in some images", [maps])]
 

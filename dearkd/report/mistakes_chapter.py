@@ -40,13 +40,12 @@ SIDE = 72  # pixels
 
 @dataclass(frozen=True)
 class _Answers:
-    """A run with its predictions and its confusion matrix."""
+    """A run with its predictions."""
 
     run: Run
     taught: bool
     """Whether it was another run's teacher."""
     predictions: Predictions
-    counts: NDArray[np.int64]
 
 
 def mistake_section(report: Report, predicted: Callable[[Run], Predictions | str]) -> Section:
@@ -62,7 +61,7 @@ def mistake_section(report: Report, predicted: Callable[[Run], Predictions | str
             blocks.append(Note(f"{run.name}: {answer}", warning=True))
         else:
             taught = report.group_of(run).is_teacher(run)
-            found.append(_Answers(run, taught, answer, confusion_counts(answer)))
+            found.append(_Answers(run, taught, answer))
     if found:
         blocks += [*_matrices(found), _pairs(found)]
     for rank, answers in enumerate(sorted(found, key=_standing)):
@@ -97,7 +96,10 @@ def extremes(predictions: Predictions, count: int) -> tuple[list[int], list[int]
 
 def _matrices(found: Sequence[_Answers]) -> list[Block]:
     plots = [
-        Plot(confusion(answers.counts, answers.predictions.class_names), answers.run.name)
+        Plot(
+            confusion(confusion_counts(answers.predictions), answers.predictions.class_names),
+            answers.run.name,
+        )
         for answers in found
         if len(answers.predictions.class_names) <= MATRIX_CLASSES
     ]
@@ -122,14 +124,14 @@ def _pairs(found: Sequence[_Answers]) -> Table:
 
 
 def _worst_pairs(answers: _Answers) -> list[str]:
-    names, counts = answers.predictions.class_names, answers.counts.copy()
-    np.fill_diagonal(counts, 0)
-    order = np.argsort(-counts, axis=None, kind="stable")[:PAIRS]
-    pairs = [divmod(int(index), len(names)) for index in order]
+    names, labels = answers.predictions.class_names, answers.predictions.labels
+    read = answers.predictions.heads["logits"].read
+    wrong = torch.stack([labels, read], dim=1)[labels != read]
+    pairs, counts = torch.unique(wrong, dim=0, return_counts=True)
+    most = counts.argsort(descending=True, stable=True)[:PAIRS]
     return [
-        f"{names[label]} \u2192 {names[read]}: {counts[label, read]}"
-        for label, read in pairs
-        if counts[label, read]
+        f"{names[label]} \u2192 {names[taken]}: {count}"
+        for (label, taken), count in zip(pairs[most].tolist(), counts[most].tolist(), strict=True)
     ]
 
 

@@ -99,4 +99,4 @@ def _origin_cells(run: Run, row: dict[str, Any]) -> list[str]:
 
 
 def _setting(value: Any) -> str:
-    return value if isinstance(value, str) else json.dumps(value)
+    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)

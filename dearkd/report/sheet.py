@@ -6,6 +6,7 @@ from typing import Any
 
 from PIL import Image
 
+from dearkd.data.class_matching import class_keys
 from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.pages.page import Block, Cell, Note, Picture, Pictures, Sheet
@@ -89,11 +90,9 @@ def _verdict_cell(
 def class_names(item: SyntheticSet) -> Callable[[int], str]:
     """A function from the teacher's index of a class to its name, or ``class 7`` if it has none."""
     known = item.manifest.get("class_names")
-
-    def name(index: int) -> str:
-        return str(known[index]) if known else f"class {index}"
-
-    return name
+    if not known:
+        return "class {}".format
+    return class_keys(range(len(known)), list(map(str, known))).__getitem__
 
 
 def _class_share(item: SyntheticSet, target: int) -> str:

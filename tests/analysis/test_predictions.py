@@ -157,6 +157,17 @@ def test_other_images_without_unreadable_ones_do_not_replace_what_is_kept(run, t
     assert len(passes) == before
 
 
+def test_two_classes_of_one_name_are_told_apart(run, tmp_path):
+    """ImageNet has two cranes."""
+    digits = predictions_of(found_of(run)).source
+    root = folder_of_digits(tmp_path / "images", digits, np.flatnonzero(digits.labels < 3))
+    tensors, metadata = load_weights(run.model_file), read_metadata(run.model_file)
+    metadata["class_names"] = [*"0123456", "crane", "8", "crane"]
+    save_tensors(run.model_file, tensors, metadata)
+    found = predictions_of(found_of(run), str(root))
+    assert found.class_names == (*"0123456", "crane (7)", "8", "crane (9)")
+
+
 def test_changed_pixels_of_the_run_s_own_images_are_noticed(run, tmp_path, passes):
     root = folder_of_digits(tmp_path / "images", predictions_of(found_of(run)).source, range(60))
     text = run.config_file.read_text()

@@ -4,7 +4,7 @@ import pytest
 from timm.data.imagenet_info import ImageNetInfo
 from torchvision.models import ResNet18_Weights
 
-from dearkd.data.class_matching import match_classes, match_names
+from dearkd.data.class_matching import class_keys, find_names, match_classes, match_names
 from dearkd.data.sources import Classes
 
 INFO = ImageNetInfo()
@@ -53,3 +53,14 @@ def test_a_few_classes_match_by_one_of_their_names():
 def test_a_name_of_two_synsets_is_not_guessed():
     with pytest.raises(ValueError, match=r"1 of 2 data classes are unknown.*crane"):
         match_names(["tench", "crane"], SYNSETS)
+
+
+def test_two_classes_of_one_name_are_both_found_beside_unknown_ones():
+    cranes = [name for name, text in zip(SYNSETS, DESCRIPTIONS, strict=True) if "crane" in text]
+    names = ["crane", "not of ImageNet", "crane"]
+    assert find_names(names, ["n01440764", *cranes]) == [1, -1, 2]
+
+
+def test_results_tell_two_classes_of_one_name_apart():
+    assert class_keys((2, 1), ["crane", "tench", "crane"]) == {2: "crane (2)", 1: "tench"}
+    assert class_keys((2, 1), None) == {2: "2", 1: "1"}

@@ -182,8 +182,8 @@ def test_keep_steps_continues_with_new_permutations(images):
 def test_order_errors():
     with pytest.raises(ValueError, match=r"batch size 64 exceeds the 21 images.*at most 20"):
         EpochOrder(images=21, batch_size=64, seed=0)
-    with pytest.raises(ValueError, match=r"exceeds the 1 images of an epoch; add images"):
-        EpochOrder(images=1, batch_size=2, seed=0)
+    with pytest.raises(ValueError, match=r"at least 2 images.*got 1; add images"):
+        EpochOrder(images=1, batch_size=2, seed=0, views=40)
     with pytest.raises(ValueError, match=r"must be a multiple of 2 .*got 5"):
         EpochOrder(images=21, batch_size=5, seed=0)
     with pytest.raises(ValueError, match=r"multiple of 4 .* 2 processes.*got 6"):

@@ -17,7 +17,7 @@ from PIL import Image
 from dearkd.analysis.predictions import Answers, Predictions
 from dearkd.data.decode import BadImageError
 from dearkd.data.sources import DigitsSource
-from dearkd.pages.page import Note, Plots, Section, Sheet, page
+from dearkd.pages.page import Note, Plots, Section, Sheet, Table, page
 from dearkd.pages.pictures import thumbnail_uri
 from dearkd.pages.plots import COLOURS, INK
 from dearkd.report.collect import collect
@@ -136,6 +136,18 @@ def test_confusion_counts_are_those_of_a_loop():
     for row, label in zip(logits, labels, strict=True):
         expected[label, row.index(max(row))] += 1
     np.testing.assert_array_equal(confusion_counts(answers(logits, labels)), expected)
+
+
+def test_the_pairs_confused_most_often_are_those_of_a_loop(runs):
+    torch.manual_seed(0)
+    logits, labels = torch.randn(50, 4).tolist(), torch.randint(4, (50,)).tolist()
+    found = answers(logits, labels, tuple("abcd"))
+    counts = confusion_counts(found)
+    pairs = [(-counts[i, j], i, j) for i in range(4) for j in range(4) if i != j]
+    expected = [f"{'abcd'[i]} \u2192 {'abcd'[j]}: {-count}" for count, i, j in sorted(pairs)[:6]]
+    blocks = mistake_section(collect([runs]), lambda _: found).blocks
+    table = next(block for block in blocks if isinstance(block, Table))
+    assert [row[1] for row in table.rows] == expected
 
 
 @pytest.mark.parametrize("large", [0, 1, 2])

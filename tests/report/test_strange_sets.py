@@ -57,6 +57,14 @@ def test_a_manifest_that_names_no_image_of_its_folder(made, tmp_path, change):
     assert page.count('class="picture"') == 0
 
 
+def test_two_classes_of_one_name_are_told_apart(made, tmp_path):
+    """ImageNet has two cranes."""
+    names = ["0", "1", "crane", "3", "4", "crane", "6", "7", "8", "9"]
+    page, _ = reported(made, tmp_path, lambda manifest: manifest.update(class_names=names))
+    assert "crane (2)" in page
+    assert "crane (5)" in page
+
+
 STRANGE = {
     "it lists no images": {"images": []},
     "images[0].target is missing": {"images": [{"file": "2/a.png"}]},
