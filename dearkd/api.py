@@ -7,7 +7,8 @@
     scores = evaluate(run.folder)
 
 Each takes a configuration, or its fields as keywords: ``data`` and ``teacher`` are what the options
-of that name are, and a dotted field is written with two underscores (``optim__lr=3e-4``).
+of that name are, and a dotted field is written with two underscores (``optim__lr=3e-4``). A field
+that is None takes the place of what a file says; an option that is None is not given.
 """
 
 import json
@@ -150,7 +151,8 @@ def train(
                 "dataclasses.replace(config, ...), or pass a YAML file"
             )
     else:
-        config = load_config(None if config is None else Path(config), (), _options(fields))
+        path = None if config is None else Path(config)
+        config = load_config(path, _emptied(fields), _options(fields))
     done = train_run(config, console=told, trust=trust, teacher=given)
     assert done is not None  # it was no dry run
     return Run(done.path)
@@ -175,7 +177,7 @@ def synthesize(
     """
     folder = synthesize_set(
         None if config is None else Path(config),
-        (),
+        _emptied(fields),
         _options(fields),
         console=console or Console(quiet=True),
         out=None if out is None else Path(out),
@@ -201,8 +203,17 @@ def evaluate(
 
 
 def _options(fields: dict[str, Any]) -> dict[str, Any]:
-    """Keywords as dotted fields of the configuration."""
+    """Keywords as dotted fields of the configuration; those that are None are left out."""
     return {
         SHORT.get(name, name.replace("__", ".")): str(value) if isinstance(value, Path) else value
         for name, value in fields.items()
     }
+
+
+def _emptied(fields: dict[str, Any]) -> list[str]:
+    """Settings for the fields of the configuration that are to be None, whatever a file says.
+
+    Of the keywords that are named as options, None says that the option is not given.
+    """
+    names = [name for name, value in fields.items() if value is None and name not in SHORT]
+    return [f"{name.replace('__', '.')}=null" for name in names]

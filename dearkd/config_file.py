@@ -124,7 +124,7 @@ def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, dict):
             flat |= flattened(value, f"{prefix}{key}.")
         else:
-            flat[prefix + key] = value
+            flat[f"{prefix}{key}"] = value
     return flat
 
 
@@ -149,6 +149,7 @@ def _problem(error: Exception) -> str:
 
 
 def _read(path: Path) -> DictConfig:
+    tree: Any
     try:
         tree = OmegaConf.load(path)
     except (YAMLError, UnicodeDecodeError) as error:
@@ -158,8 +159,13 @@ def _read(path: Path) -> DictConfig:
                 f"config {path} has the key {found[1]!r} twice; leave one out or rename it"
             ) from error
         raise UserError(f"config {path} is not YAML ({_problem(error)}); correct it") from error
+    except OSError as error:
+        if error.errno is not None:
+            raise
+        tree = None  # OmegaConf's own, of a number alone
     if not isinstance(tree, DictConfig):
-        raise UserError(f"config {path} holds a list; write KEY: VALUE lines, as in configs/")
+        held = "a single value" if tree is None else "a list"
+        raise UserError(f"config {path} holds {held}; write KEY: VALUE lines, as in configs/")
     return tree
 
 
@@ -230,7 +236,7 @@ def _refused_field(
 def _whole_key(key: str, layers: Sequence[DictConfig | dict[str, Any]]) -> str:
     """A key as it was given: the error names no more of it than its first unknown part."""
     for layer in layers:
-        value = OmegaConf.select(OmegaConf.create(layer), key)
+        value = OmegaConf.select(OmegaConf.create(layer), key, throw_on_resolution_failure=False)
         while isinstance(value, DictConfig) and len(value):
             part = str(next(iter(value)))
             key, value = f"{key}.{part}", value[part]

@@ -15,6 +15,7 @@ __all__ = [
     "LOSS_CURVES",
     "MANIFEST",
     "METADATA",
+    "PRINTS",
     "RECORDED_RUN",
     "STUDY",
     "SUMMARY",
@@ -31,6 +32,8 @@ LOGGED = {
 }
 EPOCH: Shape = {"epoch": whole, "stage": str, **LOGGED, ...: (NUMBER, table)}
 """A line of ``metrics.jsonl``."""
+PRINTS: Shape = {...: (str, NONE)}
+"""Fingerprints of a run's images and teacher."""
 ROUND: Shape = {
     **dict.fromkeys(("round", "train_images", "epochs"), whole),
     **{f"{name}?": NUMBER for name in ("new_images", "recognition", "top1", "teacher_agreement")},
@@ -56,7 +59,12 @@ SUMMARY: Shape = {
     "head_scales?": ({...: number}, NONE),
     "arithmetic?": {...: str},
     "versions?": {...: str},
-    "sessions?": [{"device?": str, "commit?": (str, NONE), "versions?": {...: str}, ...: object}],
+    "sessions?": [
+        {
+            **{"device?": str, "commit?": (str, NONE), "versions?": {...: str}},
+            **{"fingerprints?": PRINTS, ...: object},
+        }
+    ],
     ...: object,
 }
 """``summary.json``; older versions left parts of it out."""

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from concurrent.futures import Future, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -93,12 +94,19 @@ def make_side_by_side(log: Path) -> None:
     half = {**os.environ, "OMP_NUM_THREADS": str(threads_each(2))}
     with log.open("w", encoding="utf-8") as file, ThreadPoolExecutor(1) as beside:
         data_free = beside.submit(make, DATA_FREE, half, file)
+        data_free.add_done_callback(partial(tell_failure, log=log))
         print(f"At the same time: {', '.join(DATA_FREE)}; shown below, {log} until then")
         try:
             make(STUDENTS, half)
         finally:
             follow(log, data_free)
     data_free.result()
+
+
+def tell_failure(lane: Future[None], log: Path) -> None:
+    """Says at once that the lane whose lines are not in sight has failed."""
+    if lane.exception() is not None:
+        print(f"failed: {', '.join(DATA_FREE)}; see {log}", flush=True)
 
 
 def make(

@@ -51,6 +51,19 @@ def test_a_teacher_made_in_python_leads_to_a_run(tmp_path):
     assert "teacher_agreement" in run.metrics[0]
 
 
+def test_a_field_that_is_none_goes_over_the_file(tmp_path):
+    file = tmp_path / "run.yaml"
+    file.write_text("optim: {ema_decay: 0.9}\ndata: {evaluation: digits}\n")
+    none = {"optim__ema_decay": None, "eval_data": None}
+    run = dearkd.train(file, **QUICK | {"method": "ce", "out": tmp_path / "run"} | none)
+    assert run.config.optim.ema_decay is None
+    assert run.config.data.evaluation == "digits"  # an option that is not given
+    with pytest.raises(UserError, match="seed: Incompatible value 'None'"):
+        dearkd.train(seed=None)
+    with pytest.raises(UserError, match="seed: Incompatible value 'None'"):
+        dearkd.synthesize(seed=None)
+
+
 def test_mistakes_are_told_as_at_the_command(tmp_path):
     with pytest.raises(
         UserError, match=r"unknown config key 'optim\.lrr'; did you mean 'optim\.lr'"

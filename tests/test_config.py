@@ -65,6 +65,7 @@ CONFIGS = sorted(Path(__file__).parents[1].glob("configs/train/*.yaml"))
         ("seed=???", r"seed is \?\?\?, which is no value; give it one, or leave it out"),
         ("method_args.a=???", r"method_args\.a is \?\?\?"),
         ("data.train=x${y}", r"data\.train: Interpolation key 'y' not found"),
+        ("zzz=${y}", r"unknown config key 'zzz'; known: recipe"),
         ("seed", "--set wants key=value, as in --set seed=1, got 'seed'"),
     ],
 )
@@ -110,11 +111,23 @@ def test_a_value_may_be_left_open_in_a_file_or_refer_to_another(tmp_path):
     assert (config.stage2, config.data.train) == (2, "dearkd")
 
 
-def test_a_broken_file_is_named(tmp_path):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("method: [dearkd\n", r"broken\.yaml is not YAML"),
+        ("[method]", r"broken\.yaml holds a list; write KEY: VALUE lines"),
+        ("3", r"broken\.yaml holds a single value; write KEY: VALUE lines"),
+    ],
+)
+def test_a_broken_file_is_named(tmp_path, text, message):
     file = tmp_path / "broken.yaml"
-    file.write_text("method: [dearkd\n")
-    with pytest.raises(ValueError, match=r"broken\.yaml is not YAML"):
+    file.write_text(text)
+    with pytest.raises(UserError, match=message):
         load_config(file)
+
+
+def test_arguments_may_have_numbers_for_keys():
+    assert load_config(None, ["method_args.weights={1: 0.5}"]).method_args == {"weights": {1: 0.5}}
 
 
 def test_settings_win_over_options_and_options_over_the_file(tmp_path):

@@ -12,6 +12,7 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError
+from dearkd.misfit import whole
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
 from dearkd.run_folder.going_on import check_begun
@@ -98,6 +99,11 @@ class RunFolder:
                 f"{self.path} already holds a run; go on with it by --resume or "
                 "choose another --out"
             )
+        if self.summary_file.exists() and not resume:
+            raise UserError(
+                f"{self.path} has a summary.json, but no config.yaml that says of which run; "
+                "restore that, remove the folder or choose another --out"
+            )
         if not resume and is_set(self.path):
             raise UserError(f"{self.path} holds a synthetic set; choose another --out")
         if resume:
@@ -177,8 +183,15 @@ class RunFolder:
         return _read_lines(self.metrics_file)
 
     def truncate_metrics(self, epochs: int) -> None:
-        """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again."""
-        kept = [json.dumps(line) + "\n" for line in self.read_metrics() if line["epoch"] < epochs]
+        """Keeps the first ``epochs`` epochs: a resumed run writes the later ones again.
+
+        A line that does not say its epoch is damaged, and is not kept.
+        """
+        kept = [
+            json.dumps(line) + "\n"
+            for line in self.read_metrics()
+            if whole(line.get("epoch")) and line["epoch"] < epochs
+        ]
         replace_text(self.metrics_file, "".join(kept))
 
 

@@ -5,7 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from dearkd.errors import MissingFileError
+from dearkd.errors import MissingFileError, UserError
+from dearkd.misfit import misfit
+from dearkd.shapes import PRINTS
 
 __all__ = ["MOVABLE", "OPTIONS", "naming_the_new_place", "noted_fingerprints"]
 
@@ -21,8 +23,16 @@ MOVABLE = (*OPTIONS, "cache_labels", "imports")
 
 
 def noted_fingerprints(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str | None]:
-    """The fingerprints that a run noted in its first session, by setting; of older runs empty."""
+    """The fingerprints that a run noted in its first session, by setting; of older runs empty.
+
+    Raises:
+        UserError: If they are none.
+    """
     found: dict[str, str | None] = sessions[0].get("fingerprints", {}) if sessions else {}
+    if (fault := misfit(found, PRINTS, "fingerprints")) is not None:
+        raise UserError(
+            f"sessions.jsonl is damaged ({fault}); restore it, or start anew with another --out"
+        )
     return found
 
 

@@ -165,8 +165,11 @@ def read_record(path: Path) -> Record:
         if (fault := misfit(content["study"], STUDY, "study")) is not None:
             raise TypeError(fault)
         study = _study(content["study"])
+        known = dict[Key, int]()
         for number, entry in enumerate(content["runs"], start=1):
             _check_entry(entry, number)
+            if (first := known.setdefault(key_of(entry), number)) != number:
+                raise TypeError(f"runs {first} and {number} are one: their arm and seed are equal")
     except (AttributeError, KeyError, TypeError) as error:
         reason = f"no {error}" if isinstance(error, KeyError) else str(error)
         raise UserError(f"record {path} is damaged ({reason}); restore it or remove it") from error

@@ -23,6 +23,7 @@ from dearkd.run_folder.record import Key
 from dearkd.sweep.study import StudyFile, folder_name
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust
+from dearkd.trained.trained import VIEW
 from dearkd.trained.weights import hash_of_weights
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import epoch_order
@@ -43,8 +44,8 @@ BY_RULE = (
     *("teacher.precision", "teacher.memory_format", "data.views"),
 )
 """Settings that a rule chooses by the machine, where they are left open."""
-LATER = ("init.weights", "imports.content")
-"""Facts that records of older versions do not have; they have the files' names alone."""
+LATER = ("init.weights", "imports.content", "crop_mode")
+"""Facts that records of older versions do not have: of files they have the names alone."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +67,8 @@ class PlannedRun:
     """Those that it opens."""
     seconds: float | None
     """What it would take; None where nobody asked."""
+    answers: str | None
+    """Name of the folder of its teacher's answers in that of its seed; None where none are kept."""
 
     @property
     def name(self) -> str:
@@ -146,7 +149,7 @@ def _plain(config: TrainConfig) -> dict[str, Any]:
 def _built(
     study: StudyFile, arm: str, fraction: float | None, seed: int, trust: bool, costs: bool
 ) -> PlannedRun:
-    config = study.of_arm(arm, fraction, seed)
+    config, answers = study.of_arm(arm, fraction, seed), None
     try:
         parts = build(config, trust=trust)
         _check_arithmetic(config)
@@ -155,7 +158,8 @@ def _built(
         order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
         if config.cache_labels is not None:
             of, form = kept_of(parts)
-            config = _keeping_labels(config, key_of(of | {"seed": None}, form))
+            answers = key_of(of | {"seed": None}, form)
+            config = _keeping_labels(config, answers)
     except UserError as error:
         raise UserError(f"arm {arm!r}: {error}") from error
     if parts.evaluation is None:
@@ -170,7 +174,8 @@ def _built(
         place_models(parts, state.device)
         seconds = estimate(parts, state).seconds
     return PlannedRun(
-        *(arm, fraction, seed, config, parts.config, settings, found, parts.networks, seconds)
+        *(arm, fraction, seed, config, parts.config, settings, found, parts.networks, seconds),
+        answers,
     )
 
 
@@ -183,8 +188,8 @@ def _with_seed(
     config = study.of_arm(run.arm, run.fraction, seed)
     if config.data.train != run.config.data.train:
         return _built(study, run.arm, run.fraction, seed, trust, costs)
-    if run.config.cache_labels is not None:
-        config = _keeping_labels(config, Path(run.config.cache_labels).name)
+    if run.answers is not None:
+        config = _keeping_labels(config, run.answers)
     return dataclasses.replace(
         run,
         seed=seed,
@@ -221,6 +226,7 @@ def _facts(parts: Parts, steps: int) -> dict[str, Any]:
         "eval_images": len(parts.evaluation),
         "interpolation": view["interpolation"],
         "crop_pct": view["crop_pct"],
+        "crop_mode": view.get("crop_mode") or VIEW["crop_mode"],
     }
 
 
@@ -286,5 +292,5 @@ def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
         if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
             raise UserError(
                 f"differs names {name}, in which no arms differ; leave it out (known: settings, "
-                "epochs, steps, train_images, eval_images, interpolation, crop_pct)"
+                "epochs, steps, train_images, eval_images, interpolation, crop_pct, crop_mode)"
             )

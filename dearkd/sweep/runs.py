@@ -18,9 +18,12 @@ from dearkd.said import counted, seconds_text
 from dearkd.sweep.children import Child, run_all
 from dearkd.sweep.plan import BY_RULE, PlannedRun, difference, settings_of
 from dearkd.training.fingerprints import check_fingerprints
+from dearkd.training.paths import from_root
 
 __all__ = ["Runs"]
 
+OF_ONE_RUN = ("top1", "seconds")
+"""Numbers of a summary by which one run is told from another."""
 TENTHS = 10
 """Parts of a run; after each a line says how far it is and its last top-1."""
 
@@ -112,6 +115,13 @@ class Runs:
             if not folder.model_file.is_file():
                 failed.append(f"{run.name}: its weights are gone, so it can't read {self.test}")
                 continue
+            if not _is_recorded(entry, folder):
+                failed.append(
+                    f"{run.name}: {folder.path} has another run than the record, by top-1 or "
+                    f"seconds, so it can't read {self.test}; bring back the recorded run's folder, "
+                    f"or take its line out of {self.record.path}"
+                )
+                continue
             words = ["eval", str(folder.path), "--data", self.test, "--json"]
             words += [word for file in run.resolved.imports for word in ("--import", file)]
             by_child[Child(run.name, tuple(words), self._log(f"{run.name}-test"))] = run
@@ -148,6 +158,8 @@ class Runs:
             if noted := noted_fingerprints(folder.sessions()):  # they count, and not the paths
                 self._check_fingerprints(run, noted)
                 stored |= {key: wanted[key] for key in OPTIONS}
+                if _names(stored["imports"]) == _names(wanted["imports"]):
+                    stored["imports"] = wanted["imports"]
             found, where = difference(stored, wanted), f"{folder.path}"
             remedy = "take the study's change back, remove that folder, or choose another --out"
         else:
@@ -212,16 +224,36 @@ class Runs:
         return watch
 
 
+def _is_recorded(entry: Entry, folder: RunFolder) -> bool:
+    """Whether the weights in a folder are those whose numbers the record has."""
+    try:
+        summary = folder.read_summary()
+    except (OSError, ValueError):
+        return False
+    recorded = {key: entry["summary"].get(key) for key in OF_ONE_RUN}
+    return isinstance(summary, dict) and recorded == {key: summary.get(key) for key in OF_ONE_RUN}
+
+
 def _moved(folder: RunFolder, run: PlannedRun) -> list[str]:
-    """Options that say where the images and the teacher of a begun run lie now."""
+    """Options that say where a begun run's images, teacher, its answers and imports lie now."""
     if not noted_fingerprints(folder.sessions()):
         return []
-    stored, wanted = settings_of(folder.read_config()), settings_of(run.resolved)
+    config, kept = folder.read_config(), run.config.cache_labels
+    stored, wanted = settings_of(config), settings_of(run.resolved)
+    places = [(key, option, stored[key], wanted[key]) for key, option in OPTIONS.items()]
+    kept = None if kept is None else from_root(kept)
+    places.append(("cache_labels", "--cache-labels", config.cache_labels, kept))
     words = list[str]()
-    for key, option in OPTIONS.items():
-        if wanted[key] != stored[key]:
-            words += ["--set", f"{key}=null"] if wanted[key] is None else [option, wanted[key]]
+    for key, option, old, new in places:
+        if new != old:
+            words += ["--set", f"{key}=null"] if new is None else [option, new]
+    if stored["imports"] != wanted["imports"]:
+        words += [word for file in wanted["imports"] for word in ("--import", file)]
     return words
+
+
+def _names(files: Sequence[str]) -> list[str]:
+    return [Path(file).name for file in files]
 
 
 def _so_far(lines: Sequence[dict[str, Any]], total: int) -> str:

@@ -12,7 +12,9 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.misfit import Shape, misfit, number, whole
 from dearkd.run_folder.files import archive_flaw
+from dearkd.shapes import METADATA
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.trained.trained import Trained, described
 
@@ -20,7 +22,10 @@ __all__ = ["DESCRIPTION", "Graph", "open_onnx", "open_timm", "open_torch_export"
 
 DESCRIPTION = "dearkd.json"
 """Name of the description inside a torch.export archive."""
-_KEYS = ("num_classes", "img_size", "mean", "std", "interpolation", "crop_pct")
+_NEEDED: dict[str, Shape] = {"num_classes": whole, "img_size": whole}
+_NEEDED |= {"mean": [number], "std": [number]}
+_NEEDED |= {key: METADATA[f"{key}?"] for key in ("interpolation", "crop_pct")}
+_KNOWN = {key.rstrip("?") for key in METADATA if key is not ...}
 
 
 class Graph(nn.Module):
@@ -55,7 +60,8 @@ def open_onnx(file: Path) -> Trained:
         raise UserError(
             f"{file} is damaged or no ONNX model ({one_line(error)}); export or fetch it again"
         ) from error
-    stored = session.get_modelmeta().custom_metadata_map
+    texts = session.get_modelmeta().custom_metadata_map  # other tools add theirs
+    stored = {key: _parsed(file, text) for key, text in texts.items() if key in _KNOWN}
 
     def outputs(images: Tensor) -> tuple[Tensor, ...]:
         return tuple(map(torch.from_numpy, session.run(None, {"images": images.numpy()})))
@@ -85,8 +91,7 @@ def open_torch_export(file: Path) -> Trained:
         ) from error
     finally:
         log.setLevel(level)
-    stored = json.loads(extra[DESCRIPTION] or "{}")
-    description = _description(file, {key: json.dumps(stored[key]) for key in stored})
+    description = _description(file, _parsed(file, extra[DESCRIPTION] or "{}"))
     return described(str(file), Graph(lambda images: model(images)), "torch-export", description)
 
 
@@ -124,10 +129,29 @@ def _check_archives(folder: Path) -> None:
             raise UserError(f"weights {file}: the file {flaw}; fetch it again")
 
 
-def _description(file: Path, stored: dict[str, str]) -> dict[str, Any]:
-    missing = [key for key in _KEYS if key not in stored]
+def _parsed(file: Path, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise UserError(_damaged(file, one_line(error))) from error
+
+
+def _description(file: Path, stored: Any) -> dict[str, Any]:
+    missing = [key for key in _NEEDED if isinstance(stored, dict) and key not in stored]
     if missing:
         raise UserError(
             f"{file} does not say its {missing[0]}; only models that `dearkd export` wrote are read"
         )
-    return {key: json.loads(value) for key, value in stored.items()}
+    optional = {key: shape for key, shape in METADATA.items() if str(key).endswith("?")}
+    shape = {**optional, **_NEEDED, ...: object}
+    if (fault := misfit(stored, shape)) is not None:
+        raise UserError(_damaged(file, fault))
+    description: dict[str, Any] = stored
+    names, classes = description.get("class_names"), description["num_classes"]
+    if names and len(names) != classes:
+        raise UserError(_damaged(file, f"class_names has {len(names)} of {classes} names"))
+    return description
+
+
+def _damaged(file: Path, fault: str) -> str:
+    return f"{file} has a damaged description ({fault}); export or fetch it again"

@@ -42,8 +42,8 @@ def check_fingerprints(here: Mapping[str, str | None], noted: Mapping[str, str |
     Raises:
         UserError: Naming the setting and what was expected.
     """
-    for key, old in noted.items():
-        new = here[key]
+    for key, new in here.items():
+        old = noted.get(key, new)
         if new == old or (key == TEACHER and new is None):
             continue
         if old is None:

@@ -307,6 +307,37 @@ def test_a_damaged_archive_is_named_by_its_checksum(graph_file, tmp_path):
         opened(file, trust=True, graphs=True)
 
 
+def described_by(onnx_file, place, **texts):
+    """A copy of an ONNX file with other entries in its description."""
+    (onnx,) = import_packages("onnx")
+    model = onnx.load(onnx_file)
+    kept = [(p.key, p.value) for p in model.metadata_props if p.key not in texts]
+    del model.metadata_props[:]
+    onnx.helper.set_model_props(model, dict(kept) | texts)
+    onnx.save(model, place)
+    return place
+
+
+def test_what_other_tools_note_in_an_onnx_file_is_left_alone(run, onnx_file, tmp_path):
+    noted = {"onnx.infer": "onnxruntime.quant"}  # by onnxruntime's quantisation
+    assert open_onnx(described_by(onnx_file, tmp_path / "m.onnx", **noted)).num_classes == 10
+
+
+@pytest.mark.parametrize(
+    ("texts", "fault"),
+    [
+        ({"mean": "abc"}, "damaged description .Expecting value"),
+        ({"mean": "3"}, "damaged description .mean is 3"),
+        ({"img_size": "null"}, "damaged description .img_size is None"),
+        ({"class_names": "3"}, "damaged description .class_names is 3"),
+        ({"class_names": '["a"]'}, "damaged description .class_names has 1 of 10 names"),
+    ],
+)
+def test_a_damaged_description_is_named(onnx_file, tmp_path, texts, fault):
+    with pytest.raises(UserError, match=rf"m\.onnx.* {fault}.*; export or fetch it again$"):
+        open_onnx(described_by(onnx_file, tmp_path / "m.onnx", **texts))
+
+
 def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):
     (onnx,) = import_packages("onnx")
     model = onnx.load(onnx_file)

@@ -175,6 +175,13 @@ def test_damaged_lines_of_the_metrics_are_skipped(tmp_path):
     assert folder.read_metrics() == [{"epoch": 0}, {"epoch": 1}]
 
 
+def test_a_line_of_the_metrics_without_its_epoch_is_left_out_when_a_run_goes_on(tmp_path):
+    folder = RunFolder(tmp_path)
+    folder.metrics_file.write_text('{"epoch": 0}\n{"loss": 1.0}\n{"epoch": "1"}\n{"epoch": 1}\n')
+    folder.truncate_metrics(1)
+    assert folder.read_metrics() == [{"epoch": 0}]
+
+
 @pytest.mark.parametrize("named", [True, False])
 def test_a_bad_image_that_ends_a_run_leaves_no_folder(tmp_path, monkeypatch, named):
     monkeypatch.chdir(tmp_path)
@@ -190,6 +197,12 @@ def test_a_bad_image_that_ends_a_run_leaves_no_folder(tmp_path, monkeypatch, nam
     assert not any(path.is_file() for path in tmp_path.rglob("*") if "data" not in path.parts)
     assert not Path("run").exists()
     assert not list(Path().glob("runs/*"))
+
+
+def test_results_that_do_not_say_of_which_run_are_not_written_over(tmp_path):
+    (tmp_path / "summary.json").write_text('{"mine": 1}')
+    with pytest.raises(UserError, match=r"has a summary\.json, but no config\.yaml"):
+        RunFolder(tmp_path).check_free(resume=False)
 
 
 def test_no_run_is_begun_in_a_synthetic_set(tmp_path):

@@ -9,16 +9,29 @@ import timm
 import torch
 from commands import refused
 from conftest import FAST_TEACHER
+from timm.models import build_model_with_cfg, generate_default_cfgs, register_model
 from toy_studies import strangers_cnn, written_study
 
 from dearkd.config import TrainConfig
 from dearkd.data.datasets import open_data
 from dearkd.errors import UserError
+from dearkd.models.vit import DearKDVisionTransformer
 from dearkd.run_folder.files import save_model
 from dearkd.sweep.plan import LATER, difference, plan, settings_of
 from dearkd.sweep.study import read_study
 
 LABELS = {"method": "ce"}
+LOOK = {"input_size": (3, 16, 16), "mean": (0.5,) * 3, "std": (0.5,) * 3, "crop_pct": 1.0}
+LOOK |= {"interpolation": "bicubic", "fixed_input_size": True}
+LOOK |= {"classifier": ("head", "head_dist"), "crop_mode": "squash"}
+default_cfgs = generate_default_cfgs({"squashing_student": LOOK})
+
+
+@register_model
+def squashing_student(pretrained=False, **kwargs):
+    sizes = {"img_size": 16, "patch_size": 4, "embed_dim": 24, "depth": 2, "num_heads": 4}
+    given = {**sizes, "mhca_depth": 1, **kwargs}
+    return build_model_with_cfg(DearKDVisionTransformer, "squashing_student", pretrained, **given)
 
 
 @pytest.fixture
@@ -38,6 +51,10 @@ def write_study(tmp_path):
         ({"method": "ce", "data.validation": 100}, "differ in data.train ("),
         ({"method": "ce", "precision": "fastest"}, "arm 'b': precision=fastest may choose"),
         ({"method": "dearkd", "student": "toy_cnn"}, "arm 'b': method dearkd needs a vision"),
+        (
+            {"method": "ce", "student": "squashing_student"},
+            "differ in crop_mode (center and squash)",
+        ),
         ({"method": "cee"}, "arm 'b': unknown method 'cee'; did you mean 'ce'?"),
         ({"method": "ce", "teacher.name": "digits"}, "arm 'b': teacher.name=digits has no effect"),
     ],

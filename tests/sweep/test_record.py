@@ -43,6 +43,7 @@ def broken(part, key):
         lambda content: content["study"].update(seeds=0),
         lambda content: content["runs"].append(None),
         lambda content: content["runs"][0].update(summary=3),
+        lambda content: content["runs"].append(content["runs"][0]),
     ],
 )
 def test_a_damaged_record_is_refused(change, tmp_path):

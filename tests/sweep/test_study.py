@@ -52,6 +52,7 @@ def written(tmp_path, more="", text=TEXT):
         ("fractions: 0.1", "fractions must be a list, got 0.1; write it as [...]"),
         ("compare: {taught: labels}", "compare.taught must be a list, got 'labels'"),
         ("  third: ce", "arms.third must be {KEY: VALUE}, got 'ce'"),
+        ("  third: {data: {1: 2}}", "arm 'third': unknown config key 'data.1'; known in data"),
         ("  third: {student_args: [1]}", "arm 'third': student_args must have fields, got [1]"),
         ("base: nowhere.yaml", "nowhere.yaml does not exist"),
         ("differs: [optim.lr]", "differs names optim.lr, in which no arms differ"),

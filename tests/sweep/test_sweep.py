@@ -88,6 +88,10 @@ def record_of(study):
     return read_record(study.parent / "runs.json")
 
 
+def name_of(entry):
+    return f"{entry['arm'].replace(', ', '-')}-seed{entry['seed']}"
+
+
 def numbers(record):
     """The record without what chance decides."""
     text = json.dumps(record.of_study())
@@ -184,6 +188,8 @@ def test_its_images_may_move_between_two_calls_and_not_change(
     in_process, write_study, monkeypatch, tmp_path
 ):
     photo_classes(tmp_path / "here")
+    (tmp_path / "code-here").mkdir()
+    (tmp_path / "code-here" / "own.py").write_text("")
     data = {"data": {"train": "digits", "img_size": 16, "batch_size": 20}}
     study = write_study(seeds=[0], settings=data)
     save = Trainer._save
@@ -193,13 +199,15 @@ def test_its_images_may_move_between_two_calls_and_not_change(
         raise KilledError
 
     def at(name):
-        return ["--data", tmp_path / name, "--eval-data", tmp_path / name]
+        own = tmp_path / f"code-{name}" / "own.py"
+        return ["--data", tmp_path / name, "--eval-data", tmp_path / name, "--import", own]
 
     with monkeypatch.context() as patch:
         patch.setattr(Trainer, "_save", killed)
         begun = invoke("sweep", study, "--out", study.parent / "runs", *at("here"))
     assert isinstance(begun.exception, KilledError)
     (tmp_path / "here").rename(tmp_path / "there")
+    (tmp_path / "code-here").rename(tmp_path / "code-there")
     one = next((tmp_path / "there").rglob("*.png"))
     one.rename(tmp_path / "kept.png")
     told = refused("sweep", study, "--out", study.parent / "runs", *at("there"))
@@ -210,6 +218,32 @@ def test_its_images_may_move_between_two_calls_and_not_change(
     run = RunFolder(study.parent / "runs" / "labels-seed0")
     assert [session["from_epoch"] for session in run.sessions()] == [0, 1]
     assert run.read_config().data.train == str(tmp_path / "there")
+    assert run.read_config().imports == (str(tmp_path / "code-there" / "own.py"),)
+
+
+def test_a_begun_run_keeps_its_teachers_answers_where_the_command_says_now(
+    in_process, write_study, monkeypatch, toy_teacher, tmp_path
+):
+    study = write_study(arms={"hard": {"method": "deit-hard"}}, seeds=[0])
+    save = Trainer._save
+
+    def killed(self, *rest):
+        save(self, *rest)
+        raise KilledError
+
+    def kept(name):
+        return ["--teacher", toy_teacher, "--cache-labels", tmp_path / name]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_save", killed)
+        begun = invoke("sweep", study, "--out", study.parent / "runs", *kept("here"))
+    assert isinstance(begun.exception, KilledError)
+    shutil.rmtree(tmp_path / "here")
+    swept(study, *kept("there"))
+    (folder,) = (tmp_path / "there" / "seed-0").iterdir()
+    run = RunFolder(study.parent / "runs" / "hard-seed0")
+    assert run.read_config().cache_labels == str(folder)
+    assert not (tmp_path / "here").exists()
 
 
 def test_what_another_command_does_while_this_one_plans_is_kept(finished, in_process, monkeypatch):
@@ -398,6 +432,21 @@ def test_weights_that_are_gone_can_not_read_the_test_images(finished, in_process
     assert len(in_process) == 3
 
 
+@pytest.mark.parametrize("content", [None, "[]", "{"])
+def test_weights_of_another_run_do_not_read_the_test_images(finished, in_process, content):
+    """A record may come from elsewhere, and the folders here from an earlier study."""
+    summary = finished.parent / "runs" / "labels-seed0" / "summary.json"
+    stored = json.loads(summary.read_text())
+    text = json.dumps(stored | {"seconds": stored["seconds"] + 1}) if content is None else content
+    summary.write_text(text)
+    result = invoke("sweep", finished, "--out", finished.parent / "runs", "--test", "digits")
+    assert result.exit_code == 1
+    assert "labels-seed0 has another run than the record, by top-1 or seconds" in result.stdout
+    assert len(in_process) == 3
+    tested = {name_of(entry): "test" in entry for entry in record_of(finished).of_study()}
+    assert tested == {name: name != "labels-seed0" for name in ALL}
+
+
 def test_the_table_comes_from_the_record_alone(finished, in_process):
     shutil.rmtree(finished.parent / "runs")
     text = swept(finished, "--table")
@@ -491,6 +540,14 @@ def test_a_damaged_folder_is_named_and_does_not_spoil_the_record(
     swept(finished)
     assert in_process == [("labels-seed1", "train")]
     assert len(read_record(record).of_study()) == 4
+
+
+def test_results_without_a_configuration_are_not_taken_for_those_of_an_arm(finished, in_process):
+    (finished.parent / "runs.json").unlink()
+    (finished.parent / "runs" / "labels-seed1" / "config.yaml").unlink()
+    line = refused("sweep", finished, "--out", finished.parent / "runs")
+    assert "labels-seed1 has a summary.json, but no config.yaml that says of which run" in line
+    assert in_process == []
 
 
 def test_another_study_or_file_is_no_record(finished, write_study):

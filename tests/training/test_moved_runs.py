@@ -14,8 +14,10 @@ from dearkd import train
 from dearkd.errors import UserError
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.moved import noted_fingerprints
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import resolve
+from dearkd.training.fingerprints import check_fingerprints
 from dearkd.training.loop import Trainer
 
 SETTINGS = [word for setting in [*FAST, *FAST_TEACHER] for word in ("--set", setting)]
@@ -68,6 +70,18 @@ def done(*line):
     result = invoke(*line)
     assert result.exit_code == 0, result.output
     return RunFolder(line[line.index("--out") + 1])
+
+
+@pytest.mark.parametrize("found", [5, None, {"data.train": 3}])
+def test_damaged_fingerprints_are_told_in_one_line(found):
+    with pytest.raises(UserError, match=r"sessions\.jsonl is damaged \(fingerprints"):
+        noted_fingerprints([{"fingerprints": found}])
+
+
+def test_a_fingerprint_that_is_not_known_here_is_left_alone():
+    check_fingerprints({"data.train": "a"}, {"data.train": "a", "of later versions": "b"})
+    with pytest.raises(UserError, match=r"data\.train: not the training images"):
+        check_fingerprints({"data.train": "a"}, {"data.train": "b"})
 
 
 def test_all_may_move_and_the_run_ends_with_the_same_weights(tmp_path, line, monkeypatch):
