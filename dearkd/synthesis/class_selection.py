@@ -9,7 +9,7 @@ from dearkd.data.class_matching import match_names
 from dearkd.errors import MissingFileError, UserError
 from synth.classifier import Classifier
 
-__all__ = ["choose_classes"]
+__all__ = ["choose_classes", "is_range"]
 
 SYNSET = re.compile(r"n\d{8}")
 
@@ -25,7 +25,7 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     """
     if text == "all":
         return None
-    if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+    if is_range(text):
         return _ranges(text, teacher.num_classes)
     file = Path(text)
     if not file.is_file():
@@ -42,6 +42,11 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     if not classes:
         raise UserError(f"{file} names no class; write a class name a line")
     return classes
+
+
+def is_range(text: str) -> bool:
+    """Whether a text selects classes by itself, and names no file."""
+    return text == "all" or re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is not None
 
 
 def _ranges(text: str, count: int) -> tuple[int, ...]:

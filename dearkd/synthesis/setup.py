@@ -211,7 +211,7 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
         raise UserError(f"{option} needs --{role}, the model they are for")
     if name is None:
         return None
-    return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)
+    return resolve(str(name), role, weights=Path(str(weights)) if weights else None, trust=trust)
 
 
 def _further(given: DictConfig, trust: bool) -> list[Resolved]:
@@ -223,9 +223,9 @@ def _further(given: DictConfig, trust: bool) -> list[Resolved]:
         raise UserError("every entry of other_teachers needs a name, as {name: runs/cnn}")
     return [
         resolve(
-            one.name,
+            str(one.name),
             "teacher",
-            weights=Path(one.weights) if one.get("weights") else None,
+            weights=Path(str(one.weights)) if one.get("weights") else None,
             trust=trust,
         )
         for one in further
