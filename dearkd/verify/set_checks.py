@@ -17,7 +17,8 @@ from dearkd.misfit import misfit
 from dearkd.said import counted
 from dearkd.shapes import MANIFEST
 from dearkd.synthesis.settings import SynthesizeConfig
-from dearkd.synthesis.setup import check_set_trust, set_teacher
+from dearkd.synthesis.setup import classifier_of, set_teacher
+from dearkd.trained.resolve import Resolved, refuse_idle_trust
 from dearkd.verify.checks import Check, found, gathered
 from synth.image_files import pixel_hash
 from synth.quality import recognition
@@ -41,18 +42,17 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
             f"{item.root} has a manifest that dearkd does not write ({fault}); synthesize "
             "again, or restore it from a copy"
         )
-    if trust:
-        check_set_trust(item.root / CONFIG_FILE)
+    named = _named_teacher(item, trust) if evaluates else None
     yield from gathered("configuration", lambda: _configuration(item))
     source = open_data(str(item.root))[0]
     pixels = _Pixels(item, source)
     yield from gathered("images", lambda: _images(item, source, pixels))
     yield from gathered("classes", lambda: _classes(item, pixels))
     yield from gathered("quality", lambda: _quality(item))
-    if evaluates:
-        yield from gathered("teacher", lambda: _teacher(item, pixels, trust))
-    else:
+    if named is None:
         yield Check("teacher", "open", "left out by --no-evaluation")
+    else:
+        yield from gathered("teacher", lambda: _teacher(item, pixels, named))
 
 
 class _Pixels:
@@ -134,11 +134,26 @@ def _quality(item: SyntheticSet) -> Check:
     return found("quality", faults, "the shares that are told are those of the images")
 
 
-def _teacher(item: SyntheticSet, pixels: _Pixels, trust: bool) -> Check:
-    """Whether the teacher still says of every image what the manifest has."""
-    file = item.root / CONFIG_FILE
+def _named_teacher(item: SyntheticSet, trust: bool) -> Resolved | Exception:
+    """The teacher that the configuration names, or why it can't be found.
+
+    Raises:
+        UserError: If ``trust`` would have no effect.
+    """
     try:
-        teacher = set_teacher(file, trust)
+        found = set_teacher(item.root / CONFIG_FILE, trust)
+    except (UserError, OSError) as error:
+        return error
+    refuse_idle_trust(trust, found)
+    return found
+
+
+def _teacher(item: SyntheticSet, pixels: _Pixels, named: Resolved | Exception) -> Check:
+    """Whether the teacher still says of every image what the manifest has."""
+    try:
+        if isinstance(named, Exception):
+            raise named
+        teacher = classifier_of(named)
     except (UserError, SynthError, OSError) as error:
         return Check("teacher", "open", f"it cannot be asked: {' '.join(str(error).split())}")
     if teacher.weights_hash() != item.manifest["teacher"]["weights_sha256"]:

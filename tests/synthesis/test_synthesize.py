@@ -608,6 +608,14 @@ def test_a_set_that_was_begun_when_such_classes_were_not_counted_goes_on(tmp_pat
     assert len(prepare(file, [], stored=True).groups[0].targets) == 12
 
 
+def test_a_set_that_was_begun_when_an_idle_allowance_was_taken_goes_on(tmp_path):
+    file = tmp_path / "synthesize.yaml"
+    file.write_text("allow_no_bn: true\nper_class: 4\nresolutions: [16]\niterations: [4]\n")
+    assert prepare(file, [], stored=True).config.allow_no_bn
+    with pytest.raises(UserError, match="--allow-no-bn has no effect"):
+        prepare(file, [])
+
+
 @pytest.fixture
 def two_cnns(tmp_path, toy_teacher):
     """Two run folders in ``tmp_path/nets``, ``cnn`` and ``second``, and a file of class names."""
