@@ -672,6 +672,7 @@ def test_networks_of_a_begun_set_may_move(two_cnns, tmp_path, monkeypatch):
 
 
 MISTAKES = [
+    (["--per-class", "9" * 20], "--per-class must be at most 1000000, got 9999999"),
     (["--set", "teacher.name=3"], "unknown teacher '3'"),
     (["--set", "imports=[3]"], "--import 3 does not exist"),
     (
