@@ -433,6 +433,8 @@ def test_a_file_of_classes_by_name(tmp_path):
     imagenet = types.SimpleNamespace(class_names=SYNSETS, num_classes=1000, name="toy")
     file.write_text("goldfish\ntench, Tinca tinca\n7\n")
     assert choose_classes(str(file), imagenet) == (1, 0, 7)
+    file.write_text("\ufeffgoldfish\n7\n")  # as Windows' editors begin a file
+    assert choose_classes(str(file), imagenet) == (1, 7)
     for content, words in ((b"\xff", "is no UTF-8 text"), (b"# none", "names no class")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"names.txt {words}; write a class name a line"):
@@ -441,6 +443,9 @@ def test_a_file_of_classes_by_name(tmp_path):
         chosen("crane\n")
     with pytest.raises(ValueError, match="has class 'tiger lily', which toy does not know; did"):
         chosen("tiger lily\n")
+    teacher = types.SimpleNamespace(class_names=("0", "1"), num_classes=2, name="toy")
+    with pytest.raises(ValueError, match="has class '-1', which toy does not know"):
+        chosen("-1\n")
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
