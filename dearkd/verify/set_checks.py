@@ -12,7 +12,7 @@ from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
-from dearkd.errors import UserError
+from dearkd.errors import MissingFileError, UserError
 from dearkd.misfit import misfit
 from dearkd.said import counted
 from dearkd.shapes import MANIFEST
@@ -20,6 +20,7 @@ from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.synthesis.setup import classifier_of, set_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust
 from dearkd.verify.checks import Check, found, gathered
+from synth.classifier import Classifier
 from synth.image_files import pixel_hash
 from synth.quality import recognition
 from synth.refusal import SynthError
@@ -140,8 +141,11 @@ def _named_teacher(item: SyntheticSet, trust: bool) -> Resolved | Exception:
     Raises:
         UserError: If ``trust`` would have no effect.
     """
+    file = item.root / CONFIG_FILE
+    if not file.is_file():
+        return MissingFileError(f"{CONFIG_FILE}, which names it, is not there")
     try:
-        found = set_teacher(item.root / CONFIG_FILE, trust)
+        found = set_teacher(file, trust)
     except (UserError, OSError) as error:
         return error
     refuse_idle_trust(trust, found)
@@ -164,8 +168,15 @@ def _teacher(item: SyntheticSet, pixels: _Pixels, named: Resolved | Exception) -
     other: list[dict[str, Any]] = []
     for start in range(0, len(images), BATCH):
         some = images[start : start + BATCH]
-        answers = teacher.judge(torch.stack([pixels.of(one.name) for one in some]))[0].argmax(1)
-        pairs = zip(some, answers.tolist(), strict=True)
+        answers = _answers(teacher, [pixels.of(one.name) for one in some])
+        pairs = zip(some, answers, strict=True)
         other += [one.record for one, said in pairs if said != one.record["teacher"]["prediction"]]
     faults = [f"it reads {record['file']} otherwise than the manifest says" for record in other]
     return found("teacher", faults, f"{teacher.name} reads every image as it did")
+
+
+def _answers(teacher: Classifier, images: list[torch.Tensor]) -> list[int]:
+    """The class that the teacher reads in each image; of other sizes they were changed since."""
+    alike = len({image.shape for image in images}) == 1
+    batches = [torch.stack(images)] if alike else [image[None] for image in images]
+    return [int(answer) for batch in batches for answer in teacher.judge(batch)[0].argmax(1)]
