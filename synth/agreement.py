@@ -170,9 +170,12 @@ def _compare(wanted: dict[str, Any], standing: dict[str, Any], run: Run) -> None
 
 
 def _flat(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Nested dictionaries as one, with dotted keys."""
+    """Nested dictionaries as one, with dotted keys; a list of them has its length besides."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
+        if isinstance(value, list) and all(isinstance(one, dict) for one in value):
+            flat[prefix + key] = len(value)
+            value = {str(place): one for place, one in enumerate(value)}
         inner = _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else None
         flat.update(inner if inner is not None else {prefix + key: value})
     return flat

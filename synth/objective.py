@@ -1,12 +1,12 @@
 """The objective of DF-DearKD for a batch of groups: images in, one value for each group out."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
+from torch import Tensor, nn
 
 from synth.bn_statistics import frozen
 from synth.classifier import Classifier, renormalise
@@ -17,7 +17,7 @@ from synth.priors import competition, decision_adversarial, l2, total_variation
 from synth.refusal import SynthError
 from synth.settings import ObjectiveConfig
 
-__all__ = ["Objective", "Targets", "targets_of"]
+__all__ = ["Objective", "Targets", "refuse_idle_allowance", "targets_of"]
 
 GRAPHS = 256  # stages times sizes of batches, with room to spare; torch's own limit is 8
 TEACHERS_WITH_BN = "resnet50, regnety_160, efficientnet_lite0, mobilenetv3_large_100"
@@ -56,9 +56,8 @@ class Objective:
         L_adv in :func:`synth.priors.decision_adversarial`.
 
     Raises:
-        SynthError: If a teacher has no BatchNorm2d (and ``allow_no_bn`` is off), if all have it
-            (and it is on), teachers differ in their number of classes, or a competing student is
-            missing or has other classes.
+        SynthError: If a teacher has no BatchNorm2d (and ``allow_no_bn`` is off), teachers differ in
+            their number of classes, or a competing student is missing or has other classes.
     """
 
     def __init__(
@@ -180,6 +179,20 @@ class Objective:
                 )
 
 
+def refuse_idle_allowance(allow_no_bn: bool, teachers: Sequence[Classifier]) -> None:
+    """Refuse ``allow_no_bn`` where every teacher has BatchNorm2d.
+
+    Runs that were begun before it was refused go on with it.
+
+    Raises:
+        SynthError: Naming the teachers.
+    """
+    layers = [[*teacher.network.modules()] for teacher in teachers]
+    if allow_no_bn and all(any(isinstance(m, nn.BatchNorm2d) for m in own) for own in layers):
+        names = ", ".join(teacher.name for teacher in teachers)
+        raise SynthError(f"allow_no_bn has no effect: {names} has BatchNorm2d; leave it out")
+
+
 def _check_classes(teacher: Classifier, others: tuple[Classifier, ...]) -> None:
     for other in others:
         if other.num_classes != teacher.num_classes:
@@ -192,9 +205,6 @@ def _check_classes(teacher: Classifier, others: tuple[Classifier, ...]) -> None:
 def _check_recorders(guides: list[Guide], config: ObjectiveConfig, allow_no_bn: bool) -> None:
     without = [guide.teacher.name for guide in guides if guide.recorder is None]
     if not without:
-        if allow_no_bn:
-            names = ", ".join(guide.teacher.name for guide in guides)
-            raise SynthError(f"allow_no_bn has no effect: {names} has BatchNorm2d; leave it out")
         return
     if config.auto_weights:
         raise SynthError(

@@ -6,7 +6,7 @@ from typing import Literal
 from synth.generator_settings import GeneratorConfig, check_engine
 from synth.refusal import SynthError, at_least, at_most
 
-__all__ = ["ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
+__all__ = ["MOST_PER_CLASS", "ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
 
 ImageFormat = Literal["png", "webp", "parquet"]
 Precision = Literal["fp32", "bf16"]

@@ -19,7 +19,7 @@ from synth.image_files import check_channels
 from synth.inversion import invert
 from synth.kernels import Kernels, build_objective
 from synth.manifest import group_part, merge
-from synth.objective import Objective, targets_of
+from synth.objective import Objective, refuse_idle_allowance, targets_of
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 from synth.stage import MakeImages, Step, read_terms
@@ -150,6 +150,8 @@ def _way_to_make(
 
 def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     config, writer = run.config, run.writer
+    if not resume:
+        refuse_idle_allowance(config.allow_no_bn, (run.teacher, *run.others))
     check_channels(run.teacher.name, len(run.teacher.mean), config.image_format)
     groups = plan_groups(config, run.teacher.num_classes)
     batches = batches_of(groups, config.groups_per_batch)

@@ -146,17 +146,17 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
             f"{folder} keeps the settings that it was begun with, which differ from "
             f"{', '.join(pairs)}; leave them out or choose another --out"
         )
-    most = max(rounds[1], stored.get("rounds", ROUNDS))
+    most = max(rounds[1], int(stored.get("rounds", ROUNDS)))  # in quotes it is text
     return complete(kind, stored, OmegaConf.create({"rounds": most}))
 
 
 def _make_images(run: RoundsRun, part: Round) -> None:
     """Makes a round's set or goes on with it; what the sets so far have lost is made again."""
     for one in run.rounds[: part.number]:
-        if one.has_set and not one.lost:
+        lost = one.lost
+        if lost is None:
             continue
-        if one.lost or one.number < part.number:
-            lost = counted(one.lost, "image") if one.lost else "its manifest"
+        if one.has_set or one.number < part.number:
             run.console.print(f"round {one.number} has lost {lost}, which is made again")
         else:
             say_part(run, one, "images")

@@ -9,17 +9,19 @@ RUN/model.safetensors and the other files of a run, of the last student; written
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from yaml import YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.splits import is_pattern
-from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, read_set
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SyntheticSet, read_set
 from dearkd.errors import UserError
+from dearkd.misfit import misfit
 from dearkd.run_folder.folder import ROUNDS_FILE, RunFolder
 from dearkd.run_folder.lock import is_held
+from dearkd.said import counted
+from dearkd.shapes import MANIFEST
 
 __all__ = [
     "LOCK",
@@ -73,10 +75,18 @@ class Round:
         return (self.set / CONFIG_FILE).is_file()
 
     @property
-    def lost(self) -> int:
-        """How many of its images were made and are gone."""
+    def manifest_fault(self) -> str | None:
+        """What is wrong with the manifest of its set; None: nothing, or there is none."""
         found = read_set(self.set) if self.has_set else None
-        return 0 if found is None else len(found.missing)
+        return None if found is None else _fault(found)
+
+    @property
+    def lost(self) -> str | None:
+        """What of its set is not there, or was made and is gone; None: it is whole."""
+        found = read_set(self.set) if self.has_set else None
+        if found is None or _fault(found) is not None:
+            return "its manifest"
+        return counted(len(found.missing), "image") if found.missing else None
 
     @property
     def has_student(self) -> bool:
@@ -87,6 +97,10 @@ class Round:
     def has_begun_student(self) -> bool:
         """Whether there is a training run to go on with."""
         return self.student.config_file.is_file()
+
+
+def _fault(found: SyntheticSet) -> str | None:
+    return found.damage or misfit(found.manifest, MANIFEST)
 
 
 def sets_up_to(last: Round) -> str:
@@ -138,16 +152,17 @@ def newest_unfinished_rounds(root: Path = Path("runs")) -> Path:
     begun = [
         file
         for file in root.glob(f"*/{ROUNDS_FILE}")
-        if finished_rounds(file.parent) != _wanted_rounds(file) and not is_held(file.parent, LOCK)
+        if str(finished_rounds(file.parent)) != _wanted_rounds(file)
+        and not is_held(file.parent, LOCK)
     ]
     if not begun:
         raise UserError(f"no unfinished run in rounds under {root}/; name one with --out FOLDER")
     return max(begun, key=lambda file: file.stat().st_mtime).parent
 
 
-def _wanted_rounds(file: Path) -> Any:
-    """How many rounds a run was asked for last."""
+def _wanted_rounds(file: Path) -> str | None:
+    """How many rounds a run was asked for last, as text, which they may be in its file."""
     try:
-        return OmegaConf.select(OmegaConf.load(file), "rounds", default=ROUNDS)
+        return str(OmegaConf.select(OmegaConf.load(file), "rounds", default=ROUNDS))
     except (OmegaConfBaseException, YAMLError, UnicodeDecodeError):  # which going on with it tells
         return None

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from dearkd.data.synthetic_set import read_set
+from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
+from dearkd.errors import UserError
 from dearkd.rounds.folder import Round
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
@@ -43,8 +44,17 @@ def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
 
 
 def round_entry(part: Round) -> dict[str, Any]:
-    """What a finished round added and reached; what is not known is None."""
-    summary, metrics = part.student.read_summary(), part.student.read_metrics()
+    """What a finished round added and reached; what is not known is None.
+
+    Raises:
+        UserError: If what its set or its student says of itself is damaged.
+    """
+    if (fault := part.manifest_fault) is not None:
+        raise UserError(
+            f"{part.set / MANIFEST_FILE} is not one that dearkd writes ({fault}); restore it from "
+            "a copy, or delete it, which leaves out what it says of the images"
+        )
+    summary, metrics = part.student.sound_summary(), part.student.read_metrics()
     found, end = read_set(part.set), metrics[-1] if metrics else {}
     manifest = {} if found is None else found.manifest
     quality = manifest.get("quality", {}).get("teacher", {})

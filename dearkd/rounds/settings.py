@@ -16,6 +16,7 @@ from dearkd.config_file import check_range, flattened
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.rounds.folder import ROUNDS, Round, sets_up_to
+from dearkd.synthesis.class_selection import is_range
 from dearkd.synthesis.settings import NetworkConfig
 from dearkd.training.paths import from_root, rooted
 
@@ -114,7 +115,7 @@ def with_rooted_paths(given: DictConfig) -> DictConfig:
         if (text := given_by_name.get(key)) is not None:
             OmegaConf.update(found, key, rooted(str(text)))
     select = str(given_by_name.get("synth.select", "all"))
-    if select != "all" and Path(select).is_file():
+    if not is_range(select):
         OmegaConf.update(found, "synth.select", rooted(select))
     if (folder := given_by_name.get("train.cache_labels")) is not None:
         OmegaConf.update(found, "train.cache_labels", from_root(str(folder)))
@@ -159,12 +160,9 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
 
 def _root_lists(found: DictConfig) -> None:
     """Makes the paths of further teachers and of imported files absolute."""
-    for network in found.get("other_teachers") or ():
-        for key in ("name", "weights"):
-            if network.get(key) is not None:
-                network[key] = rooted(network[key])
-    if found.get("imports"):
-        found.imports = rooted(found.imports)
+    for key in ("other_teachers", "imports"):
+        if found.get(key):
+            found[key] = rooted(found[key])
 
 
 def _stages(config: RoundsConfig, size: int, competes: bool) -> list[int]:

@@ -11,13 +11,14 @@ from typing import Any
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
-from dearkd.errors import UserError, WriteError
-from dearkd.misfit import whole
+from dearkd.errors import UserError, WriteError, one_line
+from dearkd.misfit import misfit, whole
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
 from dearkd.run_folder.going_on import check_begun
 from dearkd.run_folder.lock import held, is_held
 from dearkd.said import command
+from dearkd.shapes import SUMMARY
 
 __all__ = [
     *("CONFIG_FILE", "ROUNDS_FILE", "RUN_FILES", "RunFolder"),
@@ -177,6 +178,22 @@ class RunFolder:
         """
         content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
         return content
+
+    def sound_summary(self) -> dict[str, Any]:
+        """The same, checked for what dearkd writes.
+
+        Raises:
+            FileNotFoundError: If the run is not finished.
+            UserError: If the file is damaged.
+        """
+        file, remedy = self.summary_file, "restore it from a copy"
+        try:
+            summary = self.read_summary()
+        except ValueError as error:
+            raise UserError(f"{file} cannot be read ({one_line(error)}); {remedy}") from error
+        if (fault := misfit(summary, SUMMARY)) is not None:
+            raise UserError(f"{file} is not one that dearkd writes ({fault}); {remedy}")
+        return summary
 
     def read_metrics(self) -> list[dict[str, Any]]:
         """The lines of all epochs; damaged ones, as a kill may leave the last, are skipped."""

@@ -1,4 +1,4 @@
-"""Settings that say where a run's images and teacher lie, which may change between two sessions."""
+"""Settings that say where images and networks lie, which may change between two sessions."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,6 +18,7 @@ OPTIONS = {
     "teacher.weights": "--teacher-weights",
 }
 """Settings that name images or a teacher, and the options of `dearkd train` for them."""
+NEW = "--data NEW (or --eval-data, --teacher, --teacher-weights NEW)"
 MOVABLE = (*OPTIONS, "cache_labels", "imports")
 """Settings that a run may have otherwise when it goes on."""
 
@@ -37,8 +38,8 @@ def noted_fingerprints(sessions: Sequence[Mapping[str, Any]]) -> dict[str, str |
 
 
 @contextmanager
-def naming_the_new_place(verb: str, begun: Path | None) -> Iterator[None]:
-    """Where a file of a ``begun`` run is missing, the error says how to name its new place.
+def naming_the_new_place(verb: str, begun: Path | None, options: str = NEW) -> Iterator[None]:
+    """Where a file of a ``begun`` folder is missing, the error says how to name its new place.
 
     Raises:
         MissingFileError: As it is raised inside, with the command that ``verb`` goes on by.
@@ -49,6 +50,5 @@ def naming_the_new_place(verb: str, begun: Path | None) -> Iterator[None]:
         if begun is None:
             raise
         raise MissingFileError(
-            f"{error}; if it has moved: {verb} --resume --out {begun} --data NEW (or "
-            "--eval-data, --teacher, --teacher-weights NEW)"
+            f"{error}; if it has moved: {verb} --resume --out {begun} {options}"
         ) from error

@@ -9,7 +9,7 @@ from dearkd.data.class_matching import match_names
 from dearkd.errors import MissingFileError, UserError
 from synth.classifier import Classifier
 
-__all__ = ["choose_classes"]
+__all__ = ["choose_classes", "is_range"]
 
 SYNSET = re.compile(r"n\d{8}")
 
@@ -25,7 +25,7 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     """
     if text == "all":
         return None
-    if re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text):
+    if is_range(text):
         return _ranges(text, teacher.num_classes)
     file = Path(text)
     if not file.is_file():
@@ -34,7 +34,7 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
             "with a class name a line"
         )
     try:
-        lines = [line.strip() for line in file.read_text(encoding="utf-8").splitlines()]
+        lines = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:
         raise UserError(f"{file} is no UTF-8 text; write a class name a line") from error
     found = [_class_index(line, teacher, file) for line in lines if line]
@@ -42,6 +42,11 @@ def choose_classes(text: str, teacher: Classifier) -> tuple[int, ...] | None:
     if not classes:
         raise UserError(f"{file} names no class; write a class name a line")
     return classes
+
+
+def is_range(text: str) -> bool:
+    """Whether a text selects classes by itself, and names no file."""
+    return text == "all" or re.fullmatch(r"\d+(-\d+)?(,\d+(-\d+)?)*", text) is not None
 
 
 def _ranges(text: str, count: int) -> tuple[int, ...]:
@@ -83,10 +88,16 @@ def _class_index(line: str, teacher: Classifier, file: Path) -> int | None:
         return int(word)
     if SYNSET.fullmatch(word) and word in names:
         return names.index(word)
-    with suppress(ValueError):  # ImageNet's words for a synset: goldfish
-        return match_names([plain], names)[0]
-    near = difflib.get_close_matches(plain, names, n=1)
-    hint = f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"
-    if not names:
-        hint = f"its names are unknown, so give indices 0-{teacher.num_classes - 1}"
+    if not re.fullmatch(r"[-+]\d+", word):  # which would be taken for the name without its sign
+        with suppress(ValueError):  # ImageNet's words for a synset: goldfish
+            return match_names([plain], names)[0]
+    hint = _hint(plain, names, teacher.num_classes)
     raise UserError(f"{file} has class {line!r}, which {teacher.name} does not know; {hint}")
+
+
+def _hint(plain: str, names: tuple[str, ...], count: int) -> str:
+    """What may have been meant by an unknown class."""
+    if not names:
+        return f"its names are unknown, so give indices 0-{count - 1}"
+    near = difflib.get_close_matches(plain, names, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"first ones: {', '.join(names[:3])}"

@@ -11,6 +11,7 @@ from dearkd.trained.resolve import EMBEDDED
 from synth.classifier import Classifier
 from synth.generator_settings import SIZES
 from synth.groups import even_shares
+from synth.settings import MOST_PER_CLASS
 
 __all__ = ["generator_recipe"]
 
@@ -78,7 +79,8 @@ def _group(given: DictConfig, classes: int, per_class: int) -> dict[str, int]:
     members = given.get("classes_per_group") or max(2, min(classes, room // max(1, images)))
     share = given.get("images_per_class") or max(1, room // max(1, members))
     shape = {"images_per_class": share, "classes_per_group": members}
-    if asked is None or min(share, members, per_class) < 1:  # the latter is refused later
+    unfit = min(share, members, per_class) < 1 or per_class > MOST_PER_CLASS  # refused later
+    if asked is None or unfit:
         return shape
     # Even shares may be larger than these: of 3 classes no group of 2 is made.
     if max(even_shares(per_class, share)) * max(even_shares(classes, members)) <= room:

@@ -13,7 +13,7 @@ from dearkd.models.cost import activation_bytes_per_image
 from synth.bn_statistics import frozen
 from synth.classifier import Classifier
 from synth.groups import even_shares
-from synth.settings import SynthesisConfig
+from synth.settings import MOST_PER_CLASS, SynthesisConfig
 
 __all__ = ["batching", "grouping", "groups_that_fit"]
 
@@ -39,7 +39,8 @@ def batching(
     own: dict[str, Any] = dataclasses.asdict(SynthesisConfig()) | recipe
     own |= {name: given.get(name) for name in own if given.get(name) is not None}
     numbers = (own["per_class"], own["images_per_class"], own["classes_per_group"])
-    if not own["resolutions"] or min(*numbers, *own["resolutions"]) < 1:
+    too_many = own["per_class"] > MOST_PER_CLASS
+    if too_many or not own["resolutions"] or min(*numbers, *own["resolutions"]) < 1:
         return {}  # refused, with its bound, when the settings are made
     if given.get("images_per_batch") is not None:
         return grouping(given, classes, own)

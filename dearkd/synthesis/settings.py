@@ -25,7 +25,7 @@ class SynthesizeConfig(SynthesisConfig):
 
     teacher: NetworkConfig = field(default_factory=NetworkConfig)
     """The network whose knowledge is turned into images; none: the embedded digits CNN."""
-    other_teachers: tuple[NetworkConfig, ...] = ()
+    other_teachers: list[NetworkConfig] = field(default_factory=list)
     """Further networks of the same classes, which the images are made for too."""
     verifier: NetworkConfig = field(default_factory=NetworkConfig)
     """Another network trained on the same classes, to judge the images; none: no judge."""
@@ -52,8 +52,7 @@ class SynthesizeConfig(SynthesisConfig):
     def __post_init__(self) -> None:
         """Check the ranges."""
         super().__post_init__()
-        for name in ("imports", "other_teachers"):
-            object.__setattr__(self, name, tuple(getattr(self, name)))
+        object.__setattr__(self, "imports", tuple(self.imports))
         if self.classes is not None and self.select != "all":
             raise UserError(f"classes and select={self.select} name classes twice; leave one out")
         batch = self.images_per_class * self.classes_per_group * self.groups_per_batch

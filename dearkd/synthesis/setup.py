@@ -32,11 +32,11 @@ from synth.classifier import Classifier
 from synth.groups import Group, batches_of, plan_groups
 from synth.guide import size_for
 from synth.image_files import check_channels
-from synth.objective import Objective
+from synth.objective import Objective, refuse_idle_allowance
 from synth.refusal import SynthError
 from synth.settings import SynthesisConfig
 
-__all__ = ["Setup", "check_set_trust", "prepare", "set_teacher"]
+__all__ = ["Setup", "classifier_of", "prepare", "set_teacher"]
 
 OPTIONS = {
     "engine": "--engine",
@@ -90,12 +90,12 @@ def prepare(
         before = OmegaConf.create(dataclasses.asdict(SynthesisConfig()))
         before.merge_with(given)
         given = before
-    import_files(given.get("imports") or ())
+    import_files(map(str, given.get("imports") or ()))
     found = {role: _resolved(role, given, trust) for role in ("teacher", "verifier", "student")}
     source = found["teacher"] or resolve(EMBEDDED)
     further = _further(given, trust)
     refuse_idle_trust(trust, *found.values(), *further)
-    teacher = _classifier(source)
+    teacher = classifier_of(source)
     classes = choose_classes(str(given.get("select", "all")), teacher)
     open_choices = given.copy()
     if is_chosen:  # the iterations and groups that these stand for are in the file
@@ -112,14 +112,16 @@ def prepare(
         groups = plan_groups(synthesis, teacher.num_classes)
         chains_of(synthesis, batches_of(groups, synthesis.groups_per_batch), world)
     verifier, student = (
-        None if one is None else _classifier(one) for one in (found["verifier"], found["student"])
+        None if one is None else classifier_of(one) for one in (found["verifier"], found["student"])
     )
-    others = tuple(map(_classifier, further))
+    others = tuple(map(classifier_of, further))
     roles = [("teacher", other) for other in others]
     for role, network in (*roles, ("verifier", verifier), ("student", student)):
         _check_same_classes(role, network, teacher)
     _refuse_twins((teacher, *others))
     with _as_typed():
+        if not stored:
+            refuse_idle_allowance(config.allow_no_bn, (teacher, *others))
         objective = Objective(
             teacher,
             config.objective,
@@ -141,13 +143,13 @@ def _is_of_a_set(path: Path) -> bool:
     return path.name == CONFIG_FILE and path.with_name(SETTINGS_FILE).is_file()
 
 
-def set_teacher(file: Path, trust: bool = False) -> Classifier:
-    """The (first) teacher that a set's configuration names.
+def set_teacher(file: Path, trust: bool = False) -> Resolved:
+    """The (first) teacher that a set's configuration names, for :func:`classifier_of`.
 
     The Python files that it imports, which may be a stranger's, are run by ``trust`` alone.
 
     Raises:
-        UserError: If it can't be found or opened.
+        UserError: If it can't be found.
         FileNotFoundError: If a path does not exist.
     """
     given = user_tree(SynthesizeConfig, file, (), None)
@@ -155,7 +157,7 @@ def set_teacher(file: Path, trust: bool = False) -> Classifier:
     if trust:
         import_files(imports)
     try:
-        return _classifier(_resolved("teacher", given, trust) or resolve(EMBEDDED))
+        found = _resolved("teacher", given, trust) or resolve(EMBEDDED)
     except UserError as error:
         if trust or not imports:
             raise
@@ -163,23 +165,7 @@ def set_teacher(file: Path, trust: bool = False) -> Classifier:
             f"{error}; {file} imports {', '.join(imports)}: pass --import FILE, or --trust to run "
             "that if you know where it comes from"
         ) from error
-
-
-def check_set_trust(file: Path) -> None:
-    """Refuses ``--trust`` for a set whose configuration names nothing that it would let run.
-
-    What is wrong with the configuration itself is left to :func:`set_teacher`.
-
-    Raises:
-        UserError: Naming the teacher.
-    """
-    try:
-        given = user_tree(SynthesizeConfig, file, (), None)
-        source = _resolved("teacher", given, trust=True)
-    except (UserError, OSError):
-        return
-    if not given.get("imports"):
-        refuse_idle_trust(True, source)
+    return dataclasses.replace(found, used_trust=found.used_trust or (trust and bool(imports)))
 
 
 @contextmanager
@@ -211,7 +197,7 @@ def _resolved(role: str, given: DictConfig, trust: bool) -> Resolved | None:
         raise UserError(f"{option} needs --{role}, the model they are for")
     if name is None:
         return None
-    return resolve(name, role, weights=Path(weights) if weights else None, trust=trust)
+    return resolve(str(name), role, weights=Path(str(weights)) if weights else None, trust=trust)
 
 
 def _further(given: DictConfig, trust: bool) -> list[Resolved]:
@@ -223,9 +209,9 @@ def _further(given: DictConfig, trust: bool) -> list[Resolved]:
         raise UserError("every entry of other_teachers needs a name, as {name: runs/cnn}")
     return [
         resolve(
-            one.name,
+            str(one.name),
             "teacher",
-            weights=Path(one.weights) if one.get("weights") else None,
+            weights=Path(str(one.weights)) if one.get("weights") else None,
             trust=trust,
         )
         for one in further
@@ -252,7 +238,7 @@ def _refuse_twins(teachers: Sequence[Classifier]) -> None:
             )
 
 
-def _classifier(found: Resolved) -> Classifier:
+def classifier_of(found: Resolved) -> Classifier:
     """Opens a network in the form that ``synth`` takes."""
     trained = open_trained(found)
     return Classifier(

@@ -12,13 +12,15 @@ from rich.console import Console
 from dearkd.config_file import to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.going_on import check_begun, check_stored, goes_on
+from dearkd.run_folder.going_on import check_begun, goes_on
+from dearkd.run_folder.moved import naming_the_new_place
 from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.conclusion import conclude, say_next
 from dearkd.synthesis.forecast import describe
 from dearkd.synthesis.live import SynthesisProgress
+from dearkd.synthesis.moved import NEW, moved_settings, with_rooted_paths
 from dearkd.synthesis.set_folder import (
     await_manifest,
     claimed,
@@ -71,26 +73,34 @@ def synthesize(
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
         folder = out or newest_unfinished_set()
-        _check_begun(folder, path, settings, options, go_on)
-        setup = prepare(
-            folder / CONFIG_FILE, (), trust=trust, world=state.num_processes, stored=True
-        )
+        check_begun(folder, CONFIG_FILE, path, go_on=go_on)
+        given = user_tree(SynthesizeConfig, path, settings, options)
+        moved = moved_settings(folder, given, go_on=go_on)
+        if go_on and not dry_run and (folder / MANIFEST_FILE).is_file():
+            say(f"{folder} is finished; there is nothing left to do")
+            return folder
+        with naming_the_new_place("dearkd synthesize", None if again else folder, NEW):
+            setup = prepare(
+                folder / CONFIG_FILE,
+                [f"{key}=null" for key, value in moved.items() if value is None],
+                moved,
+                trust=trust,
+                world=state.num_processes,
+                stored=True,
+            )
     else:
         options = options if out is None else {**options, "out": str(out)}
         setup = prepare(path, settings, options, trust=trust, world=state.num_processes)
         for line in _foreword(setup):
             say(line)
-        folder = Path() if dry_run else new_folder(setup.config, state)
+        folder, moved = Path() if dry_run else new_folder(setup.config, state), {}
     if dry_run:
         if state.is_main_process:
             describe(setup, state.device, console, state.num_processes)
         return None
-    if go_on and (folder / MANIFEST_FILE).is_file():
-        say(f"{folder} is finished; there is nothing left to do")
-        return folder
     with claimed(folder, state), raising_on_signals():
         say(f"{_title(setup)} -> {folder}")
-        _run(setup, folder, resume, state, console, again)
+        _run(setup, folder, resume, bool(moved), state, console, again)
     return folder
 
 
@@ -114,23 +124,11 @@ def _numbers(options: dict[str, Any], **flags: str) -> dict[str, list[int]]:
     return numbers
 
 
-def _check_begun(
-    folder: Path,
-    path: Path | None,
-    settings: Sequence[str],
-    options: dict[str, Any],
-    go_on: bool,
-) -> None:
-    """Refuses a folder that stores no set, or another one than is typed."""
-    check_begun(folder, CONFIG_FILE, path, go_on=go_on)
-    given = user_tree(SynthesizeConfig, path, settings, options)
-    check_stored(SynthesizeConfig, folder / CONFIG_FILE, given, go_on=go_on)
-
-
 def _run(
     setup: Setup,
     folder: Path,
     resume: bool,
+    moved: bool,
     state: PartialState,
     console: Console,
     again: str,
@@ -140,7 +138,9 @@ def _run(
     started = time.monotonic()
     try:
         standing = manifest_time(folder)
-        merged = _make(setup, folder, resume, state, console)
+        if state.is_main_process and not resume:  # before all else: a killed run is resumed by it
+            _store_config(setup, folder)
+        merged = _make(setup, folder, resume, moved, state, console)
         if state.is_main_process:
             if not merged:
                 say("this process's share is done; waiting for the others")
@@ -156,13 +156,11 @@ def _run(
         raise WriteError(f"cannot go on in {folder} ({reason}){_way_on(folder, again)}") from error
 
 
-def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console: Console) -> bool:
+def _make(
+    setup: Setup, folder: Path, resume: bool, moved: bool, state: PartialState, console: Console
+) -> bool:
     """Makes this process's share of the images; returns whether it was the last to finish."""
     main = state.is_main_process
-    if main and not resume:
-        # Before all else: a killed run is resumed by it. The library names the unfinished file, so
-        # that a folder with what a kill left of it counts as free.
-        write_whole(folder / CONFIG_FILE, to_yaml(setup.config).encode())
     events = library.synthesize(
         setup.synthesis,
         setup.teacher,
@@ -179,6 +177,8 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
         for event in events:
             match event:
                 case library.Prepared():
+                    if main and moved:  # they are the set's networks: it has compared them
+                        _store_config(setup, folder)
                     if main:
                         console.print(_prepared(event, setup, state.num_processes))
                     progress.begin(event)
@@ -189,6 +189,15 @@ def _make(setup: Setup, folder: Path, resume: bool, state: PartialState, console
                 case library.Finished():
                     return event.manifest is not None
     raise AssertionError("synthesis ended without a last event")
+
+
+def _store_config(setup: Setup, folder: Path) -> None:
+    """Writes the configuration that the set goes on with, from any folder.
+
+    The library names the unfinished file, so that a folder with what a kill left of it counts as
+    free.
+    """
+    write_whole(folder / CONFIG_FILE, to_yaml(with_rooted_paths(setup.config)).encode())
 
 
 def _way_on(folder: Path, again: str) -> str:

@@ -4,7 +4,7 @@ import dataclasses
 import os
 from typing import Any
 
-from omegaconf import ListConfig
+from omegaconf import DictConfig, ListConfig
 
 from dearkd.config import TrainConfig
 from dearkd.data.hosted import PREFIXES
@@ -40,6 +40,8 @@ def rooted(value: Any) -> Any:
     """A setting's value as a run folder has it: paths that exist from the root."""
     if isinstance(value, str):
         return _absolute(value)
+    if isinstance(value, DictConfig):
+        return {key: rooted(each) for key, each in value.items()}
     return [rooted(each) for each in value] if isinstance(value, ListConfig) else value
 
 

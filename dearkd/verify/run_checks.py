@@ -1,6 +1,5 @@
 """What is verified of a run: its files, their agreement, its weights, and that it repeats."""
 
-import json
 from collections.abc import Iterator
 from math import isfinite
 from typing import Any
@@ -8,14 +7,12 @@ from typing import Any
 import torch
 from rich.console import Console
 
-from dearkd.errors import MissingFileError, UserError, one_line
+from dearkd.errors import MissingFileError, UserError
 from dearkd.judging.eval import evaluate_target
-from dearkd.misfit import misfit
 from dearkd.run_folder.files import file_hash, load_weights
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.provenance import machine, versions
 from dearkd.said import counted
-from dearkd.shapes import SUMMARY
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.verify.checks import Check, found, gathered
 
@@ -34,7 +31,7 @@ def run_checks(folder: RunFolder, evaluates: bool, trust: bool = False) -> Itera
     Raises:
         UserError: If its summary cannot be read, or ``trust`` would have no effect.
     """
-    summary = _summary(folder)
+    summary: Summary = folder.sound_summary()
     if trust:
         _check_trust(folder)
     yield from gathered("files", lambda: _files(folder, summary))
@@ -48,20 +45,6 @@ def run_checks(folder: RunFolder, evaluates: bool, trust: bool = False) -> Itera
     else:
         yield from gathered("evaluation", lambda: _evaluation(folder, summary, trust))
     yield from gathered("here", lambda: _here(summary))
-
-
-def _summary(folder: RunFolder) -> Summary:
-    """What ``summary.json`` holds."""
-    file = folder.summary_file
-    try:
-        summary: Summary = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise UserError(
-            f"{file} cannot be read ({one_line(error)}); restore it from a copy"
-        ) from error
-    if (fault := misfit(summary, SUMMARY)) is not None:
-        raise UserError(f"{file} is not one that dearkd writes ({fault}); restore it from a copy")
-    return summary
 
 
 def _check_trust(folder: RunFolder) -> None:

@@ -12,13 +12,15 @@ from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.sources import ImageSource
 from dearkd.data.synthetic_set import CONFIG_FILE, SyntheticSet
-from dearkd.errors import UserError
+from dearkd.errors import MissingFileError, UserError
 from dearkd.misfit import misfit
 from dearkd.said import counted
 from dearkd.shapes import MANIFEST
 from dearkd.synthesis.settings import SynthesizeConfig
-from dearkd.synthesis.setup import check_set_trust, set_teacher
+from dearkd.synthesis.setup import classifier_of, set_teacher
+from dearkd.trained.resolve import Resolved, refuse_idle_trust
 from dearkd.verify.checks import Check, found, gathered
+from synth.classifier import Classifier
 from synth.image_files import pixel_hash
 from synth.quality import recognition
 from synth.refusal import SynthError
@@ -41,18 +43,17 @@ def set_checks(item: SyntheticSet, evaluates: bool, trust: bool = False) -> Iter
             f"{item.root} has a manifest that dearkd does not write ({fault}); synthesize "
             "again, or restore it from a copy"
         )
-    if trust:
-        check_set_trust(item.root / CONFIG_FILE)
+    named = _named_teacher(item, trust) if evaluates else None
     yield from gathered("configuration", lambda: _configuration(item))
     source = open_data(str(item.root))[0]
     pixels = _Pixels(item, source)
     yield from gathered("images", lambda: _images(item, source, pixels))
     yield from gathered("classes", lambda: _classes(item, pixels))
     yield from gathered("quality", lambda: _quality(item))
-    if evaluates:
-        yield from gathered("teacher", lambda: _teacher(item, pixels, trust))
-    else:
+    if named is None:
         yield Check("teacher", "open", "left out by --no-evaluation")
+    else:
+        yield from gathered("teacher", lambda: _teacher(item, pixels, named))
 
 
 class _Pixels:
@@ -134,11 +135,29 @@ def _quality(item: SyntheticSet) -> Check:
     return found("quality", faults, "the shares that are told are those of the images")
 
 
-def _teacher(item: SyntheticSet, pixels: _Pixels, trust: bool) -> Check:
-    """Whether the teacher still says of every image what the manifest has."""
+def _named_teacher(item: SyntheticSet, trust: bool) -> Resolved | Exception:
+    """The teacher that the configuration names, or why it can't be found.
+
+    Raises:
+        UserError: If ``trust`` would have no effect.
+    """
     file = item.root / CONFIG_FILE
+    if not file.is_file():
+        return MissingFileError(f"{CONFIG_FILE}, which names it, is not there")
     try:
-        teacher = set_teacher(file, trust)
+        found = set_teacher(file, trust)
+    except (UserError, OSError) as error:
+        return error
+    refuse_idle_trust(trust, found)
+    return found
+
+
+def _teacher(item: SyntheticSet, pixels: _Pixels, named: Resolved | Exception) -> Check:
+    """Whether the teacher still says of every image what the manifest has."""
+    try:
+        if isinstance(named, Exception):
+            raise named
+        teacher = classifier_of(named)
     except (UserError, SynthError, OSError) as error:
         return Check("teacher", "open", f"it cannot be asked: {' '.join(str(error).split())}")
     if teacher.weights_hash() != item.manifest["teacher"]["weights_sha256"]:
@@ -149,8 +168,15 @@ def _teacher(item: SyntheticSet, pixels: _Pixels, trust: bool) -> Check:
     other: list[dict[str, Any]] = []
     for start in range(0, len(images), BATCH):
         some = images[start : start + BATCH]
-        answers = teacher.judge(torch.stack([pixels.of(one.name) for one in some]))[0].argmax(1)
-        pairs = zip(some, answers.tolist(), strict=True)
+        answers = _answers(teacher, [pixels.of(one.name) for one in some])
+        pairs = zip(some, answers, strict=True)
         other += [one.record for one, said in pairs if said != one.record["teacher"]["prediction"]]
     faults = [f"it reads {record['file']} otherwise than the manifest says" for record in other]
     return found("teacher", faults, f"{teacher.name} reads every image as it did")
+
+
+def _answers(teacher: Classifier, images: list[torch.Tensor]) -> list[int]:
+    """The class that the teacher reads in each image; of other sizes they were changed since."""
+    alike = len({image.shape for image in images}) == 1
+    batches = [torch.stack(images)] if alike else [image[None] for image in images]
+    return [int(answer) for batch in batches for answer in teacher.judge(batch)[0].argmax(1)]

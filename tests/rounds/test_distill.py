@@ -274,6 +274,29 @@ def test_every_interruption_ends_in_the_same_student(one_round, two_rounds, tmp_
     assert curves[0] == curves[1]
 
 
+def test_damaged_results_of_a_round_are_made_again_or_told(one_round, tmp_path, monkeypatch):
+    folder = tmp_path / "run"
+    shutil.copytree(one_round[0], folder)
+    config = complete(RoundsConfig, yaml.safe_load((folder / "distill.yaml").read_text()))
+    plan = planning.Plan(config, 80, (1.0,), (1.0,), ())
+    monkeypatch.setattr(door, "plan", lambda *args, **options: plan)
+    before, manifest = summary(folder), folder / "round-1/set/manifest.json"
+    listed, student = manifest.read_text(), folder / "round-1/student"
+    (folder / "summary.json").unlink()
+    manifest.write_text('{"quality": null}')
+    line = refused("distill", "--resume", "--out", folder)
+    assert f"{manifest} is not one that dearkd writes" in line and "or delete it" in line
+    (student / "summary.json").rename(tmp_path / "summary.json")
+    output = distilled("--resume", "--out", folder)
+    assert "round 1 has lost its manifest, which is made again" in output
+    assert json.loads(manifest.read_text())["images"] == json.loads(listed)["images"]
+    assert summary(folder)["top1"] == before["top1"]
+    (folder / "summary.json").unlink()
+    (student / "summary.json").write_text("[]")
+    line = refused("distill", "--resume", "--out", folder)
+    assert f"{student / 'summary.json'} is not one that dearkd writes" in line
+
+
 def test_a_run_may_move_in_either_part_of_a_round(one_round, two_rounds, tmp_path, monkeypatch):
     whole, _ = two_rounds
     shutil.copytree(one_round[0], tmp_path / "a")
@@ -436,6 +459,8 @@ def test_the_same_command_again_may_leave_open_what_was_chosen(tmp_path):
 def test_a_configuration_without_rounds_has_one(tmp_path, monkeypatch):
     run = finished_by_hand(tmp_path / "run", "seed: 3\n")
     assert "is finished" in distilled("--seed", 3, "--out", run)
+    (run / "distill.yaml").write_text("rounds: '1'\n")
+    assert "is finished" in distilled("--out", run)
     with pytest.raises(UserError, match="no unfinished run in rounds"):
         newest_unfinished_rounds(tmp_path)
 

@@ -607,6 +607,19 @@ def test_without_batch_norm_the_priors_alone(tmp_path):
     assert "bn_statistics" not in terms and "cross_entropy" in terms
 
 
+def test_an_idle_allowance_is_refused_but_what_was_begun_with_it_goes_on(teacher, tmp_path):
+    idle = config(per_class=2, allow_no_bn=True)
+    with pytest.raises(ValueError, match="allow_no_bn has no effect: teacher has BatchNorm2d"):
+        list(synthesize(idle, teacher, tmp_path / "run"))
+    list(synthesize(config(per_class=2), teacher, tmp_path / "run"))
+    settings = tmp_path / "run/settings.json"
+    content = json.loads(settings.read_text())
+    content["config"]["allow_no_bn"] = True  # as before it was refused
+    settings.write_text(json.dumps(content))
+    *_, end = synthesize(idle, teacher, tmp_path / "run", resume=True)
+    assert json.loads(end.manifest.read_text())["config"]["allow_no_bn"]
+
+
 def test_another_process_waits_for_the_first(teacher, tmp_path, monkeypatch):
     monkeypatch.setattr("synth.agreement.SETTINGS_TIMEOUT", 0.0)
     with pytest.raises(TimeoutError, match="the first process wrote no settings"):

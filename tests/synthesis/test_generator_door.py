@@ -130,6 +130,10 @@ def test_a_dry_run_counts_the_warm_up(tmp_path):
 
 
 MISTAKES = [
+    (
+        [*DRAW, "--per-class", "9" * 20, "--images-per-batch", "50"],
+        "--per-class must be at most 1000000, got 9999999",
+    ),
     ([*DRAW, "--res", "16,32"], "--engine generator makes images of one size, got --res 16,32; w"),
     ([*DRAW, "--res", "224"], "of 16-128 pixels a side, a multiple of 4, got --res 224; write"),
     ([*DRAW, "--fast"], "--fast is for --engine inversion; leave it out"),

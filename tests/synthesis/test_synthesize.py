@@ -18,6 +18,7 @@ import timm
 import torch
 from conftest import FAST, FAST_TEACHER
 from rich.console import Console
+from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from timm.data.imagenet_info import ImageNetInfo
 from typer.testing import CliRunner
@@ -432,6 +433,8 @@ def test_a_file_of_classes_by_name(tmp_path):
     imagenet = types.SimpleNamespace(class_names=SYNSETS, num_classes=1000, name="toy")
     file.write_text("goldfish\ntench, Tinca tinca\n7\n")
     assert choose_classes(str(file), imagenet) == (1, 0, 7)
+    file.write_text("\ufeffgoldfish\n7\n")  # as Windows' editors begin a file
+    assert choose_classes(str(file), imagenet) == (1, 7)
     for content, words in ((b"\xff", "is no UTF-8 text"), (b"# none", "names no class")):
         file.write_bytes(content)
         with pytest.raises(ValueError, match=f"names.txt {words}; write a class name a line"):
@@ -440,6 +443,9 @@ def test_a_file_of_classes_by_name(tmp_path):
         chosen("crane\n")
     with pytest.raises(ValueError, match="has class 'tiger lily', which toy does not know; did"):
         chosen("tiger lily\n")
+    teacher = types.SimpleNamespace(class_names=("0", "1"), num_classes=2, name="toy")
+    with pytest.raises(ValueError, match="has class '-1', which toy does not know"):
+        chosen("-1\n")
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
@@ -607,7 +613,78 @@ def test_a_set_that_was_begun_when_such_classes_were_not_counted_goes_on(tmp_pat
     assert len(prepare(file, [], stored=True).groups[0].targets) == 12
 
 
+def test_a_set_that_was_begun_when_an_idle_allowance_was_taken_goes_on(tmp_path):
+    file = tmp_path / "synthesize.yaml"
+    file.write_text("allow_no_bn: true\nper_class: 4\nresolutions: [16]\niterations: [4]\n")
+    assert prepare(file, [], stored=True).config.allow_no_bn
+    with pytest.raises(UserError, match="--allow-no-bn has no effect"):
+        prepare(file, [])
+
+
+@pytest.fixture
+def two_cnns(tmp_path, toy_teacher):
+    """Two run folders in ``tmp_path/nets``, ``cnn`` and ``second``, and a file of class names."""
+    nets = tmp_path / "nets"
+    nets.mkdir()
+    shutil.copyfile(toy_teacher / "model.safetensors", nets / "toy.safetensors")
+    shutil.copytree(toy_teacher, nets / "cnn")
+    shutil.copytree(toy_teacher, nets / "second")
+    weights = {name: tensor.clone() for name, tensor in load_file(nets / "toy.safetensors").items()}
+    first = next(name for name in weights if name.endswith("weight"))
+    weights[first] += 0.01
+    with safe_open(nets / "toy.safetensors", "pt") as stored:
+        save_file(weights, nets / "second/model.safetensors", stored.metadata())
+    (nets / "names.txt").write_text("2\n5\n7\n")
+    return nets
+
+
+def test_a_set_of_relative_paths_goes_on_from_any_folder(two_cnns, tmp_path, monkeypatch):
+    monkeypatch.chdir(two_cnns)
+    teachers = ["--teacher", "cnn", "--teacher", "second", "--verifier", "second"]
+    args = [*teachers, "--classes", "names.txt", *SHORT, "--out", "../set"]
+    assert "12 images from cnn and second" in made(*args)
+    whole = hashes(tmp_path / "set")
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "set/manifest.json").unlink()
+    next((tmp_path / "set").glob("*/*.png")).unlink()
+    made("--resume", "--out", "set")
+    assert hashes(tmp_path / "set") == whole
+    checks = json.loads(invoke("verify", "set", "--json").stdout)["checks"]
+    assert [check["verdict"] for check in checks] == ["holds"] * 5
+    monkeypatch.chdir(two_cnns)
+    shutil.rmtree("second")  # a finished set needs its networks no more
+    assert "is finished" in made(*args, "--go-on")
+
+
+def test_networks_of_a_begun_set_may_move(two_cnns, tmp_path, monkeypatch):
+    folder, old = tmp_path / "set", ["--teacher", two_cnns / "cnn", "--teacher"]
+    made(*old, two_cnns / "second", "--classes", "2,5,7", *SHORT, "--out", folder)
+    whole = hashes(folder)
+    (folder / "manifest.json").unlink()
+    next(folder.glob("*/*.png")).unlink()
+    (two_cnns / "second").rename(tmp_path / "moved")
+    line = refused("--resume", "--out", folder)
+    assert f"if it has moved: dearkd synthesize --resume --out {folder} --teacher NEW" in line
+    twins = ["--teacher", two_cnns / "cnn", "--teacher", EMBEDDED_WEIGHTS]
+    line = refused("--resume", "--out", folder, *twins)
+    assert "was made with other_teachers.0." in line and "resume with the same" in line
+    monkeypatch.chdir(tmp_path)
+    made("--resume", "--out", folder, *old, "moved")
+    assert hashes(folder) == whole
+    (folder / "manifest.json").unlink()
+    made("--resume", "--out", folder)  # it has taken the new place over
+    assert hashes(folder) == whole
+
+
 MISTAKES = [
+    (["--per-class", "9" * 20], "--per-class must be at most 1000000, got 9999999"),
+    (["--set", "teacher.name=3"], "unknown teacher '3'"),
+    (["--set", "imports=[3]"], "--import 3 does not exist"),
+    (
+        ["--teacher", "digits", "--set", "other_teachers=[{name: digits, weight: w.pth}]"],
+        "unknown config key 'weight'; did you mean",
+    ),
+    (["--teacher", "digits", "--set", "other_teachers=[{name: 3}]"], "unknown teacher '3'"),
     (["--teacher", "resnet5"], "unknown teacher 'resnet5'; did you mean"),
     (["--verifier", "resnet5"], "unknown verifier 'resnet5'; did you mean"),
     (["--teacher", "no/folder"], "no/folder does not exist"),

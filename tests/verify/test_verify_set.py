@@ -47,6 +47,22 @@ def test_a_changed_pixel_is_told(item):
     assert checks["images"][1] == f"{file.relative_to(item)} has other pixels"
 
 
+def test_an_image_of_another_size_is_told(item):
+    file = next(item.glob("*/*.png"))
+    Image.new("RGB", (20, 16)).save(file)
+    code, checks = verdicts(item)
+    assert code == 1
+    assert checks["images"][1] == f"{file.relative_to(item)} has other pixels"
+
+
+def test_a_set_without_a_configuration_leaves_its_teacher_open(item):
+    (item / "synthesize.yaml").unlink()
+    code, checks = verdicts(item)
+    assert code == 0
+    told = "it cannot be asked: synthesize.yaml, which names it, is not there"
+    assert checks["teacher"] == ("open", told)
+
+
 def test_an_image_that_is_gone_and_a_stranger_are_told(item):
     file = first_image(item)
     file.rename(file.with_name("stranger.png"))
