@@ -86,8 +86,8 @@ def teaching(
     _check_share("alpha", alpha)
     if class_weight == 0 and alpha not in (None, 1):
         raise UserError(
-            f"distill.alpha={alpha} has no effect with distill.class_weight=0 (--recipe best has it "
-            "so), where the teacher's term stands alone; leave alpha out, or set class_weight"
+            f"distill.alpha={alpha} has no effect with distill.class_weight=0, as in --recipe best"
+            ": the teacher's term stands alone; leave alpha out, or set class_weight"
         )
     if alpha is None:
         alpha = ALPHA[logits] if class_weight is None else _rest(class_weight)
