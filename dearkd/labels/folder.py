@@ -24,7 +24,14 @@ from torch import Tensor
 
 from dearkd.errors import UserError, WriteError
 from dearkd.labels.answers import Answers
-from dearkd.run_folder.files import is_leftover, load_weights, read_metadata, save_tensors, sync
+from dearkd.run_folder.files import (
+    is_leftover,
+    load_weights,
+    read_metadata,
+    remove,
+    save_tensors,
+    sync,
+)
 
 __all__ = ["LabelFolder", "create_manifest", "read_manifest"]
 
@@ -135,7 +142,7 @@ class LabelFolder:
                 continue
             try:
                 if time.time() - file.stat().st_mtime > LEFTOVER_SECONDS:
-                    file.unlink()
+                    remove(file)
             except OSError:  # another run deleted it, or it may not be
                 continue
 

@@ -29,6 +29,7 @@ __all__ = [
     "new_file_mode",
     "raw_student",
     "read_metadata",
+    "remove",
     "remove_leftovers",
     "replace_text",
     "save_checkpoint",
@@ -115,10 +116,16 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
     header = {"dearkd": json.dumps(metadata)}
 
     def write(target: Path) -> None:
+        # safetensors writes under a random name, which a kill would leave: in a folder of ours.
+        draft = target.with_name(f"{target.name}0")
+        draft.mkdir(exist_ok=True)
         try:
-            save_file(tensors, target, metadata=header)
+            save_file(tensors, draft / path.name, metadata=header)
+            (draft / path.name).replace(target)
         except SafetensorError as error:  # hides a full disk behind its own kind
             raise WriteError(_unwritten(path, error)) from error
+        finally:
+            shutil.rmtree(draft, ignore_errors=True)
 
     write_atomically(path, write)
 
@@ -249,10 +256,15 @@ def is_leftover(entry: Path) -> bool:
 def remove_leftovers(folder: Path) -> None:
     """Deletes what killed processes left half written; the caller must hold the folder's lock."""
     for entry in filter(is_leftover, folder.glob(".*")):
-        if entry.is_dir() and not entry.is_symlink():
-            shutil.rmtree(entry)
-        else:
-            entry.unlink(missing_ok=True)
+        remove(entry)
+
+
+def remove(entry: Path) -> None:
+    """Deletes a file, or a folder with what is in it."""
+    if entry.is_dir() and not entry.is_symlink():
+        shutil.rmtree(entry)
+    else:
+        entry.unlink(missing_ok=True)
 
 
 def _keep(path: Path, name: Path) -> None:

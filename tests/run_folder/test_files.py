@@ -3,6 +3,7 @@
 import errno
 import os
 import pickle
+import signal
 import stat
 from concurrent.futures import ThreadPoolExecutor
 
@@ -21,6 +22,7 @@ from dearkd.run_folder.files import (
     remove_leftovers,
     save_checkpoint,
     save_model,
+    save_tensors,
     write_atomically,
 )
 from dearkd.run_folder.output import make_room, write_text
@@ -49,6 +51,26 @@ def test_what_a_kill_left_goes_and_hidden_files_of_the_users_stay(tmp_path):
     (tmp_path / ".timm.tmp123" / "config.json").touch()
     remove_leftovers(tmp_path)
     assert {entry.name for entry in tmp_path.iterdir()} == users
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="needs fork and limits of a process")
+@pytest.mark.filterwarnings("ignore:.*fork:DeprecationWarning")
+def test_a_kill_in_the_middle_of_a_write_leaves_nothing_that_stays(tmp_path):
+    import resource
+
+    tensors = {"x": torch.zeros(1 << 18)}
+    child = os.fork()
+    if not child:
+        signal.signal(signal.SIGXFSZ, signal.SIG_DFL)  # the kernel kills it at the limit
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, 1 << 16))
+        save_tensors(tmp_path / "model.safetensors", tensors, {})
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == signal.SIGXFSZ
+    left = [entry for entry in tmp_path.rglob("*") if entry.is_file()]
+    assert left  # it was killed while it wrote
+    remove_leftovers(tmp_path)
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_full_disk_is_an_oserror(tmp_path):
