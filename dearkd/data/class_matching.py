@@ -55,6 +55,8 @@ def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[
         UserError: If a class is unknown to the model or two fall together.
     """
     found = find_names(data_names, model_names)
+    if -1 in found and _is_in_order(found, data_names, model_names):
+        return tuple(range(len(found)))
     missing = [name for name, index in zip(data_names, found, strict=True) if index < 0]
     if missing:
         raise UserError(
@@ -123,12 +125,18 @@ def _with_synsets(
         matched = [place.get(index, -1) for index in range(len(data_names))]
     else:
         return found
-    found = [old if old >= 0 else new for old, new in zip(found, matched, strict=True)]
-    known = [index for index in found if index >= 0]
+    return [old if old >= 0 else new for old, new in zip(found, matched, strict=True)]
+
+
+def _is_in_order(
+    found: Sequence[int], data_names: Sequence[str], model_names: Sequence[str]
+) -> bool:
+    """Whether these are synsets and descriptions of one list, of which some are reworded."""
+    if not any(all(map(_SYNSET.fullmatch, names)) for names in (data_names, model_names)):
+        return False
+    known = sum(index >= 0 for index in found)
     ordered = all(index in (-1, place) for place, index in enumerate(found))
-    if ordered and len(found) == len(model_names) and len(known) >= _IN_ORDER * len(found):
-        return list(range(len(found)))  # ImageNet in its own order, some descriptions reworded
-    return found
+    return ordered and len(found) == len(model_names) and known >= _IN_ORDER * len(found)
 
 
 def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:

@@ -186,7 +186,7 @@ class EpochOrder:
         if self.steps_per_epoch < 1:
             if self.images < 2:
                 raise UserError(
-                    f"training needs at least 2 images, as views are mixed in pairs, got "
+                    "training needs at least 2 images, as views are mixed in pairs, got "
                     f"{self.images}; add images"
                 )
             largest = self.views_per_epoch // unit * unit

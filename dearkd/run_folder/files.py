@@ -117,7 +117,7 @@ def save_tensors(path: Path, tensors: dict[str, Tensor], metadata: dict[str, Any
 
     def write(target: Path) -> None:
         # safetensors writes under a random name, which a kill would leave: in a folder of ours.
-        draft = target.with_name(f"{target.name}0")
+        draft = path.with_name(f".{path.name}.tmp0{os.getpid()}")  # no process has such a number
         draft.mkdir(exist_ok=True)
         try:
             save_file(tensors, draft / path.name, metadata=header)

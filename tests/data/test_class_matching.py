@@ -61,6 +61,11 @@ def test_two_classes_of_one_name_are_both_found_beside_unknown_ones():
     assert find_names(names, ["n01440764", *cranes]) == [1, -1, 2]
 
 
+def test_an_unknown_class_is_not_found_by_its_place():
+    names = [*DESCRIPTIONS[:9], "not of ImageNet"]
+    assert find_names(names, SYNSETS[:10]) == [*range(9), -1]
+
+
 def test_results_tell_two_classes_of_one_name_apart():
     assert class_keys((2, 1), ["crane", "tench", "crane"]) == {2: "crane (2)", 1: "tench"}
     assert class_keys((2, 1), None) == {2: "2", 1: "1"}
