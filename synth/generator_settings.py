@@ -4,7 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from synth.refusal import SynthError, at_least
+from synth.refusal import SynthError, at_least, at_most
 
 if TYPE_CHECKING:
     from synth.settings import SynthesisConfig
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 __all__ = ["GeneratorConfig", "check_engine"]
 
 SIZES = (16, 128)  # pixels a side that the generator draws
+MOST = {"latent_dim": 65_536, "width": 4096}  # far beyond any use
 MAX_LR = {"lr": 1.0, "latent_lr": 10.0}  # a larger step of Adam only overshoots
 INVERSION_ONLY = (
     "basis",
@@ -54,6 +55,8 @@ class GeneratorConfig:
                 )
         for name in ("latent_dim", "width", "chains"):
             at_least(f"generator.{name}", getattr(self, name), 1)
+        for name, bound in MOST.items():
+            at_most(f"generator.{name}", getattr(self, name), bound)
         at_least("generator.warmup_batches", self.warmup_batches, 0)
 
 

@@ -156,6 +156,7 @@ class SynthesisConfig:
         self._check_stages()
         self._check_counts()
         self._check_ranges()
+        self._check_grad_norms()
         self._check_early_stop()
         check_engine(self)
         if self.classes is not None:
@@ -214,10 +215,18 @@ class SynthesisConfig:
                 f"smallest_crop must be in 0.1-1 of the image's side, got {self.smallest_crop}"
             )
         at_least("log_interval", self.log_interval, 1)
+        for name in ("warmup_iterations", "seed"):
+            at_least(name, getattr(self, name), 0)
+
+    def _check_grad_norms(self) -> None:
+        at_least("grad_norm_interval", self.grad_norm_interval, 0)
         if self.compile == "always" and self.grad_norm_interval:
             raise SynthError("grad_norm_interval needs an uncompiled step; set compile=never")
-        for name in ("warmup_iterations", "grad_norm_interval", "seed"):
-            at_least(name, getattr(self, name), 0)
+        if self.grad_norm_interval > max(self.iterations):
+            raise SynthError(
+                f"grad_norm_interval={self.grad_norm_interval} has no effect in stages of at most "
+                f"{max(self.iterations)} iterations; give a number up to that"
+            )
 
     def _check_early_stop(self) -> None:
         at_least("stop_cross_entropy", self.stop_cross_entropy, 0.0)

@@ -163,7 +163,8 @@ def _iterations(
 ) -> tuple[float, Step]:
     """Seconds of one of ``most`` iterations at a size, and the last step; the first is not timed.
 
-    Nothing stops early: that would end the trial before there is a time.
+    Nothing stops early, which would end the trial before there is a time, and gradient norms are
+    taken where the trial is long enough for one.
     """
     stage = dataclasses.replace(
         config,
@@ -174,6 +175,7 @@ def _iterations(
         iterations=(most,),
         canvas="upsample",
         log_interval=1,
+        grad_norm_interval=config.grad_norm_interval if config.grad_norm_interval <= most else 0,
     )
     if config.engine == "generator":  # the trial's one batch needs no others before it
         part = dataclasses.replace(config.generator, warmup_batches=0)

@@ -316,6 +316,7 @@ def test_settings_that_can_have_no_effect_are_refused(wrong, words):
     [
         ({"lr": 0.0}, "generator.lr must be above 0 and at most 1, got 0.0"),
         ({"latent_dim": 0}, "generator.latent_dim must be at least 1, got 0"),
+        ({"width": 1_000_000}, "generator.width must be at most 4096, got 1000000"),
         ({"warmup_batches": -1}, "generator.warmup_batches must be at least 0, got -1"),
     ],
 )

@@ -89,6 +89,7 @@ def test_objective_ranges(kwargs, message):
         ({"log_interval": 0}, "log_interval must be at least 1"),
         ({"seed": -1}, "seed must be at least 0"),
         ({"warmup_iterations": -1}, "warmup_iterations must be at least 0"),
+        ({"iterations": (9, 50), "grad_norm_interval": 51}, "=51 has no effect .* at most 50 iter"),
     ],
 )
 def test_synthesis_ranges(kwargs, message):

@@ -51,10 +51,11 @@ def test_a_dry_run_is_near_what_a_run_takes(tmp_path, form):
     assert stored / 1.5 < disk < 1.5 * stored
 
 
-def test_a_dry_run_is_not_ended_by_the_early_stop(tmp_path):
-    stop = ["stop_cross_entropy=1000", "stop_window=1", "stop_bn_fall=0.99"]
-    given = [part for setting in stop for part in ("--set", setting)]
-    output = invoked(*SHORT, *given, "--out", tmp_path / "set", "--dry-run")
+def test_a_dry_run_is_not_ended_by_an_early_stop_or_by_rare_gradient_norms(tmp_path):
+    settings = ["stop_cross_entropy=1000", "stop_window=1", "stop_bn_fall=0.99"]
+    settings += ["iterations=[5,200]", "resolutions=[8,16]", "grad_norm_interval=150"]
+    given = [part for setting in settings for part in ("--set", setting)]
+    output = invoked(*SHORT[2:], *given, "--out", tmp_path / "set", "--dry-run")
     assert "16 px: " in output and "iterations/s in fp32" in output
 
 
