@@ -26,7 +26,12 @@ BEST: dict[str, Any] = {
     "method": "dearkd",
     "stage1": 100,
     "stage2": 0,
-    "distill": {"logits": "soft", "class_weight": 0.0, "pair_preset": "early-middle-late"},
+    "distill": {
+        "logits": "soft",
+        "class_weight": 0.0,
+        "pair_preset": "early-middle-late",
+        "hidden_weight": 100.0,
+    },
     "data": {"mixup": 0.8, "cutmix": 1.0},
     "optim": {"name": "muon"},
 }
@@ -57,10 +62,19 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
             "one of them out"
         )
     settings = {"recipe": "best", **BEST}
+    left_out = _left_out(given)
+    settings["distill"] = {k: v for k, v in BEST["distill"].items() if k not in left_out}
+    return settings
+
+
+def _left_out(given: DictConfig) -> tuple[str, ...]:
+    """What of the recipe's ``distill`` does not go with the pairs that are given."""
     if OmegaConf.select(given, "distill.pairs") or OmegaConf.select(given, HIDDEN) == 0:
         # Pairs that are named, or none at all: a preset beside them would have no effect.
-        settings["distill"] = {k: v for k, v in BEST["distill"].items() if k != "pair_preset"}
-    return settings
+        return ("pair_preset", "hidden_weight")
+    preset = OmegaConf.select(given, "distill.pair_preset")
+    # The weight was measured with the recipe's own pairs; others have that of their form.
+    return () if preset in (None, BEST["distill"]["pair_preset"]) else ("hidden_weight",)
 
 
 def _is_synthetic(given: DictConfig) -> bool:

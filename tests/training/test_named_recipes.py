@@ -32,7 +32,8 @@ def test_a_synthetic_set_is_met_with_best_where_nothing_is_said_of_how(synthetic
     config = load_config(None, ["optim.lr=1e-3"], {"data.train": synthetic, "seed": 3})
     assert fields(config) == BEST
     assert (config.distill.logits, config.distill.class_weight) == ("soft", 0)
-    assert config.distill.pair_preset == "early-middle-late"
+    distill = config.distill
+    assert (distill.pair_preset, distill.hidden_weight) == ("early-middle-late", 100)
     assert (config.data.mixup, config.data.cutmix, config.data.train) == (0.8, 1.0, synthetic)
 
 
@@ -72,12 +73,18 @@ def test_what_is_given_goes_over_a_recipe(synthetic):
     assert (config.distill.temperature, config.distill.class_weight) == (2, 0)
 
 
-def test_pairs_that_are_named_take_the_place_of_the_recipes_preset(synthetic):
-    given = {"data.train": synthetic, "recipe": "best"}
-    config = load_config(None, ["distill.pairs=[{block: 1, stage: 0}]"], given)
-    assert (config.distill.pair_preset, config.distill.logits) == (None, "soft")
-    config = load_config(None, ["distill.pair_preset=last"], given)
-    assert config.distill.pair_preset == "last"
+@pytest.mark.parametrize(
+    ("said", "preset", "weight"),
+    [
+        ("distill.pairs=[{block: 1, stage: 0}]", None, None),
+        ("distill.pair_preset=last", "last", None),
+        ("distill.pair_preset=early-middle-late", "early-middle-late", 100),
+        ("distill.hidden_weight=3", "early-middle-late", 3),
+    ],
+)
+def test_the_recipes_weight_goes_with_its_own_pairs(synthetic, said, preset, weight):
+    distill = load_config(None, [said], {"data.train": synthetic, "recipe": "best"}).distill
+    assert (distill.pair_preset, distill.hidden_weight, distill.logits) == (preset, weight, "soft")
 
 
 def test_without_the_hidden_loss_best_has_no_preset(synthetic):
