@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 from dearkd.errors import UserError, is_out_of_memory
 
@@ -28,6 +28,16 @@ _DECODE_ERRORS = (
     struct.error,
     zlib.error,
 )
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+"""What puts an image of each EXIF orientation upright."""
 # What the system says of a path that leads to no readable file; other errors are the machine's.
 _PATH_ERRORS = {
     *(errno.EACCES, errno.EISDIR, errno.ELOOP, errno.ENAMETOOLONG),
@@ -87,9 +97,8 @@ def to_rgb(image: Image.Image) -> Image.Image:
         ValueError: If nobody knows which levels are black and white: of floats, and of whole
             numbers outside 0..65535.
     """
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode == "RGB" and "transparency" not in image.info:
-        image.load()
         return image
     if image.mode == "F":
         raise ValueError("float pixels; save as 8 or 16 bits")
@@ -103,6 +112,17 @@ def to_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", image.size, "white")
         return Image.alpha_composite(white, image).convert("RGB")
     return image.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    """The image with its EXIF orientation applied.
+
+    Pillow's own function also writes the other EXIF tags anew, which fails where one of them holds
+    another type than its own, as those of some cameras do.
+    """
+    image.load()
+    turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation, 1))
+    return image if turn is None else image.transpose(turn)
 
 
 def _one_line(error: BaseException) -> str:

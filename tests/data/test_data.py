@@ -312,6 +312,15 @@ def exif(orientation):
     return tags
 
 
+def test_a_tag_of_another_type_does_not_keep_an_image_from_being_turned():
+    tags = exif(6)
+    tags[0x010F] = ""
+    odd = tags.tobytes().replace(b"\x01\x0f\0\2", b"\x01\x0f\0\5")  # the camera's maker as a ratio
+    assert odd != tags.tobytes()
+    turned = open_image(encoded((200, 0, 0), (6, 4), "JPEG", exif=odd), "x")
+    assert turned.size == (4, 6)
+
+
 def test_every_kind_of_image_becomes_upright_rgb(tmp_path):
     turned = open_image(encoded((200, 0, 0), (6, 4), "JPEG", exif=exif(6)), "x")
     assert turned.size == (4, 6)
