@@ -44,7 +44,7 @@ class ParquetSource:
 
     Raises:
         UserError: If a file is no parquet, has no image or label column, one of them is of another
-            type, or a label is missing.
+            type, a label is missing, or two files number or name their classes differently.
     """
 
     def __init__(self, files: Sequence[Path], *, labelled: bool = True) -> None:
@@ -62,6 +62,8 @@ class ParquetSource:
             if own.names != schema.names:
                 raise UserError(f"{file} has other columns than {self.files[0]}; move it elsewhere")
             _check_types(file, own, self.image_column, self.label_column)
+            if self.label_column is not None:
+                _check_labels_agree(file, own, self.files[0], schema, self.label_column)
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
@@ -223,12 +225,35 @@ def _check_types(file: Path, schema: pa.Schema, image: str, label: str | None) -
         )
     if label is None:
         return
-    kind = schema.field(label).type
-    plain = kind.value_type if pa.types.is_dictionary(kind) else kind
+    plain = _label_type(schema, label)
     if not (pa.types.is_integer(plain) or pa.types.is_boolean(plain) or _is_text(plain)):
         raise UserError(
-            f"{file} has {kind} in column {label!r}; write labels there: whole numbers or names"
+            f"{file} has {plain} in column {label!r}; write labels there: whole numbers or names"
         )
+
+
+def _check_labels_agree(
+    file: Path, own: pa.Schema, first_file: Path, first: pa.Schema, label: str
+) -> None:
+    """Refuses a file whose labels do not mean what those of the first file do."""
+    types = [_label_type(schema, label) for schema in (own, first)]
+    if not any(map(pa.types.is_null, types)) and _is_text(types[0]) != _is_text(types[1]):
+        raise UserError(
+            f"{file} has {types[0]} in column {label!r} and {first_file} has {types[1]}; write "
+            "whole numbers or names in both, or move one elsewhere"
+        )
+    names = [_class_names(file, own, label), _class_names(first_file, first, label)]
+    if None not in names and names[0] != names[1]:
+        raise UserError(
+            f"{file} numbers other classes than {first_file}, or in another order; write both "
+            "with one list of names, or move one elsewhere"
+        )
+
+
+def _label_type(schema: pa.Schema, label: str) -> pa.DataType:
+    """The type of the labels, of a dictionary that of its values."""
+    kind = schema.field(label).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _is_bytes(kind: pa.DataType) -> bool:

@@ -196,6 +196,19 @@ def test_parquet_errors_name_file_and_remedy(tmp_path):
         open_data(str(tmp_path))
 
 
+def test_parquet_files_of_other_classes_are_refused(tmp_path):
+    write_parquet(tmp_path / "a.parquet", [0, 1], ["cat", "dog"])
+    write_parquet(tmp_path / "b.parquet", [0, 1], ["dog", "cat"])
+    with pytest.raises(UserError, match=r"b\.parquet numbers other classes than .*a\.parquet"):
+        open_data(str(tmp_path))
+    assert not open_data(str(tmp_path), labels="none")[0].classes.known
+    write_parquet(tmp_path / "b.parquet", ["dog", "cat"])
+    with pytest.raises(UserError, match=r"b\.parquet has string in column 'label' and .*int64"):
+        open_data(str(tmp_path))
+    write_parquet(tmp_path / "b.parquet", [])  # of no type
+    assert len(open_data(str(tmp_path))[0]) == 2
+
+
 @pytest.mark.parametrize("stray", ["cat/x.parquet", "cat/deep/x.parquet", "dog/x.parquet"])
 def test_a_stray_parquet_file_leaves_an_image_folder_one(tmp_path, stray):
     write_folder(tmp_path, ["cat", "dog"])
