@@ -42,8 +42,9 @@ class DataConfig:
     keep_steps: bool = False
     """With ``fraction`` < 1: as many steps an epoch as the whole set would give."""
     img_size: int | None = None
-    """Pixels a side. None: the student's own size; where none is named, the one a teacher from a
-    run folder was trained at, else 32 or 224 as the images are (16 for the 8 x 8 digits)."""
+    """Pixels a side. None: the student's own size; where none is named, the one that ``init`` or
+    else a teacher from a run folder was trained at, else 32 or 224 as the images are (16 for the
+    8 x 8 digits)."""
     batch_size: int | None = None
     """Views an optimizer step, over all processes; even. None: 1024 for large images, 128 for
     small ones, 32 for digits; for few images less, so that an epoch has about ten steps, or fewer

@@ -108,15 +108,16 @@ def _with_models(
     notes = []
     digits = config.data.train == DIGITS
     size, student, arguments = config.data.img_size, config.student, config.student_args
-    wants_cnn = student == "cnn"
+    wants_cnn, trained_at = student == "cnn", None
     if student in (None, "cnn"):
         student = None
         if init is not None:
-            student, arguments = init.architecture, {**init.metadata.get("args", {}), **arguments}
+            student, trained_at = init.architecture, init.img_size
+            arguments = {**init.metadata.get("args", {}), **arguments}
     if student is not None:
         check_name(student, "model" if config.method == "ce" else "student")
     if size is None:
-        size = _own_size(student, teacher_size, source, digits)
+        size = trained_at or _own_size(student, teacher_size, source, digits)
         notes.append(f"image size {size}{', as the teacher' if size == teacher_size else ''}")
     if student is None:
         student = _small_cnn(size, digits) if wants_cnn else default_student(size)

@@ -463,6 +463,19 @@ def test_heads_are_new_where_the_class_names_differ(names, tmp_path):
         assert torch.equal(student[key], value) == (same or not key.startswith("head")), key
 
 
+def test_a_student_goes_on_at_the_size_that_it_was_trained_at(tmp_path):
+    source = timm.create_model("toy_student", num_classes=2, img_size=24)
+    cfg = {"arch": "toy_student", "num_classes": 2, "img_size": 24}
+    (tmp_path / "run").mkdir()
+    save_model(tmp_path / "run" / "model.safetensors", source, cfg)
+    given = {"method": "ce", "init": str(tmp_path / "run"), "data__img_size": None}
+    given["data__train"] = make_folder(tmp_path / "data")
+    built = parts([], **given)
+    assert built.config.data.img_size == 24
+    assert torch.equal(built.student.pos_embed, source.pos_embed)
+    assert parts([], **given, student="toy_student").config.data.img_size == 16
+
+
 def python_teacher(num_classes=10, **options):
     """A teacher without class names, as a caller from Python may have it."""
     network = create_model("toy_cnn", "teacher", num_classes=num_classes)
