@@ -102,10 +102,12 @@ def short_average(config: OptimConfig, steps: int) -> str | None:
     memory = round(1 / (1 - config.ema_decay))
     if memory <= steps / 2:
         return None
+    tenth = (
+        f"{1 - 10 / steps:.4g} averages over a tenth of the run" if steps > 10 else "leave it out"
+    )
     return (
         f"optim.ema_decay={config.ema_decay} averages the weights over about {memory:,} steps and "
-        f"the run has {steps:,}: what is judged and saved stays near the first weights; "
-        f"{max(0.0, 1 - 10 / max(steps, 10)):.4g} averages over a tenth of the run"
+        f"the run has {steps:,}: what is judged and saved stays near the first weights; {tenth}"
     )
 
 

@@ -182,3 +182,9 @@ def test_an_average_that_is_longer_than_the_run_is_told_of(decay, steps, said):
     if line is not None:
         assert "25,000 steps and the run has 300" in line
         assert "0.9667 averages over a tenth" in line
+
+
+def test_a_run_too_short_for_any_average_is_told_to_have_none():
+    line = short_average(OptimConfig(ema_decay=0.9), 10)
+    assert line is not None
+    assert line.endswith("; leave it out")  # a decay of 0 is refused
