@@ -34,7 +34,7 @@ def open_data(
     ``evaluation`` takes the same and replaces what ``train`` brings. Evaluation labels are numbered
     as the training labels are; of training data with some of its teacher's classes only these are
     kept. Downloads go to ``root``. With ``validation`` the evaluation images are cut from the
-    training images instead: so many, or that share below 1.
+    training images instead: so many, or that share below 1. A split that is replaced is not opened.
 
     Pictures that lie in a folder, none of them in a class folder, have no labels. With ``labels``
     none no training image has, whatever is there: labels are not looked at. Evaluation labels are
@@ -45,8 +45,12 @@ def open_data(
         UserError: If the data is empty, unknown, evaluates on classes it does not train, or is too
             small for the split.
     """
+    replaced = evaluation is not None or validation is not None
     source, own_evaluation = open_place(
-        train, Path(root), labelled=None if labels == "auto" else False
+        train,
+        Path(root),
+        wanted="training" if replaced else "both",
+        labelled=None if labels == "auto" else False,
     )
     if source is None:
         raise UserError(
@@ -67,7 +71,7 @@ def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
         MissingFileError: If a path does not exist.
         UserError: If the data is empty, unknown, or has a training split alone.
     """
-    source, evaluation = open_place(data, Path(root), evaluation_only=True, labelled=True)
+    source, evaluation = open_place(data, Path(root), wanted="evaluation", labelled=True)
     found = evaluation or source
     if found is None:
         raise UserError(

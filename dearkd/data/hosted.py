@@ -5,7 +5,7 @@ The names are ``torch/NAME`` (torchvision), ``hfds/NAME`` and ``hfids/NAME`` (Hu
 
 import io
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 from urllib.error import URLError
 
 import numpy as np
@@ -62,9 +62,11 @@ class TimmSource:
 
 
 def open_hosted(
-    name: str, root: Path, evaluation_only: bool = False
+    name: str, root: Path, wanted: Literal["both", "training", "evaluation"]
 ) -> tuple[ImageSource | None, ImageSource | None]:
-    """The training and the evaluation source of a timm name; downloads go to ``root``.
+    """The training and the evaluation source of a timm name, as far as they are ``wanted``.
+
+    Downloads go to ``root``.
 
     Departure:
         ``hfids/`` streams cannot be read by index, on which every view depends here: the data set
@@ -76,7 +78,9 @@ def open_hosted(
     """
     prefix, _, rest = name.partition("/")
     name = f"hfds/{rest}" if prefix.lower() == "hfids" else name
-    source = None if evaluation_only else _open_split(name, root, "train")
+    source = None if wanted == "evaluation" else _open_split(name, root, "train")
+    if wanted == "training":
+        return source, None
     for split in _EVALUATION_SPLITS:
         try:
             return source, _open_split(name, root, split)

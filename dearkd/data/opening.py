@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Literal
 
 from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource, class_folders, image_files
 from dearkd.data.hosted import PREFIXES, open_hosted
@@ -22,20 +23,23 @@ from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
-__all__ = ["SHARDS", "open_place"]
+__all__ = ["SHARDS", "Wanted", "open_place"]
 
+Wanted = Literal["both", "training", "evaluation"]
+"""Which images of a place are asked for."""
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
 
 
 def open_place(
-    data: str, root: Path, *, evaluation_only: bool = False, labelled: bool | None
+    data: str, root: Path, *, wanted: Wanted = "both", labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """The training images and the evaluation images that ``data`` names; one may be None.
 
-    Data without splits is for training. With ``evaluation_only`` a training split is left alone:
-    both are None where there is no other. ``labelled``: whether the training images have labels;
-    None: if they are there. Downloads go to ``root``.
+    Data without splits is for training. A split that is not ``wanted`` is not opened, but for the
+    training split of a folder, whose class folders number the evaluation images. Where evaluation
+    images are wanted of data with a training split alone, both are None. ``labelled``: whether the
+    training images have labels; None: if they are there. Downloads go to ``root``.
 
     Raises:
         MissingFileError: If a path does not exist.
@@ -45,7 +49,7 @@ def open_place(
         train, evaluation = (
             (DigitsSource("train"), DigitsSource("test"))
             if data == DIGITS
-            else open_hosted(data, root, evaluation_only)
+            else open_hosted(data, root, wanted)
         )
         return without_labels(train) if train and labelled is False else train, evaluation
     path = from_home(data)
@@ -62,20 +66,20 @@ def open_place(
         )
     if not path.is_dir():
         return _open_files([path], data, labelled), None
-    return _open_below(path, evaluation_only, wds, labelled)
+    return _open_below(path, wanted, wds, labelled)
 
 
 def _open_below(
-    path: Path, evaluation_only: bool, wds: bool, labelled: bool | None
+    path: Path, wanted: Wanted, wds: bool, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """What lies in a folder; ``wds``: the user calls it one of shards."""
     if files := [] if wds else _parquet_files(path):
-        return _open_splits(ParquetSource, files, path, evaluation_only, labelled)
+        return _open_splits(ParquetSource, files, path, wanted, labelled)
     if files := _shards(path, wds):
-        return _open_splits(TarSource, files, path, evaluation_only, labelled)
+        return _open_splits(TarSource, files, path, wanted, labelled)
     if wds:
         raise UserError(f"{path} holds no .tar shards; pass the folder with the shards")
-    return _open_folder(path, evaluation_only, labelled)
+    return _open_folder(path, wanted, labelled)
 
 
 def _parquet_files(root: Path) -> list[Path]:
@@ -131,7 +135,7 @@ def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSou
 
 def _joined(folders: list[Path], labelled: bool | None) -> ImageSource:
     """The images of several synthetic sets."""
-    found = [_open_below(folder, False, False, labelled)[0] for folder in folders]
+    found = [_open_below(folder, "training", False, labelled)[0] for folder in folders]
     sources = [source for source in found if source is not None]
     return sources[0] if len(sources) == 1 else JoinedSource(sources, folders)
 
@@ -140,15 +144,17 @@ def _open_splits(
     source_of: type[ParquetSource | TarSource],
     files: list[Path],
     root: Path,
-    evaluation_only: bool,
+    wanted: Wanted,
     labelled: bool | None,
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train, evaluation = by_split(files, root)
     if not train and not evaluation:
         return source_of(files, labelled=labelled is not False), None
-    if evaluation_only and not evaluation:
-        return None, None
+    if wanted == "evaluation":
+        return None, source_of(evaluation) if evaluation else None
     source = source_of(train, labelled=labelled is not False) if train else None
+    if wanted == "training":
+        return source, None
     try:
         return source, source_of(evaluation) if evaluation else None
     except UserError as error:
@@ -161,7 +167,7 @@ def _open_splits(
 
 
 def _open_folder(
-    path: Path, evaluation_only: bool, labelled: bool | None
+    path: Path, wanted: Wanted, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train_root = _first_of(path, TRAIN_NAMES)
     evaluation_root = _first_of(path, EVALUATION_NAMES)
@@ -169,11 +175,11 @@ def _open_folder(
         return _images_of(path, labelled), None
     _refuse_split_or_class(path)
     train = None if train_root is None else _images_of(train_root, labelled)
-    if evaluation_only and evaluation_root is None:
+    if wanted == "evaluation" and evaluation_root is None:
         return None, None
-    if evaluation_root is None or (
-        train is not None and not train.classes.known and holds_plain_pictures(evaluation_root)
-    ):
+    if evaluation_root is None or wanted == "training":
+        return train, None
+    if train is not None and not train.classes.known and holds_plain_pictures(evaluation_root):
         return train, None  # pictures without labels tell no top-1
     names = None if train is None else train.classes.names
     return train, FolderSource(evaluation_root, names)

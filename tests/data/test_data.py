@@ -223,6 +223,28 @@ def test_parquet_splits_in_folders(tmp_path):
     assert (len(train), len(evaluation)) == (2, 1)
 
 
+def test_a_split_that_nobody_asks_for_is_not_opened(tmp_path):
+    write_parquet(tmp_path / "train.parquet", [0, 1, 0, 1])
+    write_parquet(tmp_path / "test.parquet", [-1, -1])  # as ImageNet's, without labels
+    with pytest.raises(UserError, match=r"test\.parquet has label -1"):
+        open_data(str(tmp_path))
+    train, evaluation = open_data(str(tmp_path), validation=2)
+    assert len(train) == len(evaluation) == 2
+    write_parquet(tmp_path / "val.parquet", [1, 0, 1])
+    (tmp_path / "train.parquet").write_bytes(b"not yet here")
+    assert len(open_evaluation(str(tmp_path))) == 3
+
+
+def test_evaluation_images_that_are_named_replace_a_split_of_other_classes(tmp_path):
+    for place in ("data/train/cat", "data/train/dog", "data/val/owl", "other/cat"):
+        (tmp_path / place).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / place / "0.png")
+    with pytest.raises(UserError, match="has class 'owl'"):
+        open_data(str(tmp_path / "data"))
+    _, evaluation = open_data(str(tmp_path / "data"), str(tmp_path / "other"))
+    assert evaluation.labels.tolist() == [0]
+
+
 def test_parquet_row_without_bytes_is_a_bad_image(tmp_path):
     table = pa.table({"image": [{"bytes": None, "path": "x.png"}], "label": [0]})
     pq.write_table(table, tmp_path / "a.parquet")
