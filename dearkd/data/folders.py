@@ -182,7 +182,8 @@ def _check_folders(
             f"{root} has {len(counts)} class folders ({shown}) but no image in them "
             f"({', '.join(sorted(IMAGE_SUFFIXES))}); add images"
         )
-    unknown = [name for name, own in counts.items() if own and names and name not in names]
+    known = set(names or counts)
+    unknown = [name for name, own in counts.items() if own and name not in known]
     if unknown:
         raise UserError(
             f"{root} has class {unknown[0]!r}, not among the {len(names or ())} classes "
