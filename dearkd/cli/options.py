@@ -1,7 +1,7 @@
 """Options that several verbs share."""
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import typer
 from rich.console import Console
@@ -36,8 +36,14 @@ __all__ = [
 IMAGES, RUN = "Images", "The run"
 """Boxes of options in a verb's help."""
 
-console = Console(highlight=False, soft_wrap=True, markup=False)
-"""Without markup, because paths may have square brackets."""
+PLAIN: dict[str, Any] = {
+    "highlight": False,
+    "soft_wrap": True,
+    "markup": False,
+    "emoji": False,
+}
+"""Text as it is: a path may have square brackets, or a number between two colons."""
+console = Console(**PLAIN)
 
 Config = Annotated[
     Path | None,
@@ -139,7 +145,7 @@ DryRun = Annotated[
 
 def error_console() -> Console:
     """A console on stderr, made anew for each use: it keeps the stream that it finds."""
-    return Console(stderr=True, highlight=False, soft_wrap=True, markup=False)
+    return Console(stderr=True, **PLAIN)
 
 
 def text(value: Path | None) -> str | None:

@@ -8,7 +8,9 @@ import torch
 import typer
 
 from dearkd.cli.guard import guarded
+from dearkd.cli.options import console
 from dearkd.config import load_config
+from dearkd.errors import UserError
 from dearkd.run_folder.stop import RequeueSignal
 from synth.settings import SynthesisConfig
 
@@ -35,6 +37,15 @@ def line_of(call, capsys):
 
 def test_a_mistake_is_one_line(capsys):
     assert line_of(mistaken, capsys).startswith("error: optim.lr must be above 0")
+
+
+def test_names_are_said_as_they_are_typed(capsys):
+    """Rich would draw an emoji for a number between colons, and take brackets for its markup."""
+    name = "shot-12:100:07[red]x[/b].png"
+    assert line_of(lambda: guarded_error(UserError(name)), capsys) == f"error: {name}"
+    with console.capture() as said:
+        console.print(name, style="bold")
+    assert said.get() == f"{name}\n"
 
 
 def test_a_mistake_that_the_leaf_finds_is_one_line(capsys):
