@@ -50,8 +50,8 @@ class Answer:
 class _Score:
     """Counts the images in folders named after a class, and those of them taken for that class."""
 
-    classes: dict[str, int]
-    """The model's index of a class, by every name that the class has."""
+    classes: dict[str, set[int]]
+    """The model's indices of a name: one, or several of classes that share it."""
     right: int = 0
     judged: int = 0
 
@@ -60,7 +60,7 @@ class _Score:
         folder = Path(answer.image).absolute().parent.name
         if folder not in self.classes:
             return None
-        right = answer.top[0][0] == self.classes[folder]
+        right = answer.top[0][0] in self.classes[folder]
         self.right, self.judged = self.right + right, self.judged + 1
         return folder, right
 
@@ -91,7 +91,7 @@ def predict(
     trained = open_trained(resolved)
     names = _names(trained, class_names)
     found = answers(trained, image_files(images))
-    score = _Score(_indices(trained.class_names or names) | _indices(names))
+    score = _Score(_indices(trained.class_names or (), names))
     if as_json:
         listed = list(found)
         console.print_json(json.dumps([_plain(answer, names, score) for answer in listed]))
@@ -214,8 +214,13 @@ def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _indices(names: Sequence[str]) -> dict[str, int]:
-    return {name: index for index, name in enumerate(names)}
+def _indices(*lists: Sequence[str]) -> dict[str, set[int]]:
+    """The indices of each name in lists of the classes' names; ImageNet has two cranes."""
+    found: dict[str, set[int]] = {}
+    for names in lists:
+        for index, name in enumerate(names):
+            found.setdefault(name, set()).add(index)
+    return found
 
 
 def _said(verdict: tuple[str, bool] | None) -> str:

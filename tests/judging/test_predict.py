@@ -16,7 +16,7 @@ from dearkd.data.class_matching import with_descriptions
 from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.feed import evaluation_loader
 from dearkd.export.export import export_run
-from dearkd.judging.predict import _names, answers, image_files
+from dearkd.judging.predict import Answer, _indices, _names, _Score, answers, image_files
 from dearkd.run_folder.processes import process_accelerator
 
 
@@ -248,3 +248,13 @@ def test_synsets_are_said_in_words():
         "n02123045 tabby, tabby cat",
     )
     assert with_descriptions(["cat", "n01440764"]) == ("cat", "n01440764")
+
+
+def test_a_folder_named_as_two_classes_are_is_right_for_both():
+    """ImageNet has two cranes: which of them a folder means is not known."""
+    score = _Score(_indices(["n1", "n2", "n3"], ["crane", "tench", "crane"]))
+    for best, right in enumerate((True, False, True)):
+        assert score.verdict(Answer("crane/a.png", ((best, 0.9),))) == ("crane", right)
+    assert (score.right, score.judged) == (2, 3)
+    assert score.verdict(Answer("n1/a.png", ((0, 0.9),))) == ("n1", True)
+    assert score.verdict(Answer("other/a.png", ((0, 0.9),))) is None
