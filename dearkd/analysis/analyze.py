@@ -20,6 +20,7 @@ from dearkd.data.loaders import Batch, Loader
 from dearkd.errors import MissingFileError, UserError
 from dearkd.owner import owner_of
 from dearkd.pages.plots import stage_switches
+from dearkd.run_folder.epochs import sound_epochs
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import make_room, write_text
@@ -60,7 +61,7 @@ def analyze(
     _check_target(target, run)
     make_room(target / PAGE)
     found = resolve(str(run), "run", which=which, trust=trust)
-    metrics = RunFolder(run).read_metrics()
+    metrics, odd = sound_epochs(RunFolder(run))
 
     def watched(batches: Loader) -> Iterable[Batch]:
         if not console.is_terminal or as_json:
@@ -77,6 +78,8 @@ def analyze(
     if as_json:
         console.print_json(json.dumps(analysis.record))
         return
+    if odd:
+        console.print(f"note: {odd}")
     console.print(_block_table(analysis.record, metrics))
     console.print(_head_table(analysis.record))
     for sentence in sentences:

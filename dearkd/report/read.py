@@ -7,7 +7,6 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -18,16 +17,10 @@ from dearkd.errors import UserError, one_line
 from dearkd.misfit import misfit
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
+from dearkd.run_folder.epochs import sound_epochs
 from dearkd.run_folder.folder import RunFolder
 from dearkd.said import counted
-from dearkd.shapes import (
-    ANALYSIS,
-    DIVERSITY,
-    EPOCH,
-    LOSS_CURVES,
-    MANIFEST,
-    SUMMARY,
-)
+from dearkd.shapes import ANALYSIS, DIVERSITY, LOSS_CURVES, MANIFEST, SUMMARY
 
 __all__ = ["read_run", "read_set"]
 
@@ -40,11 +33,8 @@ def read_run(path: Path, name: str) -> Run:
     folder, notes = RunFolder(path), list[str]()
     config = _read(folder.config_file, yaml.safe_load, notes, _config_fault)
     summary = _read(folder.summary_file, json.loads, notes, lambda it: misfit(it, SUMMARY))
-    lines = folder.read_metrics()
-    metrics = _of_one_model([line for line in lines if misfit(line, EPOCH) is None])
-    if len(metrics) < len(lines):
-        odd = counted(len(lines) - len(metrics), "line")
-        notes.append(f"{odd} of metrics.jsonl are no epochs as training writes them: left out")
+    metrics, odd = sound_epochs(folder)
+    notes += filter(None, [odd])
     run = Run(
         path=path,
         name=name,
@@ -62,17 +52,6 @@ def read_run(path: Path, name: str) -> Run:
     if (note := heads_note(summary.get("trained_heads") or ())) is not None:
         notes.append(f"it {note}")
     return dataclasses.replace(run, notes=tuple(notes))
-
-
-def _of_one_model(lines: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The lines whose measures by block and head have as many of both as the first ones have."""
-    first: dict[str, tuple[int, ...]] = {}
-    kept = []
-    for line in lines:
-        shapes = {key: np.shape(line[key]) for key in line if isinstance(line[key], list)}
-        if all(first.setdefault(key, shape) == shape for key, shape in shapes.items()):
-            kept.append(line)
-    return kept
 
 
 def _config_fault(tree: Any) -> str | None:

@@ -229,6 +229,23 @@ def test_a_few_images_and_json(student_run):
     assert not (student_run / "attention_maps.png").exists()
 
 
+def test_lines_that_are_no_epochs_are_left_out_and_told_of(student_run, tmp_path):
+    run = tmp_path / "run"
+    shutil.copytree(student_run, run)
+    first, *others = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
+    del first["stage"]
+    (run / "metrics.jsonl").write_text(
+        "".join(f"{json.dumps(line)}\n" for line in [first, *others])
+    )
+    result = invoke("analyze", run, "--images", "8", "--maps", "0")
+    assert result.exit_code == 0, result.output
+    assert "note: 1 line of metrics.jsonl is no epoch as training writes it: left out" in (
+        result.stdout
+    )
+    assert "went from" in result.stdout
+    assert "(epoch 2) to" in result.stdout
+
+
 def test_a_plain_transformer_without_any_token(tmp_path):
     folder = tmp_path / "run"
     options = {"method": "ce", "student": "toy_vit", "stage1": 1, "stage2": 0, "out": str(folder)}
