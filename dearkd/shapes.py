@@ -17,6 +17,8 @@ __all__ = [
     "METADATA",
     "PRINTS",
     "RECORDED_RUN",
+    "RUN_DATA",
+    "RUN_TEACHER",
     "STUDY",
     "SUMMARY",
 ]
@@ -102,6 +104,17 @@ STUDY: Shape = {
     ...: object,
 }
 """What a record says of its study."""
+RUN_DATA: Shape = {
+    "train?": str,
+    "evaluation?": (str, NONE),
+    "validation?": NUMBER,
+    "labels?": str,
+    "on_bad_image?": str,
+    ...: object,
+}
+"""``data`` in a run's ``config.yaml``, as far as judging reads it."""
+RUN_TEACHER: Shape = {**{f"{name}?": (str, NONE) for name in ("name", "weights")}, ...: object}
+"""``teacher`` in a run's ``config.yaml``, likewise."""
 RECORDED_RUN: Shape = {
     "arm": str,
     "fraction": NUMBER,

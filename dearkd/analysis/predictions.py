@@ -24,12 +24,14 @@ from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.judging.candidate import Candidate, candidate_of
+from dearkd.misfit import misfit
 from dearkd.models.cost import LAYOUTS
 from dearkd.models.precision import precision_context
 from dearkd.models.readings import head_scores
 from dearkd.models.teacher import Teacher
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
 from dearkd.run_folder.processes import process_state
+from dearkd.shapes import RUN_TEACHER
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
@@ -172,6 +174,8 @@ def _named_teacher(found: Resolved, trust: bool) -> Resolved | str:
     if not found.config:
         return f"{found.text} has no config.yaml to name its teacher"
     settings = found.config.get("teacher") or {}
+    if (fault := misfit(settings, RUN_TEACHER, "teacher")) is not None:
+        return f"{found.text} has a damaged config.yaml ({fault})"
     if not settings.get("name"):
         return "the run had no teacher"
     weights = settings.get("weights")

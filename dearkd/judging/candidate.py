@@ -7,6 +7,8 @@ from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.loaders import OnBadImage
 from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
+from dearkd.misfit import misfit
+from dearkd.shapes import RUN_DATA
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved
 from dearkd.trained.trained import Trained
@@ -29,10 +31,13 @@ def candidate_of(found: Resolved, data: str | None = None) -> Candidate:
     """The network with its run's own evaluation images, or those that ``data`` names.
 
     Raises:
-        UserError: If its weights can't be used, or there are no images to judge it on.
+        UserError: If its weights can't be used, there are no images to judge it on, or its run
+            does not say which as dearkd does.
         MissingFileError: If a path does not exist.
     """
     settings: dict[str, Any] = found.config.get("data") or {}
+    if settings and (fault := misfit(settings, RUN_DATA, "data")) is not None:
+        raise UserError(f"{found.text} has a damaged config.yaml ({fault}); restore that")
     source = _own_images(found, settings) if data is None else open_evaluation(data)
     return Candidate(
         trained=open_trained(found),
@@ -44,7 +49,7 @@ def candidate_of(found: Resolved, data: str | None = None) -> Candidate:
 
 def _own_images(found: Resolved, settings: dict[str, Any]) -> ImageSource:
     """The evaluation images of the run, numbered as it numbers them; never those it trained on."""
-    if not settings:
+    if not settings.get("train"):
         reason = f"{found.text} has no data of its own"
     else:
         source = open_data(

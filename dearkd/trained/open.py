@@ -13,6 +13,7 @@ from timm.models import split_model_name_tag
 from torch import nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.models.cost import LAYOUTS
 from dearkd.models.create import check_name, create_model, size_argument
 from dearkd.models.heads import HEADS, bare_heads, mark_heads, settle_heads
 from dearkd.run_folder.files import load_weights, raw_student
@@ -146,6 +147,11 @@ def _trained(found: Resolved, network: Any) -> Trained:
         for key in ("precision", "memory_format")
         if found.config.get(key) not in (None, "auto")
     }
+    if (layout := arithmetic.get("memory_format", "contiguous")) not in LAYOUTS:
+        raise UserError(
+            f"memory_format must be {' or '.join(LAYOUTS)}, got {layout!r} in the config.yaml of "
+            f"{found.text}; restore that"
+        )
     architecture = str(found.architecture)
     return described(found.text, network, architecture, description, **arithmetic)
 
