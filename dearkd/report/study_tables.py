@@ -40,11 +40,12 @@ def by_seed(
 ) -> dict[int, float]:
     """Top-1 in percent of an arm by seed: final weights on the run's evaluation images, or test.
 
-    Empty for the test images until every finished run of the arm has read them.
+    Empty for the test images until every finished run of the arm has read them. A run whose
+    summary has no top-1 is left out.
     """
     entries = _of_arm(record, arm, fraction)
     values = {entry["seed"]: _value(entry, measure) for entry in entries}
-    if None in values.values():
+    if measure == TEST and None in values.values():
         return {}
     return {seed: value for seed, value in values.items() if value is not None}
 
@@ -153,14 +154,14 @@ def _arms(record: Record) -> StudyTable:
     rows = []
     for fraction in study.fractions:
         for arm in study.arms:
-            spreads = [_spread(by_seed(record, arm, fraction, kind)) for kind in kinds]
-            first = spreads[0]
-            if first is None:
-                continue
             entries = _of_arm(record, arm, fraction)
+            if not entries:
+                continue
+            spreads = [_spread(by_seed(record, arm, fraction, kind)) for kind in kinds]
+            seeds = 0 if spreads[0] is None else spreads[0].seeds
             images = f"{entries[0]['summary']['train_images']:,}"
             speed = f"{median(_speeds(entries)):.0f}"
-            rows.append([arm, images, *map(_mean_text, spreads), str(first.seeds), speed])
+            rows.append([arm, images, *map(_mean_text, spreads), str(seeds), speed])
     return StudyTable(titles, rows)
 
 
@@ -194,9 +195,10 @@ def _title(record: Record, measure: str) -> str:
     if measure == TEST:
         images = next(entry[TEST]["images"] for entry in entries if entry.get(TEST))
         return f"top-1 % on {images:,} test images"
-    entry = entries[0]
-    kind = "validation" if entry["settings"].get("data.validation") else "evaluation"
-    return f"top-1 % on {entry['summary']['eval_images']:,} {kind} images"
+    kind = "validation" if entries[0]["settings"].get("data.validation") else "evaluation"
+    known = (images for entry in entries if (images := entry["summary"]["eval_images"]))
+    count = next(known, None)
+    return f"top-1 % on {f'{kind} images' if count is None else counted(count, f'{kind} image')}"
 
 
 def _spread(values: dict[int, float]) -> Spread | None:

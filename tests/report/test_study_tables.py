@@ -110,6 +110,20 @@ def test_seeds_that_are_not_shared_decide_nothing(tmp_path):
     assert "2 of 6 runs. " in study_markdown(record(tmp_path, entries))
 
 
+def test_a_run_without_a_top1_is_left_out_and_its_arm_stays(tmp_path):
+    entries = both()
+    entries[0]["summary"]["top1"] = None
+    arms, differences = study_tables(record(tmp_path, entries))
+    assert arms.rows[0] == ["labels", "4,500", "54.50 \u00b1 3.54", "2", "150"]
+    assert differences.rows[0][1] == "+11.50"
+    for found in entries[:3]:
+        found["summary"] |= {"top1": None, "eval_images": None}
+    arms, *_ = study_tables(record(tmp_path, entries))
+    assert arms.titles[2] == "top-1 % on 5,000 validation images"
+    assert arms.rows[0] == ["labels", "4,500", "", "0", "150"]
+    assert arms.rows[1][0] == "taught"
+
+
 def test_each_fraction_has_its_rows(tmp_path):
     found = record(tmp_path, both(0.1) + both(0.02), fractions=(0.02, 0.1))
     arms, differences = study_tables(found)
