@@ -25,6 +25,7 @@ from dearkd.models.fused import fused
 from dearkd.run_folder.files import new_file_mode, sync, write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import unwritable
+from dearkd.said import command
 from dearkd.shapes import SUMMARY
 from dearkd.trained.exported import (
     open_onnx,
@@ -217,5 +218,5 @@ def _tell(
         console.print("not checked against the model")
     else:
         console.print(f"it answers as the model does: largest difference of logits {gap:.1g}")
-    trust = " --trust" if place.suffix == ".pt2" else ""
-    console.print(f"try it: dearkd predict {place} IMAGE{trust}")
+    trust = ["--trust"] if place.suffix == ".pt2" else []
+    console.print(f"try it: {command('dearkd', 'predict', place, 'IMAGE', *trust)}")

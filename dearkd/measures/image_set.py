@@ -19,6 +19,7 @@ from dearkd.data.views import Views
 from dearkd.errors import UserError
 from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
+from dearkd.said import command
 
 __all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
 
@@ -104,7 +105,7 @@ def open_set(target: str, limit: int | None, seed: int) -> ImageSource:
     if RunFolder(Path(target)).config_file.is_file():
         raise UserError(
             f"{target} is a run folder and holds no images; name a set of images, "
-            f"or leave the measures of sets out: dearkd eval {target}"
+            f"or leave the measures of sets out: {command('dearkd', 'eval', target)}"
         )
     source = open_evaluation(target)
     if limit is None:

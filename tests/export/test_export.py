@@ -19,6 +19,7 @@ from dearkd.export.export import export_run
 from dearkd.export.formats import Readout
 from dearkd.export.model_card import Weights, model_card
 from dearkd.models.fused import fused
+from dearkd.run_folder.files import save_model
 from dearkd.trained.exported import Graph, open_onnx, open_torch_export
 from dearkd.trained.onnx_packages import import_packages
 from dearkd.trained.trained import described
@@ -345,3 +346,14 @@ def test_onnx_of_another_origin_is_refused(onnx_file, tmp_path):
     onnx.save(model, tmp_path / "other.onnx")
     with pytest.raises(ValueError, match="does not say its num_classes"):
         open_onnx(tmp_path / "other.onnx")
+
+
+def test_the_command_that_it_names_can_be_pasted(tmp_path):
+    name, out = "dearkd_resnet10t_32", tmp_path / "my model"
+    metadata = {"arch": name, "num_classes": 10, "img_size": 16}
+    metadata |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    model = timm.create_model(name, num_classes=10)
+    save_model(tmp_path / "model.safetensors", model, metadata)
+    result = invoke("export", tmp_path, "--to", "timm", "--out", out, "--no-check")
+    assert result.exit_code == 0, result.output
+    assert f"try it: dearkd predict '{out}' IMAGE" in result.stdout
