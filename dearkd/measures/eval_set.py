@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, cast
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dearkd.data.loaders import BadImages, OnBadImage
@@ -228,7 +229,7 @@ class _Judge:
         """A progress bar on a terminal; it grows where images are read more than once."""
         hidden = not self.console.is_terminal
         with Progress(console=self.console, transient=True, disable=hidden) as progress:
-            task = progress.add_task(what, total=images)
+            task = progress.add_task(escape(what), total=images)
 
             def advance(count: int) -> None:
                 progress.advance(task, count)

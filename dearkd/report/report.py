@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import Progress
 
 from dearkd.analysis.predictions import Predictions, predictions_of
@@ -130,7 +131,7 @@ def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
     if not errors.is_terminal:
         errors.print(title)
     with Progress(console=errors, disable=not errors.is_terminal, transient=True) as bar:
-        task = bar.add_task(title, total=None)
+        task = bar.add_task(escape(title), total=None)
 
         def watched(batches: Loader) -> Iterable[Batch]:
             return bar.track(batches, total=len(batches), task_id=task)

@@ -1,5 +1,6 @@
 """`dearkd eval --lpips` and its neighbours: what they print and store, and what they refuse."""
 
+import io
 import json
 import struct
 import zlib
@@ -8,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from rich.console import Console
 from safetensors.torch import save_file
 from test_image_set import make_set
 from test_lpips_embedding import random_backbone
@@ -16,6 +18,7 @@ from torch import nn
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
+from dearkd.measures.eval_set import _Judge
 from dearkd.measures.fidelity import density_and_coverage, frechet_distance
 from dearkd.measures.lpips_weights import load_lpips
 
@@ -318,3 +321,12 @@ def test_an_empty_folder_and_wrong_weights_get_one_line(tmp_path, lpips_of):
     assert "1 class folders (a) but no image in them" in refused(lpips_of(tmp_path))
     line = refused(lpips_of("digits", "--lpips-net", "squeeze"))
     assert "not the backbone of LPIPS (squeeze)" in line
+
+
+def test_a_bar_shows_a_path_as_it_is():
+    """Rich takes square brackets for its markup, and a closing one alone for a mistake."""
+    judge, screen = object.__new__(_Judge), io.StringIO()
+    judge.console = Console(file=screen, force_terminal=True, width=120)
+    with judge._progress("features of photos[old]/and[/new]", 1) as advance:
+        advance(1)
+    assert "photos[old]/and[/new]" in screen.getvalue()
