@@ -67,13 +67,11 @@ def write_report(
 
     Raises:
         UserError, FileNotFoundError: If a target is no run, the form is unknown, or
-            ``predictions`` are decided on for a table, if ``out`` is another verb's file, or if
-            ``trust`` has no effect.
+            ``predictions`` are decided on for a table, if ``out`` is another verb's file, if
+            ``report.html`` is taken where there is no ``out``, or if ``trust`` has no effect.
     """
-    if out is not None:
-        check_replaceable(out, _is_report)
-        make_room(out)
     form = _form(form, out)
+    target = _target(out, form)
     if form != "html" and predictions is not None:
         option = "--predictions" if predictions else "--no-predictions"
         raise UserError(f"{option} is for the page; a {form} table asks no run, leave it out")
@@ -81,7 +79,7 @@ def write_report(
     if trust:
         _refuse_idle_trust(report.runs if form == "html" and predictions is not False else ())
     if form == "html":
-        target = out or DEFAULT_OUT
+        assert target is not None
         write_text(target, html(report, None if predictions is False else errors, trust))
         console.print(f"report: {target} ({size_text(target.stat().st_size)}, offline)")
         return
@@ -160,6 +158,23 @@ def _is_report(file: Path) -> bool:
     """Whether a file is a report made before, which may be made anew."""
     with file.open(encoding="utf-8", errors="replace") as stream:
         return EARLIER.search(stream.read(HEAD)) is not None
+
+
+def _target(out: Path | None, form: str) -> Path | None:
+    """Where a report is written, tried before runs are asked for minutes; None: the terminal.
+
+    Raises:
+        UserError: If it is another verb's file, or a page would take the place of the user's own.
+        WriteError: If it can't be written.
+    """
+    target = DEFAULT_OUT if out is None and form == "html" else out
+    if target is None:
+        return None
+    check_replaceable(target, _is_report)
+    make_room(target)
+    if out is None and target.is_file() and not _is_report(target):
+        raise UserError(f"{target} is there and no report of dearkd; name another file by --out")
+    return target
 
 
 def _form(form: str | None, out: Path | None) -> str:

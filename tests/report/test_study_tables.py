@@ -3,6 +3,7 @@
 from dataclasses import replace
 
 import pytest
+from commands import invoke, refused
 
 from dearkd.report.collect import collect
 from dearkd.report.study_chapter import study_section
@@ -212,3 +213,18 @@ def test_arms_without_a_run_are_named_below_the_table(tmp_path):
     assert "| taught |" not in text
     assert "No run yet: taught." in text
     assert "No run yet" not in study_markdown(record(tmp_path, both()))
+
+
+def test_a_page_takes_no_place_of_the_users_own(tmp_path, monkeypatch):
+    record(tmp_path, both()).write()
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "report.html"
+    page.write_text("<title>My own</title>")
+    words = "report.html is there and no report of dearkd; name another file by --out"
+    assert words in refused("report", "a_study.json")
+    assert page.read_text() == "<title>My own</title>"
+    page.unlink()
+    for _ in range(2):  # its own is made anew
+        result = invoke("report", "a_study.json")
+        assert result.exit_code == 0, result.output
+    assert "dearkd report: study a_study" in page.read_text()
