@@ -179,9 +179,10 @@ class EpochOrder:
             raise UserError(f"repeats must be at least 1, got {self.repeats}")
         unit = 2 * self.world
         if self.batch_size < unit or self.batch_size % unit:
+            nearest = max(unit, self.batch_size // unit * unit)
             raise UserError(
-                f"batch size must be a multiple of {unit} (two mixing partners for each of "
-                f"{self.world} processes), got {self.batch_size}"
+                f"batch size must be a multiple of {unit} (two mixing partners for each process), "
+                f"got {self.batch_size}; set data.batch_size to {nearest}"
             )
         if self.steps_per_epoch < 1:
             if self.images < 2:

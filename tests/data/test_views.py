@@ -184,9 +184,9 @@ def test_order_errors():
         EpochOrder(images=21, batch_size=64, seed=0)
     with pytest.raises(ValueError, match=r"at least 2 images.*got 1; add images"):
         EpochOrder(images=1, batch_size=2, seed=0, views=40)
-    with pytest.raises(ValueError, match=r"must be a multiple of 2 .*got 5"):
+    with pytest.raises(ValueError, match=r"must be a multiple of 2 .*got 5; set .* to 4"):
         EpochOrder(images=21, batch_size=5, seed=0)
-    with pytest.raises(ValueError, match=r"multiple of 4 .* 2 processes.*got 6"):
+    with pytest.raises(ValueError, match=r"multiple of 4 .*each process.*got 6; set .* to 4"):
         EpochOrder(images=21, batch_size=6, seed=0, world=2)
     with pytest.raises(ValueError, match=r"repeats must be at least 1, got 0"):
         EpochOrder(images=21, batch_size=4, seed=0, repeats=0)
