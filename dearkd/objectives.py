@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from dearkd.errors import UserError
 from dearkd.losses import cross_entropy, hidden_loss
-from dearkd.models.aligner import Aligner, AlignerKind, TargetScale
+from dearkd.models.aligner import Aligner, AlignerKind, TargetScale, moments
 from dearkd.models.create import model_name
 from dearkd.models.heads import HEADS, Token, fitting_token, head_modules
 from dearkd.models.pairs import PRESETS, PairLike, PairPreset, chosen_pairs
@@ -226,7 +226,10 @@ class DearKD(Distillation):
         """Stores the scale of the targets, measured on these images, where it is one a stage."""
         if self.form.target_scale != "stage" or self.hidden_weight == 0:
             return
-        found = [self.teacher(images, self.stages).features for images in batches]
+        found = [
+            [moments(maps) for maps in self.teacher(images, self.stages).features]
+            for images in batches
+        ]
         by_stage = dict(zip(self.stages, zip(*found, strict=True), strict=True))
         for aligner, pair in zip(self.aligners, self.pairs, strict=True):
             assert isinstance(aligner, Aligner)

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from dearkd.errors import UserError
 from dearkd.losses import scale_stage, scale_target
 
-__all__ = ["Aligner", "AlignerForm", "AlignerKind", "TargetScale", "resample"]
+__all__ = ["Aligner", "AlignerForm", "AlignerKind", "TargetScale", "moments", "resample"]
 
 AlignerKind = Literal["paper", "pointwise"]
 TargetScale = Literal["position", "stage", "none"]
@@ -52,6 +52,10 @@ class AlignerForm:
         if given["aligner_norm"] is None and form.target_scale != "position":
             form = replace(form, aligner_norm=False)
         return form
+
+
+Moments = tuple[Tensor, Tensor, int]
+"""The sums of each channel and of its squares (float64, on the CPU), and how many of each."""
 
 
 class Aligner(nn.Module):
@@ -129,23 +133,25 @@ class Aligner(nn.Module):
                 return teacher_map
 
     @torch.no_grad()
-    def measure(self, teacher_maps: Iterable[Tensor]) -> None:
-        """Stores the mean of each channel and the RMS of what is left of these maps.
+    def measure(self, found: Iterable[Moments]) -> None:
+        """Stores the mean of each channel and the RMS of what is left, of a teacher's maps.
 
-        Each is (batch, out_dim, height, width), of any batch.
+        ``found``: the ``moments`` of one batch of maps after the other.
 
         Departure:
             Features of a linear stage end are centred by the stored mean of their channel: it says
             nothing of an image, and the aligner's bias would have to learn it. Non-negative ones
             keep theirs, because a ReLU could not reach what lies below it.
+
+        Raises:
+            UserError: If the features are constant.
         """
         sums = [torch.zeros(len(self.target_mean), dtype=torch.float64) for _ in range(2)]
         count = 0
-        for maps in teacher_maps:
-            exact = maps.double().cpu()
-            sums[0] += exact.sum(dim=(0, 2, 3))
-            sums[1] += exact.square().sum(dim=(0, 2, 3))
-            count += exact[:, 0].numel()
+        for total, squares, positions in found:
+            sums[0] += total
+            sums[1] += squares
+            count += positions
         mean, square = sums[0] / count, sums[1] / count
         if self.nonnegative:
             mean = torch.zeros_like(mean)
@@ -164,6 +170,12 @@ class Aligner(nn.Module):
             return size
         rows, columns = student_map.shape[-2:]
         return max(rows, size[0]), max(columns, size[1])
+
+
+def moments(maps: Float[Tensor, "batch channels height width"]) -> Moments:
+    """What a stage's scale is made of, of one batch of its maps, which need not be kept."""
+    exact = maps.double().cpu()
+    return exact.sum(dim=(0, 2, 3)), exact.square().sum(dim=(0, 2, 3)), exact[:, 0].numel()
 
 
 def resample(

@@ -7,8 +7,9 @@ settings; its method alone is fixed.
 Departure:
     The paper has two stages, hard labels and features of one layer and then the images' labels
     alone. ``best`` is one stage of soft labels and features of three layers (in Locality Guidance's
-    form), on mixed views at any size, by Muon in place of AdamW. Tried at 16 and 32 px; three
-    layers and Muon rest on CIFAR-10.
+    form, but each stage divided by its own scale, so that the weight means the same for any CNN),
+    on mixed views at any size, by Muon in place of AdamW. Tried at 16 and 32 px; three layers,
+    their weight and Muon rest on CIFAR-10.
 """
 
 from typing import Any, Literal
@@ -30,7 +31,8 @@ BEST: dict[str, Any] = {
         "logits": "soft",
         "class_weight": 0.0,
         "pair_preset": "early-middle-late",
-        "hidden_weight": 100.0,
+        "target_scale": "stage",
+        "hidden_weight": 50.0,
     },
     "data": {"mixup": 0.8, "cutmix": 1.0},
     "optim": {"name": "muon"},
@@ -69,12 +71,13 @@ def recipe_settings(given: DictConfig) -> dict[str, Any]:
 
 def _left_out(given: DictConfig) -> tuple[str, ...]:
     """What of the recipe's ``distill`` does not go with the pairs that are given."""
+    form = ("hidden_weight", "target_scale")
     if OmegaConf.select(given, "distill.pairs") or OmegaConf.select(given, HIDDEN) == 0:
         # Pairs that are named, or none at all: a preset beside them would have no effect.
-        return ("pair_preset", "hidden_weight")
+        return ("pair_preset", *form)
     preset = OmegaConf.select(given, "distill.pair_preset")
-    # The weight was measured with the recipe's own pairs; others have that of their form.
-    return () if preset in (None, BEST["distill"]["pair_preset"]) else ("hidden_weight",)
+    # Weight and scale were measured with the recipe's own pairs; others have those of their form.
+    return () if preset in (None, BEST["distill"]["pair_preset"]) else form
 
 
 def _is_synthetic(given: DictConfig) -> bool:

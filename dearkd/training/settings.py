@@ -92,7 +92,7 @@ class DistillConfig:
     """Which token learns from the teacher. None: the distillation token where the student has one,
     else the class token, which then learns from labels and teacher."""
     hidden_weight: float | None = None
-    """lambda of L_hidden, of dearkd alone. None: that of the pair preset, 1 or 2.5, and 100 for the
+    """lambda of L_hidden, of dearkd alone. None: that of the pair preset, 1 or 2.5, and 50 for the
     three pairs of ``--recipe best``. Departure: the paper gives no value."""
     pairs: list[Pair] = field(default_factory=list)
     """Aligned pairs, by hand. Empty: those of ``pair_preset``."""

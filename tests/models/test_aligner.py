@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from dearkd.errors import UserError
-from dearkd.models.aligner import Aligner, AlignerForm, resample
+from dearkd.models.aligner import Aligner, AlignerForm, moments, resample
 
 POINTWISE = AlignerForm(aligner="pointwise", aligner_norm=False, target_scale="none")
 
@@ -88,7 +88,7 @@ def test_a_measured_stage_has_unit_mean_square(nonnegative: bool) -> None:
     teacher_map = 7 * torch.randn(6, 5, 4, 4) * torch.rand(6, 1, 4, 4) + 3
     teacher_map = teacher_map.relu() if nonnegative else teacher_map
     aligner = Aligner(3, 5, nonnegative, AlignerForm(target_scale="stage"))
-    aligner.measure(teacher_map.split(2))
+    aligner.measure(map(moments, teacher_map.split(2)))
     target = aligner.target(teacher_map, torch.zeros(6, 3, 4, 4))
     assert target.square().mean().item() == pytest.approx(1, rel=1e-5)
     centre = teacher_map.mean((0, 2, 3), keepdim=True)
@@ -99,7 +99,7 @@ def test_a_measured_stage_has_unit_mean_square(nonnegative: bool) -> None:
 def test_a_stage_that_says_nothing_is_refused() -> None:
     aligner = Aligner(3, 5, nonnegative=True, form=AlignerForm(target_scale="stage"))
     with pytest.raises(UserError, match="features are constant"):
-        aligner.measure([torch.zeros(2, 5, 4, 4)])
+        aligner.measure([moments(torch.zeros(2, 5, 4, 4))])
 
 
 def test_norm_and_relu_can_be_left_out_or_forced() -> None:

@@ -33,7 +33,8 @@ def test_a_synthetic_set_is_met_with_best_where_nothing_is_said_of_how(synthetic
     assert fields(config) == BEST
     assert (config.distill.logits, config.distill.class_weight) == ("soft", 0)
     distill = config.distill
-    assert (distill.pair_preset, distill.hidden_weight) == ("early-middle-late", 100)
+    assert (distill.pair_preset, distill.hidden_weight) == ("early-middle-late", 50)
+    assert distill.target_scale == "stage"
     assert (config.data.mixup, config.data.cutmix, config.data.train) == (0.8, 1.0, synthetic)
 
 
@@ -74,23 +75,20 @@ def test_what_is_given_goes_over_a_recipe(synthetic):
 
 
 @pytest.mark.parametrize(
-    ("said", "preset", "weight"),
+    ("said", "preset", "weight", "scale"),
     [
-        ("distill.pairs=[{block: 1, stage: 0}]", None, None),
-        ("distill.pair_preset=last", "last", None),
-        ("distill.pair_preset=early-middle-late", "early-middle-late", 100),
-        ("distill.hidden_weight=3", "early-middle-late", 3),
+        ("distill.pairs=[{block: 1, stage: 0}]", None, None, None),
+        ("distill.pair_preset=last", "last", None, None),
+        ("distill.hidden_weight=0", None, 0, None),
+        ("distill.pair_preset=early-middle-late", "early-middle-late", 50, "stage"),
+        ("distill.hidden_weight=3", "early-middle-late", 3, "stage"),
+        ("distill.target_scale=none", "early-middle-late", 50, "none"),
     ],
 )
-def test_the_recipes_weight_goes_with_its_own_pairs(synthetic, said, preset, weight):
+def test_weight_and_scale_go_with_the_recipes_own_pairs(synthetic, said, preset, weight, scale):
     distill = load_config(None, [said], {"data.train": synthetic, "recipe": "best"}).distill
-    assert (distill.pair_preset, distill.hidden_weight, distill.logits) == (preset, weight, "soft")
-
-
-def test_without_the_hidden_loss_best_has_no_preset(synthetic):
-    given = {"data.train": synthetic, "recipe": "best"}
-    config = load_config(None, ["distill.hidden_weight=0"], given)
-    assert (config.distill.pair_preset, config.distill.logits) == (None, "soft")
+    assert (distill.pair_preset, distill.hidden_weight) == (preset, weight)
+    assert (distill.target_scale, distill.logits) == (scale, "soft")
 
 
 def test_best_has_one_method(synthetic):
