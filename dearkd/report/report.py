@@ -70,8 +70,8 @@ def write_report(
             ``predictions`` are decided on for a table, if ``out`` is another verb's file, if
             ``report.html`` is taken where there is no ``out``, or if ``trust`` has no effect.
     """
-    form = _form(form, out)
     target = _target(out, form)
+    form = _form(form, out)
     if form != "html" and predictions is not None:
         option = "--predictions" if predictions else "--no-predictions"
         raise UserError(f"{option} is for the page; a {form} table asks no run, leave it out")
@@ -160,14 +160,14 @@ def _is_report(file: Path) -> bool:
         return EARLIER.search(stream.read(HEAD)) is not None
 
 
-def _target(out: Path | None, form: str) -> Path | None:
+def _target(out: Path | None, form: str | None) -> Path | None:
     """Where a report is written, tried before runs are asked for minutes; None: the terminal.
 
     Raises:
         UserError: If it is another verb's file, or a page would take the place of the user's own.
         WriteError: If it can't be written.
     """
-    target = DEFAULT_OUT if out is None and form == "html" else out
+    target = DEFAULT_OUT if out is None and form in (None, "html") else out
     if target is None:
         return None
     check_replaceable(target, _is_report)
