@@ -17,8 +17,10 @@ from dearkd.data.decode import open_image
 from dearkd.data.sources import Classes, ImageSource, digest
 from dearkd.errors import UserError, one_line
 
-__all__ = ["PREFIXES", "OutOfReachError", "TimmSource", "open_hosted"]
+__all__ = ["PREFIXES", "OutOfReachError", "TimmSource", "Wanted", "open_hosted"]
 
+Wanted = Literal["both", "training", "evaluation"]
+"""Which images of a place are asked for."""
 PREFIXES = ("torch/", "hfds/", "hfids/")
 _EVALUATION_SPLITS = ("validation", "test")
 
@@ -62,7 +64,7 @@ class TimmSource:
 
 
 def open_hosted(
-    name: str, root: Path, wanted: Literal["both", "training", "evaluation"]
+    name: str, root: Path, wanted: Wanted
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """The training and the evaluation source of a timm name, as far as they are ``wanted``.
 

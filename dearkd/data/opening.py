@@ -2,10 +2,9 @@
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal
 
 from dearkd.data.folders import IMAGE_SUFFIXES, FolderSource, class_folders, image_files
-from dearkd.data.hosted import PREFIXES, open_hosted
+from dearkd.data.hosted import PREFIXES, Wanted, open_hosted
 from dearkd.data.joined import JoinedSource
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
@@ -23,16 +22,14 @@ from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError
 
-__all__ = ["SHARDS", "Wanted", "open_place"]
+__all__ = ["SHARDS", "open_place"]
 
-Wanted = Literal["both", "training", "evaluation"]
-"""Which images of a place are asked for."""
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
 
 
 def open_place(
-    data: str, root: Path, *, wanted: Wanted = "both", labelled: bool | None
+    data: str, root: Path, *, wanted: Wanted, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """The training images and the evaluation images that ``data`` names; one may be None.
 

@@ -162,7 +162,7 @@ def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -
     objective = (stage.objective or CrossEntropy(parts.student)).to(device).train()
     if (measure := getattr(objective, "measure_targets", None)) is not None:
         # Of noise: what is measured changes no time, and blank images may have no scale at all.
-        noise = torch.rand(batch[0].shape, generator=torch.Generator().manual_seed(0))
+        noise = torch.rand((2, *batch[0].shape[1:]), generator=torch.Generator().manual_seed(0))
         measure([noise.to(device)])
     optimizer = build_optimizer(objective, parts.config.optim, parts.config.precision)
 
