@@ -17,6 +17,7 @@ from dearkd.data.splits import (
     from_home,
     is_pattern,
     matching_files,
+    split_of,
 )
 from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
@@ -26,6 +27,8 @@ __all__ = ["SHARDS", "open_place"]
 
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
+SHOWN = 5
+"""Most files that a message names."""
 
 
 def open_place(
@@ -149,6 +152,7 @@ def _open_splits(
         return source_of(files, labelled=labelled is not False), None
     if wanted == "evaluation":
         return None, source_of(evaluation) if evaluation else None
+    _refuse_files_of_no_split(files, root)
     source = source_of(train, labelled=labelled is not False) if train else None
     if wanted == "training":
         return source, None
@@ -161,6 +165,21 @@ def _open_splits(
             f"{root} has an evaluation split that can't be judged on ({error}); pass the files to "
             "train on alone"
         ) from error
+
+
+def _refuse_files_of_no_split(files: Sequence[Path], root: Path) -> None:
+    """Refuses files of which nobody knows what they are for, beside others that name a split."""
+    loose = [file for file in files if split_of(file, root) is None]
+    if not loose:
+        return
+    named = next(file for file in files if split_of(file, root) is not None)
+    names = [str(file.relative_to(root)) for file in loose]
+    shown = ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if names[SHOWN:] else "")
+    raise UserError(
+        f"{root} has files of a split ({named.relative_to(root)}) beside files of none ({shown}); "
+        "put train, val or test into their names, move them elsewhere, or pass the files to train "
+        "on by a pattern, and those to evaluate on by --eval-data"
+    )
 
 
 def _open_folder(

@@ -111,6 +111,27 @@ def test_a_folder_of_shards_needs_no_prefix(tmp_path):
     assert level(open_evaluation(str(tmp_path)), 0) == 99
 
 
+def test_files_of_no_split_beside_those_of_one_are_told(tmp_path):
+    """They were left out without a word."""
+    write_tar(tmp_path / "tars" / "in-train-0.tar", [0, 1])
+    write_tar(tmp_path / "tars" / "in-val-0.tar", [0, 1])
+    for number in range(7):
+        write_tar(tmp_path / "tars" / f"extra-{number}.tar", [0, 1])
+    (tmp_path / "rows").mkdir()
+    for name in ("val/0.parquet", "part/0.parquet"):
+        (tmp_path / "rows" / name).parent.mkdir()
+        write_parquet(tmp_path / "rows" / name, 4)
+    shown = ", ".join(f"extra-{number}.tar" for number in range(5))
+    for folder, told in (
+        ("tars", rf"tars has .* \(in-train-0\.tar\) beside files of none \({shown} and 2 more\)"),
+        ("rows", r"rows has files of a split \(val/0\.parquet\) beside files of none \(part/0\."),
+    ):
+        with pytest.raises(UserError, match=f"{told}.*; put train, val or test into their names"):
+            open_data(str(tmp_path / folder))
+        assert len(open_evaluation(str(tmp_path / folder))) in (2, 4)
+    assert len(open_data(str(tmp_path / "tars" / "in-train-*.tar"))[0]) == 2
+
+
 def test_shards_in_folders_of_their_split(tmp_path):
     write_tar(tmp_path / "train" / "0.tar", ["dog", "cat"], 0)
     write_tar(tmp_path / "val" / "0.tar", ["dog"], 5)
