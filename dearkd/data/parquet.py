@@ -49,7 +49,8 @@ class ParquetSource:
 
     def __init__(self, files: Sequence[Path], *, labelled: bool = True) -> None:
         self.files = tuple(files)
-        schema = _schema(self.files[0])
+        schemas = [_schema(file) for file in self.files]
+        schema = schemas[0]
         self.image_column = _column(self.files[0], schema, _IMAGE_COLUMNS, "image")
         self.label_column = (
             _column(self.files[0], schema, _LABEL_COLUMNS, "label") if labelled else None
@@ -57,8 +58,7 @@ class ParquetSource:
         self._groups: list[tuple[int, int]] = []
         self._starts: list[int] = []
         labels: list[NDArray[Any]] = []
-        for number, file in enumerate(self.files):
-            own = _schema(file)
+        for number, (file, own) in enumerate(zip(self.files, schemas, strict=True)):
             if own.names != schema.names:
                 raise UserError(f"{file} has other columns than {self.files[0]}; move it elsewhere")
             _check_types(file, own, self.image_column, self.label_column)
@@ -67,7 +67,7 @@ class ParquetSource:
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
-        self.labels, self.classes = self._encoded(schema, np.concatenate(labels))
+        self.labels, self.classes = self._encoded(schemas, np.concatenate(labels))
         sizes = [size for file in self.files for size in _group_sizes(file, self.image_column)]
         together = max(1, _MEMORY_LIMIT // max(sizes))
         starts = np.unique(np.asarray(self._starts))
@@ -94,11 +94,11 @@ class ParquetSource:
         return column.to_numpy()
 
     def _encoded(
-        self, schema: pa.Schema, labels: NDArray[Any]
+        self, schemas: Sequence[pa.Schema], labels: NDArray[Any]
     ) -> tuple[NDArray[np.int64], Classes]:
         if self.label_column is None:
             return labels, UNLABELLED
-        names = _class_names(self.files[0], schema, self.label_column)
+        names = _agreed_names(self.files, schemas, self.label_column)
         return encoded_labels(self.files[0], labels, names)
 
     def __len__(self) -> int:
@@ -235,18 +235,12 @@ def _check_types(file: Path, schema: pa.Schema, image: str, label: str | None) -
 def _check_labels_agree(
     file: Path, own: pa.Schema, first_file: Path, first: pa.Schema, label: str
 ) -> None:
-    """Refuses a file whose labels do not mean what those of the first file do."""
+    """Refuses numbers in one file and names in the other."""
     types = [_label_type(schema, label) for schema in (own, first)]
     if not any(map(pa.types.is_null, types)) and _is_text(types[0]) != _is_text(types[1]):
         raise UserError(
             f"{file} has {types[0]} in column {label!r} and {first_file} has {types[1]}; write "
             "whole numbers or names in both, or move one elsewhere"
-        )
-    names = [_class_names(file, own, label), _class_names(first_file, first, label)]
-    if None not in names and names[0] != names[1]:
-        raise UserError(
-            f"{file} numbers other classes than {first_file}, or in another order; write both "
-            "with one list of names, or move one elsewhere"
         )
 
 
@@ -266,6 +260,24 @@ def _is_text(kind: pa.DataType) -> bool:
     """Whether a column holds text, or nothing at all."""
     tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
     return pa.types.is_null(kind) or any(test(kind) for test in tests)
+
+
+def _agreed_names(
+    files: Sequence[Path], schemas: Sequence[pa.Schema], label: str
+) -> tuple[str, ...] | None:
+    """The class names that the files hold; None if none of them does."""
+    first: tuple[Path, tuple[str, ...]] | None = None
+    for file, schema in zip(files, schemas, strict=True):
+        names = _class_names(file, schema, label)
+        if names is None:
+            continue
+        first = first or (file, names)
+        if names != first[1]:
+            raise UserError(
+                f"{file} numbers other classes than {first[0]}, or in another order; write both "
+                "with one list of names, or move one elsewhere"
+            )
+    return None if first is None else first[1]
 
 
 def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] | None:

@@ -209,6 +209,18 @@ def test_parquet_files_of_other_classes_are_refused(tmp_path):
     assert len(open_data(str(tmp_path))[0]) == 2
 
 
+def test_class_names_are_those_of_any_parquet_file(tmp_path):
+    """Those of the first alone were looked at."""
+    write_parquet(tmp_path / "a.parquet", [0, 1])
+    write_parquet(tmp_path / "b.parquet", [1, 0], ["cat", "dog", "owl"])
+    source, _ = open_data(str(tmp_path))
+    assert source.classes.names == ("cat", "dog", "owl")
+    assert source.labels.tolist() == [0, 1, 1, 0]
+    write_parquet(tmp_path / "c.parquet", [0, 1], ["dog", "cat"])
+    with pytest.raises(UserError, match=r"c\.parquet numbers other classes than .*b\.parquet"):
+        open_data(str(tmp_path))
+
+
 @pytest.mark.parametrize("stray", ["cat/x.parquet", "cat/deep/x.parquet", "dog/x.parquet"])
 def test_a_stray_parquet_file_leaves_an_image_folder_one(tmp_path, stray):
     write_folder(tmp_path, ["cat", "dog"])
