@@ -181,14 +181,20 @@ def _preferred(
 
 def _label(content: bytes, suffix: str, place: str) -> int | str | None:
     """The class in a member of a shard; None: it says nothing of one."""
-    found: Any = content.decode().strip()
-    if suffix == "json":
-        fields = json.loads(found)
-        found = fields.get("label") if isinstance(fields, dict) else None
-    if found is None:
-        return None
-    if isinstance(found, str) and found:
-        return int(found) if re.fullmatch(r"-?\d+", found) else found
+    try:
+        found: Any = content.decode().strip()
+        if suffix == "json":
+            fields = json.loads(found)
+            found = fields.get("label") if isinstance(fields, dict) else None
+        if found is None:
+            return None
+        if isinstance(found, str) and found:
+            return int(found) if re.fullmatch(r"-?\d+", found) else found
+    except (RecursionError, ValueError) as error:
+        raise UserError(
+            f"{place} is damaged ({one_line(error)}); correct it, or train without labels: "
+            "--unlabelled"
+        ) from error
     if not isinstance(found, int | float) or found != found // 1:
         raise UserError(
             f"{place} has label {found!r:.40}, neither a whole number nor a name; correct it, or "

@@ -232,6 +232,19 @@ def test_labels_that_are_no_class_are_told(tmp_path):
             open_data(str(tmp_path))
 
 
+def test_a_label_that_can_not_be_read_is_told_with_its_member(tmp_path):
+    for name, content, reason in (
+        ("a/0.cls", b"\xff", "'utf-8' codec can't decode byte 0xff in position 0.*"),
+        ("a/0.cls", b"9" * 5000, r"Exceeds the limit \(4300 digits\).*"),
+        ("a/0.json", b'{"label": 1', "Expecting ',' delimiter.*"),
+        ("a/0.json", b"[" * 100_000, "maximum recursion depth exceeded.*"),
+    ):
+        pack(tmp_path / "a.tar", {"a/0.png": png(1), name: content})
+        with pytest.raises(UserError, match=rf"^{name} in .*a\.tar is damaged \({reason}\); cor"):
+            open_data(str(tmp_path))
+        assert len(open_data(str(tmp_path), labels="none")[0]) == 1
+
+
 def pack(file, members):
     with tarfile.open(file, "w") as archive:
         for name, content in members.items():
