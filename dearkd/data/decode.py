@@ -106,7 +106,9 @@ def to_rgb(image: Image.Image) -> Image.Image:
         levels = np.asarray(image).astype(np.int64)
         if levels.min() < 0 or levels.max() > 65535:
             raise ValueError("pixels outside 0..65535; save as 8 or 16 bits")
-        return Image.fromarray(((levels + 128) // 257).astype(np.uint8)).convert("RGB")
+        clear = levels == image.info.get("transparency")
+        grey = np.where(clear, 255, (levels + 128) // 257)
+        return Image.fromarray(grey.astype(np.uint8)).convert("RGB")
     if image.mode in ("RGBA", "LA", "PA", "La", "RGBa") or "transparency" in image.info:
         image = image.convert("RGBA")
         white = Image.new("RGBA", image.size, "white")

@@ -405,6 +405,14 @@ def test_sixteen_bit_grey_is_scaled_not_clipped():
     assert image[0, :, 1].tolist() == [0, 1, 128, 255]
 
 
+def test_the_transparent_level_of_sixteen_bit_grey_shows_white():
+    levels = np.array([[0, 257, 258, 32768]], dtype=np.uint16)
+    buffer = io.BytesIO()
+    Image.fromarray(levels).save(buffer, "PNG", transparency=257)
+    image = np.asarray(open_image(buffer.getvalue(), "x"))
+    assert image.tolist() == [[[level] * 3 for level in (0, 255, 1, 128)]]
+
+
 @pytest.mark.parametrize(
     ("levels", "reason"),
     [
