@@ -13,6 +13,7 @@ from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.errors import MissingFileError, UserError, one_line
+from dearkd.said import command
 
 __all__ = ["check_range", "complete", "differences", "flattened", "to_yaml", "user_tree"]
 
@@ -58,7 +59,8 @@ def user_tree(
         layers += [_nested(options or {}), OmegaConf.from_dotlist(list(settings))]
         known = _fields(kind)
         if "arms" in layers[0] and "arms" not in known:
-            raise UserError(f"{path} is a study of several runs; type dearkd sweep {path}")
+            again = command("dearkd", "sweep", path)
+            raise UserError(f"{path} is a study of several runs; type {again}")
         for layer in layers:
             _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
         OmegaConf.to_container(OmegaConf.merge(known, *layers), resolve=True)  # for its checks
@@ -272,7 +274,8 @@ def _known_keys(owner: type, prefix: str = "") -> list[str]:
 
 def _check_file(path: Path) -> None:
     if path.is_dir():
-        raise UserError(f"config {path} is a folder, not a YAML file; images: --data {path}")
+        remedy = command("--data", path)
+        raise UserError(f"config {path} is a folder, not a YAML file; images: {remedy}")
     if not path.is_file():
         raise MissingFileError(
             f"config {path} does not exist; configs/train, synth and studies have some"

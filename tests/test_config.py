@@ -98,6 +98,16 @@ def test_a_study_is_no_configuration_of_a_run():
         load_config(study)
 
 
+def test_paths_that_are_to_be_pasted_are_quoted(tmp_path):
+    (tmp_path / "my photos").mkdir()
+    with pytest.raises(UserError, match=r"not a YAML file; images: --data '.*/my photos'$"):
+        load_config(tmp_path / "my photos")
+    study = tmp_path / "my study.yaml"
+    study.write_text("arms: {}")
+    with pytest.raises(UserError, match=r"; type dearkd sweep '.*/my study\.yaml'$"):
+        load_config(study)
+
+
 def test_a_value_may_be_left_open_in_a_file_or_refer_to_another(tmp_path):
     file = tmp_path / "run.yaml"
     file.write_text("seed: ???\nstage1: 3\nstage2: ${stage1}\n")

@@ -16,6 +16,7 @@ from dearkd.data.order import spread_rows
 from dearkd.data.sources import NO_LABEL, Classes, digest, natural_order
 from dearkd.data.synthetic_set import ClassTable, read_set
 from dearkd.errors import UserError
+from dearkd.said import command
 
 __all__ = [
     "IMAGE_SUFFIXES",
@@ -164,9 +165,9 @@ def _check_folders(
 ) -> None:
     """Refuses folders without any image, and evaluation classes that are not trained."""
     if unfinished and not any(counts.values()):
+        remedy = command("dearkd", "synthesize", "--resume", "--out", root)
         raise UserError(
-            f"{root} is an unfinished synthetic set without an image; finish it: "
-            f"dearkd synthesize --resume --out {root}"
+            f"{root} is an unfinished synthetic set without an image; finish it: {remedy}"
         )
     if not counts:
         files = list(root.iterdir())

@@ -17,6 +17,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.splits import from_home, is_pattern, matching_files
 from dearkd.errors import UserError, one_line
+from dearkd.said import command
 
 __all__ = [
     "CONFIG_FILE",
@@ -220,7 +221,7 @@ def unsure_images(data: str) -> str | None:
 
 def _lacks(found: SyntheticSet) -> str | None:
     """What a set lacks and how to make it again; None: nothing."""
-    remedy = f"dearkd synthesize --resume --out {found.root}"
+    remedy = command("dearkd", "synthesize", "--resume", "--out", found.root)
     if found.unfinished:
         return (
             f"{found.root} is an unfinished synthetic set: what is missing of it stays out of "

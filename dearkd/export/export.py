@@ -136,12 +136,12 @@ def _check_place(place: Path, to: str, ending: str | None) -> None:
     if ending is not None and place.suffix != ending:
         raise UserError(
             f"--out {place} must end in {ending}, by which dearkd predict and others know --to "
-            f"{to}; use --out {place}{ending}"
+            f"{to}; use {command('--out', f'{place}{ending}')}"
         )
     if ending is None and place.suffix in {writer.ending for writer in _WRITERS.values()}:
         raise UserError(
             f"--out {place} ends in {place.suffix}, by which dearkd predict knows a graph, and "
-            f"--to {to} makes a folder; use --out {place.with_suffix('')}"
+            f"--to {to} makes a folder; use {command('--out', place.with_suffix(''))}"
         )
     if place.exists():
         raise UserError(f"{place} exists already; remove it or choose another --out")

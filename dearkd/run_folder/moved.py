@@ -7,6 +7,7 @@ from typing import Any
 
 from dearkd.errors import MissingFileError, UserError
 from dearkd.misfit import misfit
+from dearkd.said import command
 from dearkd.shapes import PRINTS
 
 __all__ = ["MOVABLE", "OPTIONS", "naming_the_new_place", "noted_fingerprints"]
@@ -49,6 +50,5 @@ def naming_the_new_place(verb: str, begun: Path | None, options: str = NEW) -> I
     except MissingFileError as error:
         if begun is None:
             raise
-        raise MissingFileError(
-            f"{error}; if it has moved: {verb} --resume --out {begun} {options}"
-        ) from error
+        again = command("dearkd", verb, "--resume", "--out", begun)
+        raise MissingFileError(f"{error}; if it has moved: {again} {options}") from error

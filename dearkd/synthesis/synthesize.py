@@ -79,7 +79,7 @@ def synthesize(
         if go_on and not dry_run and (folder / MANIFEST_FILE).is_file():
             say(f"{folder} is finished; there is nothing left to do")
             return folder
-        with naming_the_new_place("dearkd synthesize", None if again else folder, NEW):
+        with naming_the_new_place("synthesize", None if again else folder, NEW):
             setup = prepare(
                 folder / CONFIG_FILE,
                 [f"{key}=null" for key, value in moved.items() if value is None],

@@ -90,7 +90,7 @@ def train(
     if folder is not None and not dry_run:
         folder.check_free(resume)
     begun = folder.path if folder is not None and resume and not again else None
-    with naming_the_new_place(f"dearkd {stem}", begun):
+    with naming_the_new_place(stem, begun):
         parts = in_turn(
             state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
         )

@@ -13,6 +13,7 @@ from dearkd.data.synthetic_set import read_set
 from dearkd.errors import MissingFileError, UserError
 from dearkd.rounds.folder import ROUNDS_FILE
 from dearkd.run_folder.folder import RunFolder
+from dearkd.said import command
 from dearkd.verify.checks import Check
 from dearkd.verify.run_checks import run_checks
 from dearkd.verify.set_checks import set_checks
@@ -54,21 +55,20 @@ def _checks(target: Path, evaluates: bool, trust: bool) -> Iterator[Check]:
     folder, item = RunFolder(target), read_set(target)
     if folder.config_file.is_file():
         if not folder.summary_file.is_file():
-            raise UserError(
-                f"{target} is not finished; go on with dearkd train --resume --out {target}"
-            )
+            raise _unfinished(target, "train")
         return run_checks(folder, evaluates, trust)
     if (target / ROUNDS_FILE).is_file():
-        raise UserError(
-            f"{target} is not finished; go on with dearkd distill --resume --out {target}"
-        )
+        raise _unfinished(target, "distill")
     if item is None:
         raise UserError(f"{target} is neither a run folder nor a synthetic set; name one")
     if not item.finished:
-        raise UserError(
-            f"{target} is not finished; go on with dearkd synthesize --resume --out {target}"
-        )
+        raise _unfinished(target, "synthesize")
     return set_checks(item, evaluates, trust)
+
+
+def _unfinished(target: Path, verb: str) -> UserError:
+    again = command("dearkd", verb, "--resume", "--out", target)
+    return UserError(f"{target} is not finished; go on with {again}")
 
 
 def _print(target: Path, checks: list[Check], console: Console) -> None:

@@ -197,6 +197,9 @@ def test_what_is_lost_of_several_sets_is_told_of_each(tmp_path):
     line = missing_images(data)
     assert line.startswith(f"{tmp_path}/round-2/set lacks 1 of the 2 images that its manifest")
     assert line.endswith(f"dearkd synthesize --resume --out {tmp_path}/round-2/set")
+    (tmp_path / "round-2").rename(tmp_path / "my round")
+    line = missing_images(str(tmp_path / "my round" / "set"))
+    assert line.endswith(f"dearkd synthesize --resume --out '{tmp_path}/my round/set'")
 
 
 @pytest.mark.parametrize("lost", ["classes", "manifest"])

@@ -88,17 +88,17 @@ def test_all_may_move_and_the_run_ends_with_the_same_weights(tmp_path, line, mon
     whole = done(*[tmp_path / "whole" if word == tmp_path / "run" else word for word in line])
     stopped(line, monkeypatch)
     (tmp_path / "here").rename(tmp_path / "there")
-    (tmp_path / "run").rename(tmp_path / "moved")
-    told = refused("train", "--resume", "--out", tmp_path / "moved")
+    (tmp_path / "run").rename(tmp_path / "moved here")
+    told = refused("train", "--resume", "--out", tmp_path / "moved here")
     assert "here" in told
-    assert f"if it has moved: dearkd train --resume --out {tmp_path / 'moved'} --data NEW" in told
+    assert f"it has moved: dearkd train --resume --out '{tmp_path}/moved here' --data NEW" in told
     there = places(tmp_path / "there")
-    run = done("train", "--resume", "--out", tmp_path / "moved", *there)
+    run = done("train", "--resume", "--out", tmp_path / "moved here", *there)
     weights, other = (load_file(one.model_file) for one in (run, whole))
     assert all(torch.equal(weights[name], value) for name, value in other.items())
     config = run.read_config()
     assert (config.data.train, config.teacher.name) == tuple(map(str, (there[1], there[5])))
-    assert invoke("verify", tmp_path / "moved").exit_code == 0
+    assert invoke("verify", tmp_path / "moved here").exit_code == 0
 
 
 def test_the_whole_command_goes_on_from_another_place(tmp_path, line, monkeypatch):

@@ -145,6 +145,18 @@ def test_a_damaged_summary_is_told_in_one_line(run):
     assert invoke("verify", run).exit_code == 1
 
 
+@pytest.mark.parametrize(
+    ("file", "verb"),
+    [("config.yaml", "train"), ("distill.yaml", "distill"), ("synthesize.yaml", "synthesize")],
+)
+def test_the_command_that_goes_on_can_be_pasted(tmp_path, file, verb):
+    folder = tmp_path / "my run"
+    folder.mkdir()
+    (folder / file).write_text("{}")
+    told = f"{folder} is not finished; go on with dearkd {verb} --resume --out '{folder}'"
+    assert told in refused("verify", folder)
+
+
 def test_what_cannot_be_verified_is_refused(run, tmp_path):
     (run / "summary.json").unlink()
     assert "is not finished; go on with dearkd train --resume" in refused("verify", run)
