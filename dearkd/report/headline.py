@@ -11,7 +11,7 @@ from dearkd.said import counted, data_name, listed
 __all__ = ["group_name", "headline", "image_kind"]
 
 SHOWN = 3
-"""Configurations that the best one is compared with, at most."""
+"""Most configurations that the best one is compared with, and runs that a sentence names."""
 
 
 def headline(report: Report) -> list[str]:
@@ -19,11 +19,7 @@ def headline(report: Report) -> list[str]:
     lines = [study_sentence(record) for record in report.studies]
     lines += [_group_sentence(group) for group in report.groups]
     lines += [_set_sentence(synthetic) for synthetic in report.sets]
-    if len(report.groups) > 1:
-        lines.append(
-            "These runs were judged on different data: numbers are compared only within a table."
-        )
-    return lines
+    return [*lines, *_apart(report.groups)]
 
 
 def group_name(group: Group) -> str:
@@ -39,6 +35,22 @@ def image_kind(group: Group) -> str:
     """What an evaluation image of the group is: ``validation image`` or ``test image``."""
     of_validation = (group.evaluation or "").endswith(VALIDATION)
     return "validation image" if of_validation else "test image"
+
+
+def _apart(groups: Sequence[Group]) -> list[str]:
+    """Why the runs of a report are not all compared."""
+    if len(groups) < 2:
+        return []
+    within = "numbers are compared only within a table."
+    lost = [run.name for group in groups if group.evaluation is None for run in group.runs]
+    which = listed(lost) if len(lost) <= SHOWN else counted(len(lost), "run")
+    were = "was" if len(lost) == 1 else "were"
+    lines = [f"On which data {which} {were} judged is not known: {within}"] if lost else []
+    if sum(group.evaluation is not None for group in groups) > 1:
+        lines.append(
+            f"{'Others' if lost else 'These runs'} were judged on different data: {within}"
+        )
+    return lines
 
 
 def _group_sentence(group: Group) -> str:

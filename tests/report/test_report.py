@@ -259,6 +259,16 @@ def test_runs_on_different_data_are_not_compared_and_that_is_said(runs, tmp_path
     assert all(row["delta_top1"] == "" for row in csv.DictReader(io.StringIO(as_csv(report))))
 
 
+def test_a_run_of_which_nobody_knows_the_data_is_not_said_to_have_other_data(runs, tmp_path):
+    lost = copied(runs, "ce", tmp_path)
+    (lost / "config.yaml").unlink()
+    summary = json.loads((lost / "summary.json").read_text())
+    del summary["data"]
+    (lost / "summary.json").write_text(json.dumps(summary))
+    told = "On which data ce was judged is not known: numbers are compared only within a table."
+    assert headline(collect([runs / "dearkd", lost]))[-1] == told
+
+
 def test_runs_on_a_validation_split_are_not_compared_with_those_on_test_images(runs, tmp_path):
     split = write_run(tmp_path / "split", 91.0, ["data.validation=359"], method="ce")
     report = collect([runs / "ce", split])
