@@ -7,7 +7,7 @@ a mapping: a key with ``?`` may be missing, and ``...`` stands for all other key
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["NONE", "Shape", "misfit", "number", "table", "whole"]
+__all__ = ["NONE", "Shape", "matrix", "misfit", "number", "row", "table", "whole"]
 
 MOST = 1e300
 """Numbers from here on can't be drawn or added up."""
@@ -25,6 +25,16 @@ def number(value: Any) -> bool:
 def whole(value: Any) -> bool:
     """Whether it is a whole number."""
     return isinstance(value, int) and number(value)
+
+
+def row(value: Any) -> bool:
+    """Whether it is a list of numbers, at least one."""
+    return isinstance(value, list) and bool(value) and all(map(number, value))
+
+
+def matrix(value: Any) -> bool:
+    """Whether it is a list of lists of numbers of one length, at least one."""
+    return table(value) and all(map(row, value))
 
 
 def table(value: Any) -> bool:

@@ -5,7 +5,7 @@
 
 from typing import Any
 
-from dearkd.misfit import NONE, Shape, number, table, whole
+from dearkd.misfit import NONE, Shape, matrix, number, row, table, whole
 
 __all__ = [
     "ANALYSIS",
@@ -30,7 +30,8 @@ LOGGED = {
     **{
         f"{name}?": NUMBER for name in ("images_per_second", "data_wait", "seconds", "top1", "top5")
     },
-    **{f"{name}?": (table, NONE) for name in ("attention_distance", "token_cosine")},
+    "attention_distance?": (matrix, NONE),
+    "token_cosine?": (row, NONE),
 }
 EPOCH: Shape = {"epoch": whole, "stage": str, **LOGGED, ...: (NUMBER, table)}
 """A line of ``metrics.jsonl``."""
@@ -90,8 +91,8 @@ CURVE: Shape = {
     "epoch": [whole],
     "stage": [str],
     "images_per_second": [number],
-    "attention_distance?": [(table, NONE)],
-    "token_cosine?": [(table, NONE)],
+    "attention_distance?": [(matrix, NONE)],
+    "token_cosine?": [(row, NONE)],
     ...: [(NUMBER, table)],
 }
 """The curve of a run in a study's record: a list an epoch."""
@@ -227,7 +228,7 @@ LOSS_CURVES: Shape = {
 }
 """``loss_curves.json`` of a synthetic set."""
 HEAD: Shape = {
-    "reliability": [[number]],
+    "reliability": matrix,
     **dict.fromkeys(("top1", "confidence", "ece"), number),
     "agreement_teacher": NUMBER,
     ...: object,
@@ -237,7 +238,7 @@ ANALYSIS: Shape = {
     "weights?": (str, NONE),
     "remarks?": [str],
     "grid?": [whole],
-    "position?": [{"alpha": table, "sigma": [NUMBER], "centres": table, ...: object}],
+    "position?": [{"alpha": row, "sigma": [NUMBER], "centres": matrix, ...: object}],
     "head_images?": (whole, NONE),
     "heads?": {...: HEAD},
     **LOGGED,

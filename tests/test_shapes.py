@@ -32,6 +32,8 @@ def test_lines_of_epochs_and_summaries():
     line = {"epoch": 0, "stage": "ce", "loss": 0.1, "top1": None, "token_cosine": [0.1, 0.2]}
     assert misfit(line, EPOCH) is None
     assert misfit({**line, "attention_distance": [[1.0], [1.0, 2.0]]}, EPOCH) is not None
+    assert misfit({**line, "attention_distance": [1.0, 2.0]}, EPOCH) is not None
+    assert misfit({**line, "token_cosine": [[0.1]]}, EPOCH) is not None
     assert misfit({**line, "loss": "small"}, EPOCH) is not None
     assert misfit({}, SUMMARY) is None
     assert misfit({"heads": {"class": {"top1": 5.0}}}, SUMMARY) == "heads.class.top5 is missing"

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import yaml  # type: ignore[import-untyped, unused-ignore]
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
@@ -41,7 +42,7 @@ def read_run(path: Path, name: str) -> Run:
         config=config,
         metrics=metrics,
         summary=summary,
-        analysis=_read(path / "analysis.json", json.loads, notes, lambda it: misfit(it, ANALYSIS)),
+        analysis=_read(path / "analysis.json", json.loads, notes, _analysis_fault),
     )
     if not config:
         notes.append("it has no readable config.yaml: its settings are not known")
@@ -62,6 +63,21 @@ def _config_fault(tree: Any) -> str | None:
     except (UserError, OmegaConfBaseException) as error:
         return None if "unknown config key" in str(error) else one_line(error)
     return None
+
+
+def _analysis_fault(record: dict[str, Any]) -> str | None:
+    """Why the attention chapter can't show an analysis; None if it can."""
+    if (fault := misfit(record, ANALYSIS)) is not None:
+        return fault
+    blocks = record.get("position", [])
+    if blocks and not record.get("grid"):
+        return "it has a position and no grid"
+    for place, block in enumerate(blocks):
+        heads = len(block["alpha"])
+        if len(block["sigma"]) != heads or np.shape(block["centres"]) != (heads, 2):
+            return f"position[{place}] is not of one number of heads"
+    bins = (np.shape(head["reliability"])[1] for head in record.get("heads", {}).values())
+    return "a head's reliability has no three columns" if set(bins) - {3} else None
 
 
 def read_set(path: Path, name: str) -> SyntheticSet:
@@ -150,7 +166,7 @@ def _read(
         return {}
     try:
         content = parse(file.read_text(encoding="utf-8"))
-    except (ValueError, yaml.YAMLError):
+    except (RecursionError, ValueError, yaml.YAMLError):
         content = None
     found = fault(content) if isinstance(content, dict) else ""
     if found is None:

@@ -371,6 +371,38 @@ def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
 
 
+BLOCK = {"alpha": [1.0, 2.0], "sigma": [0.7, None], "centres": [[0, 1], [1, 0]]}
+HEAD = {"top1": 90.0, "confidence": 0.9, "ece": 0.1, "agreement_teacher": None}
+
+
+@pytest.mark.parametrize(
+    ("change", "fault"),
+    [
+        ({"position": [BLOCK]}, "it has a position and no grid"),
+        (
+            {"position": [BLOCK | {"sigma": [1.0]}], "grid": [4, 4]},
+            "position[0] is not of one number of heads",
+        ),
+        (
+            {"position": [BLOCK | {"centres": [[1], [2]]}], "grid": [4, 4]},
+            "position[0] is not of one number of heads",
+        ),
+        ({"attention_distance": [1.0]}, "attention_distance is a list"),
+        (
+            {"heads": {"logits": HEAD | {"reliability": [[0.5, 1]]}}},
+            "a head&#39;s reliability has no three columns",
+        ),
+    ],
+)
+def test_an_analysis_that_was_edited_by_hand_is_told_and_left_out(runs, tmp_path, change, fault):
+    cut = copied(runs, "ce", tmp_path)
+    (cut / "analysis.json").write_text(json.dumps({"attention_distance": [[1.0]]} | change))
+    out = tmp_path / "page.html"
+    result = invoke("report", cut, "--out", out, "--no-predictions")
+    assert result.exit_code == 0, result.exception
+    assert f"analysis.json is damaged ({fault}) and was left out" in out.read_text()
+
+
 def test_attention_maps_of_any_size_and_damaged_ones(runs, tmp_path):
     cut = copied(runs, "ce", tmp_path)
     (cut / "analysis.json").write_text(json.dumps({"attention_distance": [[1.0]]}))
