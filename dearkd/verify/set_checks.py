@@ -128,7 +128,7 @@ def _quality(item: SyntheticSet) -> Check:
     targets = [image.record["target"] for image in item.images]
     faults = []
     for role, told in item.manifest["quality"].items():
-        own = recognition([image.record[role]["prediction"] for image in item.images], targets)
+        own = recognition([_told(image.record, role) for image in item.images], targets)
         share = told["recognition"]["overall"]
         if abs(own["overall"] - share) > 1e-9:
             faults.append(f"{role}: {share:.4f} is told, and the images make {own['overall']:.4f}")
@@ -170,9 +170,20 @@ def _teacher(item: SyntheticSet, pixels: _Pixels, named: Resolved | Exception) -
         some = images[start : start + BATCH]
         answers = _answers(teacher, [pixels.of(one.name) for one in some])
         pairs = zip(some, answers, strict=True)
-        other += [one.record for one, said in pairs if said != one.record["teacher"]["prediction"]]
+        other += [one.record for one, said in pairs if said != _told(one.record, "teacher")]
     faults = [f"it reads {record['file']} otherwise than the manifest says" for record in other]
     return found("teacher", faults, f"{teacher.name} reads every image as it did")
+
+
+def _told(record: dict[str, Any], role: str) -> int:
+    """The class that a network read in an image, by the manifest.
+
+    Raises:
+        UserError: If it does not say.
+    """
+    if record.get(role) is None:
+        raise UserError(f"{record['file']} has no verdict of the {role} in the manifest")
+    return int(record[role]["prediction"])
 
 
 def _answers(teacher: Classifier, images: list[torch.Tensor]) -> list[int]:

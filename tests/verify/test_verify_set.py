@@ -86,6 +86,15 @@ def test_a_share_or_a_verdict_that_was_raised_is_told(item):
     assert "teacher: 1.5000 is told" in verdicts(item, "--no-evaluation")[1]["quality"][1]
 
 
+def test_an_image_without_its_verdict_is_named(item):
+    content = json.loads((item / "manifest.json").read_text())
+    content["images"][0]["teacher"] = None
+    (item / "manifest.json").write_text(json.dumps(content))
+    told = f"{content['images'][0]['file']} has no verdict of the teacher in the manifest"
+    checks = verdicts(item)[1]
+    assert checks["quality"] == checks["teacher"] == ("fails", told)
+
+
 def test_a_teacher_that_cannot_be_asked_leaves_its_check_open(item):
     text = (item / "synthesize.yaml").read_text().splitlines()
     name = next(line for line in text if line.startswith("  name:"))
