@@ -105,6 +105,7 @@ class Teacher(nn.Module):
         self.img_size = img_size or size
         self.resize = size if cfg.get("fixed_input_size") and size != self.img_size else None
         self.mean, self.std = tuple(own_mean), tuple(own_std)
+        self.student_mean, self.student_std = tuple(student_mean), tuple(student_std)
         scale, shift = _renormalisation(student_mean, student_std, own_mean, own_std)
         self.same_pixels = bool((scale == 1).all() and (shift == 0).all())
         self.register_buffer("scale", scale, persistent=False)

@@ -26,6 +26,7 @@ from dearkd.training.checkpoint import Begun
 from dearkd.training.checks import (
     check_cache,
     check_given_teacher,
+    check_normalisation,
     check_settings,
     check_smoothing,
     check_without_stage1,
@@ -142,6 +143,9 @@ def build(
     config, more = filled_in(config, source, full_size, size, init)
     if found is not None:
         teacher = _open(found, config)
+    elif teacher is not None and taught:
+        assert config.student is not None
+        check_normalisation(teacher, config.student)
     class_map, class_names, count = _student_classes(source, evaluation, teacher, begun)
     student = initial_student(config, init, count, class_names)
     stages = stages_of(

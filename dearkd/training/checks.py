@@ -9,6 +9,8 @@ from torch import nn
 from dearkd.config import TrainConfig
 from dearkd.data.settings import DataConfig
 from dearkd.errors import UserError
+from dearkd.models.create import model_cfg
+from dearkd.models.teacher import Teacher
 from dearkd.objectives import Distillation
 from dearkd.training.methods import Method
 from dearkd.training.settings import DistillConfig, TeacherConfig
@@ -19,6 +21,7 @@ from synth.facts import cpp_compiler, has_compiler
 __all__ = [
     "check_cache",
     "check_given_teacher",
+    "check_normalisation",
     "check_settings",
     "check_smoothing",
     "check_without_stage1",
@@ -81,6 +84,23 @@ def check_given_teacher(config: TrainConfig, method: Method) -> None:
     untaught = f"{config.method}, which has no teacher"
     reason = "stage1=0, where the labels alone are learned" if method.has_teacher else untaught
     raise UserError(f"the given teacher has no effect with {reason}; leave it out")
+
+
+def check_normalisation(teacher: Teacher, student: str) -> None:
+    """Refuses a teacher that was made in Python for images in another normalisation.
+
+    Raises:
+        UserError: Naming both.
+    """
+    look = model_cfg(student, "student")
+    made = (teacher.student_mean, teacher.student_std)
+    gets = (tuple(look["mean"]), tuple(look["std"]))
+    if made != gets:
+        raise UserError(
+            f"the given teacher was made for images of mean {made[0]} and std {made[1]}, and "
+            f"student {student} gets them of mean {gets[0]} and std {gets[1]}; make it with "
+            f"student_mean={gets[0]}, student_std={gets[1]}"
+        )
 
 
 def check_without_stage1(config: TrainConfig, method: Method, second: nn.Module | None) -> None:

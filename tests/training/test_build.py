@@ -483,6 +483,18 @@ def python_teacher(num_classes=10, **options):
     return Teacher(network, student_mean=half, student_std=half, img_size=16, **options)
 
 
+def test_a_teacher_from_python_for_images_of_another_normalisation_is_refused():
+    network = create_model("toy_cnn", "teacher", num_classes=10)
+    teacher = Teacher(network, student_mean=(0.4,) * 3, student_std=(0.5,) * 3, img_size=16)
+    config = load_config(None, FAST_TEACHER, {"student": "toy_student"})
+    told = (
+        r"the given teacher was made for images of mean \(0\.4, .* and student toy_student gets "
+        r"them of mean \(0\.5, 0\.5, 0\.5\) .*; make it with student_mean=\(0\.5, "
+    )
+    with pytest.raises(UserError, match=told):
+        build(config, teacher=teacher)
+
+
 def test_names_of_a_synthetic_set_stand_at_the_classes_of_its_teacher(tmp_path):
     """Its folders are in natural order, the teacher's classes are not."""
     data = make_folder(tmp_path / "set", classes=("cat", "dog"))
