@@ -88,7 +88,7 @@ def _parquet_files(root: Path) -> list[Path]:
     It looks no deeper, so that a set of a million images is not walked through.
     """
     inside = _inside(root, ".parquet")
-    return sorted([*root.glob("*.parquet"), *(inside or [])])
+    return sorted([*_files_in(root, ".parquet"), *(inside or [])])
 
 
 def _shards(root: Path, named: bool) -> list[Path]:
@@ -97,7 +97,7 @@ def _shards(root: Path, named: bool) -> list[Path]:
     Those beside folders of images or of anything else are left alone, unless the folder is
     ``named`` as one of shards: image folders often lie beside the file that they came out of.
     """
-    own, inside = list(root.glob("*.tar")), _inside(root, ".tar")
+    own, inside = _files_in(root, ".tar"), _inside(root, ".tar")
     if named or inside or not class_folders(root):
         return natural_order([*own, *(inside or [])])
     return []
@@ -107,12 +107,20 @@ def _inside(root: Path, suffix: str) -> list[Path] | None:
     """The files of a kind in the folders of ``root``; None if these hold images."""
     files = []
     for folder in sorted(class_folders(root)):
-        for entry in folder.iterdir():
-            if entry.suffix.lower() in IMAGE_SUFFIXES:
-                return None
-            if entry.suffix == suffix:
-                files.append(entry)
+        names = (entry.name for entry in folder.iterdir() if not entry.name.startswith("."))
+        if any(Path(name).suffix.lower() in IMAGE_SUFFIXES for name in names):
+            return None
+        files += _files_in(folder, suffix)
     return files
+
+
+def _files_in(folder: Path, suffix: str) -> list[Path]:
+    """The files of a kind in a folder but hidden ones, which macOS leaves beside what it copies."""
+    return [
+        entry
+        for entry in folder.iterdir()
+        if entry.suffix == suffix and not entry.name.startswith(".") and not entry.is_dir()
+    ]
 
 
 def _open_files(files: list[Path], data: str, labelled: bool | None) -> ImageSource:

@@ -235,6 +235,16 @@ def test_parquet_splits_in_folders(tmp_path):
     assert (len(train), len(evaluation)) == (2, 1)
 
 
+def test_hidden_files_and_folders_are_no_parquet_files(tmp_path):
+    """macOS leaves ``._NAME`` beside what it copies; Spark writes a folder of parts."""
+    write_parquet(tmp_path / "mac" / "a.parquet", [0, 1])
+    write_parquet(tmp_path / "spark" / "a.parquet" / "part-0.parquet", [0, 1, 1])
+    for name in ("mac/._a.parquet", "spark/a.parquet/._part-0.parquet", "spark/a.parquet/._0.png"):
+        (tmp_path / name).write_bytes(b"no parquet")
+    assert len(open_data(str(tmp_path / "mac"))[0]) == 2
+    assert len(open_data(str(tmp_path / "spark"))[0]) == 3
+
+
 def test_a_split_that_nobody_asks_for_is_not_opened(tmp_path):
     write_parquet(tmp_path / "train.parquet", [0, 1, 0, 1])
     write_parquet(tmp_path / "test.parquet", [-1, -1])  # as ImageNet's, without labels
