@@ -79,6 +79,8 @@ def open_hosted(
         OutOfReachError: If it cannot be fetched.
     """
     prefix, _, rest = name.partition("/")
+    if not rest.strip("/"):
+        raise UserError(f"data {name!r} names no data set; name one, as in torch/cifar10")
     name = f"hfds/{rest}" if prefix.lower() == "hfids" else name
     source = None if wanted == "evaluation" else _open_split(name, root, "train")
     if wanted == "training":

@@ -99,7 +99,8 @@ class ParquetSource:
         if self.label_column is None:
             return labels, UNLABELLED
         names = _agreed_names(self.files, schemas, self.label_column)
-        return encoded_labels(self.files[0], labels, names)
+        place = self.files[0] if len(self.files) == 1 else self.files[0].parent
+        return encoded_labels(place, labels, names)
 
     def __len__(self) -> int:
         return len(self.labels)

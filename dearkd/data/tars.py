@@ -105,7 +105,7 @@ def _listed_names(shard: Path) -> tuple[str, ...] | None:
         names = json.loads(info.read_text(encoding="utf-8")).get("classes")
         if not isinstance(names, list | None):
             raise TypeError(f"its classes are {names!r:.40}, no list")
-    except (AttributeError, TypeError, ValueError) as error:
+    except (AttributeError, RecursionError, TypeError, ValueError) as error:
         raise UserError(f"{info} is damaged ({one_line(error)}); repair or remove it") from error
     return tuple(map(str, names)) if names else None
 

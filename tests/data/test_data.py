@@ -209,6 +209,19 @@ def test_parquet_files_of_other_classes_are_refused(tmp_path):
     assert len(open_data(str(tmp_path))[0]) == 2
 
 
+def test_a_label_that_is_no_class_is_not_laid_on_another_file(tmp_path):
+    write_parquet(tmp_path / "a.parquet", [0])
+    write_parquet(tmp_path / "b.parquet", [-1])
+    with pytest.raises(UserError, match=rf"^{tmp_path} has label -1, outside 0\.\.0"):
+        open_data(str(tmp_path))
+
+
+@pytest.mark.parametrize("name", ["torch/", "hfds/", "hfids//"])
+def test_a_prefix_alone_names_no_data_set(name):
+    with pytest.raises(UserError, match=f"^data '{name}' names no data set; name one, as in"):
+        open_data(name)
+
+
 def test_class_names_are_those_of_any_parquet_file(tmp_path):
     """Those of the first alone were looked at."""
     write_parquet(tmp_path / "a.parquet", [0, 1])

@@ -208,6 +208,14 @@ def test_a_damaged_header_is_not_taken_for_the_end(tmp_path):
         TarSource([file])
 
 
+def test_names_of_classes_that_can_not_be_read_are_told(tmp_path):
+    write_tar(tmp_path / "0.tar", [0, 1])
+    for content in ("[1]", '{"classes": "ab"}', "[" * 100_000):
+        (tmp_path / "info.json").write_text(content)
+        with pytest.raises(UserError, match=r"info\.json is damaged \(.*\); repair or remove it$"):
+            open_data(str(tmp_path))
+
+
 def test_labels_that_are_no_class_are_told(tmp_path):
     (tmp_path / "info.json").write_text(json.dumps({"classes": ["cat", "dog"]}))
     for label, message in (
