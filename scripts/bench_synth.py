@@ -242,7 +242,15 @@ def _arguments() -> argparse.Namespace:
     parser.add_argument("--steps", type=int, default=5, help="timed steps of each loop")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path)
-    return parser.parse_args()
+    args = parser.parse_args()
+    pairs = min(len({*args.classes}), args.per_class) > 1
+    if _config(args).objective.intra_divergence and not pairs:
+        parser.error(
+            f"--per-class {args.per_class} with {len({*args.classes})} of --classes: the boundary "
+            "terms want at least 2 classes of 2 images; name more, or switch them off by "
+            "--objective ep_weight=0 triplet_weight=0"
+        )
+    return args
 
 
 if __name__ == "__main__":

@@ -69,7 +69,7 @@ class ReferenceLoop:
             distance = means + variances
             factor = weights.bn_first_multiplier if index == 0 else 1.0
             loss = loss + weights.bn_weight * factor * distance
-        return loss + self._intra_divergence()
+        return loss + self._intra_divergence() if weights.intra_divergence else loss
 
     def _intra_divergence(self) -> Tensor:
         """Row by row; differences rather than cdist, whose gradient at 0 is not defined."""
