@@ -13,10 +13,9 @@ import os
 import statistics
 import subprocess
 import sys
-import time
 from pathlib import Path
 
-from side_by_side import machine, write
+from side_by_side import in_turns, machine, write
 
 WAYS: dict[str, dict[str, str]] = {
     "as OpenMP likes": {},
@@ -45,12 +44,7 @@ def point(size: str) -> float:
 
     side, batch, steps = SIZES[size]
     step = training_step(side, batch, classes=10)
-    seconds = []
-    for _ in range(steps + 2):
-        started = time.perf_counter()
-        step()
-        seconds.append(time.perf_counter() - started)
-    return statistics.median(seconds[2:])
+    return in_turns({"step": step}, steps)["step"]["median"]
 
 
 def main() -> None:
