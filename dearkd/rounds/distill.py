@@ -8,7 +8,7 @@ import errno
 import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,18 +38,25 @@ from dearkd.run_folder.files import remove_leftovers
 from dearkd.run_folder.folder import next_folder
 from dearkd.run_folder.going_on import changed, check_begun
 from dearkd.run_folder.lock import held
+from dearkd.run_folder.moved import naming_the_new_place
 from dearkd.run_folder.output import write_text
 from dearkd.run_folder.processes import process_state
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.settings import SynthesizeConfig
+from dearkd.synthesis.setup import classifier_of
 from dearkd.synthesis.synthesize import synthesize
+from dearkd.trained.imports import import_files
+from dearkd.trained.resolve import EMBEDDED, resolve
 from dearkd.training.paths import rooted
 from dearkd.training.train import train
 
 __all__ = ["distill"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
+MOVABLE = ("teacher.name", "teacher.weights", "other_teachers")
+"""Settings that a run may have otherwise when it goes on: teachers are known by their weights."""
+NEW = "--teacher NEW (or --teacher-weights NEW)"
 
 
 def distill(
@@ -87,6 +94,8 @@ def distill(
     if folder is not None and finished_rounds(folder) == config.rounds:
         console.print(f"{folder} is finished; there is nothing left to do")
         return folder
+    if folder is not None and (folder / ROUNDS_FILE).is_file():
+        _check_teachers(config, folder, trust)
     planned = plan(config, state, trust=trust)
     console.print(f"chosen: {'; '.join(planned.notes)}")
     if dry_run:
@@ -138,6 +147,9 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
         OmegaConf.update(stored, "synth.engine", "generator")  # begun when rounds had no other
     unlike = changed(kind, stored, given, rooted)
     rounds = unlike.pop("rounds", (0, 0))
+    most = max(rounds[1], int(stored.get("rounds", ROUNDS)))  # in quotes it is text
+    if Round(file.parent, 1).teachers and finished_rounds(file.parent) < most:
+        _move_teachers(stored, unlike)
     if rounds[1] < rounds[0]:
         unlike["rounds"] = rounds
     if unlike:
@@ -146,8 +158,36 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
             f"{folder} keeps the settings that it was begun with, which differ from "
             f"{', '.join(pairs)}; leave them out or choose another --out"
         )
-    most = max(rounds[1], int(stored.get("rounds", ROUNDS)))  # in quotes it is text
     return complete(kind, stored, OmegaConf.create({"rounds": most}))
+
+
+def _move_teachers(stored: DictConfig, unlike: dict[str, tuple[Any, Any]]) -> None:
+    """Takes the teachers' new places from what is unlike into ``stored``."""
+    moved = {key: rooted(unlike.pop(key)[1]) for key in MOVABLE if key in unlike}
+    if "teacher.name" in moved:
+        moved.setdefault("teacher.weights", None)  # those stored belong to the former name
+    for key, value in moved.items():
+        OmegaConf.update(stored, key, value)
+
+
+def _check_teachers(config: RoundsConfig, folder: Path, trust: bool) -> None:
+    """Refuses to go on with other teachers than those of the first round's images.
+
+    Raises:
+        UserError: Naming the teacher.
+        MissingFileError: If one is gone, with the command that names its new place.
+    """
+    known = Round(folder, 1).teachers
+    import_files(config.imports)
+    for number, one in enumerate((config.teacher, *config.other_teachers)):
+        weights = None if one.weights is None else Path(one.weights)
+        with naming_the_new_place("dearkd distill", folder if known else None, NEW):
+            found = resolve(EMBEDDED if one.name is None else one.name, weights=weights, trust=trust)
+        if known and classifier_of(found).weights_hash() not in known[number : number + 1]:
+            raise UserError(
+                f"--teacher {found.text} is not the network that {folder} began with; name that, "
+                "or start anew with another --out"
+            )
 
 
 def _make_images(run: RoundsRun, part: Round) -> None:
@@ -168,7 +208,7 @@ def _synthesize(run: RoundsRun, part: Round) -> None:
     options = {} if begun else image_options(run.plan.config, part)
     with as_typed("synth"):
         if begun:
-            _name_student(part)
+            _name_networks(run, part)
         synthesize(
             None,
             (),
@@ -180,12 +220,16 @@ def _synthesize(run: RoundsRun, part: Round) -> None:
         )
 
 
-def _name_student(part: Round) -> None:
-    """Names the student of a begun set by its path of today, as the run may have moved."""
-    file = part.set / CONFIG_FILE
-    stored, path = user_tree(SynthesizeConfig, file, (), {}), str(part.before.student.path)
-    if OmegaConf.select(stored, "student.name") not in (None, path):
-        stored.student.name = path
+def _name_networks(run: RoundsRun, part: Round) -> None:
+    """Names the networks of a begun set by their paths of today, as they may have moved."""
+    file, config = part.set / CONFIG_FILE, run.plan.config
+    stored = user_tree(SynthesizeConfig, file, (), {})
+    before = stored.copy()
+    if OmegaConf.select(stored, "student.name") is not None:
+        stored.student.name = str(part.before.student.path)
+    stored.teacher = asdict(config.teacher)
+    stored.other_teachers = [asdict(one) for one in config.other_teachers]
+    if stored != before:
         write_text(file, OmegaConf.to_yaml(stored))
 
 
@@ -195,7 +239,7 @@ def _train(run: RoundsRun, part: Round) -> None:
     begun = part.has_begun_student
     with as_typed("train"):
         train(
-            _gone_on_with(part) if begun else training(run.plan.config, part),
+            _gone_on_with(run, part) if begun else training(run.plan.config, part),
             console=run.console,
             folder=part.student if begun else None,
             resume=begun,
@@ -203,13 +247,14 @@ def _train(run: RoundsRun, part: Round) -> None:
         )
 
 
-def _gone_on_with(part: Round) -> TrainConfig:
-    """The configuration of a begun student, with paths of today, as the run may have moved."""
-    stored = part.student.read_config()
+def _gone_on_with(run: RoundsRun, part: Round) -> TrainConfig:
+    """The configuration of a begun student, with paths of today: run and teacher may have moved."""
+    stored, teacher = part.student.read_config(), run.plan.config.teacher
     return replace(
         stored,
         init=None if stored.init is None else str(part.before.student.path),
         data=replace(stored.data, train=sets_up_to(part)),
+        teacher=replace(stored.teacher, name=teacher.name, weights=teacher.weights),
     )
 
 

@@ -89,6 +89,17 @@ class Round:
         return counted(len(found.missing), "image") if found.missing else None
 
     @property
+    def teachers(self) -> list[str]:
+        """Hashes of the weights that its set is made from; empty where nothing says yet."""
+        found = read_set(self.set)
+        try:
+            content = {} if found is None else found.settings
+            named = [content["teacher"], *content.get("other_teachers", ())]
+            return [str(one["weights_sha256"]) for one in named]
+        except (KeyError, TypeError):
+            return []
+
+    @property
     def has_student(self) -> bool:
         """Whether its student is trained."""
         return self.student.summary_file.is_file() and self.student.model_file.is_file()

@@ -38,6 +38,7 @@ from dearkd.run_folder.lock import held
 from dearkd.run_folder.processes import process_state
 from dearkd.synthesis import forecast as forecasting
 from dearkd.synthesis.forecast import Forecast
+from dearkd.synthesis.live import SynthesisProgress
 from dearkd.training.loop import Trainer
 from synth.writer import Writer
 
@@ -317,6 +318,34 @@ def test_a_run_may_move_in_either_part_of_a_round(one_round, two_rounds, tmp_pat
     distilled("--resume", "--out", last)
     assert RunFolder(last).model_file.read_bytes() == RunFolder(whole).model_file.read_bytes()
     assert hashes(last / "round-2" / "set") == hashes(whole / "round-2" / "set")
+
+
+def test_the_teacher_may_move_in_either_part_and_can_not_change(
+    brief, toy_teacher, tmp_path, monkeypatch
+):
+    run = tmp_path / "run"
+    resume = ["distill", "--resume", "--out", run]
+    places = [tmp_path / name for name in "abcd"]
+    shutil.copytree(toy_teacher, places[0])
+    begin = ["distill", "--teacher", places[0], *SMALL, "--out", run]
+    stops = [(begin, (SynthesisProgress, "group")), ([*resume, "--teacher", places[1]], STUDENT)]
+    stops.append(([*resume, "--teacher", places[2]], None))
+    for place, (typed, after) in zip(places, stops, strict=False):
+        if typed is not begin:
+            line = refused(*resume)
+            assert f"if it has moved: dearkd distill --resume --out {run} --teacher NEW" in line
+            line = refused(*resume, "--teacher", "digits")
+            assert f"--teacher digits is not the network that {run} began with" in line
+        with monkeypatch.context() as patch, suppress(Killed):
+            if after is not None:
+                cut(patch, after, terminated)
+            result = invoke(*typed)
+        assert result.exit_code == (0 if after is None else 75), result.output
+        assert yaml.safe_load((run / "distill.yaml").read_text())["teacher"]["name"] == str(place)
+        place.rename(places[places.index(place) + 1])
+    assert RunFolder(run / "round-1" / "student").read_config().teacher.name == str(places[2])
+    line = refused(*resume[:1], *resume[2:], "--teacher", places[3])  # a finished one stays
+    assert f"which differ from teacher.name={places[3]}" in line
 
 
 def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypatch):
