@@ -75,7 +75,8 @@ def opened_labels(
 ) -> LabelCache | None:
     """The labels of the run's teacher, which remembers them from now on; None where none are kept.
 
-    The arithmetic must be chosen and the teacher on its device. A dry run makes no folder.
+    The arithmetic must be chosen and the teacher on its device. A dry run writes, and deletes,
+    nothing.
 
     Raises:
         UserError: If the folder holds labels of something else.
@@ -88,6 +89,8 @@ def opened_labels(
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
     answers = Answers(manifest["answers"], teacher.num_classes)
     folder = LabelFolder(path, answers, order.views_per_epoch, manifest["key"])
+    if state.is_main_process and not dry_run:
+        folder.remove_leftovers()
     from_main(state, lambda: _check_sample(parts, folder, state))
     teacher.memory = LabelMemory(folder)
     taught = [stage for stage in parts.stages if stage.teacher is not None]
@@ -159,7 +162,6 @@ def _own_manifest(parts: Parts, state: PartialState) -> dict[str, Any]:
 
 def _check_sample(parts: Parts, folder: LabelFolder, state: PartialState) -> None:
     """Compares some answers of the first epoch that has any with the teacher's own."""
-    folder.remove_leftovers()
     teacher = parts.teacher
     assert teacher is not None
     for epoch in folder.epochs()[:1]:

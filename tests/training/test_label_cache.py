@@ -3,6 +3,7 @@
 import hashlib
 import io
 import json
+import os
 import subprocess
 import sys
 import textwrap
@@ -319,6 +320,17 @@ def test_a_dry_run_says_what_is_known_and_what_all_of_it_takes(tmp_path, toy_tea
     assert f"all of {VIEWS} views known" in dry_run(labels, toy_teacher)
     assert f"{VIEWS} of 432 views known" in dry_run(labels, toy_teacher, stage1=4)
     assert before == {file: file.stat().st_mtime_ns for file in labels.iterdir()}
+
+
+def test_a_dry_run_leaves_what_a_killed_run_left(tmp_path, toy_teacher, labels):
+    cache = copied(labels, tmp_path)
+    left = cache / ".epoch-00000-1.safetensors.tmp99"
+    left.touch()
+    os.utime(left, (0, 0))
+    dry_run(cache, toy_teacher)
+    assert left.exists()
+    run(tmp_path / "run", toy_teacher, cache, stage1=1, stage2=0)
+    assert not left.exists()
 
 
 def test_labels_that_are_not_the_teachers_are_found_out(tmp_path, toy_teacher, labels):
