@@ -28,10 +28,11 @@ class LabelMemory:
         self.read = 0
         """Answers recalled so far."""
         self.computed = 0
-        """Answers that the teacher had to give."""
+        """Answers that the teacher had to give; those of a step that is begun anew count once."""
         self._epoch: int | None = None
         self._known: NDArray[np.bool_] = np.zeros(0, dtype=bool)
         self._own: NDArray[np.bool_] = self._known
+        self._counted: NDArray[np.bool_] = self._known
         self._values: NDArray[Any] = np.zeros(0)
         self._pending: list[tuple[NDArray[np.int64], Tensor]] = []
         self._changed = False
@@ -51,7 +52,7 @@ class LabelMemory:
         rows = numbers % self.folder.views
         if numbers.min() < 0 or not self._known[rows].all():
             return None
-        self.read += len(rows)
+        self.read += self._new(numbers)
         kept = torch.from_numpy(self._values[rows]).to(device, non_blocking=True)
         return self.folder.answers.decode(kept)
 
@@ -60,9 +61,9 @@ class LabelMemory:
         self, views: Int[Tensor, " batch"], logits: Float[Tensor, "batch classes"]
     ) -> Float[Tensor, "batch classes"]:
         """Keeps the logits of views that have a number, and returns all as it will recall them."""
-        kept = self.folder.answers.encode(logits)
-        self._pending.append((views.cpu().numpy(), kept))
-        self.computed += len(views)
+        numbers, kept = views.cpu().numpy(), self.folder.answers.encode(logits)
+        self._pending.append((numbers, kept))
+        self.computed += self._new(numbers)
         if sum(len(numbers) for numbers, _ in self._pending) >= MOST_PENDING:
             self._fetch()
         return self.folder.answers.decode(kept)
@@ -81,8 +82,15 @@ class LabelMemory:
             return
         self.save()
         self._known, self._values = self.folder.read(epoch)
-        self._own = np.zeros_like(self._known)
+        self._own, self._counted = np.zeros_like(self._known), np.zeros_like(self._known)
         self._epoch = epoch
+
+    def _new(self, numbers: NDArray[np.int64]) -> int:
+        """How many of these views are not counted yet; those without a number always are not."""
+        rows = numbers[numbers >= 0] % self.folder.views
+        new = len(numbers) - int(self._counted[rows].sum())
+        self._counted[rows] = True
+        return new
 
     def _fetch(self) -> None:
         """Takes the answers that wait on the device."""

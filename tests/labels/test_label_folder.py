@@ -89,6 +89,21 @@ def test_nothing_is_lost_where_an_epoch_ends_or_is_gone_on_with(tmp_path):
     assert folder_of(tmp_path).epochs() == [0, 1]
 
 
+def test_a_step_that_is_begun_anew_counts_its_answers_once(tmp_path):
+    """In smaller passes, as where memory was out."""
+    memory = LabelMemory(folder_of(tmp_path))
+    for views in ([0, 1, 2, 3], [0, 1], [2, 3]):
+        record(memory, views, views)
+    memory.save()
+    assert (memory.read, memory.computed) == (0, 4)
+    later = LabelMemory(folder_of(tmp_path))
+    for views in ([0, 1, 2, 3], [0, 1], [2, 3]):
+        assert later.recall(torch.tensor(views), CPU) is not None
+    record(later, [4, 5], [4, 5])
+    record(later, [12, 13], [0, 1])  # as many of the next epoch
+    assert (later.read, later.computed) == (4, 4)
+
+
 def test_answers_may_wait_on_the_device(tmp_path, monkeypatch):
     monkeypatch.setattr("dearkd.labels.memory.MOST_PENDING", 5)
     memory = LabelMemory(folder_of(tmp_path))
