@@ -8,8 +8,10 @@ import dataclasses
 import math
 import tempfile
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeAlias
 
 import torch
 from rich.console import Console
@@ -19,6 +21,7 @@ from dearkd.run_folder.processes import peak_memory
 from dearkd.said import counted
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup
+from synth.chains import Chain, chains_of, rest_of
 from synth.classifier import to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of
@@ -30,7 +33,7 @@ from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
 
-__all__ = ["Forecast", "describe", "forecast"]
+__all__ = ["Forecast", "chains_left", "describe", "forecast"]
 
 TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
 """At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS.
@@ -42,6 +45,7 @@ PILOTS = 2
 SMALL_FILES = 4096
 """Bytes of configuration and settings."""
 MIB = 2**20
+Batches: TypeAlias = tuple[tuple[Group, ...], ...]
 
 
 @dataclass(frozen=True)
@@ -71,19 +75,32 @@ class Forecast:
     kernels: Kernels
 
 
-def describe(setup: Setup, device: torch.device, console: Console, processes: int = 1) -> None:
-    """Prints configuration, groups and iterations, and a forecast of time, memory and disk."""
+def describe(
+    setup: Setup,
+    device: torch.device,
+    console: Console,
+    processes: int = 1,
+    chains: Sequence[Chain] | None = None,
+) -> None:
+    """Prints configuration, groups and iterations, and a forecast of time, memory and disk.
+
+    ``chains`` are what is left of a set that was begun (:func:`chains_left`).
+    """
     config = setup.synthesis
     console.print(to_yaml(setup.config), markup=False)
     batches = batches_of(setup.groups, config.groups_per_batch)
     images, width = sum(map(_images, batches)), max(map(_images, batches))
+    ahead, left = _ahead(batches, chains), ""
+    if len(ahead) < len(batches):
+        many = counted(len(ahead), "batch", "batches")
+        left = f"; left: {counted(sum(map(_images, ahead)), 'image')} in {many}"
     console.print(
         f"{counted(images, 'image')} of {counted(_classes(batches), 'class', 'classes')} in "
         f"{counted(len(setup.groups), 'group')}, "
         f"{counted(len(batches), 'batch', 'batches')} of at most {counted(width, 'image')}, "
-        f"{counted(sum(config.iterations), 'iteration')} each"
+        f"{counted(sum(config.iterations), 'iteration')} each{left}"
     )
-    found = forecast(setup, device, processes)
+    found = forecast(setup, device, processes, chains)
     for size, rate in found.rates.items():
         console.print(f"{size} px: {rate:.2f} iterations/s in {found.kernels.precision}")
     parts = [
@@ -96,8 +113,29 @@ def describe(setup: Setup, device: torch.device, console: Console, processes: in
     console.print(f"{', '.join(filter(None, parts))}{by}{compiled}")
 
 
-def forecast(setup: Setup, device: torch.device, processes: int = 1) -> Forecast:
-    """Time, memory and disk of the set, from a trial of its largest batch; moves the networks."""
+def chains_left(setup: Setup, folder: Path, processes: int = 1) -> list[Chain]:
+    """What is left of the set that was begun in a folder.
+
+    Raises:
+        SynthError: If the state of one of its generators is damaged.
+    """
+    config, teacher = setup.synthesis, setup.teacher
+    folders = class_folders(teacher.class_names, teacher.num_classes)
+    writer = Writer(folder, folders, config.image_format)
+    chains = chains_of(config, batches_of(setup.groups, config.groups_per_batch), processes)
+    return [rest_of(chain, writer) for chain in chains]
+
+
+def forecast(
+    setup: Setup,
+    device: torch.device,
+    processes: int = 1,
+    chains: Sequence[Chain] | None = None,
+) -> Forecast:
+    """Time, memory and disk of the set, from a trial of its largest batch; moves the networks.
+
+    Of one that was begun, with these ``chains`` left, what these take.
+    """
     config = setup.synthesis
     batches = batches_of(setup.groups, config.groups_per_batch)
     largest = max(batches, key=_images)
@@ -106,9 +144,11 @@ def forecast(setup: Setup, device: torch.device, processes: int = 1) -> Forecast
     kernels = choose_kernels(config, setup.teacher, batches, device, setup.student, setup.others)
     trial = _try(setup, largest, kernels, device)
     return Forecast(
-        seconds=_seconds(config, trial, batches, processes),
+        seconds=_seconds(config, trial, batches, processes, chains),
         memory=peak_memory(device),
-        disk=_disk(trial, sum(map(_images, batches)), _classes(batches), _images(largest)),
+        disk=_disk(
+            trial, sum(map(_images, _ahead(batches, chains))), _classes(batches), _images(largest)
+        ),
         rates={size: 1 / seconds for size, seconds in trial.seconds.items()},
         kernels=kernels,
     )
@@ -191,18 +231,27 @@ def _iterations(
 
 
 def _seconds(
-    config: SynthesisConfig, trial: _Trial, batches: tuple[tuple[Group, ...], ...], processes: int
+    config: SynthesisConfig,
+    trial: _Trial,
+    batches: Batches,
+    processes: int,
+    chains: Sequence[Chain] | None = None,
 ) -> float:
-    """Seconds of the whole run by ``processes`` processes, each on a device of its own."""
+    """Seconds of the whole run by ``processes`` processes, each on a device of its own.
+
+    ``chains`` are what is left of one that was begun: its weights are tuned.
+    """
     images, width = sum(map(_images, batches)), max(map(_images, batches))
     batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
-    warmup = 0.0
+    ahead, warmup = _ahead(batches, chains), 0.0
     if config.engine == "generator":
-        warmup = batch * config.generator.warmup_batches * config.generator.chains / processes
-    share = images / processes
-    previews = len(batches) / processes * _events(config)
+        cold = sum(bool(chain.ahead) and not chain.begun for chain in chains or ())
+        cold = config.generator.chains if chains is None else cold
+        warmup = batch * config.generator.warmup_batches * cold / processes
+    share = sum(map(_images, ahead)) / processes
+    previews = len(ahead) / processes * _events(config)
     pilots = 0.0
-    if config.objective.auto_weights:
+    if config.objective.auto_weights and chains is None:
         iterations = min(config.objective.auto_iterations, config.iterations[0])
         pilots = PILOTS * iterations * trial.seconds[config.resolutions[0]]
         pilots *= len(batches[0][0].targets) / width
@@ -223,7 +272,12 @@ def _events(config: SynthesisConfig) -> int:
     return sum(math.ceil(iterations / config.log_interval) for iterations in config.iterations)
 
 
-def _classes(batches: tuple[tuple[Group, ...], ...]) -> int:
+def _ahead(batches: Batches, chains: Sequence[Chain] | None) -> Batches:
+    """The batches that are to be made: all of them, or what is left of a set that was begun."""
+    return batches if chains is None else tuple(one for chain in chains for one in chain.ahead)
+
+
+def _classes(batches: Batches) -> int:
     return len({target for batch in batches for group in batch for target in group.targets})
 
 

@@ -10,7 +10,7 @@ from accelerate import PartialState
 from rich.console import Console
 
 from dearkd.config_file import to_yaml, user_tree
-from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE
+from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SETTINGS_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.going_on import check_begun, goes_on
 from dearkd.run_folder.moved import naming_the_new_place
@@ -18,7 +18,7 @@ from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.conclusion import conclude, say_next
-from dearkd.synthesis.forecast import describe
+from dearkd.synthesis.forecast import chains_left, describe
 from dearkd.synthesis.live import SynthesisProgress
 from dearkd.synthesis.moved import NEW, moved_settings, with_rooted_paths
 from dearkd.synthesis.set_folder import (
@@ -96,7 +96,9 @@ def synthesize(
         folder, moved = Path() if dry_run else new_folder(setup.config, state), {}
     if dry_run:
         if state.is_main_process:
-            describe(setup, state.device, console, state.num_processes)
+            begun = resume and (folder / SETTINGS_FILE).is_file()
+            chains = chains_left(setup, folder, state.num_processes) if begun else None
+            describe(setup, state.device, console, state.num_processes, chains)
         return None
     with claimed(folder, state), raising_on_signals():
         say(f"{_title(setup)} -> {folder}")

@@ -30,6 +30,8 @@ class Begun:
     num_classes: int
     watched: tuple[float, ...] = ()
     """What the rule that ends stage 1 goes by (`dearkd.training.stages.Position`)."""
+    step: int = 0
+    """Steps completed in the current epoch."""
 
     @classmethod
     def of(cls, saved: Mapping[str, Any]) -> "Begun | None":
@@ -44,6 +46,7 @@ class Begun:
             class_names=None if names is None else tuple(names),
             num_classes=classes["count"],
             watched=tuple(saved["position"].get("watched", ())),
+            step=saved["position"]["step"],
         )
 
 

@@ -22,11 +22,12 @@ from dearkd.run_folder.processes import peak_memory
 from dearkd.said import counted, seconds_text
 from dearkd.training.batches import epoch_order, evaluation_images, training_batches
 from dearkd.training.build import Parts
+from dearkd.training.checkpoint import Begun
 from dearkd.training.optim import build_optimizer
 from dearkd.training.stages import Stage
 from dearkd.training.summary import arithmetic_line
 
-__all__ = ["Estimate", "describe", "estimate"]
+__all__ = ["Costs", "Estimate", "describe", "estimate", "seconds_left"]
 
 NUMBER_BYTES = 4
 STEPS = 3
@@ -36,7 +37,7 @@ CPU_IMAGES = 64
 
 
 @dataclass(frozen=True)
-class _Costs:
+class Costs:
     """What was measured on one process."""
 
     seconds: list[float]
@@ -64,11 +65,16 @@ class Estimate:
 
 
 def describe(
-    parts: Parts, reasons: dict[str, str], state: PartialState, say: Callable[..., None]
+    parts: Parts,
+    reasons: dict[str, str],
+    state: PartialState,
+    say: Callable[..., None],
+    begun: Begun | None = None,
 ) -> None:
     """Says the configuration, the models' sizes, the steps, and time, memory and disk.
 
-    The parts are laid out on their device, in the arithmetic that has these ``reasons``.
+    The parts are laid out on their device, in the arithmetic that has these ``reasons``. Of a
+    ``begun`` run the time is that of what is left.
     """
     config, data = parts.config, parts.config.data
     assert data.img_size is not None
@@ -78,12 +84,14 @@ def describe(
     say(_sizes(parts))
     order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
     steps = order.steps_per_epoch // accumulate
+    done = 0 if begun is None else begun.epoch * steps + begun.step
+    left = f"; left: {counted(steps * config.epochs - done, 'step')}" if done else ""
     say(
         f"{counted(len(parts.train), 'training image')}, {counted(steps, 'step')} of "
         f"{data.batch_size} an epoch, {counted(steps * config.epochs, 'step')} in "
-        f"{counted(config.epochs, 'epoch')}"
+        f"{counted(config.epochs, 'epoch')}{left}"
     )
-    found = estimate(parts, state)
+    found = estimate(parts, state, done / steps)
     each = f", each of {state.num_processes} processes" if state.num_processes > 1 else ""
     rates = ", ".join(f"{rate:.3g} images/s in {stage}" for stage, rate in found.rates.items())
     memory, disk = found.memory / 2**30, _disk(parts) / 1e6
@@ -95,27 +103,36 @@ def describe(
     )
 
 
-def estimate(parts: Parts, state: PartialState) -> Estimate:
-    """What the run takes, from a few steps that are really made on weights that nobody keeps.
+def estimate(parts: Parts, state: PartialState, done: float = 0.0) -> Estimate:
+    """What the run takes after ``done`` epochs, from a few steps that are really made.
 
-    The parts are laid out on their device.
+    They are made on weights that nobody keeps. The parts are laid out on their device.
     """
-    config, costs = parts.config, _measured(parts, state)
-    assert config.data.batch_size is not None
-    order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
-    steps = order.steps_per_epoch // accumulate
-    views = steps * config.data.batch_size / state.num_processes
-    epochs = [stage.epochs for stage in parts.stages]
-    training = sum(n * views * each for n, each in zip(epochs, costs.seconds, strict=True))
-    judged = 0 if parts.evaluation is None else len(parts.evaluation) / state.num_processes
-    evaluations = -(-config.epochs // config.eval_every) + 1
+    costs = _measured(parts, state)
     rates = [state.num_processes / seconds for seconds in costs.seconds]
     return Estimate(
-        seconds=training + evaluations * judged * costs.judging,
+        seconds=seconds_left(parts, costs, state, done),
         memory=_memory(parts, costs, state),
         rates=dict(zip((stage.name for stage in parts.stages), rates, strict=True)),
         images=costs.images,
     )
+
+
+def seconds_left(parts: Parts, costs: Costs, state: PartialState, done: float) -> float:
+    """Seconds of the steps and evaluations that are left after ``done`` epochs."""
+    config = parts.config
+    assert config.data.batch_size is not None
+    order, accumulate = epoch_order(parts, state.process_index, state.num_processes)
+    steps = order.steps_per_epoch // accumulate
+    views = steps * config.data.batch_size / state.num_processes
+    training, begin = 0.0, 0
+    for stage, each in zip(parts.stages, costs.seconds, strict=True):
+        training += min(max(begin + stage.epochs - done, 0), stage.epochs) * views * each
+        begin += stage.epochs
+    judged = 0 if parts.evaluation is None else len(parts.evaluation) / state.num_processes
+    due = {*range(config.eval_every, config.epochs, config.eval_every), config.epochs}
+    evaluations = sum(epoch > done for epoch in due) + 1  # the last one is of all heads
+    return training + evaluations * judged * costs.judging
 
 
 def _sizes(parts: Parts) -> Table:
@@ -132,7 +149,7 @@ def _sizes(parts: Parts) -> Table:
     return table
 
 
-def _measured(parts: Parts, state: PartialState) -> _Costs:
+def _measured(parts: Parts, state: PartialState) -> Costs:
     """Makes a few steps of each stage, on weights that nobody keeps."""
     config, device = parts.config, state.device
     batches, _ = training_batches(parts, state)
@@ -153,7 +170,7 @@ def _measured(parts: Parts, state: PartialState) -> _Costs:
             parts.student(judged)
         judging = (time.perf_counter() - started) / len(judged)
         loader.close()
-    return _Costs(seconds, judging, peak_memory(device) or 0, most)
+    return Costs(seconds, judging, peak_memory(device) or 0, most)
 
 
 def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -> float:
@@ -176,7 +193,7 @@ def _step_seconds(stage: Stage, parts: Parts, batch: tuple[torch.Tensor, ...]) -
     return cost.seconds_per_call(step, device, repeats=STEPS - 1)
 
 
-def _memory(parts: Parts, costs: _Costs, state: PartialState) -> float:
+def _memory(parts: Parts, costs: Costs, state: PartialState) -> float:
     """Bytes of one process: what the trial held, and the images that its batch was short of."""
     config, student = parts.config, parts.student
     assert config.data.batch_size is not None

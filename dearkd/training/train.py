@@ -85,15 +85,14 @@ def train(
         say(f"{folder.path} is finished; there is nothing left to do")
         return folder
     saved = _saved(folder, config, say) if resume else {}
+    known = Begun.of(saved)
     if folder is None and config.out is not None:
         folder = RunFolder(Path(config.out))
     if folder is not None and not dry_run:
         folder.check_free(resume)
     begun = folder.path if folder is not None and resume and not again else None
     with naming_the_new_place(stem, begun):
-        parts = in_turn(
-            state, lambda: build(config, teacher=teacher, begun=Begun.of(saved), trust=trust)
-        )
+        parts = in_turn(state, lambda: build(config, teacher=teacher, begun=known, trust=trust))
     _refuse_idle_trust(trust, parts, bool(saved))
     prints = _compared(parts, folder if resume else None)
     # A batch that can't be is said now.
@@ -104,7 +103,7 @@ def train(
     parts, reasons = _with_arithmetic(parts, chosen=resume and not dry_run)
     labels = opened_labels(parts, state, say, dry_run)
     if dry_run:
-        describe(parts, reasons, state, say)
+        describe(parts, reasons, state, say, known)
         return None
     if folder is None:  # made this late, so that a run that is refused leaves none behind
         folder = RunFolder(from_main(state, lambda: next_folder(_stem(config, stem))), is_new=True)

@@ -8,6 +8,7 @@ from typer.testing import CliRunner
 
 from dearkd.cli.app import app
 from dearkd.synthesis.forecast import _disk, _seconds, _Trial
+from synth.chains import Chain
 from synth.groups import batches_of, plan_groups
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
@@ -46,7 +47,7 @@ def test_a_dry_run_is_near_what_a_run_takes(tmp_path, form):
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**20
     memory = float(re.search(r"([\d.]+) GiB on cpu", output)[1])
     assert peak / 1.5 < memory < 1.5 * peak
-    disk = float(re.search(r"([\d.]+) MiB of disk", output)[1]) * 2**20
+    disk = disk_of(output) * 2**20
     stored = sum(file.stat().st_size for file in (tmp_path / "set").rglob("*") if file.is_file())
     assert stored / 1.5 < disk < 1.5 * stored
 
@@ -68,6 +69,50 @@ def test_judging_writing_and_previews_are_in_the_time():
     assert _seconds(settings, TRIAL, batches, 1) == pytest.approx(making + previews + finish)
     shared = (making + previews + 80 * 0.003) / 2 + 80 * 0.002  # one process merges
     assert _seconds(settings, TRIAL, batches, 2) == pytest.approx(shared)
+
+
+def test_a_set_that_goes_on_takes_what_is_left_of_it():
+    """All images are judged again at the end; the weights are tuned already."""
+    settings = config(objective=ObjectiveConfig(auto_weights=True))
+    batches = batches_of(plan_groups(settings, 10), 1)
+    making, previews = 100 * 0.01 + 30 * 0.04, 3 * 0.5
+    finish = 40 * (0.001 + 0.002) + 80 * 0.002
+    chains = [Chain(id=0, batches=()), Chain(id=1, batches=batches[1:])]
+    found = _seconds(settings, TRIAL, batches, 1, chains)
+    assert found == pytest.approx(making + previews + finish)
+    assert _seconds(settings, TRIAL, batches, 1, chains[:1]) == pytest.approx(80 * 0.002)
+
+
+def test_a_generator_that_was_begun_is_warm():
+    settings = config(engine="generator", resolutions=(16,), iterations=(8,))
+    batches = batches_of(plan_groups(settings, 10), 1)
+    found = [
+        _seconds(settings, TRIAL, batches, 1, [Chain(id=0, batches=batches, begun=begun)])
+        for begun in (0, 1)
+    ]
+    warm = settings.generator.warmup_batches * 8 * 0.04
+    assert found[0] == pytest.approx(_seconds(settings, TRIAL, batches, 1))
+    assert found[0] - found[1] == pytest.approx(warm + 8 * 0.04 + 40 * 0.003 + 0.5)
+
+
+def test_a_dry_run_of_a_set_that_goes_on_says_what_is_left(tmp_path):
+    folder = tmp_path / "set"
+    invoked(*SHORT, "--out", folder)
+    for file in (folder / ".parts" / "group_000001.json", folder / "manifest.json"):
+        file.unlink()
+    before = {file: file.stat().st_mtime_ns for file in folder.rglob("*")}
+    output = invoked("--resume", "--out", folder, "--dry-run")
+    assert "80 images of 10 classes in 2 groups, 2 batches of at most 40 images" in output
+    assert "; left: 40 images in 1 batch\n" in output
+    assert {file: file.stat().st_mtime_ns for file in folder.rglob("*")} == before
+    (folder / ".parts" / "group_000000.json").rename(tmp_path / "part")
+    whole = invoked("--resume", "--out", folder, "--dry-run")
+    assert "left: " not in whole  # nothing of it is done
+    assert disk_of(output) < disk_of(whole)
+
+
+def disk_of(output):
+    return float(re.search(r"([\d.]+) MiB of disk", output)[1])
 
 
 def test_pilot_runs_are_in_the_time():

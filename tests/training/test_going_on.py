@@ -4,10 +4,22 @@ import shutil
 
 import pytest
 import torch
-from conftest import go_on, photo_classes, quiet_train, stopped_after_one_epoch
+from commands import invoke
+from conftest import (
+    FAST,
+    FAST_TEACHER,
+    go_on,
+    photo_classes,
+    quiet_train,
+    stopped_after_one_epoch,
+)
 from timm.utils.model_ema import ModelEmaV3
 
+from dearkd.config import load_config
 from dearkd.run_folder import provenance
+from dearkd.run_folder.processes import process_state
+from dearkd.training.build import build
+from dearkd.training.dry_run import Costs, seconds_left
 
 OPTIONS = {"student": "toy_student", "method": "ce", "stage1": 2, "stage2": 0}
 
@@ -32,6 +44,31 @@ def test_the_teacher_is_read_once_when_the_run_begins(tmp_path, monkeypatch):
     first, second = summary["sessions"]
     assert summary["teacher_top1"] == first["teacher_reading"]["top1"] > 99
     assert "teacher_reading" not in second
+
+
+def test_a_dry_run_says_what_is_left_of_it(tmp_path, monkeypatch):
+    options = {**OPTIONS, "stage1": 2, "out": str(tmp_path / "run")}
+    stopped_after_one_epoch(options, monkeypatch)
+    before = sorted(tmp_path.rglob("*"))
+    told = invoke("train", "--resume", "--out", tmp_path / "run", "--dry-run")
+    assert told.exit_code == 0, told.output
+    assert "1 step of 240 an epoch, 2 steps in 2 epochs; left: 1 step\n" in told.stdout
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_time_is_that_of_the_steps_and_evaluations_that_are_left():
+    settings = ["stage1=6", "stage2=4", "eval_every=4", "data.fraction=0.1", "data.batch_size=14"]
+    parts = build(load_config(None, [*FAST, *FAST_TEACHER, *settings], {"student": "toy_student"}))
+    assert len(parts.train) // 14 == 10
+    costs = Costs(seconds=[2.0, 0.5], judging=0.25, resident=0, images=1)
+    judged = len(parts.evaluation) * 0.25
+    whole = 140 * (6 * 2.0 + 4 * 0.5)
+    for done, training, evaluations in (
+        *((0, whole, 4), (4.5, 140 * (1.5 * 2.0 + 4 * 0.5), 3)),
+        *((6, 140 * 4 * 0.5, 3), (8, 140 * 2 * 0.5, 2), (10, 0, 1)),
+    ):
+        found = seconds_left(parts, costs, process_state(), done)
+        assert found == pytest.approx(training + evaluations * judged)
 
 
 def test_what_it_was_initialised_from_may_be_gone(tmp_path, monkeypatch):
