@@ -7,9 +7,9 @@ differ in what is compared, and in nothing else.
 
 import dataclasses
 import json
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations
+from itertools import combinations, product
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +19,7 @@ from dearkd.errors import UserError
 from dearkd.labels.identity import key_of
 from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.processes import process_state
-from dearkd.run_folder.record import Key
+from dearkd.run_folder.record import Entry, Key
 from dearkd.sweep.study import StudyFile, folder_name
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved, refuse_idle_trust
@@ -91,13 +91,15 @@ def plan(
     study: StudyFile,
     *,
     only: Collection[Key] | None = None,
+    recorded: Collection[Entry] = (),
     trust: bool = False,
     costs: bool = False,
 ) -> list[PlannedRun]:
     """The runs of a study: seed after seed, so that every arm has one before any has two.
 
-    ``only``: plan these runs; what only the others need may be missing. ``costs``: a few steps of
-    each arm are really made, to know what it takes.
+    ``only``: plan these runs; what only the others need may be missing. They are held against what
+    is ``recorded`` of others. ``costs``: a few steps of each arm are really made, to know what
+    it takes.
 
     Raises:
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
@@ -113,8 +115,13 @@ def plan(
     _check_trust(trust, list(built.values()))
     runs = [_with_seed(study, built[arm, f], seed, trust, costs) for arm, f, seed in keys]
     for first, second in combinations(runs, 2):
-        if (first.fraction, first.seed) == (second.fraction, second.seed):
+        if first.key[1:] == second.key[1:]:
             _check_pair(first, second, study.config.differs)
+    for run, entry in product(runs, recorded):
+        if run.key[1:] == (entry["fraction"], entry["seed"]):
+            # What it lacks is a setting or a fact that came later.
+            stored = {key: entry["settings"].get(key, value) for key, value in run.settings.items()}
+            _check_equal(run, entry["arm"], stored, study.config.differs)
     return runs
 
 
@@ -257,26 +264,34 @@ def _check_arithmetic(config: TrainConfig) -> None:
 
 def _check_pair(first: PlannedRun, second: PlannedRun, differs: Sequence[str]) -> None:
     """Refuses two arms that are the same, or differ in what should be equal."""
-    pair = f"arms {first.arm!r} and {second.arm!r}"
-    unlike = list(_unlike(first, second))
-    if not unlike:
-        raise UserError(f"{pair} are the same; leave one out, or let them differ in a setting")
-    for key in unlike:
+    if not any(_unlike(first.settings, second.settings)):
+        raise UserError(
+            f"arms {first.arm!r} and {second.arm!r} are the same; leave one out, or let them "
+            "differ in a setting"
+        )
+    _check_equal(first, second.arm, second.settings, differs)
+
+
+def _check_equal(
+    run: PlannedRun, arm: str, settings: Mapping[str, Any], differs: Sequence[str]
+) -> None:
+    """Refuses a run that differs from one of another arm in what should be equal."""
+    for key in _unlike(run.settings, settings):
         if not any(_covers(name, key) for name in (*COMPARED, *differs)):
-            values = f"{first.settings.get(key)} and {second.settings.get(key)}"
+            values = f"{run.settings.get(key)} and {settings.get(key)}"
             raise UserError(
-                f"{pair} differ in {key} ({values}), which a comparison wants equal; set it for "
-                "both, or name it in the study's differs"
+                f"arms {run.arm!r} and {arm!r} differ in {key} ({values}), which a comparison "
+                "wants equal; set it for both, or name it in the study's differs"
             )
 
 
-def _unlike(first: PlannedRun, second: PlannedRun) -> Iterator[str]:
+def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:
     """What two arms differ in; a teacher's name and arithmetic count where both have one."""
-    alone = None in (first.settings["teacher.name"], second.settings["teacher.name"])
-    for key, value in first.settings.items():
-        if second.settings.get(key) != value and not (alone and key.startswith("teacher.")):
+    alone = None in (first["teacher.name"], second["teacher.name"])
+    for key, value in first.items():
+        if second.get(key) != value and not (alone and key.startswith("teacher.")):
             yield key
-    yield from second.settings.keys() - first.settings.keys()
+    yield from second.keys() - first.keys()
 
 
 def _covers(name: str, key: str) -> bool:
@@ -289,7 +304,7 @@ def _check_differs(differs: Sequence[str], runs: Sequence[PlannedRun]) -> None:
     for name in differs:
         if name in BY_RULE:
             continue
-        if not any(_covers(name, key) for pair in pairs for key in _unlike(*pair)):
+        if not any(_covers(name, key) for a, b in pairs for key in _unlike(a.settings, b.settings)):
             raise UserError(
                 f"differs names {name}, in which no arms differ; leave it out (known: settings, "
                 "epochs, steps, train_images, eval_images, interpolation, crop_pct, crop_mode)"

@@ -73,9 +73,8 @@ def sweep(request: Request, *, console: Console, dry_run: bool = False) -> bool:
     study = read_study(request.study, request.settings, request.options)
     only = _chosen(study, request)
     record = _record(request.record_file, study)
-    if only is not None:
-        only |= {key_of(entry) for entry in record.of_study()}
-    planned = plan(study, only=only, trust=request.trust, costs=dry_run)
+    others = [entry for entry in record.of_study() if only and key_of(entry) not in only]
+    planned = plan(study, only=only, recorded=others, trust=request.trust, costs=dry_run)
     runs = Runs(planned, record, request.root, request.jobs, request.trust, request.test)
     runs.check()
     if dry_run:

@@ -359,6 +359,30 @@ def test_what_other_arms_need_may_still_be_missing(write_study, in_process, tmp_
     assert "1 of 2 runs" in text
 
 
+def test_a_recorded_arm_is_not_looked_at_again_where_another_is_asked_for(
+    write_study, in_process, tmp_path
+):
+    for name, count in (("photos", 40), ("labels", 60)):
+        photo_classes(tmp_path / name, count)
+    arms = {
+        name: {"method": "ce", "data.train": str(tmp_path / name)} for name in ("photos", "labels")
+    }
+    data = {"evaluation": "digits", "batch_size": 20, "img_size": 16}
+    named = ["data.train", "steps", "train_images"]
+    study = write_study(arms=arms, seeds=[0], differs=named, settings={"data": data})
+    swept(study, "--only", "photos")
+    shutil.rmtree(tmp_path / "photos")
+    in_process.clear()
+    text = swept(study, "--only", "labels", "--dry-run")
+    assert "photos-seed0" not in text and "labels-seed0" in text
+    named = ["--only", "labels", "--out", study.parent / "runs", "--set", "optim.lr=0.02"]
+    line = refused("sweep", study, *named)
+    assert "arms 'labels' and 'photos' differ in optim.lr (0.02 and 0.01), which a compari" in line
+    assert "1 run, 0 finished, 1 to train" in swept(study, "--only", "labels")
+    assert in_process == [("labels-seed0", "train")]
+    assert [entry["arm"] for entry in record_of(study).of_study()] == ["photos", "labels"]
+
+
 def test_a_new_arm_or_seed_is_all_that_is_trained(finished, in_process):
     study = yaml.safe_load(finished.read_text())
     study["seeds"] = [0, 1, 2]
