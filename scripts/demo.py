@@ -92,14 +92,15 @@ def main() -> None:
 def make_side_by_side(log: Path) -> None:
     """Makes what needs the teacher alone, two at a time; shows one after the other."""
     half = {**os.environ, "OMP_NUM_THREADS": str(threads_each(2))}
-    with log.open("w", encoding="utf-8") as file, ThreadPoolExecutor(1) as beside:
+    with log.open("a", encoding="utf-8") as file, ThreadPoolExecutor(1) as beside:
+        begin = file.tell()
         data_free = beside.submit(make, DATA_FREE, half, file)
         data_free.add_done_callback(partial(tell_failure, log=log))
         print(f"At the same time: {', '.join(DATA_FREE)}; shown below, {log} until then")
         try:
             make(STUDENTS, half)
         finally:
-            follow(log, data_free)
+            follow(log, data_free, begin)
     data_free.result()
 
 
@@ -125,9 +126,10 @@ def make(
             run(command(folder, line), environment, file)
 
 
-def follow(log: Path, writer: Future[None]) -> None:
-    """Prints a file to its end, which is there when its writer has ended."""
+def follow(log: Path, writer: Future[None], begin: int) -> None:
+    """Prints a file from there to its end, which is there when its writer has ended."""
     with log.open(encoding="utf-8") as file:
+        file.seek(begin)
         while True:
             ended = writer.done()
             print(file.read(), end="", flush=True)

@@ -31,3 +31,19 @@ def test_a_lane_out_of_sight_that_fails_is_told_at_once(demo, tmp_path, monkeypa
     told = capfd.readouterr().out
     assert f"failed: second; see {log}" in told.partition("the first lane has ended")[0]
     assert "NameError" in told
+
+
+def test_a_second_call_writes_after_the_log_of_the_first(demo, tmp_path, monkeypatch, capfd):
+    chapters = {name: (tmp_path / name, ["-c", "print('again', 1 + 1)"]) for name in "ab"}
+    for name, value in (
+        *(("DEARKD", sys.executable), ("CHAPTERS", chapters)),
+        *(("STUDENTS", ["a"]), ("DATA_FREE", ["b"])),
+    ):
+        monkeypatch.setattr(demo, name, value)
+    log = tmp_path / "b.log"
+    log.write_text("before the interruption\n")
+    demo.make_side_by_side(log)
+    said = log.read_text()
+    assert said.startswith("before the interruption\n") and "again 2" in said
+    told = capfd.readouterr().out
+    assert told.count("again 2") == 2 and "before the interruption" not in told
