@@ -32,7 +32,7 @@ from dearkd.errors import UserError
 from dearkd.report.set_chapter import TERMS
 from dearkd.run_folder.processes import process_accelerator
 from dearkd.synthesis.class_selection import choose_classes
-from dearkd.synthesis.conclusion import _advice, _train_command
+from dearkd.synthesis.conclusion import _advice, _train_command, _verdicts
 from dearkd.synthesis.live import SynthesisProgress, clock
 from dearkd.synthesis.set_folder import newest_unfinished_set
 from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
@@ -115,6 +115,18 @@ def test_it_says_its_defaults_the_verdicts_and_the_next_command(digits):
     assert len(content["images"]) == 12
     assert content["config"]["flip_probability"] == 0
     assert content["config"]["objective"]["ep_weight"] == 1.0
+
+
+@pytest.mark.parametrize(("names", "least"), [(None, "5"), (tuple("zabcdefghi"), "e")])
+def test_the_class_that_is_recognised_least_is_named(digits, names, least):
+    content, setup = manifest(digits[0]), prepare(None, (), {"classes": [2, 5, 7]})
+    setup = dataclasses.replace(
+        setup, teacher=dataclasses.replace(setup.teacher, class_names=names)
+    )
+    shares = {"overall": 0.5, "per_class": {"2": 1.0, "5": 0.125, "7": 0.375}}
+    quality = {"teacher": content["quality"]["teacher"] | {"recognition": shares}}
+    line = next(_verdicts(content | {"quality": quality}, setup))
+    assert line == f"recognised by the teacher digits: 50.0 % (least: class {least}, 12 %)"
 
 
 @pytest.mark.parametrize(
