@@ -99,7 +99,10 @@ class StudyConfig:
                     "rename one of them"
                 )
             if not folder_name(arm):
-                raise UserError(f"arm {arm!r} has neither letter nor digit; rename it")
+                raise UserError(
+                    f"arm {arm!r} has no letter of a-z and no digit, of which its folder's name is "
+                    "made; rename it"
+                )
         shares: dict[str, float] = {}
         for fraction in self.fractions:
             earlier = shares.setdefault(f"{fraction:g}", fraction)
@@ -205,7 +208,7 @@ def read_study(
         known = OmegaConf.select(own if key == "data.fraction" else shared, key) is not None
         if known and (key != "data.fraction" or config.fractions):
             raise UserError(f"the study sets {key}: {reason}; leave it out")
-    import_files(shared.get("imports", ()))
+    import_files(map(str, shared.get("imports", ())))
     study = StudyFile(path, config, shared)
     study.check_teacher()
     return study

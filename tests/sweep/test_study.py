@@ -32,7 +32,9 @@ def written(tmp_path, more="", text=TEXT):
         ("sedes: [1]", "unknown config key 'sedes'; did you mean 'seeds'?"),
         ("  labels: {}", "the key 'labels' twice"),
         ("  LABELS: {}", "arms 'labels' and 'LABELS' would have one folder, labels; rename"),
-        ("  '+': {}", "arm '+' has neither letter nor digit"),
+        ("  '+': {}", "arm '+' has no letter of a-z and no digit, of which its folder's name"),
+        ("  Пример: {}", "arm 'Пример' has no letter of a-z"),
+        ("  third: {}\nbase: base.yaml", "--import 3 does not exist; check the path"),
         ("  third: {optim.lrr: 1}", "arm 'third': unknown config key 'optim.lrr'; did you mean"),
         ("  third: {optim.lr: abc}", "arm 'third': optim.lr must be a number, got 'abc'"),
         ("  third: {optim.lr: -1}", "arm 'third': optim.lr must be above 0"),
@@ -59,6 +61,7 @@ def written(tmp_path, more="", text=TEXT):
     ],
 )
 def test_what_is_wrong_with_a_study_is_said_in_one_line(tmp_path, more, message):
+    (tmp_path / "base.yaml").write_text("imports: [3]\n")
     assert message in refused("sweep", written(tmp_path, more))
     assert not (tmp_path / "study.json").exists()
 
