@@ -73,8 +73,8 @@ def distill(
     """Makes images and trains on them, round after round; returns the run's folder.
 
     A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
-    it, but for more rounds and for what it leaves open. A dry run shows what all would take, and
-    writes nothing.
+    it, but for more rounds, for where its teachers lie now and for what it leaves open. A dry run
+    shows what all would take, and writes nothing.
 
     Raises:
         UserError: Anything wrong with the configuration, a network, the data or the folder.
@@ -180,9 +180,10 @@ def _check_teachers(config: RoundsConfig, folder: Path, trust: bool) -> None:
     known = Round(folder, 1).teachers
     import_files(config.imports)
     for number, one in enumerate((config.teacher, *config.other_teachers)):
+        name = EMBEDDED if one.name is None else one.name
         weights = None if one.weights is None else Path(one.weights)
         with naming_the_new_place("dearkd distill", folder if known else None, NEW):
-            found = resolve(EMBEDDED if one.name is None else one.name, weights=weights, trust=trust)
+            found = resolve(name, weights=weights, trust=trust)
         if known and classifier_of(found).weights_hash() not in known[number : number + 1]:
             raise UserError(
                 f"--teacher {found.text} is not the network that {folder} began with; name that, "

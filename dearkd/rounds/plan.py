@@ -131,9 +131,11 @@ def as_typed(part: Literal["synth", "train"]) -> Iterator[None]:
 def _with_evaluation(config: RoundsConfig) -> tuple[RoundsConfig, list[str]]:
     """Judges students of the embedded digits CNN on the real digits, where nothing else is said."""
     embedded = config.teacher.name in (None, EMBEDDED)
-    teacher = dataclasses.replace(config.teacher, name=config.teacher.name or EMBEDDED)
-    notes = [] if config.teacher.name else ["teacher: the embedded digits CNN (--teacher: yours)"]
-    config = dataclasses.replace(config, teacher=teacher)
+    notes = []
+    if config.teacher.name is None:
+        notes.append("teacher: the embedded digits CNN (--teacher: yours)")
+        teacher = dataclasses.replace(config.teacher, name=EMBEDDED)
+        config = dataclasses.replace(config, teacher=teacher)
     if not embedded or config.evaluation is not None or config.synth.keys() & {"select", "classes"}:
         return config, notes
     notes.append("judged on the real digits, which no round trains on (--eval-data names others)")

@@ -188,7 +188,7 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
     options = {
         **recipe,
         **given,
-        "cache_labels": None if kept is None else str(Path(kept, f"round-{part.number}")),
+        "cache_labels": None if kept is None else str(Path(str(kept), f"round-{part.number}")),
         "teacher.name": config.teacher.name,
         "teacher.weights": config.teacher.weights,
         "student": config.student,

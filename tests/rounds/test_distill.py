@@ -409,6 +409,7 @@ MISTAKES = [
         "of 16-128 pixels a side, a multiple of 4, got --res 130; write --res 128",
     ),
     (["--eval-data", "nowhere"], "data 'nowhere' does not exist"),
+    (["--teacher", ""], ". has no model.safetensors"),
     (["--teacher", "digits", "--teacher", "digits"], "are the same network; name it once"),
     (["--resume"], "no unfinished run in rounds under runs/; name one with --out FOLDER"),
     (
@@ -464,10 +465,11 @@ def test_what_is_spoiled_or_at_work_is_passed_over(tmp_path):
         file.write_text("rounds: 1")
         os.utime(file, (begun, begun))
     (tmp_path / "spoiled" / "summary.json").write_text('{"rounds": [{}]}')
-    (tmp_path / "spoiled" / "distill.yaml").write_bytes(b"student: \xff")
-    os.utime(tmp_path / "spoiled" / "distill.yaml", (0, 0))
-    with held(tmp_path / "at work", LOCK):
-        assert newest_unfinished_rounds(tmp_path) == tmp_path / "old"
+    for content in (b"student: \xff", b"5"):
+        (tmp_path / "spoiled" / "distill.yaml").write_bytes(content)
+        os.utime(tmp_path / "spoiled" / "distill.yaml", (0, 0))
+        with held(tmp_path / "at work", LOCK):
+            assert newest_unfinished_rounds(tmp_path) == tmp_path / "old"
 
 
 def finished_by_hand(folder, text):
@@ -574,6 +576,8 @@ def test_each_round_keeps_its_labels_in_a_folder_of_its_own():
     config = complete(RoundsConfig, {"train": {"cache_labels": "/kept"}, "student": "toy_student"})
     places = [training(config, Round(Path("run"), number)).cache_labels for number in (1, 2)]
     assert places == ["/kept/round-1", "/kept/round-2"]
+    config = complete(RoundsConfig, {"train": {"cache_labels": 3}})  # as YAML has a folder 3
+    assert training(config, Round(Path("run"), 1)).cache_labels == "3/round-1"
 
 
 def test_paths_of_the_parts_are_kept_from_the_root(tmp_path, monkeypatch):
