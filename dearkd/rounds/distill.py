@@ -106,13 +106,14 @@ def distill(
     if folder is None:
         stem = Path(str(planned.config.teacher.name)).stem
         folder = next_folder(f"distill-{re.sub('[^A-Za-z0-9._-]', '-', stem)}")
-    _run(RoundsRun(planned, folder, console, trust))
+    _run(RoundsRun(planned, folder, console, trust), given, resume)
     return folder
 
 
-def _run(run: RoundsRun) -> None:
+def _run(run: RoundsRun, given: DictConfig, resume: bool) -> None:
     """Makes and trains what is left, and prints what came out."""
     with held(run.folder, LOCK), raising_on_signals(), _told_how_to_go_on(run):
+        _configuration(given, run.folder, resume)  # another command may have begun it meanwhile
         remove_leftovers(run.folder)
         config = replace(run.plan.config, out=str(run.folder.resolve()))
         write_text(run.folder / ROUNDS_FILE, to_yaml(config))

@@ -580,6 +580,20 @@ def test_each_round_keeps_its_labels_in_a_folder_of_its_own():
     assert training(config, Round(Path("run"), 1)).cache_labels == "3/round-1"
 
 
+def test_a_run_that_another_command_began_meanwhile_keeps_its_settings(tmp_path, monkeypatch):
+    folder, stored = tmp_path / "run", "seed: 1\nrounds: 2\n"
+
+    def plan(config, state, **options):
+        folder.mkdir()
+        (folder / "distill.yaml").write_text(stored)
+        return planning.Plan(config, 80, (1.0,), (1.0,), ())
+
+    monkeypatch.setattr(door, "plan", plan)
+    line = refused("distill", "--seed", 0, "--out", folder)
+    assert "which differ from seed=0 (stored: 1); leave them out" in line
+    assert (folder / "distill.yaml").read_text() == stored
+
+
 def test_paths_of_the_parts_are_kept_from_the_root(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for name in ("judge", "weights.pth", "names.txt"):
