@@ -9,12 +9,22 @@ from typing import Any
 
 from dearkd.data.synthetic_set import MANIFEST_FILE, read_set
 from dearkd.errors import UserError
+from dearkd.misfit import NONE, Shape, number, whole
 from dearkd.rounds.folder import Round
+from dearkd.run_folder.epochs import sound_epochs
 from dearkd.run_folder.files import write_atomically
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.output import write_text
+from dearkd.shapes import SUMMARY
 
 __all__ = ["round_entry", "write_result"]
+
+TRAINED: Shape = {
+    **SUMMARY,
+    **{"train_images": whole, "seconds": number},
+    **dict.fromkeys(("top1", "best_top1", "best_epoch"), (number, NONE)),
+}
+"""The summary of a round's student."""
 
 
 def write_result(rounds: Sequence[Round]) -> dict[str, Any]:
@@ -54,7 +64,7 @@ def round_entry(part: Round) -> dict[str, Any]:
             f"{part.set / MANIFEST_FILE} is not one that dearkd writes ({fault}); restore it from "
             "a copy, or delete it, which leaves out what it says of the images"
         )
-    summary, metrics = part.student.sound_summary(), part.student.read_metrics()
+    summary, metrics = part.student.sound_summary(TRAINED), sound_epochs(part.student)[0]
     found, end = read_set(part.set), metrics[-1] if metrics else {}
     manifest = {} if found is None else found.manifest
     quality = manifest.get("quality", {}).get("teacher", {})
@@ -84,7 +94,7 @@ def _best(rounds: Sequence[Round], folder: RunFolder) -> dict[str, Any]:
             best = {"best_top1": own["best_top1"], "best_epoch": epochs + own["best_epoch"]}
             folder.best_file.parent.mkdir(exist_ok=True)
             _copy(part.student.best_file, folder.best_file)
-        epochs += len(part.student.read_metrics())
+        epochs += len(sound_epochs(part.student)[0])
     return best
 
 
@@ -92,12 +102,12 @@ def _curve(rounds: Sequence[Round]) -> Iterator[dict[str, Any]]:
     """The epochs of all rounds, counted on; their seconds are those of training alone."""
     epochs, seconds = 0, 0.0
     for part in rounds:
-        metrics = part.student.read_metrics()
+        metrics, _ = sound_epochs(part.student)
         for line in metrics:
             place = {"epoch": epochs + line["epoch"], "stage": f"round {part.number}"}
-            yield {**line, **place, "seconds": seconds + line["seconds"]}
+            yield {**line, **place, "seconds": seconds + (line.get("seconds") or 0.0)}
         epochs += len(metrics)
-        seconds += metrics[-1]["seconds"] if metrics else 0.0
+        seconds += (metrics[-1].get("seconds") or 0.0) if metrics else 0.0
 
 
 def _write_lines(file: Path, lines: Iterable[dict[str, Any]]) -> None:

@@ -12,7 +12,7 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError, one_line
-from dearkd.misfit import misfit, whole
+from dearkd.misfit import Shape, misfit, whole
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
 from dearkd.run_folder.going_on import check_begun
@@ -179,7 +179,7 @@ class RunFolder:
         content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
         return content
 
-    def sound_summary(self) -> dict[str, Any]:
+    def sound_summary(self, shape: Shape = SUMMARY) -> dict[str, Any]:
         """The same, checked for what dearkd writes.
 
         Raises:
@@ -191,7 +191,7 @@ class RunFolder:
             summary = self.read_summary()
         except ValueError as error:
             raise UserError(f"{file} cannot be read ({one_line(error)}); {remedy}") from error
-        if (fault := misfit(summary, SUMMARY)) is not None:
+        if (fault := misfit(summary, shape)) is not None:
             raise UserError(f"{file} is not one that dearkd writes ({fault}); {remedy}")
         return summary
 

@@ -293,9 +293,15 @@ def test_damaged_results_of_a_round_are_made_again_or_told(one_round, tmp_path, 
     assert json.loads(manifest.read_text())["images"] == json.loads(listed)["images"]
     assert summary(folder)["top1"] == before["top1"]
     (folder / "summary.json").unlink()
-    (student / "summary.json").write_text("[]")
-    line = refused("distill", "--resume", "--out", folder)
-    assert f"{student / 'summary.json'} is not one that dearkd writes" in line
+    sound, lines = (student / "summary.json").read_text(), student / "metrics.jsonl"
+    for content in ("[]", "{}", sound.replace('"train_images"', '"images"')):
+        (student / "summary.json").write_text(content)
+        line = refused("distill", "--resume", "--out", folder)
+        assert f"{student / 'summary.json'} is not one that dearkd writes" in line
+    (student / "summary.json").write_text(sound)
+    lines.write_text(lines.read_text() + '{"epoch": "x"}\n{"loss": 1}\n')
+    distilled("--resume", "--out", folder)
+    assert summary(folder)["epochs"] == before["epochs"] == len(RunFolder(folder).read_metrics())
 
 
 def test_a_run_may_move_in_either_part_of_a_round(one_round, two_rounds, tmp_path, monkeypatch):
