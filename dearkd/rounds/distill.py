@@ -183,7 +183,7 @@ def _check_teachers(config: RoundsConfig, folder: Path, trust: bool) -> None:
     for number, one in enumerate((config.teacher, *config.other_teachers)):
         name = EMBEDDED if one.name is None else one.name
         weights = None if one.weights is None else Path(one.weights)
-        with naming_the_new_place("dearkd distill", folder if known else None, NEW):
+        with naming_the_new_place("distill", folder if known else None, NEW):
             found = resolve(name, weights=weights, trust=trust)
         if known and classifier_of(found).weights_hash() not in known[number : number + 1]:
             raise UserError(
