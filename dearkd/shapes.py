@@ -91,7 +91,7 @@ CURVE: Shape = {
     "epoch": [whole],
     "stage": [str],
     "images_per_second": [number],
-    "attention_distance?": [(matrix, NONE)],
+    "attention_distance?": [(row, NONE)],
     "token_cosine?": [(row, NONE)],
     ...: [(NUMBER, table)],
 }
