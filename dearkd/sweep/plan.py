@@ -121,7 +121,7 @@ def plan(
         if run.key[1:] == (entry["fraction"], entry["seed"]):
             # What it lacks is a setting or a fact that came later.
             stored = {key: entry["settings"].get(key, value) for key, value in run.settings.items()}
-            _check_equal(run, entry["arm"], stored, study.config.differs)
+            _check_equal(run, entry["arm"], stored, study.config.differs, recorded=True)
     return runs
 
 
@@ -273,15 +273,21 @@ def _check_pair(first: PlannedRun, second: PlannedRun, differs: Sequence[str]) -
 
 
 def _check_equal(
-    run: PlannedRun, arm: str, settings: Mapping[str, Any], differs: Sequence[str]
+    run: PlannedRun,
+    arm: str,
+    settings: Mapping[str, Any],
+    differs: Sequence[str],
+    recorded: bool = False,
 ) -> None:
     """Refuses a run that differs from one of another arm in what should be equal."""
     for key in _unlike(run.settings, settings):
         if not any(_covers(name, key) for name in (*COMPARED, *differs)):
-            values = f"{run.settings.get(key)} and {settings.get(key)}"
+            own, other, remedy = run.settings.get(key), settings.get(key), "set it for both"
+            if recorded and key in BY_RULE:
+                remedy = f"where this machine's rule chose that, --set {key}={other}"
             raise UserError(
-                f"arms {run.arm!r} and {arm!r} differ in {key} ({values}), which a comparison "
-                "wants equal; set it for both, or name it in the study's differs"
+                f"arms {run.arm!r} and {arm!r} differ in {key} ({own} and {other}), which a "
+                f"comparison wants equal; {remedy}, or name it in the study's differs"
             )
 
 

@@ -378,6 +378,11 @@ def test_a_recorded_arm_is_not_looked_at_again_where_another_is_asked_for(
     named = ["--only", "labels", "--out", study.parent / "runs", "--set", "optim.lr=0.02"]
     line = refused("sweep", study, *named)
     assert "arms 'labels' and 'photos' differ in optim.lr (0.02 and 0.01), which a compari" in line
+    rule = record_of(study).of_study()[0]["settings"]["memory_format"]
+    other = "contiguous" if rule == "channels_last" else "channels_last"
+    named[-1] = f"memory_format={other}"
+    line = refused("sweep", study, *named)
+    assert f"where this machine's rule chose that, --set memory_format={rule}, or name it" in line
     assert "1 run, 0 finished, 1 to train" in swept(study, "--only", "labels")
     assert in_process == [("labels-seed0", "train")]
     assert [entry["arm"] for entry in record_of(study).of_study()] == ["photos", "labels"]
