@@ -4,7 +4,7 @@ import dataclasses
 import difflib
 import functools
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,7 +15,7 @@ from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unus
 from dearkd.errors import MissingFileError, UserError, one_line
 from dearkd.said import command
 
-__all__ = ["check_range", "complete", "differences", "flattened", "to_yaml", "user_tree"]
+__all__ = ["check_range", "complete", "differences", "flattened", "nulls", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
@@ -45,7 +45,7 @@ def user_tree(
 
     Raises:
         UserError: A key that ``kind`` does not have (with the nearest that it has), a value of
-            another type or none (``???``), or a reference to what is not there.
+            another type, nested too deeply or none (``???``), or a reference to what is not there.
         MissingFileError: If ``path`` does not exist.
     """
     if path is not None:
@@ -65,7 +65,7 @@ def user_tree(
             _check_containers(OmegaConf.to_container(known), OmegaConf.to_container(layer))
         OmegaConf.to_container(OmegaConf.merge(known, *layers), resolve=True)  # for its checks
         given = OmegaConf.merge(*layers)
-    except OmegaConfBaseException as error:
+    except (OmegaConfBaseException, RecursionError) as error:
         raise UserError(_one_line(error, kind, layers)) from error
     except YAMLError as error:
         raise UserError(
@@ -130,6 +130,11 @@ def flattened(config: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+def nulls(values: Mapping[str, Any]) -> list[str]:
+    """Those that are None as ``a.b=null`` settings: an option of None is one that is not given."""
+    return [f"{key}=null" for key, value in values.items() if value is None]
+
+
 def to_yaml(config: Any) -> str:
     """The resolved configuration as YAML that is read back unchanged."""
     return OmegaConf.to_yaml(OmegaConf.create(dataclasses.asdict(config)))
@@ -144,6 +149,8 @@ def _fields(kind: type) -> DictConfig:
 
 def _problem(error: Exception) -> str:
     """What the parser met and where, in a few words."""
+    if isinstance(error, RecursionError):
+        return "nested too deeply"
     if not isinstance(error, MarkedYAMLError) or error.problem_mark is None:
         return one_line(error)
     mark = error.problem_mark
@@ -154,7 +161,7 @@ def _read(path: Path) -> DictConfig:
     tree: Any
     try:
         tree = OmegaConf.load(path)
-    except (YAMLError, UnicodeDecodeError) as error:
+    except (YAMLError, UnicodeDecodeError, RecursionError) as error:
         reason = one_line(error)
         if found := re.search("found duplicate key (.+?) in ", reason):
             raise UserError(
@@ -203,8 +210,12 @@ def _nested(options: dict[str, Any]) -> DictConfig:
 
 
 def _one_line(
-    error: OmegaConfBaseException, kind: type, layers: Sequence[DictConfig | dict[str, Any]]
+    error: OmegaConfBaseException | RecursionError,
+    kind: type,
+    layers: Sequence[DictConfig | dict[str, Any]],
 ) -> str:
+    if isinstance(error, RecursionError):
+        return "a setting is nested too deeply; correct it"
     message = str(error).splitlines()[0]
     if isinstance(error, ConfigKeyError):
         key = _whole_key(str(error.full_key or error.key), layers)

@@ -20,9 +20,12 @@ def read_json(path: Path) -> dict[str, Any]:
     """The object in a JSON file.
 
     Raises:
-        ValueError: If it is no JSON, or none of an object.
+        ValueError: If it is no JSON, none of an object, or nested deeper than Python reads it.
     """
-    content = json.loads(path.read_text(encoding="utf-8"))
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except RecursionError as error:
+        raise ValueError("its lists or mappings are nested too deeply") from error
     if not isinstance(content, dict):
         raise ValueError("it is no JSON object")
     return content

@@ -5,7 +5,6 @@ have been written by another program that uses the same name. The functions here
 and report what is not.
 """
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -17,6 +16,7 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 
 from dearkd.data.splits import from_home, is_pattern, matching_files
 from dearkd.errors import UserError, one_line
+from dearkd.json_text import parsed
 from dearkd.said import command
 
 __all__ = [
@@ -122,7 +122,9 @@ class SyntheticSet:
             text = (self.root / CONFIG_FILE).read_text(encoding="utf-8")
             named = yaml.safe_load(text)["teacher"]
             name, weights = named["name"], named.get("weights")
-        except (OSError, ValueError, yaml.YAMLError, LookupError, TypeError, AttributeError):
+        except (OSError, ValueError, yaml.YAMLError, RecursionError):
+            return None
+        except (LookupError, TypeError, AttributeError):  # of another form
             return None
         if not isinstance(name, str):
             return None
@@ -243,7 +245,7 @@ def _lacks(found: SyntheticSet) -> str | None:
 def _content(file: Path) -> tuple[dict[str, Any], str | None]:
     """A JSON object and what is wrong with its file; empty if it can't be read."""
     try:
-        content = json.loads(file.read_text(encoding="utf-8"))
+        content = parsed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         return {}, one_line(error)
     return (content, None) if isinstance(content, dict) else ({}, "it is no JSON object")

@@ -4,7 +4,6 @@ A form is written under a temporary name, read back and compared with the model,
 then, so that nothing half-written is left.
 """
 
-import json
 import os
 import shutil
 from collections.abc import Callable
@@ -19,6 +18,7 @@ from dearkd.errors import MissingFileError, UserError, one_line
 from dearkd.export.difference import CHECK_BATCHES, difference
 from dearkd.export.formats import Readout, write_onnx, write_timm, write_torch_export
 from dearkd.export.model_card import Weights, model_card
+from dearkd.json_text import parsed
 from dearkd.misfit import misfit
 from dearkd.models.cost import parameter_count
 from dearkd.models.fused import fused
@@ -175,7 +175,7 @@ def _summary(run: Path) -> dict[str, Any]:
     if not file.is_file():
         return {}
     try:
-        summary = json.loads(file.read_text(encoding="utf-8"))
+        summary = parsed(file.read_text(encoding="utf-8"))
         fault = misfit(summary, SUMMARY) or misfit(summary, dict.fromkeys((*SHOWN, ...), object))
         if fault is not None:
             raise ValueError(fault)

@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from dearkd.errors import UserError, WriteError
+from dearkd.json_text import parsed
 from dearkd.labels.answers import Answers
 from dearkd.run_folder.files import (
     is_leftover,
@@ -55,7 +56,7 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
         _refuse_other_content(folder)
         return None
     try:
-        manifest = json.loads(file.read_text(encoding="utf-8"))
+        manifest = parsed(file.read_text(encoding="utf-8"))
     except ValueError:
         manifest = None
     if not isinstance(manifest, dict) or "key" not in manifest:

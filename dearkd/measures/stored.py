@@ -4,10 +4,10 @@ A measure may take minutes or an hour, so that a call which takes another one le
 says itself which images it is of, and which commit took it.
 """
 
-import json
 from pathlib import Path
 from typing import Any
 
+from dearkd.json_text import parsed
 from dearkd.misfit import misfit
 from dearkd.shapes import DIVERSITY
 from dearkd.training.paths import rooted
@@ -56,7 +56,7 @@ def with_stored(result: dict[str, Any], file: Path) -> dict[str, Any]:
 def _read(file: Path) -> dict[str, Any]:
     """The object in a JSON file; empty where there is none."""
     try:
-        found = json.loads(file.read_text(encoding="utf-8"))
+        found = parsed(file.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {}
     return found if isinstance(found, dict) else {}

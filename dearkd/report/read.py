@@ -1,7 +1,6 @@
 """Reads run folders and synthetic sets for a report, whether finished or not, whole or damaged."""
 
 import dataclasses
-import json
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +14,7 @@ from omegaconf.errors import OmegaConfBaseException
 from dearkd.config import train_config
 from dearkd.data import synthetic_set
 from dearkd.errors import UserError, one_line
+from dearkd.json_text import parsed
 from dearkd.misfit import misfit
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
@@ -33,7 +33,7 @@ def read_run(path: Path, name: str) -> Run:
     """A run folder, as far as it can be read; its notes say what is missing or damaged."""
     folder, notes = RunFolder(path), list[str]()
     config = _read(folder.config_file, yaml.safe_load, notes, _config_fault)
-    summary = _read(folder.summary_file, json.loads, notes, lambda it: misfit(it, SUMMARY))
+    summary = _read(folder.summary_file, parsed, notes, lambda it: misfit(it, SUMMARY))
     metrics, odd = sound_epochs(folder)
     notes += filter(None, [odd])
     run = Run(
@@ -42,7 +42,7 @@ def read_run(path: Path, name: str) -> Run:
         config=config,
         metrics=metrics,
         summary=summary,
-        analysis=_read(path / "analysis.json", json.loads, notes, _analysis_fault),
+        analysis=_read(path / "analysis.json", parsed, notes, _analysis_fault),
     )
     if not config:
         notes.append("it has no readable config.yaml: its settings are not known")
@@ -102,11 +102,9 @@ def read_set(path: Path, name: str) -> SyntheticSet:
         manifest=manifest,
         settings=settings,
         curves=_read(
-            path / "loss_curves.json", json.loads, notes, lambda it: misfit(it, LOSS_CURVES)
+            path / "loss_curves.json", parsed, notes, lambda it: misfit(it, LOSS_CURVES)
         ).get("groups", {}),
-        diversity=_read(
-            path / "diversity.json", json.loads, notes, lambda it: misfit(it, DIVERSITY)
-        ),
+        diversity=_read(path / "diversity.json", parsed, notes, lambda it: misfit(it, DIVERSITY)),
         notes=tuple(notes),
     )
 

@@ -175,5 +175,5 @@ def _wanted_rounds(file: Path) -> str | None:
     """How many rounds a run was asked for last, as text, which they may be in its file."""
     try:
         return str(OmegaConf.select(OmegaConf.load(file), "rounds", default=ROUNDS))
-    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError):
+    except (OmegaConfBaseException, YAMLError, UnicodeDecodeError, OSError, RecursionError):
         return None  # which going on with it tells; OSError is also OmegaConf's of a number alone

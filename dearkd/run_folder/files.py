@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from dearkd.errors import MissingFileError, UserError, WriteError, one_line
+from dearkd.json_text import parsed
 
 __all__ = [
     "archive_flaw",
@@ -138,7 +139,7 @@ def read_metadata(path: Path) -> dict[str, Any]:
     """
     try:
         with safe_open(path, framework="pt") as file:
-            metadata = json.loads((file.metadata() or {}).get("dearkd", "{}"))
+            metadata = parsed((file.metadata() or {}).get("dearkd", "{}"))
     except SafetensorError as error:
         raise UserError(_no_tensors(path, error)) from error
     except ValueError as error:

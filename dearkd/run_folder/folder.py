@@ -12,6 +12,7 @@ from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import is_set
 from dearkd.errors import UserError, WriteError, one_line
+from dearkd.json_text import parsed
 from dearkd.misfit import Shape, misfit, whole
 from dearkd.run_folder.checkpoints import Checkpoints
 from dearkd.run_folder.files import file_hash, remove_leftovers, replace_text
@@ -176,7 +177,7 @@ class RunFolder:
             FileNotFoundError: If it is not finished.
             ValueError: If the file is damaged.
         """
-        content: dict[str, Any] = json.loads(self.summary_file.read_text(encoding="utf-8"))
+        content: dict[str, Any] = parsed(self.summary_file.read_text(encoding="utf-8"))
         return content
 
     def sound_summary(self, shape: Shape = SUMMARY) -> dict[str, Any]:
@@ -268,8 +269,8 @@ def _read_lines(file: Path) -> list[dict[str, Any]]:
     lines = []
     for text in file.read_text(encoding="utf-8", errors="replace").splitlines():
         try:
-            line = json.loads(text)
-        except json.JSONDecodeError:  # a kill or a full disk in the middle of the write
+            line = parsed(text)
+        except ValueError:  # a kill or a full disk in the middle of the write
             continue
         if isinstance(line, dict):
             lines.append(line)

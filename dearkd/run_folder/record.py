@@ -15,6 +15,7 @@ from statistics import fmean
 from typing import Any
 
 from dearkd.errors import UserError, WriteError, one_line
+from dearkd.json_text import parsed
 from dearkd.misfit import misfit
 from dearkd.run_folder.files import replace_text
 from dearkd.run_folder.folder import RunFolder
@@ -154,7 +155,7 @@ def read_record(path: Path) -> Record:
         FileNotFoundError: If there is none.
     """
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = parsed(path.read_text(encoding="utf-8"))
     except IsADirectoryError as error:
         raise UserError(f"record {path} is a folder; name a file by --record") from error
     except ValueError as error:
@@ -179,7 +180,7 @@ def read_record(path: Path) -> Record:
 def is_record(path: Path) -> bool:
     """Whether a file is a record, sound or damaged."""
     try:
-        return _has_keys(json.loads(path.read_text(encoding="utf-8")))
+        return _has_keys(parsed(path.read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return False
 

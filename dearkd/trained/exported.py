@@ -1,6 +1,5 @@
 """Reads exported networks back, to check an export and to predict with it."""
 
-import json
 import logging
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +11,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
+from dearkd.json_text import parsed
 from dearkd.misfit import Shape, misfit, number, whole
 from dearkd.run_folder.files import archive_flaw
 from dearkd.shapes import METADATA
@@ -131,7 +131,7 @@ def _check_archives(folder: Path) -> None:
 
 def _parsed(file: Path, text: str) -> Any:
     try:
-        return json.loads(text)
+        return parsed(text)
     except ValueError as error:
         raise UserError(_damaged(file, one_line(error))) from error
 

@@ -15,6 +15,7 @@ from commands import invoke
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from rich.console import Console
+from safetensors.torch import save_file
 
 from dearkd.config import load_config
 from dearkd.config_file import complete, user_tree
@@ -22,18 +23,25 @@ from dearkd.data.datasets import open_data
 from dearkd.data.decode import BadImageError
 from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
+from dearkd.labels.folder import read_manifest
+from dearkd.measures.stored import is_result
 from dearkd.report.collect import collect
 from dearkd.report.report import html
+from dearkd.rounds.folder import newest_unfinished_rounds
 from dearkd.run_folder.files import load_checkpoint, load_weights, read_metadata
-from dearkd.run_folder.record import read_record
+from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.record import is_record, read_record
 from dearkd.sweep.study import read_study
 from dearkd.synthesis.settings import SynthesizeConfig
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import resolve
 from dearkd.verify.verify import verify
 from synth.refusal import SynthError
+from synth.writer import Writer
 
 RECORDS = Path(__file__).parents[2] / "scripts" / "results" / "studies"
+DEEP = 20_000
+"""Lists in lists: no parser reads so many."""
 CASES = int(os.environ.get("FUZZ", "25"))
 SECONDS = 20
 """That a case may take: a hang, for what takes milliseconds."""
@@ -273,3 +281,50 @@ def test_records(world, data):
     file.write_text(json.dumps(data.draw(changes(whole))))
     or_refused(lambda: read_record(file))
     or_refused(lambda: html(collect([file]), None))
+
+
+@pytest.mark.parametrize("opening", ["[", '{"a":'])
+def test_json_nested_deeper_than_it_can_be_read(tmp_path, opening):
+    for name in ("manifest.json", "summary.json", "metrics.jsonl", "manifest", "record.json"):
+        (tmp_path / name).write_text(opening * DEEP, encoding="utf-8")
+    assert "too deeply" in read_set(tmp_path).damage
+    with (tmp_path / "metrics.jsonl").open("a", encoding="utf-8") as file:
+        file.write("\n" + 5000 * "1")  # more digits than Python reads
+    assert RunFolder(tmp_path).read_metrics() == []
+    assert not is_record(tmp_path / "record.json")
+    assert not is_result(tmp_path / "record.json")
+    for call in (RunFolder(tmp_path).sound_summary, lambda: read_record(tmp_path / "record.json")):
+        with pytest.raises(UserError, match="too deeply"):
+            call()
+
+
+def test_metadata_of_labels_and_weights_nested_too_deeply(tmp_path):
+    (tmp_path / "labels.json").write_text("[" * DEEP, encoding="utf-8")
+    with pytest.raises(UserError, match="is damaged"):
+        read_manifest(tmp_path)
+    save_file({}, tmp_path / "model.safetensors", metadata={"dearkd": "[" * DEEP})
+    with pytest.raises(UserError, match="too deeply"):
+        read_metadata(tmp_path / "model.safetensors")
+
+
+def test_settings_of_a_set_nested_too_deeply(tmp_path):
+    (tmp_path / "settings.json").write_text("[" * DEEP, encoding="utf-8")
+    with pytest.raises(SynthError, match="too deeply"):
+        Writer(tmp_path, [], "png").settings()
+
+
+@pytest.mark.parametrize("given", ["file", "typed"])
+def test_configurations_nested_too_deeply(tmp_path, given):
+    deep, file = "[" * DEEP + "]" * DEEP, tmp_path / "deep.yaml"
+    file.write_text(f"student: {deep}", encoding="utf-8")
+    with pytest.raises(UserError, match="nested too deeply"):
+        load_config(*((file,) if given == "file" else (None, [f"student={deep}"])))
+
+
+def test_configurations_of_sets_and_rounds_nested_too_deeply(tmp_path):
+    """They are passed over where a reader only looks for something in them."""
+    (tmp_path / "a").mkdir()
+    for name in ("a/synthesize.yaml", "a/distill.yaml"):
+        (tmp_path / name).write_text("teacher: " + "[" * DEEP, encoding="utf-8")
+    assert read_set(tmp_path / "a").teacher is None
+    assert newest_unfinished_rounds(tmp_path) == tmp_path / "a"
