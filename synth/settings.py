@@ -6,7 +6,14 @@ from typing import Literal
 from synth.generator_settings import GeneratorConfig, check_engine
 from synth.refusal import SynthError, at_least, at_most
 
-__all__ = ["MOST_PER_CLASS", "ImageFormat", "ObjectiveConfig", "Precision", "SynthesisConfig"]
+__all__ = [
+    "MOST_PER_CLASS",
+    "ImageFormat",
+    "ObjectiveConfig",
+    "Precision",
+    "SynthesisConfig",
+    "refuse_idle",
+]
 
 ImageFormat = Literal["png", "webp", "parquet"]
 Precision = Literal["fp32", "bf16"]
@@ -247,6 +254,25 @@ class SynthesisConfig:
             )
         elif self.keep == "best":
             raise SynthError("stop_cross_entropy and keep=best exclude each other; leave one out")
+
+
+def refuse_idle(config: SynthesisConfig) -> None:
+    """Refuse settings that have no effect in stages of these sizes and lengths.
+
+    Runs that were begun before they were refused go on with them.
+
+    Raises:
+        SynthError: Naming the setting and the remedy.
+    """
+    if config.canvas == "pooled" and len(set(config.resolutions)) == 1:
+        raise SynthError("canvas=pooled has no effect with stages of one size; leave it out")
+    most, every, window = max(config.iterations), config.log_interval, config.stop_window
+    if config.stop_cross_entropy and every + window > (most - 1) // every * every:
+        raise SynthError(
+            f"stop_cross_entropy has no effect in stages of at most {most} iterations: groups are "
+            f"looked at every log_interval={every}, and R_BN is compared over stop_window={window} "
+            "iterations; lower both, or leave stop_cross_entropy out"
+        )
 
 
 def _check_classes(classes: tuple[int, ...]) -> None:

@@ -30,13 +30,13 @@ from dearkd.rounds.folder import (
     newest_unfinished_rounds,
     sets_up_to,
 )
-from dearkd.rounds.plan import as_typed, plan
+from dearkd.rounds.plan import NEW, as_typed, plan
 from dearkd.rounds.progress import RoundsRun, print_plan, say_part, say_result
 from dearkd.rounds.result import write_result
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_rooted_paths
 from dearkd.run_folder.files import remove_leftovers
 from dearkd.run_folder.folder import next_folder
-from dearkd.run_folder.going_on import changed, check_begun
+from dearkd.run_folder.going_on import changed, check_begun, leave_former_weights
 from dearkd.run_folder.lock import held
 from dearkd.run_folder.moved import naming_the_new_place
 from dearkd.run_folder.output import write_text
@@ -54,9 +54,9 @@ from dearkd.training.train import train
 __all__ = ["distill"]
 
 FULL = (errno.ENOSPC, errno.EDQUOT)
-MOVABLE = ("teacher.name", "teacher.weights", "other_teachers")
-"""Settings that a run may have otherwise when it goes on: teachers are known by their weights."""
-NEW = "--teacher NEW (or --teacher-weights NEW)"
+MOVABLE = ("teacher.name", "teacher.weights", "other_teachers", "evaluation")
+"""Settings that a run may have otherwise when it goes on: teachers are known by their weights, and
+a student that is begun knows its evaluation images."""
 
 
 def distill(
@@ -73,8 +73,8 @@ def distill(
     """Makes images and trains on them, round after round; returns the run's folder.
 
     A folder that holds the run already goes on, ``resume`` or not: what is given must agree with
-    it, but for more rounds, for where its teachers lie now and for what it leaves open. A dry run
-    shows what all would take, and writes nothing.
+    it, but for more rounds, for where teachers and evaluation images lie now and for what it leaves
+    open. A dry run shows what all would take, and writes nothing.
 
     Raises:
         UserError: Anything wrong with the configuration, a network, the data or the folder.
@@ -94,9 +94,10 @@ def distill(
     if folder is not None and finished_rounds(folder) == config.rounds:
         console.print(f"{folder} is finished; there is nothing left to do")
         return folder
-    if folder is not None and (folder / ROUNDS_FILE).is_file():
-        _check_teachers(config, folder, trust)
-    planned = plan(config, state, trust=trust)
+    begun = folder if folder is not None and Round(folder, 1).teachers else None
+    if begun is not None:
+        _check_teachers(config, begun, trust)
+    planned = plan(config, state, trust=trust, begun=begun)
     console.print(f"chosen: {'; '.join(planned.notes)}")
     if dry_run:
         shown = replace(planned.config, out=None if folder is None else str(folder))
@@ -150,7 +151,7 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     rounds = unlike.pop("rounds", (0, 0))
     most = max(rounds[1], int(stored.get("rounds", ROUNDS)))  # in quotes it is text
     if Round(file.parent, 1).teachers and finished_rounds(file.parent) < most:
-        _move_teachers(stored, unlike)
+        _move(stored, given, unlike)
     if rounds[1] < rounds[0]:
         unlike["rounds"] = rounds
     if unlike:
@@ -162,11 +163,10 @@ def _configuration(given: DictConfig, folder: Path | None, resume: bool) -> Roun
     return complete(kind, stored, OmegaConf.create({"rounds": most}))
 
 
-def _move_teachers(stored: DictConfig, unlike: dict[str, tuple[Any, Any]]) -> None:
-    """Takes the teachers' new places from what is unlike into ``stored``."""
+def _move(stored: DictConfig, given: DictConfig, unlike: dict[str, tuple[Any, Any]]) -> None:
+    """Takes the new places of teachers and evaluation images from what is unlike."""
     moved = {key: rooted(unlike.pop(key)[1]) for key in MOVABLE if key in unlike}
-    if "teacher.name" in moved:
-        moved.setdefault("teacher.weights", None)  # those stored belong to the former name
+    leave_former_weights(moved, given)
     for key, value in moved.items():
         OmegaConf.update(stored, key, value)
 
@@ -183,9 +183,9 @@ def _check_teachers(config: RoundsConfig, folder: Path, trust: bool) -> None:
     for number, one in enumerate((config.teacher, *config.other_teachers)):
         name = EMBEDDED if one.name is None else one.name
         weights = None if one.weights is None else Path(one.weights)
-        with naming_the_new_place("distill", folder if known else None, NEW):
+        with naming_the_new_place("distill", folder, NEW):
             found = resolve(name, weights=weights, trust=trust)
-        if known and classifier_of(found).weights_hash() not in known[number : number + 1]:
+        if classifier_of(found).weights_hash() not in known[number : number + 1]:
             raise UserError(
                 f"--teacher {found.text} is not the network that {folder} began with; name that, "
                 "or start anew with another --out"
@@ -207,13 +207,13 @@ def _make_images(run: RoundsRun, part: Round) -> None:
 
 def _synthesize(run: RoundsRun, part: Round) -> None:
     begun = part.has_begun_set
-    options = {} if begun else image_options(run.plan.config, part)
+    settings, options = ((), {}) if begun else image_options(run.plan.config, part)
     with as_typed("synth"):
         if begun:
             _name_networks(run, part)
         synthesize(
             None,
-            (),
+            settings,
             options,
             console=run.console,
             out=part.set,
@@ -250,12 +250,12 @@ def _train(run: RoundsRun, part: Round) -> None:
 
 
 def _gone_on_with(run: RoundsRun, part: Round) -> TrainConfig:
-    """The configuration of a begun student, with paths of today: run and teacher may have moved."""
+    """The configuration of a begun student, with paths of today, as all may have moved."""
     stored, teacher = part.student.read_config(), run.plan.config.teacher
     return replace(
         stored,
         init=None if stored.init is None else str(part.before.student.path),
-        data=replace(stored.data, train=sets_up_to(part)),
+        data=replace(stored.data, train=sets_up_to(part), evaluation=run.plan.config.evaluation),
         teacher=replace(stored.teacher, name=teacher.name, weights=teacher.weights),
     )
 

@@ -23,6 +23,7 @@ from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.errors import UserError
 from dearkd.rounds.folder import Round
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_recipe
+from dearkd.run_folder.moved import naming_the_new_place
 from dearkd.synthesis.forecast import forecast
 from dearkd.synthesis.setup import Setup, prepare
 from dearkd.trained.resolve import EMBEDDED
@@ -34,7 +35,10 @@ from synth.refusal import SynthError
 from synth.shards import shard_bytes
 from synth.writer import class_folders
 
-__all__ = ["Plan", "as_typed", "plan"]
+__all__ = ["NEW", "Plan", "as_typed", "plan"]
+
+NEW = "--teacher NEW (or --teacher-weights, --eval-data NEW)"
+"""The options that name the new place of a teacher, or of the evaluation images."""
 
 TYPED = {
     "synth": {
@@ -72,8 +76,12 @@ class Plan:
     """What was chosen for the user."""
 
 
-def plan(config: RoundsConfig, state: PartialState, *, trust: bool = False) -> Plan:
+def plan(
+    config: RoundsConfig, state: PartialState, *, trust: bool = False, begun: Path | None = None
+) -> Plan:
     """Opens the networks, tries both parts and counts what all rounds take.
+
+    ``begun``: the folder of a run that goes on, whose evaluation images may have moved.
 
     Raises:
         UserError: What either part would refuse.
@@ -82,16 +90,17 @@ def plan(config: RoundsConfig, state: PartialState, *, trust: bool = False) -> P
     config, notes = _with_evaluation(with_recipe(config))
     first = Round(Path("runs"), 1)  # nothing of it is read or written
     with as_typed("synth"):
-        setup = prepare(None, (), image_options(config, first), trust=trust)
+        setup = prepare(None, *image_options(config, first), trust=trust)
         size = setup.config.resolutions[-1]
         if config.res is None and size % patch_size(size):  # a student has whole patches
             config = dataclasses.replace(config, res=size // patch_size(size) * patch_size(size))
-            setup = prepare(None, (), image_options(config, first))
+            setup = prepare(None, *image_options(config, first))
     config = dataclasses.replace(
         config, res=setup.config.resolutions[-1], per_class=setup.config.per_class
     )
     images = sum(len(group.targets) for group in setup.groups)
-    with as_typed("train"), _blank_set(setup, images) as data:
+    moved = naming_the_new_place("distill", begun, NEW)
+    with as_typed("train"), moved, _blank_set(setup, images) as data:
         # What the teacher brings along was run when it was opened first.
         parts = build(training(config, first, data))
         config = dataclasses.replace(

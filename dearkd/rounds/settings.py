@@ -12,7 +12,7 @@ from typing import Any, cast
 from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config import TrainConfig, load_config
-from dearkd.config_file import check_range, flattened
+from dearkd.config_file import check_range, flattened, nulls
 from dearkd.data.sizes import is_small
 from dearkd.errors import UserError
 from dearkd.rounds.folder import ROUNDS, Round, sets_up_to
@@ -100,8 +100,7 @@ class RoundsConfig:
         for name in ("per_class", "res", "epochs"):
             if (value := getattr(self, name)) is not None:
                 check_range(name, value, 1, 1_000_000)
-        parts = flattened({"synth": self.synth, "train": self.train})
-        given = [name for name, value in parts.items() if value is not None]
+        given = flattened({"synth": self.synth, "train": self.train})
         for key, reason in DECIDED.items():
             if any(f"{name}.".startswith(f"{key}.") for name in given):
                 raise UserError(f"{key} is decided by the rounds ({reason}); leave it out there")
@@ -114,8 +113,8 @@ def with_rooted_paths(given: DictConfig) -> DictConfig:
     for key in PATHS:
         if (text := given_by_name.get(key)) is not None:
             OmegaConf.update(found, key, rooted(str(text)))
-    select = str(given_by_name.get("synth.select", "all"))
-    if not is_range(select):
+    select = given_by_name.get("synth.select")
+    if select is not None and not is_range(select := str(select)):
         OmegaConf.update(found, "synth.select", rooted(select))
     if (folder := given_by_name.get("train.cache_labels")) is not None:
         OmegaConf.update(found, "train.cache_labels", from_root(str(folder)))
@@ -133,8 +132,8 @@ def with_recipe(config: RoundsConfig) -> RoundsConfig:
     return replace(config, synth={"recipe": "balanced", **config.synth})
 
 
-def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
-    """The settings of a round's set, by dotted name.
+def image_options(config: RoundsConfig, part: Round) -> tuple[list[str], dict[str, Any]]:
+    """Settings and options of a round's set, as `dearkd synthesize` takes them.
 
     From the second round on the student of the round before takes part: L_adv looks for images on
     whose class it agrees with the teacher, while their distributions are far apart.
@@ -155,7 +154,8 @@ def image_options(config: RoundsConfig, part: Round) -> dict[str, Any]:
         options["student.name"] = str(part.before.student.path)
         options["objective.adversary_weight"] = config.adversary_weight
         options["objective.compete_weight"] = 0.0
-    return options
+        options["canvas"] = None  # all stages have the student's size, where it has no effect
+    return nulls(given), options
 
 
 def _root_lists(found: DictConfig) -> None:
@@ -201,7 +201,7 @@ def training(config: RoundsConfig, part: Round, data: Path | None = None) -> Tra
         "imports": list(config.imports) or None,
         "out": str(part.student.path),
     }
-    return load_config(None, (), options)
+    return load_config(None, nulls(given), options)
 
 
 def _seed(config: RoundsConfig, part: Round) -> int:

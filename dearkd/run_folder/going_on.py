@@ -4,12 +4,12 @@ from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
 
-from omegaconf import DictConfig
+from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import differences, user_tree
 from dearkd.errors import UserError
 
-__all__ = ["changed", "check_begun", "check_stored", "goes_on"]
+__all__ = ["changed", "check_begun", "check_stored", "goes_on", "leave_former_weights"]
 
 LEFT_OPEN = (None, "auto", "fastest", "cnn")
 """Values that say "choose for me": a folder stores what was chosen."""
@@ -101,6 +101,12 @@ def check_stored(
     raise UserError(
         f"{word} keeps the settings stored in {file.parent}, which differ from {pairs}; {remedy}"
     )
+
+
+def leave_former_weights(moved: dict[str, Any], given: DictConfig, role: str = "teacher") -> None:
+    """Empties the weights of a network that has another name, where none are ``given`` for it."""
+    if f"{role}.name" in moved and OmegaConf.select(given, f"{role}.weights") is None:
+        moved[f"{role}.weights"] = None
 
 
 def _is_open(key: str, value: Any) -> bool:

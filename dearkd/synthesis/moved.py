@@ -7,7 +7,7 @@ from typing import Any
 from omegaconf import DictConfig
 
 from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
-from dearkd.run_folder.going_on import check_stored
+from dearkd.run_folder.going_on import check_stored, leave_former_weights
 from dearkd.synthesis.class_selection import is_range
 from dearkd.synthesis.settings import NetworkConfig, SynthesizeConfig
 from dearkd.training.paths import rooted
@@ -43,8 +43,7 @@ def moved_settings(folder: Path, given: DictConfig, *, go_on: bool) -> dict[str,
         movable=MOVABLE if may_move else (),
     )
     for role in ROLES:
-        if f"{role}.name" in moved:
-            moved.setdefault(f"{role}.weights", None)  # those stored belong to the former name
+        leave_former_weights(moved, given, role)
     return moved
 
 

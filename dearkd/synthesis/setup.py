@@ -34,7 +34,7 @@ from synth.guide import size_for
 from synth.image_files import check_channels
 from synth.objective import Objective, refuse_idle_allowance
 from synth.refusal import SynthError
-from synth.settings import SynthesisConfig
+from synth.settings import SynthesisConfig, refuse_idle
 
 __all__ = ["Setup", "classifier_of", "prepare", "set_teacher"]
 
@@ -121,6 +121,7 @@ def prepare(
     _refuse_twins((teacher, *others))
     with _as_typed():
         if not stored:
+            refuse_idle(synthesis)
             refuse_idle_allowance(config.allow_no_bn, (teacher, *others))
         objective = Objective(
             teacher,

@@ -9,7 +9,7 @@ from typing import Any
 from accelerate import PartialState
 from rich.console import Console
 
-from dearkd.config_file import to_yaml, user_tree
+from dearkd.config_file import nulls, to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SETTINGS_FILE
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.going_on import check_begun, goes_on
@@ -82,7 +82,7 @@ def synthesize(
         with naming_the_new_place("synthesize", None if again else folder, NEW):
             setup = prepare(
                 folder / CONFIG_FILE,
-                [f"{key}=null" for key, value in moved.items() if value is None],
+                nulls(moved),
                 moved,
                 trust=trust,
                 world=state.num_processes,

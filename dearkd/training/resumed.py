@@ -3,8 +3,9 @@
 from omegaconf import DictConfig
 
 from dearkd.config import TrainConfig, load_config
+from dearkd.config_file import nulls
 from dearkd.run_folder.folder import RunFolder
-from dearkd.run_folder.going_on import check_stored
+from dearkd.run_folder.going_on import check_stored, leave_former_weights
 from dearkd.run_folder.moved import MOVABLE, noted_fingerprints
 from dearkd.training.paths import rooted
 
@@ -30,7 +31,5 @@ def resumed_config(folder: RunFolder, given: DictConfig, *, go_on: bool = False)
         rooted=rooted,
         movable=MOVABLE if may_move else (),
     )
-    if "teacher.name" in moved:
-        moved.setdefault("teacher.weights", None)  # those stored belong to the former name
-    nothing = [f"{key}=null" for key, value in moved.items() if value is None]
-    return load_config(folder.config_file, nothing, moved)
+    leave_former_weights(moved, given)
+    return load_config(folder.config_file, nulls(moved), moved)

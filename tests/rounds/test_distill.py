@@ -17,6 +17,7 @@ import timm
 import torch
 import yaml
 from commands import invoke, refused
+from conftest import photo_classes
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
 
@@ -385,7 +386,7 @@ def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
     assert plan.config.res == 16
     off = complete(RoundsConfig, {**settings, "adversary_weight": 0})
     assert planning.plan(off, process_state()).set_seconds == (7.0, 7.0, 7.0)
-    assert "student.name" not in image_options(off, Round(Path("run"), 2))
+    assert "student.name" not in image_options(off, Round(Path("run"), 2))[1]
 
 
 DRAWN = ["--set", "synth.engine=generator", "--set"]
@@ -398,6 +399,10 @@ MISTAKES = [
     (["--set", "synth={teacher.name: x}"], "synth.teacher is decided by the rounds (--teacher na"),
     (["--set", "synth.verifier=x"], "verifier must have fields, got x; write it as {KEY: VALUE}"),
     (["--set", "synth.iteratons=[3]"], "unknown config key 'iteratons'; did you mean 'iterations'"),
+    (["--set", "synth.foo=null"], "unknown config key 'foo'"),
+    (["--set", "train.optim.lrr=null"], "unknown config key 'optim.lrr'"),
+    (["--set", "synth.seed=null"], "synth.seed is decided by the rounds (give --seed)"),
+    (["--set", "synth.select=null"], "select: "),
     (["--set", "train.optim.lrr=1"], "unknown config key 'optim.lrr'; did you mean 'optim.lr'?"),
     (
         [*DRAWN, "synth.lr=0.1"],
@@ -415,7 +420,7 @@ MISTAKES = [
         "of 16-128 pixels a side, a multiple of 4, got --res 130; write --res 128",
     ),
     (["--eval-data", "nowhere"], "data 'nowhere' does not exist"),
-    (["--teacher", ""], ". has no model.safetensors"),
+    (["--teacher", ""], "--teacher names nothing, got ''; give a run folder or a timm name"),
     (["--teacher", "digits", "--teacher", "digits"], "are the same network; name it once"),
     (["--resume"], "no unfinished run in rounds under runs/; name one with --out FOLDER"),
     (
@@ -553,7 +558,7 @@ def test_a_size_that_no_student_has_is_rounded_down(planned, cnn, engine, size):
     ],
 )
 def test_images_are_inverted_by_the_balanced_recipe_unless_another_is_named(planned, given, wanted):
-    options = image_options(planned(**given).config, Round(Path("run"), 1))
+    _, options = image_options(planned(**given).config, Round(Path("run"), 1))
     assert {key: options.get(key) for key in wanted} == wanted
 
 
@@ -571,10 +576,16 @@ def test_large_images_against_a_student_have_its_size_in_every_stage(planned, mo
     monkeypatch.setattr(planning, "forecast", forecast)
     config = planned(rounds=2, synth={"iterations": [3, 5]}).config
     assert seen == [(False, (88, 176), (3, 5)), (True, (176, 176), (3, 5))]
-    sizes = [image_options(config, Round(Path("run"), n))["resolutions"] for n in (1, 2)]
+    sizes = [image_options(config, Round(Path("run"), n))[1]["resolutions"] for n in (1, 2)]
     assert sizes == [[88, 176], [176, 176]]
     alone = dataclasses.replace(config, adversary_weight=0.0)
-    assert image_options(alone, Round(Path("run"), 2))["resolutions"] == [88, 176]
+    assert image_options(alone, Round(Path("run"), 2))[1]["resolutions"] == [88, 176]
+
+
+def test_a_null_is_a_value_of_the_parts():
+    """The recipe ``best`` has a preset of pairs; null is none."""
+    config = complete(RoundsConfig, {"train": {"distill": {"pair_preset": None}}})
+    assert training(config, Round(Path("run"), 1)).distill.pair_preset is None
 
 
 def test_each_round_keeps_its_labels_in_a_folder_of_its_own():
@@ -674,3 +685,25 @@ def test_kill_9_in_both_parts_ends_in_the_same_student(tmp_path):
     assert all(torch.equal(whole[name], ours[name]) for name in whole)
     stored = yaml.safe_load((tmp_path / "killed" / "distill.yaml").read_text())
     assert stored["student"] == "dearkd_mini_patch4_32"
+
+
+def test_the_evaluation_images_may_move_and_can_not_change(
+    brief, toy_teacher, tmp_path, monkeypatch
+):
+    run, (here, there, other) = tmp_path / "run", [tmp_path / name for name in "abc"]
+    photo_classes(here)
+    photo_classes(other, 30)
+    words = ["--teacher", toy_teacher, "--eval-data", here, *SMALL, "--out", run]
+    with monkeypatch.context() as patch:
+        cut(patch, STUDENT, terminated)
+        assert invoke("distill", *words).exit_code == 75
+    here.rename(there)
+    resume = ["distill", "--resume", "--out", run]
+    line = refused(*resume)
+    assert f"if it has moved: dearkd distill --resume --out {run} --teacher NEW" in line
+    assert "--eval-data NEW" in line
+    line = refused(*resume, "--eval-data", other)
+    assert "not the evaluation images that the run began with" in line
+    distilled(*resume[1:], "--eval-data", there)
+    assert yaml.safe_load((run / "distill.yaml").read_text())["evaluation"] == str(there)
+    assert RunFolder(run / "round-1" / "student").read_config().data.evaluation == str(there)

@@ -1,11 +1,12 @@
 import ast
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
 from omegaconf import OmegaConf
 
 import synth
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.settings import ObjectiveConfig, SynthesisConfig, refuse_idle
 
 
 def test_defaults_are_the_papers():
@@ -103,3 +104,23 @@ def test_synth_is_a_leaf():
             names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
             names += [node.module] if isinstance(node, ast.ImportFrom) else []
             assert not any(name.split(".")[0] == "dearkd" for name in names), path
+
+
+EARLY = {"stop_cross_entropy": 1.0, "iterations": (100, 60)}
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "message"),
+    [
+        ({"resolutions": (16, 16), "canvas": "pooled"}, "canvas=pooled has no effect with stages"),
+        (EARLY, "stop_cross_entropy has no effect in stages of at most 100 iterations"),
+        (EARLY | {"stop_window": 1}, "every log_interval=50, .* over stop_window=1 iterations; lo"),
+        (EARLY | {"stop_window": 80, "log_interval": 10}, None),
+        (EARLY | {"stop_window": 81, "log_interval": 10}, "no effect"),
+        ({"resolutions": (8, 16), "canvas": "pooled"}, None),
+    ],
+)
+def test_settings_without_effect_in_these_stages_are_refused(kwargs, message):
+    config = SynthesisConfig(**kwargs)
+    with nullcontext() if message is None else pytest.raises(ValueError, match=message):
+        refuse_idle(config)

@@ -6,9 +6,11 @@ import typing
 
 import pytest
 import typer
+from omegaconf import OmegaConf
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
+from dearkd.synthesis.moved import moved_settings
 from dearkd.synthesis.settings import SynthesizeConfig
 
 COMMAND = typer.main.get_command(app)
@@ -53,8 +55,21 @@ import sys
 from typer.testing import CliRunner
 sys.argv[0] = "bin/dearkd"
 from dearkd.cli.app import app
+from dearkd.synthesis.moved import moved_settings
 assert CliRunner().invoke(app, ["synthesize", "--help"]).exit_code == 0
 heavy = {"torch", "timm", "numpy", "PIL"} & set(sys.modules)
 assert not heavy, heavy
 """
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_weights_typed_with_a_networks_new_name_are_kept(tmp_path):
+    """They may be those that are stored, by which the network is known."""
+    stored = "teacher: {name: resnet18, weights: /w.pth}"
+    (tmp_path / "synthesize.yaml").write_text(stored, encoding="utf-8")
+    (tmp_path / "settings.json").write_text("{}", encoding="utf-8")
+    typed = OmegaConf.create({"teacher": {"name": "resnet18.x", "weights": "/w.pth"}})
+    assert moved_settings(tmp_path, typed, go_on=False) == {"teacher.name": "resnet18.x"}
+    del typed.teacher.weights
+    moved = moved_settings(tmp_path, typed, go_on=False)
+    assert moved == {"teacher.name": "resnet18.x", "teacher.weights": None}
