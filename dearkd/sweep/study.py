@@ -24,6 +24,7 @@ from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config import TrainConfig, train_config
 from dearkd.config_file import complete, user_tree
+from dearkd.data.splits import from_home
 from dearkd.errors import UserError
 from dearkd.run_folder.record import Study
 from dearkd.trained.imports import import_files
@@ -197,7 +198,7 @@ def read_study(
         MissingFileError: If the file or its base does not exist.
     """
     config = complete(StudyConfig, user_tree(StudyConfig, path, (), None))
-    base = None if config.base is None else path.parent / config.base
+    base = None if config.base is None else path.parent / from_home(config.base)
     own = OmegaConf.merge(
         _tree(config.settings, "settings"),
         user_tree(TrainConfig, None, settings, dict(options or {})),

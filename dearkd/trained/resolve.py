@@ -116,6 +116,9 @@ def resolve(
         UserError: If it is unknown or no network, or an option does not apply to it.
         MissingFileError: If a path does not exist.
     """
+    if not text.strip():
+        named = role if role in ("model", "run") else f"--{role.removeprefix('--')}"
+        raise UserError(f"{named} names nothing, got {text!r}; give a run folder or a timm name")
     path = from_home(text)
     _check_options(text, path, weights, which)
     if path.suffix in GRAPHS:

@@ -136,7 +136,8 @@ def build(
     taught = _is_taught(config, method, begun)
     config, named = addressed(config, needs_teacher=taught and teacher is None)
     found = _found_teacher(config, trust) if taught and teacher is None else None
-    init = resolve(config.init, "--init", trust=trust) if config.init and begun is None else None
+    named_init = config.init if begun is None else None
+    init = None if named_init is None else resolve(named_init, "--init", trust=trust)
     full_size = len(source)
     source = subset(source, config.data.fraction)
     size = teacher.img_size if teacher is not None else found.img_size if found else None

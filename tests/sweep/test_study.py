@@ -184,3 +184,10 @@ def test_the_published_studies_load_and_say_what_they_are():
         # A comparison wants it equal, and a recipe may bring one along.
         may_differ = {"optim", "optim.name"} & set(study.config.differs)
         assert may_differ or len({arm.optim.name for arm in arms}) == 1
+
+
+def test_a_base_may_lie_below_the_home(tmp_path, monkeypatch):
+    (tmp_path / "base.yaml").write_text("stage1: 7\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    (tmp_path / "studies").mkdir()
+    assert read_study(written(tmp_path / "studies", "base: ~/base.yaml")).shared.stage1 == 7

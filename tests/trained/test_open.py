@@ -328,3 +328,10 @@ def test_state_dict_of_no_tensors(tmp_path: Path) -> None:
 def test_safetensors_of_another_origin_needs_a_name(tmp_path: Path) -> None:
     save_file(small().state_dict(), tmp_path / "w.safetensors")
     assert "was not written by dearkd" in refusal(str(tmp_path / "w.safetensors"))
+
+
+@pytest.mark.parametrize("role", ["teacher", "verifier", "--init"])
+def test_an_empty_name_is_told_with_its_option(role: str) -> None:
+    """As of a shell's variable that is not set; the folder of work was looked into."""
+    with pytest.raises(UserError, match=f"^--{role.lstrip('-')} names nothing, got ''; give a run"):
+        resolve("", role)
