@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 
+from dearkd.config_file import check_range
 from dearkd.data.class_matching import find_names, match_names
 from dearkd.data.opening import open_place
 from dearkd.data.order import stratified_rows, validation_rows
@@ -102,6 +103,7 @@ def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
             f"data.validation={amount:g} has no effect on images without labels, as accuracy "
             "needs labels; leave it out, and name labelled images by --eval-data"
         )
+    check_range("data.validation", amount, 0, 1e9, open_low=True)
     total = len(source)
     count = round(amount * total) if amount < 1 else int(amount)
     rows = validation_rows(source.labels, min(count, total))

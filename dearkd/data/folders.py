@@ -5,7 +5,7 @@ from array import array
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import numpy as np
 from numpy.typing import NDArray
@@ -133,10 +133,13 @@ def image_files(folder: Path) -> list[str]:
     """The images below a folder, as paths within it, in natural order; hidden ones are left out.
 
     A folder that several links lead to is read once, and one that this folder lies in not at all.
+
+    Raises:
+        UserError: If a folder can't be read.
     """
     here, found = Path(os.path.realpath(folder)), list[str]()
     seen = {str(place) for place in (here, *here.parents)}
-    for parent, folders, files in os.walk(folder, followlinks=True):
+    for parent, folders, files in os.walk(folder, onerror=_refuse, followlinks=True):
         folders[:] = _new(folders, parent, seen)
         place = os.path.relpath(parent, folder)
         within = "" if place == os.curdir else place + os.sep
@@ -147,6 +150,13 @@ def image_files(folder: Path) -> list[str]:
             and not file.startswith(".")
         ]
     return natural_order(found)
+
+
+def _refuse(error: OSError) -> NoReturn:
+    raise UserError(
+        f"{error.filename} cannot be read ({error.strerror or error}); check its permissions, or "
+        "move it elsewhere"
+    ) from error
 
 
 def _new(folders: Sequence[str], parent: str, seen: set[str]) -> list[str]:

@@ -1,7 +1,6 @@
 """Images in parquet files of the Hugging Face layout, read row group by row group."""
 
 import bisect
-import json
 import os
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
@@ -19,6 +18,7 @@ from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.order import Shards
 from dearkd.data.sources import NO_LABEL, UNLABELLED, Classes, digest, encoded_labels
 from dearkd.errors import UserError, one_line
+from dearkd.json_text import parsed
 
 __all__ = ["ParquetSource"]
 
@@ -91,7 +91,8 @@ class ParquetSource:
         column = _rows(reader, file, group, self.label_column).column(0)
         if column.null_count:
             raise UserError(f"{file} has rows without {self.label_column!r}; remove them")
-        return column.to_numpy()
+        with _reading(file):  # names may be of another coding than parquet's UTF-8
+            return column.to_numpy()
 
     def _encoded(
         self, schemas: Sequence[pa.Schema], labels: NDArray[Any]
@@ -179,7 +180,7 @@ def _reading(file: Path) -> Iterator[None]:
     """Turns Arrow's many kinds of errors into one line that names the file."""
     try:
         yield
-    except (pa.ArrowException, OSError) as error:
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and error.errno is not None:
             state, reason = "cannot be read", os.strerror(error.errno)
         else:
@@ -191,7 +192,10 @@ def _reading(file: Path) -> Iterator[None]:
 def _schema(file: Path) -> pa.Schema:
     if not _is_parquet(file):
         raise UserError(f"{file} is not a parquet file; fetch it again or remove it")
-    return _reader(file).schema_arrow
+    schema: pa.Schema = _reader(file).schema_arrow
+    with _reading(file):
+        assert all(schema.names)
+    return schema
 
 
 def _is_parquet(file: Path) -> bool:
@@ -285,7 +289,7 @@ def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] 
     """The names that Hugging Face's writer keeps in the schema, if it wrote the file."""
     text = (schema.metadata or {}).get(b"huggingface", b"{}")
     try:
-        names = json.loads(text)["info"]["features"][column]["names"]
+        names = parsed(text)["info"]["features"][column]["names"]
         if not isinstance(names, list | None):
             raise ValueError(f"the names of {column!r} are {names!r:.40}, no list")
     except ValueError as error:

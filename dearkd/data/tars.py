@@ -3,7 +3,6 @@
 Nothing is unpacked: a shard is gone through once, header by header, and then read at random.
 """
 
-import json
 import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from dearkd.data.order import Shards
 from dearkd.data.sources import NO_LABEL, UNLABELLED, digest, encoded_labels
 from dearkd.data.splits import EVALUATION_NAMES, TRAIN_NAMES
 from dearkd.errors import UserError, one_line
+from dearkd.json_text import parsed
 
 __all__ = ["TarSource"]
 
@@ -102,10 +102,10 @@ def _listed_names(shard: Path) -> tuple[str, ...] | None:
     if info is None:
         return None
     try:
-        names = json.loads(info.read_text(encoding="utf-8")).get("classes")
+        names = parsed(info.read_text(encoding="utf-8")).get("classes")
         if not isinstance(names, list | None):
             raise TypeError(f"its classes are {names!r:.40}, no list")
-    except (AttributeError, RecursionError, TypeError, ValueError) as error:
+    except (AttributeError, TypeError, ValueError) as error:
         raise UserError(f"{info} is damaged ({one_line(error)}); repair or remove it") from error
     return tuple(map(str, names)) if names else None
 
@@ -184,13 +184,13 @@ def _label(content: bytes, suffix: str, place: str) -> int | str | None:
     try:
         found: Any = content.decode().strip()
         if suffix == "json":
-            fields = json.loads(found)
+            fields = parsed(found)
             found = fields.get("label") if isinstance(fields, dict) else None
         if found is None:
             return None
         if isinstance(found, str) and found:
             return int(found) if re.fullmatch(r"-?\d+", found) else found
-    except (RecursionError, ValueError) as error:
+    except ValueError as error:
         raise UserError(
             f"{place} is damaged ({one_line(error)}); correct it, or train without labels: "
             "--unlabelled"
@@ -228,7 +228,7 @@ def _members(file: BinaryIO) -> Iterator[tuple[str, int, int]]:
         if kind == b"x":
             own_name = _pax_path(file.read(size)) or own_name
         elif kind == b"L":
-            own_name = file.read(size).rstrip(b"\0").decode()
+            own_name = _name(file.read(size))
         else:
             if kind in _REGULAR:
                 yield own_name or name, start, size
@@ -244,9 +244,14 @@ def _header(header: bytes, at: int) -> tuple[str, int, bytes]:
         checksum = size = -1
     if len(header) < _BLOCK or checksum != sum(header) - sum(header[148:156]) + 8 * ord(" "):
         raise ValueError(f"byte {at} begins no member of a tar")
-    name = header[:100].rstrip(b"\0").decode()
-    prefix = header[345:500].rstrip(b"\0").decode() if header[257:263] == b"ustar\0" else ""
+    name = _name(header[:100])
+    prefix = _name(header[345:500]) if header[257:263] == b"ustar\0" else ""
     return f"{prefix}/{name}" if prefix else name, size, header[156:157]
+
+
+def _name(field: bytes) -> str:
+    """A member's name; tar says nothing of its coding, and where it is not UTF-8 it shows so."""
+    return field.rstrip(b"\0").decode(errors="replace")
 
 
 def _pax_path(content: bytes) -> str | None:
@@ -256,5 +261,5 @@ def _pax_path(content: bytes) -> str | None:
         record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
         key, _, value = record.partition(b"=")
         if key == b"path":
-            return value.decode()
+            return _name(value)
     return None

@@ -1,5 +1,6 @@
 """Data that cannot be read: told in one line from any process, and remembered without growing."""
 
+import errno
 import gc
 import os
 import tarfile
@@ -11,6 +12,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from conftest import photo_classes
 from PIL import Image
 
 from dearkd.data.augment import train_augment
@@ -399,3 +401,19 @@ def test_names_with_digits_of_any_script_are_sorted():
 def test_names_that_differ_in_case_or_zeros_alone_have_one_order(names):
     """They come from sets, whose order differs from process to process."""
     assert natural_order(names) == sorted(names)
+
+
+def test_a_folder_that_can_not_be_read_is_told(tmp_path, monkeypatch):
+    """Whoever runs the tests as root may read all."""
+    photo_classes(tmp_path, 2)
+    (tmp_path / "1" / "closed").mkdir(parents=True)
+    look = os.scandir
+
+    def scandir(path):
+        if str(path).endswith("closed"):
+            raise PermissionError(errno.EACCES, "Permission denied", path)
+        return look(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(UserError, match=r"closed cannot be read \(Permission denied\); check its"):
+        open_data(str(tmp_path))

@@ -245,7 +245,7 @@ def test_a_label_that_can_not_be_read_is_told_with_its_member(tmp_path):
         ("a/0.cls", b"\xff", "'utf-8' codec can't decode byte 0xff in position 0.*"),
         ("a/0.cls", b"9" * 5000, r"Exceeds the limit \(4300 digits\).*"),
         ("a/0.json", b'{"label": 1', "Expecting ',' delimiter.*"),
-        ("a/0.json", b"[" * 100_000, "maximum recursion depth exceeded.*"),
+        ("a/0.json", b"[" * 100_000, "its lists or mappings are nested too deeply"),
     ):
         pack(tmp_path / "a.tar", {"a/0.png": png(1), name: content})
         with pytest.raises(UserError, match=rf"^{name} in .*a\.tar is damaged \({reason}\); cor"):
@@ -464,3 +464,28 @@ def test_patterns_are_stored_with_absolute_paths(sets, tmp_path, monkeypatch):
         assert Path(stored.removeprefix("wds/")).is_absolute()
         assert str(sets["tars"]) in stored
     assert os.listdir(sets["tars"])  # noqa: PTH208
+
+
+@pytest.mark.parametrize("form", [tarfile.USTAR_FORMAT, tarfile.GNU_FORMAT])
+@pytest.mark.parametrize("long", [False, True])
+def test_names_of_another_coding_are_read(tmp_path, form, long):
+    """Those of Latin-1, say, as many a program packs them."""
+    folder = "caf\udce9" * (30 if long else 1)
+    with tarfile.open(tmp_path / "a.tar", "w", format=form, encoding="utf-8") as archive:
+        add(archive, f"{folder}/0.png", png(7))
+        add(archive, f"{folder}/0.cls", b"0")
+    source, _ = open_data(str(tmp_path))
+    assert level(source, 0) == 7
+    assert source.name(0).startswith("caf\ufffd")
+
+
+def test_parquet_names_of_another_coding_get_one_line(tmp_path):
+    file, names = tmp_path / "a.parquet", pa.array([b"caf\xe9"], pa.binary())
+    names = pa.Array.from_buffers(pa.string(), 1, names.buffers())
+    pq.write_table(pa.table({"image": [png(1)], "label": names}), file)
+    with pytest.raises(UserError, match=r"a\.parquet is damaged"):
+        open_data(str(file))
+    assert len(open_data(str(file), labels="none")[0]) == 1
+    file.write_bytes(file.read_bytes().replace(b"label", b"lab\xe9l"))
+    with pytest.raises(UserError, match=r"a\.parquet is damaged \('utf-8' codec"):
+        open_data(str(file))

@@ -11,6 +11,7 @@ from dearkd.config import load_config
 from dearkd.data.datasets import open_data
 from dearkd.data.order import stratified_rows, validation_rows
 from dearkd.data.sources import SubsetSource
+from dearkd.errors import UserError
 from dearkd.judging.candidate import candidate_of
 from dearkd.trained.resolve import resolve
 from dearkd.training.build import build
@@ -102,4 +103,10 @@ def test_other_evaluation_data_beside_it_is_refused(tmp_path):
 @pytest.mark.parametrize("amount", [0.0001, 1430, 5000, 0.999])
 def test_a_split_that_leaves_nothing_is_refused(amount):
     with pytest.raises(ValueError, match=rf"data\.validation={amount:g} of 1438 images must"):
+        open_data("digits", validation=amount)
+
+
+@pytest.mark.parametrize("amount", [float("nan"), float("inf"), 0, -1])
+def test_a_number_that_is_none_is_refused(amount):
+    with pytest.raises(UserError, match=rf"data\.validation must be above 0 .*, got {amount}"):
         open_data("digits", validation=amount)
