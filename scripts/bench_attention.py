@@ -4,7 +4,7 @@
     python scripts/bench_attention.py --device cuda --json scripts/results/bench_attention_cuda.json
 
 "ours" is the layer with its projections as training has it on this device
-(`dearkd.training.arithmetic.set_attention`); "folded" and "products" are its two forms, one of
+(`dearkd.models.attention.set_attention`); "folded" and "products" are its two forms, one of
 which it is. GPSA is timm's, on the patches alone, as it knows no prefix tokens. Outputs of
 "folded", "products" and "bias tensor" are compared before anything is timed. "ours, mixed" is the
 arithmetic of training on a CPU with units for bf16. ``--growth`` times "ours" and "plain" over 66
@@ -24,14 +24,13 @@ from timm.layers.attention import Attention
 from timm.models.convit import GPSA
 from torch import Tensor, nn
 
-from dearkd.models.attention import MultiHeadConvAttention, dense_positions
+from dearkd.models.attention import MultiHeadConvAttention, dense_positions, set_attention
 from dearkd.models.position import (
     folded_channels,
     patch_coordinates,
     position_scores,
 )
 from dearkd.models.precision import precision_context
-from dearkd.training.arithmetic import set_attention
 from synth.facts import bf16_units
 
 Layers = dict[str, nn.Module]

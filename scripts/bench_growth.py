@@ -27,11 +27,12 @@ from side_by_side import machine, own_peak_gigabytes, write
 
 import dearkd.models  # noqa: F401 - registers the students with timm
 from dearkd.data.datasets import open_data
+from dearkd.models.attention import set_attention
 from dearkd.models.cost import LAYOUTS
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import DearKD
-from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import layout_rule, precision_rule
 from dearkd.training.optim import build_optimizer
 from dearkd.training.settings import OptimConfig
 

@@ -48,12 +48,13 @@ import dearkd.models  # noqa: F401 - registers the students with timm
 from dearkd.labels.answers import Answers
 from dearkd.labels.folder import LabelFolder
 from dearkd.labels.memory import LabelMemory
+from dearkd.models.attention import set_attention
 from dearkd.models.cost import LAYOUTS, multiply_adds, parameter_count
 from dearkd.models.pairs import AlignedPair, default_pair
 from dearkd.models.precision import precision_context
 from dearkd.models.teacher import Teacher
 from dearkd.objectives import CrossEntropy, DearKD, Distillation
-from dearkd.training.arithmetic import layout_rule, precision_rule, set_attention
+from dearkd.training.arithmetic import layout_rule, precision_rule
 from dearkd.training.compiling import compile_step
 from dearkd.training.optim import build_optimizer
 from dearkd.training.settings import OptimConfig

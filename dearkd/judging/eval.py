@@ -17,6 +17,7 @@ from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.errors import UserError, one_line
 from dearkd.judging.candidate import candidate_of
 from dearkd.judging.evaluate import evaluate
+from dearkd.models.attention import set_attention
 from dearkd.models.cost import LAYOUTS
 from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
 from dearkd.trained.resolve import refuse_idle_trust, resolve
@@ -72,6 +73,7 @@ def evaluate_target(
         on_bad_image=on_bad_image or candidate.on_bad_image,
     )
     network = network.to(memory_format=LAYOUTS[trained.memory_format])
+    set_attention(network, accelerator.device)
     batches = _watched(loader, console, accelerator)
     result = evaluate(network, batches, accelerator, trained.precision)
     if accelerator.is_main_process:

@@ -34,9 +34,13 @@ __all__ = [
     "content_scores",
     "dense_positions",
     "folded_attention",
+    "set_attention",
     "widened_attention",
     "without_mask",
 ]
+
+PRODUCT_PATCHES = 128
+"""Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
 
 
 def attention_matrix(
@@ -179,6 +183,20 @@ class GatedMultiHeadConvAttention(MultiHeadConvAttention):
             gate = gate * kept_heads(content, self.position_drop)
         position = self._positions(content)
         return (1 - gate) * content.softmax(dim=-1) + gate * position.softmax(dim=-1)
+
+
+def set_attention(network: nn.Module, device: torch.device) -> None:
+    """Puts timm's attention layers on plain products or on the fused kernel, by the rule.
+
+    A run is trained and judged so: the two differ in the last bits.
+    """
+    embed: Any = getattr(network, "patch_embed", None)
+    patches = getattr(embed, "num_patches", None)
+    if device.type != "cpu" or patches is None or patches > PRODUCT_PATCHES:
+        return
+    for layer in network.modules():
+        if isinstance(layer, Attention):
+            setattr(layer, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
 
 
 def without_mask(x: Tensor, attn_mask: Tensor | None, is_causal: bool) -> Tensor:

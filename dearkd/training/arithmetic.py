@@ -10,10 +10,10 @@ The rule, and what it rests on:
   transformer on such a CPU is ``mixed``: its linear layers are 1.3x as fast in bf16, and all else
   is slower under autocast (micro student, batch 64, two cores: 122 images/s, against 92 in float32
   and 50 to 72 in bf16).
-- Attention is written out as plain products on a CPU for up to `PRODUCT_PATCHES` patches, in
-  training: at 66 tokens these layers take 0.78 to 1.0 of the fused kernel's time (AVX2), and bring
-  the mixed step above to 153 images/s. At 198 tokens the fused kernel is faster
-  (`scripts/bench_attention.py`).
+- Attention is written out as plain products on a CPU for up to 128 patches
+  (`dearkd.models.attention.set_attention`): at 66 tokens these layers take 0.78 to 1.0 of the fused
+  kernel's time in training (AVX2), and bring the mixed step above to 153 images/s. At 198 tokens
+  the fused kernel is faster (`scripts/bench_attention.py`).
 - channels_last for convolutional networks on CUDA, in bf16, and in float32 on a CPU with AVX2
   (`scripts/bench_layout.py`; with AVX-512 it was not measured), but not where convolutions are
   grouped and not depth-wise (RegNet: three times slower on one stack). Transformers have matrices
@@ -29,7 +29,6 @@ from typing import Any
 import torch
 from accelerate.utils import broadcast_object_list
 from jaxtyping import Float
-from timm.layers.attention import Attention
 from torch import Tensor, nn
 
 from dearkd.config import TrainConfig
@@ -37,6 +36,7 @@ from dearkd.data.augment import crops_at_random
 from dearkd.data.settings import DataConfig, Place
 from dearkd.errors import UserError
 from dearkd.models import cost
+from dearkd.models.attention import set_attention
 from dearkd.training.build import Parts
 from dearkd.training.settings import MemoryFormat, Precision
 from synth.facts import bf16_units
@@ -47,7 +47,6 @@ __all__ = [
     "noise",
     "place_models",
     "precision_rule",
-    "set_attention",
     "spoils_memory",
     "student_step",
     "with_arithmetic",
@@ -55,8 +54,6 @@ __all__ = [
 
 CPU_IMAGES, ACCELERATOR_IMAGES = 16, 256
 """Images in a timed forward pass, at most; few of them would time a GPU's launch overhead."""
-PRODUCT_PATCHES = 128
-"""Patches up to which attention on a CPU is written out: 64 are faster so, 196 are slower."""
 NARROW = 8
 """Input channels below which a strided 1x1 convolution may spoil memory."""
 
@@ -148,17 +145,6 @@ def place_models(parts: Parts, device: torch.device) -> None:
         assert config.teacher.precision != "fastest"
         teacher.precision = config.teacher.precision
         teacher.set_memory_format(cost.LAYOUTS[config.teacher.memory_format])
-
-
-def set_attention(network: nn.Module, device: torch.device) -> None:
-    """Puts timm's attention layers on plain products or on the fused kernel, by the rule."""
-    embed: Any = getattr(network, "patch_embed", None)
-    patches = getattr(embed, "num_patches", None)
-    if device.type != "cpu" or patches is None or patches > PRODUCT_PATCHES:
-        return
-    for layer in network.modules():
-        if isinstance(layer, Attention):
-            setattr(layer, "fused_attn", False)  # noqa: B010 - final for TorchScript alone
 
 
 def noise(config: TrainConfig, device: torch.device, world: int = 1) -> Tensor:

@@ -5,7 +5,9 @@ import timm
 import yaml
 from commands import refused
 from conftest import opened
+from rich.console import Console
 
+from dearkd.judging import eval as judging
 from dearkd.run_folder.files import save_model
 
 SMALL = "dearkd_resnet10t_32"
@@ -46,3 +48,18 @@ def test_a_configuration_that_was_spoiled_by_hand_gets_one_line(run, config, wor
 def test_what_the_run_did_not_decide_is_as_usual(run):
     assert opened(run(memory_format="auto")).memory_format == "contiguous"
     assert opened(run(memory_format="channels_last")).memory_format == "channels_last"
+
+
+def test_short_sequences_are_judged_by_the_attention_that_they_are_trained_by(
+    run, tmp_path, monkeypatch
+):
+    """To the last image: plain products and the fused kernel differ in the last bits."""
+    name, seen = "dearkd_micro_patch4_32", []
+    metadata = {"arch": name, "num_classes": 10, "img_size": 16}
+    metadata["class_names"] = [str(digit) for digit in range(10)]
+    student = timm.create_model(name, num_classes=10, img_size=16)
+    save_model(run() / "model.safetensors", student, metadata)
+    count = {"images": {"count": 359}}
+    monkeypatch.setattr(judging, "evaluate", lambda network, *rest: seen.append(network) or count)
+    judging.evaluate_target(str(tmp_path), data="digits", console=Console(quiet=True))
+    assert {block.attn.fused_attn for block in seen[0].blocks} == {False}

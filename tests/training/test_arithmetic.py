@@ -15,11 +15,11 @@ from torch import nn
 
 from dearkd.errors import UserError
 from dearkd.models import cost
+from dearkd.models.attention import set_attention
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.arithmetic import (
     layout_rule,
     precision_rule,
-    set_attention,
     spoils_memory,
 )
 from dearkd.training.compiling import compile_step
