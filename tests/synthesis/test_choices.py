@@ -55,7 +55,6 @@ import sys
 from typer.testing import CliRunner
 sys.argv[0] = "bin/dearkd"
 from dearkd.cli.app import app
-from dearkd.synthesis.moved import moved_settings
 assert CliRunner().invoke(app, ["synthesize", "--help"]).exit_code == 0
 heavy = {"torch", "timm", "numpy", "PIL"} & set(sys.modules)
 assert not heavy, heavy
