@@ -98,16 +98,28 @@ class GeneratorChain:
             NotFiniteError: If the objective is no longer finite.
         """
         if not self.moments:
-            for group in self._rehearsals(groups[0], config):
-                for _ in self._batch(objective, (group,), config, device):
-                    pass
+            for _ in self.rehearse(objective, groups, config, device):
+                pass
         yield from self._batch(objective, groups, config, device)
 
-    def _rehearsals(self, like: Group, config: SynthesisConfig) -> Iterator[Group]:
-        """The batches before the first, whose images nobody keeps: no group has their ids."""
+    def rehearse(
+        self,
+        objective: Objective,
+        groups: tuple[Group, ...],
+        config: SynthesisConfig,
+        device: torch.device,
+    ) -> Iterator[Step]:
+        """Draw the batches before the first, ``groups``; nobody keeps the images of these steps.
+
+        No group of a run has their ids.
+
+        Raises:
+            NotFiniteError: If the objective is no longer finite.
+        """
         count = config.generator.warmup_batches
         for index in range(count):
-            yield Group(id=-1 - index - count * self.chain, targets=like.targets)
+            group = Group(id=-1 - index - count * self.chain, targets=groups[0].targets)
+            yield from self._batch(objective, (group,), config, device)
 
     def _batch(
         self,

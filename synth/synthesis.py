@@ -44,7 +44,7 @@ class Prepared:
     bn_weight: float  # after auto_weights
     images: int  # of the whole run
     images_here: int  # unfinished ones that fall to this process
-    iterations_here: int  # over all of this process's unfinished batches
+    iterations_here: int  # over all of this process's unfinished batches, and a warm-up's
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,7 +52,7 @@ class Progress:
     """Sent with every step, so at least every ``log_interval`` iterations."""
 
     step: Step
-    groups: tuple[int, ...]
+    groups: tuple[int, ...]  # none in a generator's warm-up
     iterations_done: int  # of Prepared.iterations_here
 
 
@@ -164,17 +164,18 @@ def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     mine = [rest_of(chain, writer) for chain in chains[rank::world]]
     ahead = [batch for chain in mine for batch in chain.ahead]
     each = sum(config.iterations)
+    rehearsals = sum(_rehearsals(config, chain) for chain in mine)
     yield Prepared(
         kernels=kernels,
         bn_weight=objective.bn_weight,
         images=sum(len(group.targets) for group in groups),
         images_here=sum(_unfinished_images(writer, batch) for batch in ahead),
-        iterations_here=each * len(ahead),
+        iterations_here=each * (len(ahead) + rehearsals),
     )
     done = 0
     for chain in mine:
         yield from _chain(run, objective, chain, done, pictures=rank == 0)
-        done += each * len(chain.ahead)
+        done += each * (len(chain.ahead) + _rehearsals(config, chain))
     if not all(writer.is_finished(group) for group in groups):
         yield Finished(manifest=None)
     else:
@@ -190,11 +191,32 @@ def _chain(
     drawn = make if isinstance(make, GeneratorChain) else None
     if drawn is not None and chain.begun:
         drawn.load(read_state(run.writer, chain.id))
+    elif drawn is not None and chain.ahead:
+        yield from _rehearsal(run, objective, drawn, chain, done)
+    each, rehearsals = sum(run.config.iterations), _rehearsals(run.config, chain)
     for index, batch in enumerate(chain.ahead):
-        here = done + index * sum(run.config.iterations)
+        here = done + (rehearsals + index) * each
         yield from _batch(run, objective, make, batch, here, pictures=pictures)
         if drawn is not None:
             write_state(run.writer, chain.id, chain.begun + index + 1, drawn.tensors())
+
+
+def _rehearsals(config: SynthesisConfig, chain: Chain) -> int:
+    """The batches that a generator makes before the chain's first, and nobody keeps."""
+    begins = config.engine == "generator" and bool(chain.ahead) and not chain.begun
+    return config.generator.warmup_batches if begins else 0
+
+
+def _rehearsal(
+    run: Run, objective: Objective, drawn: GeneratorChain, chain: Chain, done: int
+) -> Iterator[Progress]:
+    """Warm a generator up: as long as many batches, so it is told like them."""
+    config, last = run.config, 0
+    for step in drawn.rehearse(objective, chain.ahead[0], config, run.device):
+        if step.iteration <= last:  # the next batch's first
+            done += sum(config.iterations)
+        last = step.iteration
+        yield Progress(step=step, groups=(), iterations_done=done + step.iteration)
 
 
 def _batch(

@@ -17,7 +17,7 @@ from synth.groups import Group, generator_for, plan_groups
 from synth.jitter import draw_views
 from synth.objective import Objective
 from synth.settings import ObjectiveConfig, SynthesisConfig
-from synth.synthesis import Finished, GroupDone, Prepared, synthesize
+from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 
 CPU = torch.device("cpu")
 WEIGHTS = ObjectiveConfig(
@@ -203,6 +203,20 @@ def test_a_set_by_a_generator_has_the_files_of_any_other(whole):
     assert manifest["config"]["engine"] == "generator"
     assert len(manifest["images"]) == 24 == len(set(hashes(out).values()))
     assert not list((out / ".parts").glob("chain*"))  # of no use once the set is finished
+
+
+def test_a_warm_up_is_told_and_counted_with_the_batches(teacher, tmp_path):
+    """Else the time left, told from the first batch on, took its time for the batches' own."""
+    settings = with_generator(config(iterations=(4,), log_interval=2), warmup_batches=2, chains=2)
+    run = synthesize(settings, teacher, tmp_path / "run")
+    prepared, *events = list(run)
+    progress = [event for event in events if isinstance(event, Progress)]
+    assert prepared.iterations_here == 4 * (3 + 2 * 2)
+    assert [event.iterations_done for event in progress] == list(range(2, 29, 2))
+    warm, own = [()] * 4, [(0,)] * 2
+    assert [event.groups for event in progress][:6] == warm + own
+    assert len([event for event in progress if not event.groups]) == 8
+    assert len(json.loads((tmp_path / "run/loss_curves.json").read_text())["groups"]["0"]) == 2
 
 
 @pytest.mark.parametrize("after", [1, 2])
