@@ -49,7 +49,7 @@ def user_tree(
         MissingFileError: If ``path`` does not exist.
     """
     if path is not None:
-        _check_file(path)
+        _check_file(path, kind)
     for setting in settings:
         if "=" not in setting:
             raise UserError(f"--set wants key=value, as in --set seed=1, got {setting!r}")
@@ -283,10 +283,10 @@ def _known_keys(owner: type, prefix: str = "") -> list[str]:
     return names
 
 
-def _check_file(path: Path) -> None:
+def _check_file(path: Path, kind: type) -> None:
     if path.is_dir():
-        remedy = command("--data", path)
-        raise UserError(f"config {path} is a folder, not a YAML file; images: {remedy}")
+        remedy = f"images: {command('--data', path)}" if "data" in _fields(kind) else "name one"
+        raise UserError(f"config {path} is a folder, not a YAML file; {remedy}")
     if not path.is_file():
         raise MissingFileError(
             f"config {path} does not exist; configs/train, synth and studies have some"

@@ -159,7 +159,9 @@ def read_record(path: Path) -> Record:
     except IsADirectoryError as error:
         raise UserError(f"record {path} is a folder; name a file by --record") from error
     except ValueError as error:
-        raise UserError(f"record {path} is no JSON ({error}); restore it or remove it") from error
+        raise UserError(
+            f"record {path} is no JSON ({error}); restore it, or name another file by --record"
+        ) from error
     if not _has_keys(content):
         raise NoRecordError(f"{path} is no record of dearkd sweep; name another file by --record")
     try:

@@ -1,7 +1,6 @@
 """What `dearkd train` does: a configuration in, a trained run folder out."""
 
 import dataclasses
-import shlex
 from collections.abc import Sequence
 from contextlib import nullcontext
 from pathlib import Path
@@ -32,6 +31,7 @@ from dearkd.run_folder.processes import (
     said_by_main,
 )
 from dearkd.run_folder.stop import Interrupted
+from dearkd.said import command
 from dearkd.trained.resolve import refuse_idle_trust
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.batches import (
@@ -113,7 +113,7 @@ def train(
                 _store_config(folder, parts, resume, say)
             _run(parts, folder, saved, prints, reasons, labels, console, say)
         except Interrupted:
-            own = shlex.join(["dearkd", stem, "--resume", "--out", str(folder.path)])
+            own = command("dearkd", stem, "--resume", "--out", folder.path)
             say(f"stopped and saved; go on with: {again or own}")
             raise
     return folder

@@ -489,3 +489,8 @@ def test_parquet_names_of_another_coding_get_one_line(tmp_path):
     file.write_bytes(file.read_bytes().replace(b"label", b"lab\xe9l"))
     with pytest.raises(UserError, match=r"a\.parquet is damaged \('utf-8' codec"):
         open_data(str(file))
+
+
+def test_a_parquet_column_may_have_no_name(tmp_path):
+    pq.write_table(pa.table({"": [3], "image": [png(1)], "label": [0]}), tmp_path / "a.parquet")
+    assert len(open_data(str(tmp_path))[0]) == 1

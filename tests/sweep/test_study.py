@@ -191,3 +191,15 @@ def test_a_base_may_lie_below_the_home(tmp_path, monkeypatch):
     monkeypatch.setenv("HOME", str(tmp_path))
     (tmp_path / "studies").mkdir()
     assert read_study(written(tmp_path / "studies", "base: ~/base.yaml")).shared.stage1 == 7
+
+
+def test_a_file_that_is_no_record_is_not_to_be_removed(tmp_path):
+    """It may be the study itself, or anything else that was named by mistake."""
+    line = refused("sweep", written(tmp_path), "--record", tmp_path / "study.yaml")
+    assert "is no JSON" in line
+    assert line.endswith("restore it, or name another file by --record")
+
+
+def test_a_folder_is_no_study(tmp_path):
+    """Nor are its images, which a sweep does not take."""
+    assert refused("sweep", tmp_path).endswith("is a folder, not a YAML file; name one")
