@@ -158,7 +158,7 @@ def _open_splits(
     labelled: bool | None,
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train, evaluation = by_split(files, root)
-    if not train and not evaluation:
+    if is_set(root) or not (train or evaluation):  # a set is whole, whatever its files are called
         return source_of(files, labelled=labelled is not False), None
     if wanted == "evaluation":
         return None, source_of(evaluation) if evaluation else None

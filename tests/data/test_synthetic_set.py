@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from dearkd.data.datasets import open_data
+from dearkd.data.datasets import open_data, open_evaluation
 from dearkd.data.synthetic_set import (
     ClassTable,
     finished_sets,
@@ -17,6 +17,7 @@ from dearkd.data.synthetic_set import (
     unsure_images,
 )
 from dearkd.errors import UserError
+from synth.shards import shard_bytes
 
 CLASSES = {"names": ["dog", "cat"], "indices": [7, 3], "total": 10}
 
@@ -213,3 +214,14 @@ def test_sets_of_other_classes_are_not_joined(tmp_path, lost):
         open_data(data)
     with pytest.raises(UserError, match=r"round-3/set, which is not there; correct the pattern"):
         open_data(data.replace("2}", "3}"))
+
+
+def test_a_set_of_parquet_files_can_be_measured_and_judged_on(tmp_path):
+    """Its files are called train, and it is all that there is to evaluate."""
+    root = write(tmp_path / "set", manifest={}, files=["0.png"])
+    (root / "data").mkdir()
+    cells = [(root / "0.png").read_bytes()] * 2
+    (root / "data" / "train-000000.parquet").write_bytes(
+        shard_bytes(["0.png"] * 2, cells, [0, 1], ["cat", "dog"])
+    )
+    assert len(open_evaluation(str(root))) == len(open_data(str(root))[0]) == 2
