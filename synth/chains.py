@@ -38,6 +38,17 @@ class Chain:
         """The batches that are to be made."""
         return self.batches[self.begun :]
 
+    def rehearsals(self, config: SynthesisConfig) -> tuple[tuple[Group, ...], ...]:
+        """The batches that warm a generator up before the first; no group has their ids.
+
+        Nobody keeps their images.
+        """
+        if config.engine == "inversion" or self.begun or not self.batches:
+            return ()
+        count, targets = config.generator.warmup_batches, self.batches[0][0].targets
+        ids = range(-1 - count * self.id, -1 - count * (self.id + 1), -1)
+        return tuple((Group(id=number, targets=targets),) for number in ids)
+
 
 def chains_of(
     config: SynthesisConfig, batches: tuple[tuple[Group, ...], ...], world: int = 1

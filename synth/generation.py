@@ -81,7 +81,6 @@ class GeneratorChain:
                 config.resolutions[0], len(teacher.mean), part.latent_dim, part.width, classes
             )
         self.generator = generator.to(device, objective.exact)
-        self.chain = chain
         self.moments: dict[str, dict[str, Tensor]] = {}
         self.running = [RunningStatistics() for _ in objective.recorders]
 
@@ -97,37 +96,6 @@ class GeneratorChain:
         Raises:
             NotFiniteError: If the objective is no longer finite.
         """
-        if not self.moments:
-            for _ in self.rehearse(objective, groups, config, device):
-                pass
-        yield from self._batch(objective, groups, config, device)
-
-    def rehearse(
-        self,
-        objective: Objective,
-        groups: tuple[Group, ...],
-        config: SynthesisConfig,
-        device: torch.device,
-    ) -> Iterator[Step]:
-        """Draw the batches before the first, ``groups``; nobody keeps the images of these steps.
-
-        No group of a run has their ids.
-
-        Raises:
-            NotFiniteError: If the objective is no longer finite.
-        """
-        count = config.generator.warmup_batches
-        for index in range(count):
-            group = Group(id=-1 - index - count * self.chain, targets=groups[0].targets)
-            yield from self._batch(objective, (group,), config, device)
-
-    def _batch(
-        self,
-        objective: Objective,
-        groups: tuple[Group, ...],
-        config: SynthesisConfig,
-        device: torch.device,
-    ) -> Iterator[Step]:
         targets = targets_of(groups, config.objective, device)
         sketch = self._sketch(objective, groups, config, targets.labels.flatten())
         optimizer = self._optimizer(sketch, config)

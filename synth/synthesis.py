@@ -131,7 +131,11 @@ def steps_of(
     objective: Objective, batch: tuple[Group, ...], config: SynthesisConfig, device: torch.device
 ) -> Iterator[Step]:
     """The steps of making a batch by itself (a :data:`synth.stage.MakeImages`)."""
-    return _way_to_make(objective, config, device)(objective, batch, config, device)
+    make = _way_to_make(objective, config, device)
+    for rehearsal in Chain(id=0, batches=(batch,)).rehearsals(config):
+        for _ in make(objective, rehearsal, config, device):
+            pass
+    yield from make(objective, batch, config, device)
 
 
 def _way_to_make(
@@ -163,19 +167,18 @@ def _events(run: Run, rank: int, world: int, resume: bool) -> Iterator[Event]:
     objective.bn_weight = settings["bn_weight"]
     mine = [rest_of(chain, writer) for chain in chains[rank::world]]
     ahead = [batch for chain in mine for batch in chain.ahead]
-    each = sum(config.iterations)
-    rehearsals = sum(_rehearsals(config, chain) for chain in mine)
+    lengths = [_iterations(config, chain) for chain in mine]
     yield Prepared(
         kernels=kernels,
         bn_weight=objective.bn_weight,
         images=sum(len(group.targets) for group in groups),
         images_here=sum(_unfinished_images(writer, batch) for batch in ahead),
-        iterations_here=each * (len(ahead) + rehearsals),
+        iterations_here=sum(lengths),
     )
     done = 0
-    for chain in mine:
+    for chain, length in zip(mine, lengths, strict=True):
         yield from _chain(run, objective, chain, done, pictures=rank == 0)
-        done += each * (len(chain.ahead) + _rehearsals(config, chain))
+        done += length
     if not all(writer.is_finished(group) for group in groups):
         yield Finished(manifest=None)
     else:
@@ -187,36 +190,24 @@ def _chain(
     run: Run, objective: Objective, chain: Chain, done: int, *, pictures: bool
 ) -> Iterator[Event]:
     """Make what is ahead of a chain; ``done`` are the iterations of the chains before."""
-    make = _way_to_make(objective, run.config, run.device, chain.id)
+    config, each = run.config, sum(run.config.iterations)
+    make = _way_to_make(objective, config, run.device, chain.id)
     drawn = make if isinstance(make, GeneratorChain) else None
     if drawn is not None and chain.begun:
         drawn.load(read_state(run.writer, chain.id))
-    elif drawn is not None and chain.ahead:
-        yield from _rehearsal(run, objective, drawn, chain, done)
-    each, rehearsals = sum(run.config.iterations), _rehearsals(run.config, chain)
+    for rehearsal in chain.rehearsals(config):
+        for step in make(objective, rehearsal, config, run.device):
+            yield Progress(step=step, groups=(), iterations_done=done + step.iteration)
+        done += each
     for index, batch in enumerate(chain.ahead):
-        here = done + (rehearsals + index) * each
-        yield from _batch(run, objective, make, batch, here, pictures=pictures)
+        yield from _batch(run, objective, make, batch, done + index * each, pictures=pictures)
         if drawn is not None:
             write_state(run.writer, chain.id, chain.begun + index + 1, drawn.tensors())
 
 
-def _rehearsals(config: SynthesisConfig, chain: Chain) -> int:
-    """The batches that a generator makes before the chain's first, and nobody keeps."""
-    begins = config.engine == "generator" and bool(chain.ahead) and not chain.begun
-    return config.generator.warmup_batches if begins else 0
-
-
-def _rehearsal(
-    run: Run, objective: Objective, drawn: GeneratorChain, chain: Chain, done: int
-) -> Iterator[Progress]:
-    """Warm a generator up: as long as many batches, so it is told like them."""
-    config, last = run.config, 0
-    for step in drawn.rehearse(objective, chain.ahead[0], config, run.device):
-        if step.iteration <= last:  # the next batch's first
-            done += sum(config.iterations)
-        last = step.iteration
-        yield Progress(step=step, groups=(), iterations_done=done + step.iteration)
+def _iterations(config: SynthesisConfig, chain: Chain) -> int:
+    """All that is ahead of a chain, with a warm-up."""
+    return sum(config.iterations) * (len(chain.rehearsals(config)) + len(chain.ahead))
 
 
 def _batch(

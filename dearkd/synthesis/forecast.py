@@ -245,9 +245,10 @@ def _seconds(
     batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
     ahead, warmup = _ahead(batches, chains), 0.0
     if config.engine == "generator":
-        cold = sum(bool(chain.ahead) and not chain.begun for chain in chains or ())
-        cold = config.generator.chains if chains is None else cold
-        warmup = batch * config.generator.warmup_batches * cold / processes
+        rehearsals = config.generator.chains * config.generator.warmup_batches
+        if chains is not None:
+            rehearsals = sum(len(chain.rehearsals(config)) for chain in chains)
+        warmup = batch * rehearsals / processes
     share = sum(map(_images, ahead)) / processes
     previews = len(ahead) / processes * _events(config)
     pilots = 0.0

@@ -59,7 +59,12 @@ def test_short_sequences_are_judged_by_the_attention_that_they_are_trained_by(
     metadata["class_names"] = [str(digit) for digit in range(10)]
     student = timm.create_model(name, num_classes=10, img_size=16)
     save_model(run() / "model.safetensors", student, metadata)
-    count = {"images": {"count": 359}}
-    monkeypatch.setattr(judging, "evaluate", lambda network, *rest: seen.append(network) or count)
+    judge = judging.evaluate
+
+    def watched(network, *rest):
+        seen.append(network)
+        return judge(network, *rest)
+
+    monkeypatch.setattr(judging, "evaluate", watched)
     judging.evaluate_target(str(tmp_path), data="digits", console=Console(quiet=True))
     assert {block.attn.fused_attn for block in seen[0].blocks} == {False}

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from test_synthesis import hashes
 from toy_nets import CLASSES, ToyNet, classifier, random_net, trained_net
 
+from synth.chains import Chain
 from synth.classifier import pixel_range
 from synth.generation import GeneratorChain
 from synth.generator import ImageGenerator
@@ -17,7 +18,7 @@ from synth.groups import Group, generator_for, plan_groups
 from synth.jitter import draw_views
 from synth.objective import Objective
 from synth.settings import ObjectiveConfig, SynthesisConfig
-from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
+from synth.synthesis import Finished, GroupDone, Prepared, Progress, steps_of, synthesize
 
 CPU = torch.device("cpu")
 WEIGHTS = ObjectiveConfig(
@@ -257,15 +258,18 @@ def test_processes_share_the_chains_and_the_images_are_the_same(teacher, tmp_pat
 
 
 def test_chains_differ_and_an_unkept_batch_changes_the_next(teacher, whole, tmp_path):
-    objective, settings = Objective(teacher, WEIGHTS), with_generator(config(), warmup_batches=1)
-    group = Group(id=0, targets=(0, 0, 1, 1))
-    images = {}
-    for name, chosen, number in (("a", settings, 0), ("b", settings, 1), ("c", config(), 0)):
-        chain = GeneratorChain(objective, chosen, CPU, number)
-        *_, last = chain(objective, (group,), chosen, CPU)
-        images[name] = last.images
-    assert not torch.equal(images["a"], images["b"])
-    assert not torch.equal(images["a"], images["c"])
+    objective, settings = Objective(teacher, WEIGHTS), with_generator(config(), warmup_batches=2)
+    group, images = Group(id=0, targets=(0, 0, 1, 1)), {}
+    for number in range(2):
+        chain = GeneratorChain(objective, config(), CPU, number)
+        *_, last = chain(objective, (group,), config(), CPU)
+        images[number] = last.images
+    *_, rehearsed = steps_of(objective, (group,), settings, CPU)
+    assert not torch.equal(images[0], images[1])
+    assert not torch.equal(images[0], rehearsed.images)
+    chains = [Chain(id=number, batches=((group,),)) for number in range(2)]
+    ids = [one.id for chain in chains for (one,) in chain.rehearsals(settings)]
+    assert ids == [-1, -2, -3, -4]  # each with latent vectors of its own
 
 
 def test_a_damaged_state_is_named(teacher, tmp_path):
