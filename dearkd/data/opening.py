@@ -27,7 +27,8 @@ __all__ = ["SHARDS", "open_place"]
 
 SHARDS = "wds/"
 """What may stand before a folder of tar shards."""
-OF_A_RUN = ("distill.yaml", "metrics.jsonl")
+OF_ROUNDS = "distill.yaml"
+OF_A_RUN = (OF_ROUNDS, "metrics.jsonl")
 """Files by which a run's folder is known: what lies below it would be taken for classes."""
 SHOWN = 5
 """Most files that a message names."""
@@ -196,10 +197,8 @@ def _open_folder(
     path: Path, wanted: Wanted, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     if any((path / name).is_file() for name in OF_A_RUN):
-        raise UserError(
-            f"{path} is the folder of a run, not of images; name images (those that dearkd distill "
-            f"made: '{path}/round-*/set')"
-        )
+        own = f", as '{path}/round-*/set'" if (path / OF_ROUNDS).is_file() else ""
+        raise UserError(f"{path} is the folder of a run, not of images; name images{own}")
     train_root = _first_of(path, TRAIN_NAMES)
     evaluation_root = _first_of(path, EVALUATION_NAMES)
     if train_root is None and evaluation_root is None:

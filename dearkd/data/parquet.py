@@ -16,9 +16,14 @@ from PIL import Image
 
 from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.order import Shards
+from dearkd.data.parquet_columns import (
+    agreed_names,
+    check_labels_agree,
+    check_types,
+    find_column,
+)
 from dearkd.data.sources import NO_LABEL, UNLABELLED, Classes, digest, encoded_labels
-from dearkd.errors import UserError, one_line
-from dearkd.json_text import parsed
+from dearkd.errors import UserError
 
 __all__ = ["ParquetSource"]
 
@@ -51,9 +56,9 @@ class ParquetSource:
         self.files = tuple(files)
         schemas = [_schema(file) for file in self.files]
         schema = schemas[0]
-        self.image_column = _column(self.files[0], schema, _IMAGE_COLUMNS, "image")
+        self.image_column = find_column(self.files[0], schema, _IMAGE_COLUMNS, "image")
         self.label_column = (
-            _column(self.files[0], schema, _LABEL_COLUMNS, "label") if labelled else None
+            find_column(self.files[0], schema, _LABEL_COLUMNS, "label") if labelled else None
         )
         self._groups: list[tuple[int, int]] = []
         self._starts: list[int] = []
@@ -61,9 +66,9 @@ class ParquetSource:
         for number, (file, own) in enumerate(zip(self.files, schemas, strict=True)):
             if own.names != schema.names:
                 raise UserError(f"{file} has other columns than {self.files[0]}; move it elsewhere")
-            _check_types(file, own, self.image_column, self.label_column)
+            check_types(file, own, self.image_column, self.label_column)
             if self.label_column is not None:
-                _check_labels_agree(file, own, self.files[0], schema, self.label_column)
+                check_labels_agree(file, own, self.files[0], schema, self.label_column)
             labels += self._scan(number, file, sum(len(part) for part in labels))
         if not sum(map(len, labels)):
             raise UserError(f"{self.files[0]} has no rows; pass files that hold images")
@@ -99,7 +104,7 @@ class ParquetSource:
     ) -> tuple[NDArray[np.int64], Classes]:
         if self.label_column is None:
             return labels, UNLABELLED
-        names = _agreed_names(self.files, schemas, self.label_column)
+        names = agreed_names(self.files, schemas, self.label_column)
         place = self.files[0] if len(self.files) == 1 else self.files[0].parent
         return encoded_labels(place, labels, names)
 
@@ -202,100 +207,3 @@ def _is_parquet(file: Path) -> bool:
     """Whether it begins as parquet files do."""
     with _reading(file), file.open("rb") as content:
         return content.read(len(_MAGIC)) == _MAGIC
-
-
-def _column(file: Path, schema: pa.Schema, wanted: Sequence[str], kind: str) -> str:
-    for name in wanted:
-        if schema.names.count(name) > 1:
-            raise UserError(f"{file} has several columns {name!r}; keep one, or rename the others")
-        if name in schema.names:
-            return name
-    otherwise = ", or train without labels: --unlabelled" if kind == "label" else ""
-    raise UserError(
-        f"{file} has no {kind} column (columns: {', '.join(schema.names)}); "
-        f"name it one of {', '.join(wanted)}{otherwise}"
-    )
-
-
-def _check_types(file: Path, schema: pa.Schema, image: str, label: str | None) -> None:
-    """Refuses columns that hold something else than images and labels."""
-    kind = schema.field(image).type
-    parts = {field.name: field.type for field in kind} if pa.types.is_struct(kind) else {}
-    tests = {"bytes": _is_bytes, "path": _is_text}
-    right = [test(parts[name]) for name, test in tests.items() if name in parts]
-    if not (all(right) if right else _is_bytes(kind)):
-        raise UserError(
-            f"{file} has {kind} in column {image!r}; write encoded images there: bytes, or a "
-            "struct of bytes and path"
-        )
-    if label is None:
-        return
-    plain = _label_type(schema, label)
-    if not (pa.types.is_integer(plain) or pa.types.is_boolean(plain) or _is_text(plain)):
-        raise UserError(
-            f"{file} has {plain} in column {label!r}; write labels there: whole numbers or names"
-        )
-
-
-def _check_labels_agree(
-    file: Path, own: pa.Schema, first_file: Path, first: pa.Schema, label: str
-) -> None:
-    """Refuses numbers in one file and names in the other."""
-    types = [_label_type(schema, label) for schema in (own, first)]
-    if not any(map(pa.types.is_null, types)) and _is_text(types[0]) != _is_text(types[1]):
-        raise UserError(
-            f"{file} has {types[0]} in column {label!r} and {first_file} has {types[1]}; write "
-            "whole numbers or names in both, or move one elsewhere"
-        )
-
-
-def _label_type(schema: pa.Schema, label: str) -> pa.DataType:
-    """The type of the labels, of a dictionary that of its values."""
-    kind = schema.field(label).type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, or nothing at all."""
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return pa.types.is_null(kind) or any(test(kind) for test in tests)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text, or nothing at all."""
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return pa.types.is_null(kind) or any(test(kind) for test in tests)
-
-
-def _agreed_names(
-    files: Sequence[Path], schemas: Sequence[pa.Schema], label: str
-) -> tuple[str, ...] | None:
-    """The class names that the files hold; None if none of them does."""
-    first: tuple[Path, tuple[str, ...]] | None = None
-    for file, schema in zip(files, schemas, strict=True):
-        names = _class_names(file, schema, label)
-        if names is None:
-            continue
-        first = first or (file, names)
-        if names != first[1]:
-            raise UserError(
-                f"{file} numbers other classes than {first[0]}, or in another order; write both "
-                "with one list of names, or move one elsewhere"
-            )
-    return None if first is None else first[1]
-
-
-def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] | None:
-    """The names that Hugging Face's writer keeps in the schema, if it wrote the file."""
-    text = (schema.metadata or {}).get(b"huggingface", b"{}")
-    try:
-        names = parsed(text)["info"]["features"][column]["names"]
-        if not isinstance(names, list | None):
-            raise ValueError(f"the names of {column!r} are {names!r:.40}, no list")
-    except ValueError as error:
-        raise UserError(
-            f"{file} has damaged metadata ('huggingface': {one_line(error)}); fetch it again"
-        ) from error
-    except (KeyError, TypeError):  # labels without names
-        return None
-    return tuple(map(str, names)) if names else None

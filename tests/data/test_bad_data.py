@@ -419,11 +419,13 @@ def test_a_folder_that_can_not_be_read_is_told(tmp_path, monkeypatch):
         open_data(str(tmp_path))
 
 
-@pytest.mark.parametrize("file", ["distill.yaml", "metrics.jsonl"])
-def test_the_folder_of_a_run_holds_no_images(tmp_path, file):
+@pytest.mark.parametrize(
+    ("file", "own"), [("distill.yaml", r", as '.*/round-\*/set'"), ("metrics.jsonl", "")]
+)
+def test_the_folder_of_a_run_holds_no_images(tmp_path, file, own):
     """That of dearkd distill would be one of classes called round-1 and checkpoint."""
     photo_classes(tmp_path / "round-1" / "set", 2)
     (tmp_path / file).touch()
-    with pytest.raises(UserError, match=r"is the folder of a run, not of images; .*/round-\*/set'"):
+    with pytest.raises(UserError, match=rf"of a run, not of images; name images{own}$"):
         open_data(str(tmp_path))
     assert len(open_data(str(tmp_path / "round-1" / "set"))[0]) == 2
