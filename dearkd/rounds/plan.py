@@ -24,7 +24,7 @@ from dearkd.errors import UserError
 from dearkd.rounds.folder import Round
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_recipe
 from dearkd.run_folder.moved import naming_the_new_place
-from dearkd.synthesis.forecast import forecast
+from dearkd.synthesis.forecast import forecast, work_of
 from dearkd.synthesis.setup import Setup, prepare
 from dearkd.trained.resolve import EMBEDDED
 from dearkd.training.arithmetic import place_models, with_arithmetic
@@ -109,10 +109,11 @@ def plan(
         found, rate = _training_costs(parts, state)
     chosen = f"student {config.student}, {config.res} px, {config.epochs} epochs a round"
     with as_typed("synth"):
-        seconds = [forecast(setup, state.device).seconds]
+        work = work_of(setup)
+        seconds = [forecast(setup, state.device, work).seconds]
         if config.rounds > 1:
             rival = _with_rival(setup, parts, config.adversary_weight)
-            seconds += [forecast(rival, state.device).seconds] * (config.rounds - 1)
+            seconds += [forecast(rival, state.device, work).seconds] * (config.rounds - 1)
     more = parts.config.epochs * images / rate
     return Plan(
         config=config,

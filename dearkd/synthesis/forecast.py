@@ -8,7 +8,6 @@ import dataclasses
 import math
 import tempfile
 import time
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeAlias
@@ -21,7 +20,7 @@ from dearkd.run_folder.processes import peak_memory
 from dearkd.said import counted
 from dearkd.synthesis.live import clock
 from dearkd.synthesis.setup import Setup
-from synth.chains import Chain, chains_of, rest_of
+from synth.chains import chains_of, rest_of
 from synth.classifier import to_pixels
 from synth.contact_sheet import preview_grid
 from synth.groups import Group, batches_of
@@ -33,7 +32,7 @@ from synth.stage import Step
 from synth.synthesis import steps_of
 from synth.writer import Writer, class_folders
 
-__all__ = ["Forecast", "chains_left", "describe", "forecast"]
+__all__ = ["Forecast", "Work", "describe", "forecast", "work_of"]
 
 TRIAL_SECONDS, TRIAL_ITERATIONS = 2.0, 100
 """At each size iterations are timed for TRIAL_SECONDS: at least two, at most TRIAL_ITERATIONS.
@@ -46,6 +45,19 @@ SMALL_FILES = 4096
 """Bytes of configuration and settings."""
 MIB = 2**20
 Batches: TypeAlias = tuple[tuple[Group, ...], ...]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """A set's batches, and what of them its processes have to make."""
+
+    batches: Batches
+    ahead: Batches
+    rehearsals: int
+    """Batches that warm generators up."""
+    tuned: bool
+    """Whether nothing is left to ``auto_weights``: the set was begun."""
+    processes: int
 
 
 @dataclass(frozen=True)
@@ -80,17 +92,19 @@ def describe(
     device: torch.device,
     console: Console,
     processes: int = 1,
-    chains: Sequence[Chain] | None = None,
+    begun: Path | None = None,
 ) -> None:
     """Prints configuration, groups and iterations, and a forecast of time, memory and disk.
 
-    ``chains`` are what is left of a set that was begun (:func:`chains_left`).
+    ``begun`` is the folder of a set that goes on: the forecast is of what is left of it.
+
+    Raises:
+        SynthError: See :func:`work_of`.
     """
-    config = setup.synthesis
     console.print(to_yaml(setup.config), markup=False)
-    batches = batches_of(setup.groups, config.groups_per_batch)
+    work = work_of(setup, processes, begun)
+    batches, ahead, left = work.batches, work.ahead, ""
     images, width = sum(map(_images, batches)), max(map(_images, batches))
-    ahead, left = _ahead(batches, chains), ""
     if len(ahead) < len(batches):
         many = counted(len(ahead), "batch", "batches")
         left = f"; left: {counted(sum(map(_images, ahead)), 'image')} in {many}"
@@ -98,9 +112,9 @@ def describe(
         f"{counted(images, 'image')} of {counted(_classes(batches), 'class', 'classes')} in "
         f"{counted(len(setup.groups), 'group')}, "
         f"{counted(len(batches), 'batch', 'batches')} of at most {counted(width, 'image')}, "
-        f"{counted(sum(config.iterations), 'iteration')} each{left}"
+        f"{counted(sum(setup.synthesis.iterations), 'iteration')} each{left}"
     )
-    found = forecast(setup, device, processes, chains)
+    found = forecast(setup, device, work)
     for size, rate in found.rates.items():
         console.print(f"{size} px: {rate:.2f} iterations/s in {found.kernels.precision}")
     parts = [
@@ -113,42 +127,41 @@ def describe(
     console.print(f"{', '.join(filter(None, parts))}{by}{compiled}")
 
 
-def chains_left(setup: Setup, folder: Path, processes: int = 1) -> list[Chain]:
-    """What is left of the set that was begun in a folder.
+def work_of(setup: Setup, processes: int = 1, begun: Path | None = None) -> Work:
+    """All of a set, or what is left of the one that was begun in a folder.
 
     Raises:
-        SynthError: If the state of one of its generators is damaged.
+        SynthError: If the generators are fewer than the processes or more than the batches, or the
+            state of one that was begun is damaged.
     """
     config, teacher = setup.synthesis, setup.teacher
-    folders = class_folders(teacher.class_names, teacher.num_classes)
-    writer = Writer(folder, folders, config.image_format)
-    chains = chains_of(config, batches_of(setup.groups, config.groups_per_batch), processes)
-    return [rest_of(chain, writer) for chain in chains]
-
-
-def forecast(
-    setup: Setup,
-    device: torch.device,
-    processes: int = 1,
-    chains: Sequence[Chain] | None = None,
-) -> Forecast:
-    """Time, memory and disk of the set, from a trial of its largest batch; moves the networks.
-
-    Of one that was begun, with these ``chains`` left, what these take.
-    """
-    config = setup.synthesis
     batches = batches_of(setup.groups, config.groups_per_batch)
+    chains = chains_of(config, batches, processes)
+    if begun is not None:
+        folders = class_folders(teacher.class_names, teacher.num_classes)
+        writer = Writer(begun, folders, config.image_format)
+        chains = tuple(rest_of(chain, writer) for chain in chains)
+    return Work(
+        batches=batches,
+        ahead=tuple(batch for chain in chains for batch in chain.ahead),
+        rehearsals=sum(len(chain.rehearsals(config)) for chain in chains),
+        tuned=begun is not None,
+        processes=processes,
+    )
+
+
+def forecast(setup: Setup, device: torch.device, work: Work) -> Forecast:
+    """Time, memory and disk of the work, from a trial of its largest batch; moves the networks."""
+    config, batches = setup.synthesis, work.batches
     largest = max(batches, key=_images)
     for network in filter(None, (setup.teacher, *setup.others, setup.verifier, setup.student)):
         network.network.to(device)
     kernels = choose_kernels(config, setup.teacher, batches, device, setup.student, setup.others)
     trial = _try(setup, largest, kernels, device)
     return Forecast(
-        seconds=_seconds(config, trial, batches, processes, chains),
+        seconds=_seconds(config, trial, work),
         memory=peak_memory(device),
-        disk=_disk(
-            trial, sum(map(_images, _ahead(batches, chains))), _classes(batches), _images(largest)
-        ),
+        disk=_disk(trial, sum(map(_images, work.ahead)), _classes(batches), _images(largest)),
         rates={size: 1 / seconds for size, seconds in trial.seconds.items()},
         kernels=kernels,
     )
@@ -230,32 +243,18 @@ def _iterations(
     raise AssertionError("the trial ended without its last step")
 
 
-def _seconds(
-    config: SynthesisConfig,
-    trial: _Trial,
-    batches: Batches,
-    processes: int,
-    chains: Sequence[Chain] | None = None,
-) -> float:
-    """Seconds of the whole run by ``processes`` processes, each on a device of its own.
-
-    ``chains`` are what is left of one that was begun: its weights are tuned.
-    """
-    images, width = sum(map(_images, batches)), max(map(_images, batches))
+def _seconds(config: SynthesisConfig, trial: _Trial, work: Work) -> float:
+    """Seconds of the work, by processes each on a device of its own."""
+    images, width = sum(map(_images, work.batches)), max(map(_images, work.batches))
     batch = sum(trial.seconds[size] * iterations for size, iterations in config.stages)
-    ahead, warmup = _ahead(batches, chains), 0.0
-    if config.engine == "generator":
-        rehearsals = config.generator.chains * config.generator.warmup_batches
-        if chains is not None:
-            rehearsals = sum(len(chain.rehearsals(config)) for chain in chains)
-        warmup = batch * rehearsals / processes
-    share = sum(map(_images, ahead)) / processes
-    previews = len(ahead) / processes * _events(config)
+    warmup = batch * work.rehearsals / work.processes
+    share = sum(map(_images, work.ahead)) / work.processes
+    previews = len(work.ahead) / work.processes * _events(config)
     pilots = 0.0
-    if config.objective.auto_weights and chains is None:
+    if config.objective.auto_weights and not work.tuned:
         iterations = min(config.objective.auto_iterations, config.iterations[0])
         pilots = PILOTS * iterations * trial.seconds[config.resolutions[0]]
-        pilots *= len(batches[0][0].targets) / width
+        pilots *= len(work.batches[0][0].targets) / width
     # Judged when written, and again by the one process that merges the manifest.
     finish = share * (trial.write_seconds + trial.judge_seconds) + images * trial.judge_seconds
     return pilots + warmup + batch * share / width + finish + previews * trial.picture_seconds
@@ -271,11 +270,6 @@ def _disk(trial: _Trial, images: int, classes: int, width: int) -> float:
 def _events(config: SynthesisConfig) -> int:
     """How many steps a batch sends; each makes a preview and a point of the loss curves."""
     return sum(math.ceil(iterations / config.log_interval) for iterations in config.iterations)
-
-
-def _ahead(batches: Batches, chains: Sequence[Chain] | None) -> Batches:
-    """The batches that are to be made: all of them, or what is left of a set that was begun."""
-    return batches if chains is None else tuple(one for chain in chains for one in chain.ahead)
 
 
 def _classes(batches: Batches) -> int:

@@ -55,12 +55,16 @@ class SynthesisProgress:
         self.started = self.last_line = time.monotonic()
         self.task = self.bar.add_task("", total=max(1, self.total), note="")
 
-    def step(self, step: Step, iterations_done: int) -> None:
-        """Shows stage, iteration, speed, time left and the terms."""
+    def step(self, step: Step, iterations_done: int, *, warming_up: bool) -> None:
+        """Shows stage, iteration, speed, time left and the terms.
+
+        ``warming_up``: the images of these steps are not kept.
+        """
         elapsed = time.monotonic() - self.started
         done = self._work(step, iterations_done)
         left = elapsed / done * (self.total - done)
-        where = (
+        where = "warm-up, " if warming_up else ""
+        where += (
             f"stage {step.stage + 1}/{len(self.stages)}, {step.resolution} px, "
             f"iteration {step.iteration}/{self.stages[step.stage][1]}"
         )

@@ -18,7 +18,7 @@ from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
 from dearkd.said import command, counted
 from dearkd.synthesis.conclusion import conclude, say_next
-from dearkd.synthesis.forecast import chains_left, describe
+from dearkd.synthesis.forecast import describe
 from dearkd.synthesis.live import SynthesisProgress
 from dearkd.synthesis.moved import NEW, moved_settings, with_rooted_paths
 from dearkd.synthesis.set_folder import (
@@ -96,9 +96,8 @@ def synthesize(
         folder, moved = Path() if dry_run else new_folder(setup.config, state), {}
     if dry_run:
         if state.is_main_process:
-            begun = resume and (folder / SETTINGS_FILE).is_file()
-            chains = chains_left(setup, folder, state.num_processes) if begun else None
-            describe(setup, state.device, console, state.num_processes, chains)
+            begun = folder if resume and (folder / SETTINGS_FILE).is_file() else None
+            describe(setup, state.device, console, state.num_processes, begun)
         return None
     with claimed(folder, state), raising_on_signals():
         say(f"{_title(setup)} -> {folder}")
@@ -185,7 +184,8 @@ def _make(
                         console.print(_prepared(event, setup, state.num_processes))
                     progress.begin(event)
                 case library.Progress():
-                    progress.step(event.step, event.iterations_done)
+                    warming_up = not event.groups
+                    progress.step(event.step, event.iterations_done, warming_up=warming_up)
                 case library.GroupDone():
                     progress.group(len(event.images))
                 case library.Finished():

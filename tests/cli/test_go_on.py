@@ -86,7 +86,7 @@ def test_it_needs_a_folder_and_no_resume(tmp_path):
 def test_a_set_is_begun_gone_on_with_and_left(tmp_path, monkeypatch):
     line = [*MADE, "--out", tmp_path / "set"]
 
-    def step(self, step, iterations_done):
+    def step(self, *step, **kind):
         os.kill(os.getpid(), signal.SIGUSR1)
 
     with monkeypatch.context() as patch:

@@ -370,7 +370,7 @@ def test_a_dry_run_shows_the_whole_and_writes_nothing(brief, tmp_path, monkeypat
 def test_the_time_of_the_whole_is_that_of_its_parts(monkeypatch):
     seen = []
 
-    def forecast(setup, device):
+    def forecast(setup, device, work):
         weight = setup.synthesis.objective.adversary_weight
         seen.append((setup.student is not None, weight))
         return Forecast(9.0 if weight else 7.0, None, 1.0, {}, None)
@@ -566,7 +566,7 @@ def test_large_images_against_a_student_have_its_size_in_every_stage(planned, mo
     seen = []
 
     @torch.no_grad()
-    def forecast(setup, device):
+    def forecast(setup, device, work):
         sizes = setup.synthesis.resolutions
         seen.append((setup.student is not None, sizes, setup.synthesis.iterations))
         for size in sizes if setup.student is not None else ():

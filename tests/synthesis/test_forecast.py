@@ -7,8 +7,10 @@ import pytest
 from typer.testing import CliRunner
 
 from dearkd.cli.app import app
-from dearkd.synthesis.forecast import _disk, _seconds, _Trial
-from synth.chains import Chain
+from dearkd.data.synthetic_set import CONFIG_FILE
+from dearkd.synthesis.forecast import Work, _disk, _seconds, _Trial, work_of
+from dearkd.synthesis.live import SynthesisProgress
+from dearkd.synthesis.setup import prepare
 from synth.groups import batches_of, plan_groups
 from synth.settings import ObjectiveConfig, SynthesisConfig
 
@@ -27,6 +29,13 @@ TRIAL = _Trial(
 def config(**kwargs):
     settings = {"resolutions": (8, 16), "iterations": (100, 30), "per_class": 8, "log_interval": 50}
     return SynthesisConfig(**(settings | kwargs))
+
+
+def work(settings, **kwargs):
+    """Of two batches of 40 images."""
+    batches = batches_of(plan_groups(settings, 10), 1)
+    whole = {"ahead": batches, "rehearsals": 0, "tuned": False, "processes": 1}
+    return Work(batches=batches, **(whole | kwargs))
 
 
 def invoked(*args):
@@ -62,37 +71,52 @@ def test_a_dry_run_is_not_ended_by_an_early_stop_or_by_rare_gradient_norms(tmp_p
 
 def test_judging_writing_and_previews_are_in_the_time():
     settings = config()
-    batches = batches_of(plan_groups(settings, 10), 1)  # two of 40 images
     making = 2 * (100 * 0.01 + 30 * 0.04)
     previews = 2 * 3 * 0.5  # after 50, 100 and 30 iterations of both batches
     finish = 80 * (0.001 + 2 * 0.002)
-    assert _seconds(settings, TRIAL, batches, 1) == pytest.approx(making + previews + finish)
+    found = _seconds(settings, TRIAL, work(settings))
+    assert found == pytest.approx(making + previews + finish)
     shared = (making + previews + 80 * 0.003) / 2 + 80 * 0.002  # one process merges
-    assert _seconds(settings, TRIAL, batches, 2) == pytest.approx(shared)
+    assert _seconds(settings, TRIAL, work(settings, processes=2)) == pytest.approx(shared)
 
 
 def test_a_set_that_goes_on_takes_what_is_left_of_it():
     """All images are judged again at the end; the weights are tuned already."""
     settings = config(objective=ObjectiveConfig(auto_weights=True))
-    batches = batches_of(plan_groups(settings, 10), 1)
+    left = work(settings, tuned=True).batches[1:]
     making, previews = 100 * 0.01 + 30 * 0.04, 3 * 0.5
     finish = 40 * (0.001 + 0.002) + 80 * 0.002
-    chains = [Chain(id=0, batches=()), Chain(id=1, batches=batches[1:])]
-    found = _seconds(settings, TRIAL, batches, 1, chains)
+    found = _seconds(settings, TRIAL, work(settings, ahead=left, tuned=True))
     assert found == pytest.approx(making + previews + finish)
-    assert _seconds(settings, TRIAL, batches, 1, chains[:1]) == pytest.approx(80 * 0.002)
+    done = _seconds(settings, TRIAL, work(settings, ahead=(), tuned=True))
+    assert done == pytest.approx(80 * 0.002)
 
 
 def test_a_generator_that_was_begun_is_warm():
-    settings = config(engine="generator", resolutions=(16,), iterations=(8,))
-    batches = batches_of(plan_groups(settings, 10), 1)
-    found = [
-        _seconds(settings, TRIAL, batches, 1, [Chain(id=0, batches=batches, begun=begun)])
-        for begun in (0, 1)
-    ]
-    warm = settings.generator.warmup_batches * 8 * 0.04
-    assert found[0] == pytest.approx(_seconds(settings, TRIAL, batches, 1))
-    assert found[0] - found[1] == pytest.approx(warm + 8 * 0.04 + 40 * 0.003 + 0.5)
+    settings = config(resolutions=(16,), iterations=(8,))
+    cold = _seconds(settings, TRIAL, work(settings, rehearsals=20))
+    assert cold - _seconds(settings, TRIAL, work(settings)) == pytest.approx(20 * 8 * 0.04)
+
+
+def test_the_work_of_a_generator_is_read_from_its_chain(tmp_path, monkeypatch):
+    folder, show, groups = tmp_path / "set", SynthesisProgress.group, []
+    line = ["--engine", "generator", "--per-class", "12", "--images-per-batch", "40"]
+    line += ["--set", "generator.warmup_batches=3", "--out", folder]
+
+    def kill(self, images):
+        groups.append(images)
+        show(self, images)
+        if len(groups) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(SynthesisProgress, "group", kill)
+    assert CliRunner().invoke(app, ["synthesize", *map(str, line)]).exit_code == 130
+    setup = prepare(folder / CONFIG_FILE, [], stored=True)
+    whole, left = work_of(setup), work_of(setup, begun=folder)
+    assert whole.ahead == whole.batches == left.batches and len(whole.batches) == 3
+    assert (whole.rehearsals, whole.tuned) == (3, False)
+    assert left.ahead == whole.batches[1:]  # its state was written after the first
+    assert (left.rehearsals, left.tuned) == (0, True)
 
 
 def test_a_dry_run_of_a_set_that_goes_on_says_what_is_left(tmp_path):
@@ -118,8 +142,7 @@ def disk_of(output):
 def test_pilot_runs_are_in_the_time():
     plain = config()
     tuned = config(objective=ObjectiveConfig(auto_weights=True, auto_iterations=50))
-    batches = batches_of(plan_groups(plain, 10), 1)
-    more = _seconds(tuned, TRIAL, batches, 1) - _seconds(plain, TRIAL, batches, 1)
+    more = _seconds(tuned, TRIAL, work(tuned)) - _seconds(plain, TRIAL, work(plain))
     assert more == pytest.approx(2 * 50 * 0.01)
 
 

@@ -461,7 +461,7 @@ def test_a_file_of_classes_by_name(tmp_path):
 
 
 def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
-    def stop(self, step, iterations_done):
+    def stop(self, *step, **kind):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SynthesisProgress, "step", stop)
@@ -477,7 +477,7 @@ def test_ctrl_c_says_how_to_go_on(tmp_path, monkeypatch):
 
 
 def test_the_command_to_go_on_is_quoted_for_the_shell(tmp_path, monkeypatch):
-    def stop(self, step, iterations_done):
+    def stop(self, *step, **kind):
         raise KeyboardInterrupt
 
     monkeypatch.setattr(SynthesisProgress, "step", stop)
@@ -872,10 +872,12 @@ def test_time_left_is_told_from_pixels():
                 images=torch.empty(0),
                 stopped=(None, None),
             )
-            progress.step(step, 20 * batch + 10 * stage + 10)
+            progress.step(step, 20 * batch + 10 * stage + 10, warming_up=False)
             done.append(progress._work(step, 20 * batch + 10 * stage + 10) / progress.total)
             progress.group(2)
+        progress.step(step, 40, warming_up=True)
     assert done == [0.1, 0.5, 0.6, 1.0]
+    assert "warm-up, stage 2/2, 16 px" in text.getvalue()
     assert "objective 3" in text.getvalue()
     assert "iterations/s" in text.getvalue()
     assert clock(3661.5) == "1:01:01"
