@@ -29,6 +29,7 @@ from dearkd.errors import UserError
 from dearkd.models.create import check_name, model_cfg
 from dearkd.trained.resolve import EMBEDDED, Resolved
 from dearkd.training.paths import with_rooted_paths
+from dearkd.training.settings import DistillConfig
 
 __all__ = ["addressed", "filled_in"]
 
@@ -65,6 +66,8 @@ def addressed(config: TrainConfig, needs_teacher: bool) -> tuple[TrainConfig, li
             f"recipe best: soft labels, features of three layers, {stages}, mixed views, Muon, but "
             "for what is given (--recipe paper has the paper's)"
         )
+    elif config.method == "dearkd" and config.distill == DistillConfig():
+        notes.append("recipe as in the paper (--recipe best, ours, did better on CIFAR-10)")
     if needs_teacher and config.teacher.name is None:
         if config.data.train != DIGITS:
             raise UserError(

@@ -11,8 +11,10 @@ from conftest import FAST_TEACHER
 from dearkd.config import load_config
 from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.training.named_recipes import BEST as SETTINGS
+from dearkd.training.recipe import addressed
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/train/*.yaml"))
+OURS = "recipe as in the paper (--recipe best, ours, did better on CIFAR-10)"
 BEST = {"recipe": "best", "method": "dearkd", "stage1": 100, "stage2": 0}
 
 
@@ -94,6 +96,12 @@ def test_weight_and_scale_go_with_the_recipes_own_pairs(synthetic, said, preset,
 def test_best_has_one_method(synthetic):
     message = refused("train", "--data", synthetic, "--recipe", "best", "--method", "ce")
     assert "recipe=best has a method of its own, dearkd, got ce; leave one of them" in message
+
+
+@pytest.mark.parametrize("recipe", [{}, {"distill.hidden_weight": 10.0}, {"method": "ce"}])
+def test_the_papers_recipe_is_told_of_ours(recipe):
+    told = addressed(load_config(None, (), recipe), needs_teacher=False)[1]
+    assert told == ([] if recipe else [OURS])
 
 
 def test_best_is_for_real_images_too_where_it_is_asked_for():
