@@ -41,7 +41,8 @@ from synth.inversion import first_canvas, invert
 from synth.jitter import draw_views, jitter_flip
 from synth.kernels import Kernels, build_objective, choose_kernels
 from synth.objective import Objective, targets_of
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 
 class OurLoop:

@@ -24,8 +24,8 @@ A new way to make images is one module beside ``inversion.py`` and ``generation.
    comes from :func:`synth.groups.generator_for`, so that images do not depend on who computes them.
    What is kept from batch to batch makes it an object with ``tensors()`` and ``load()``, as
    :class:`synth.generation.GeneratorChain` is one; its batches then are a chain (``chains.py``).
-2. The ``Literal`` of ``engine`` in ``SynthesisConfig`` gets its name, ``generator_settings.py``
-   says which settings have no effect on it, ``synth.synthesis`` has the ``match`` on ``engine``.
+2. The ``Literal`` of ``engine`` in ``SynthesisConfig`` gets its name; ``settings.py`` says
+   which settings have no effect on it, ``synth.synthesis`` has the ``match`` on ``engine``.
 
 Resume, several processes, judging, files, progress, forecast and the report (which shows
 ``engine``) then work as they are. A new term of the objective is a function in ``priors.py``, a

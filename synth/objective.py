@@ -13,9 +13,9 @@ from synth.classifier import Classifier, renormalise
 from synth.groups import Group
 from synth.guide import Guide
 from synth.intra_divergence import Relations, intra_divergence, relations
+from synth.objective_settings import ObjectiveConfig
 from synth.priors import competition, decision_adversarial, l2, total_variation
 from synth.refusal import SynthError
-from synth.settings import ObjectiveConfig
 
 __all__ = ["Objective", "Targets", "refuse_idle_allowance", "targets_of"]
 

@@ -31,10 +31,11 @@ from synth.chains import chains_of
 from synth.classifier import Classifier
 from synth.groups import Group, batches_of, plan_groups
 from synth.guide import size_for
+from synth.idle_settings import refuse_idle
 from synth.image_files import check_channels
 from synth.objective import Objective, refuse_idle_allowance
 from synth.refusal import SynthError
-from synth.settings import SynthesisConfig, refuse_idle
+from synth.settings import SynthesisConfig
 
 __all__ = ["Setup", "classifier_of", "prepare", "set_teacher"]
 

@@ -8,7 +8,8 @@ from synth.canvas import MEAN_STEP, Canvas, Pixels, Spectrum
 from synth.groups import Group
 from synth.inversion import first_canvas
 from synth.natural import Look, amplitudes
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 RED = ((0.5,), (0.5,))
 

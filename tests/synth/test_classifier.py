@@ -7,7 +7,7 @@ from toy_nets import MEAN, STD, ToyNet, classifier, random_net
 
 from synth.classifier import normalise, renormalise, to_pixels
 from synth.objective import Objective
-from synth.settings import ObjectiveConfig
+from synth.objective_settings import ObjectiveConfig
 
 
 def test_pixels_survive_normalisation():

@@ -12,8 +12,9 @@ from synth.groups import Group
 from synth.inversion import invert
 from synth.kernels import Kernels, build_objective
 from synth.objective import Objective
+from synth.objective_settings import ObjectiveConfig
 from synth.refusal import SynthError
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.settings import SynthesisConfig
 from synth.synthesis import GroupDone, synthesize
 
 GROUPS = tuple(

@@ -17,7 +17,8 @@ from synth.generator_settings import GeneratorConfig
 from synth.groups import Group, generator_for, plan_groups
 from synth.jitter import draw_views
 from synth.objective import Objective
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, steps_of, synthesize
 
 CPU = torch.device("cpu")

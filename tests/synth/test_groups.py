@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from synth.groups import batches_of, generator_for, plan_groups, seed_for
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 OFF = ObjectiveConfig(ep_weight=0, triplet_weight=0)
 

@@ -8,7 +8,8 @@ from toy_nets import MEAN, STD, classifier, random_net
 from synth.groups import Group
 from synth.inversion import first_canvas, invert
 from synth.objective import Objective
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 GROUPS = (Group(id=4, targets=(0, 0, 1, 1)), Group(id=9, targets=(2, 2, 3, 3)))
 CPU = torch.device("cpu")

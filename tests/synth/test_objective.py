@@ -10,7 +10,7 @@ from toy_nets import ToyNet, classifier, random_net
 from synth.classifier import renormalise
 from synth.groups import Group
 from synth.objective import Objective, targets_of
-from synth.settings import ObjectiveConfig
+from synth.objective_settings import ObjectiveConfig
 
 GROUPS = (
     Group(id=0, targets=(0, 0, 1, 1, 2, 2)),

@@ -6,7 +6,9 @@ import pytest
 from omegaconf import OmegaConf
 
 import synth
-from synth.settings import ObjectiveConfig, SynthesisConfig, refuse_idle
+from synth.idle_settings import refuse_idle
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 
 def test_defaults_are_the_papers():
@@ -118,6 +120,9 @@ EARLY = {"stop_cross_entropy": 1.0, "iterations": (100, 60)}
         (EARLY | {"stop_window": 80, "log_interval": 10}, None),
         (EARLY | {"stop_window": 81, "log_interval": 10}, "no effect"),
         ({"resolutions": (8, 16), "canvas": "pooled"}, None),
+        ({"resolutions": (8, 32), "jitter_fraction": 0.01}, "=0.01 has .* 32 px.* at least 0.016,"),
+        ({"resolutions": (8, 32), "jitter_fraction": 0.016}, None),
+        ({"resolutions": (8, 32), "jitter_fraction": 0.0}, None),
     ],
 )
 def test_settings_without_effect_in_these_stages_are_refused(kwargs, message):

@@ -8,7 +8,8 @@ from toy_nets import MEAN, STD, classifier, random_net
 from synth.classifier import pixel_range
 from synth.groups import Group, generator_for
 from synth.objective import Objective, targets_of
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 from synth.stage import draw_stage_views, learning_rate, resized, run_stage
 
 GROUPS = (Group(id=4, targets=(0, 0, 1, 1)), Group(id=9, targets=(2, 2, 3, 3)))

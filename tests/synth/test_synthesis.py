@@ -21,9 +21,10 @@ from synth.kernels import LONG_RUN, choose_kernels
 from synth.manifest import group_part
 from synth.natural import LOOK
 from synth.objective import Objective
+from synth.objective_settings import ObjectiveConfig
 from synth.quality import mean_pairwise_distance
 from synth.refusal import SynthError
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.settings import SynthesisConfig
 from synth.synthesis import Finished, GroupDone, Prepared, Progress, synthesize
 
 WEIGHTS = ObjectiveConfig(ep_weight=1.0, bn_weight=0.1)

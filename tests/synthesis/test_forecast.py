@@ -12,7 +12,8 @@ from dearkd.synthesis.forecast import Work, _disk, _seconds, _Trial, work_of
 from dearkd.synthesis.live import SynthesisProgress
 from dearkd.synthesis.setup import prepare
 from synth.groups import batches_of, plan_groups
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 
 SHORT = ["--iters", "10", "--per-class", "8", "--set", "precision=fp32"]
 TRIAL = _Trial(

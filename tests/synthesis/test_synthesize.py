@@ -43,7 +43,8 @@ from dearkd.training.build import build
 from synth.classifier import Classifier
 from synth.groups import batches_of
 from synth.kernels import Kernels
-from synth.settings import ObjectiveConfig, SynthesisConfig
+from synth.objective_settings import ObjectiveConfig
+from synth.settings import SynthesisConfig
 from synth.stage import Step
 from synth.synthesis import Prepared
 

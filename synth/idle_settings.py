@@ -1,0 +1,31 @@
+"""Settings that have no effect in stages of the run's sizes and lengths."""
+
+from synth.refusal import SynthError
+from synth.settings import SynthesisConfig
+
+__all__ = ["refuse_idle"]
+
+
+def refuse_idle(config: SynthesisConfig) -> None:
+    """Refuse settings that have no effect in stages of these sizes and lengths.
+
+    Runs that were begun before they were refused go on with them.
+
+    Raises:
+        SynthError: Naming the setting and the remedy.
+    """
+    if config.canvas == "pooled" and len(set(config.resolutions)) == 1:
+        raise SynthError("canvas=pooled has no effect with stages of one size; leave it out")
+    side = config.resolutions[-1]
+    if config.jitter_fraction and not round(config.jitter_fraction * side):
+        raise SynthError(
+            f"jitter_fraction={config.jitter_fraction} has no effect at {side} px, less than half "
+            f"a pixel; give at least {0.51 / side:.2g}, or 0 for none"
+        )
+    most, every, window = max(config.iterations), config.log_interval, config.stop_window
+    if config.stop_cross_entropy and every + window > (most - 1) // every * every:
+        raise SynthError(
+            f"stop_cross_entropy has no effect in stages of at most {most} iterations: groups are "
+            f"looked at every log_interval={every}, and R_BN is compared over stop_window={window} "
+            "iterations; lower both, or leave stop_cross_entropy out"
+        )
