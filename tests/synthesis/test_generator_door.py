@@ -19,13 +19,13 @@ from dearkd.errors import UserError
 from dearkd.report.collect import collect
 from dearkd.report.rows import set_row
 from dearkd.report.set_chapter import synthetic_section
-from dearkd.synthesis.forecast import _seconds
+from dearkd.synthesis.forecast import _seconds, work_of
 from dearkd.synthesis.generator_recipe import generator_recipe
 from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from synth import synthesis
 from synth.generator_settings import GeneratorConfig
-from synth.groups import batches_of, plan_groups
+from synth.groups import plan_groups
 from synth.settings import SynthesisConfig
 
 DRAW = ["--engine", "generator"]
@@ -124,8 +124,7 @@ def test_a_dry_run_counts_the_warm_up(tmp_path):
     seconds = []
     for warm in (0, 5):
         setup = prepare(None, [f"generator.warmup_batches={warm}"], {"engine": "generator"})
-        batches = batches_of(setup.groups, 1)
-        seconds.append(_seconds(setup.synthesis, TRIAL, batches, 1))
+        seconds.append(_seconds(setup.synthesis, TRIAL, work_of(setup)))
     assert seconds[1] - seconds[0] == pytest.approx(5 * 8 * TRIAL.seconds[16])
 
 
