@@ -1,5 +1,6 @@
 """The chapter on curves: accuracy and every logged loss over the epochs."""
 
+import re
 from collections.abc import Sequence
 from typing import Any
 
@@ -8,7 +9,7 @@ from dearkd.pages.plots import Line, curves
 from dearkd.report.contents import Group, Report, Run
 from dearkd.said import data_name
 
-__all__ = ["NO_CURVES", "TERMS", "curve_section", "run_plot", "switch_marks"]
+__all__ = ["NO_CURVES", "TERMS", "curve_section", "run_plot", "switch_marks", "term_title"]
 
 TERMS = {
     "top1": "Accuracy on the evaluation images, %",
@@ -44,7 +45,14 @@ def _terms(group: Group) -> dict[str, str]:
     """Titles of all numbers that may have a plot: those in ``TERMS``, then any others logged."""
     lines = [line for run in group.runs for line in run.metrics]
     numbers = {key for line in lines for key in line if _has_number(line, key)}
-    return TERMS | {key: f"Term {key}" for key in sorted(numbers - TERMS.keys() - NO_CURVES)}
+    return TERMS | {key: term_title(key) for key in sorted(numbers - TERMS.keys() - NO_CURVES)}
+
+
+def term_title(key: str) -> str:
+    """The title of a number of ``metrics.jsonl``."""
+    if pair := re.fullmatch(r"hidden_(\d+)", key):
+        return f"L_hidden of pair {int(pair[1]) + 1}"
+    return TERMS.get(key, f"Term {key}")
 
 
 def switch_marks(report: Report, runs: Sequence[Run]) -> tuple[dict[float, str], dict[float, int]]:

@@ -7,7 +7,7 @@ from typing import Any
 
 from dearkd.pages.page import Block, Legend, Note, Plot, Plots, Section, Table, page
 from dearkd.pages.plots import Line, curves
-from dearkd.report.curves_chapter import NO_CURVES, TERMS
+from dearkd.report.curves_chapter import NO_CURVES, TERMS, term_title
 from dearkd.report.study_tables import notes, study_tables
 from dearkd.run_folder.record import Entry, Record
 
@@ -93,7 +93,7 @@ def _plot(groups: dict[str, list[Entry]], key: str) -> Plot | None:
     ]
     if all(len(line.x) < 2 for line in lines):
         return None
-    title = BLOCKS[key][0] if key in BLOCKS else TERMS.get(key, f"Term {key}")
+    title = BLOCKS[key][0] if key in BLOCKS else term_title(key)
     return Plot(curves(lines, switches=_switches(groups)), title)
 
 
