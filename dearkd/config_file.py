@@ -12,15 +12,13 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unused-ignore]
 
-from dearkd.errors import MissingFileError, UserError, one_line
+from dearkd.errors import ALIKE, UserError, missing, one_line
 from dearkd.said import command
 
 __all__ = ["check_range", "complete", "differences", "flattened", "nulls", "to_yaml", "user_tree"]
 
 C = TypeVar("C")
 
-ALIKE = 0.7
-"""How alike two names are, of 1, for the one to be a misspelling of the other."""
 WANTED = {
     r"Value (.+) of type '\w+' could not be converted to Float": "a number",
     r"Value (.+) of type '\w+' could not be converted to Integer": "a whole number",
@@ -288,6 +286,4 @@ def _check_file(path: Path, kind: type) -> None:
         remedy = f"images: {command('--data', path)}" if "data" in _fields(kind) else "name one"
         raise UserError(f"config {path} is a folder, not a YAML file; {remedy}")
     if not path.is_file():
-        raise MissingFileError(
-            f"config {path} does not exist; configs/train, synth and studies have some"
-        )
+        raise missing(f"config {path}", path, "configs/train, synth and studies have some")

@@ -21,7 +21,7 @@ from dearkd.data.splits import (
 )
 from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
-from dearkd.errors import MissingFileError, UserError
+from dearkd.errors import MissingFileError, UserError, missing
 
 __all__ = ["SHARDS", "open_place"]
 
@@ -63,10 +63,11 @@ def open_place(
     if is_pattern(str(path)) and not path.exists():
         return _open_files(matching_files(str(path)), data, labelled), None
     if not is_named or not path.exists():
-        raise MissingFileError(
-            f"data {data!r} does not exist; pass digits, an image folder, parquet files, tar "
-            f"shards, or a name that starts with {', '.join(PREFIXES)}"
+        remedy = (
+            "pass digits, an image folder, parquet files, tar shards, or a name that starts with "
+            f"{', '.join(PREFIXES)}"
         )
+        raise missing(f"data {data!r}", path, remedy)
     if not path.is_dir():
         return _open_files([path], data, labelled), None
     return _open_below(path, wanted, wds, labelled)

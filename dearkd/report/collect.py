@@ -7,7 +7,7 @@ from pathlib import Path
 from dearkd.data.settings import DIGITS
 from dearkd.data.sources import natural_order
 from dearkd.data.synthetic_set import MANIFEST_FILE, is_set, named_paths
-from dearkd.errors import MissingFileError, UserError
+from dearkd.errors import UserError, missing
 from dearkd.report.contents import Group, Report, Run, teachers_of
 from dearkd.report.read import read_run, read_set
 from dearkd.run_folder.folder import RUN_FILES, is_run
@@ -77,9 +77,8 @@ def _expanded(target: Path, study: Record | None) -> list[Path]:
     The runs of a study may be gone, or never have been here.
     """
     if not target.exists():
-        raise MissingFileError(
-            f"{target} does not exist; pass a run folder, a synthetic set or a folder of them"
-        )
+        remedy = "pass a run folder, a synthetic set or a folder of them"
+        raise missing(str(target), target, remedy)
     if study is not None and target.is_file():
         return []
     if not target.is_dir():
