@@ -12,7 +12,7 @@ from omegaconf import MISSING, DictConfig, OmegaConf
 from omegaconf.errors import ConfigKeyError, OmegaConfBaseException
 from yaml import MarkedYAMLError, YAMLError  # type: ignore[import-untyped, unused-ignore]
 
-from dearkd.errors import ALIKE, UserError, missing, one_line
+from dearkd.errors import ALIKE, UserError, missing_file, one_line
 from dearkd.said import command
 
 __all__ = ["check_range", "complete", "differences", "flattened", "nulls", "to_yaml", "user_tree"]
@@ -286,4 +286,4 @@ def _check_file(path: Path, kind: type) -> None:
         remedy = f"images: {command('--data', path)}" if "data" in _fields(kind) else "name one"
         raise UserError(f"config {path} is a folder, not a YAML file; {remedy}")
     if not path.is_file():
-        raise missing(f"config {path}", path, "configs/train, synth and studies have some")
+        raise missing_file(f"config {path}", path, "configs/train, synth and studies have some")

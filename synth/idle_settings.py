@@ -9,7 +9,7 @@ __all__ = ["refuse_idle"]
 def refuse_idle(config: SynthesisConfig) -> None:
     """Refuse settings that have no effect in stages of these sizes and lengths.
 
-    Runs that were begun before they were refused go on with them.
+    Sets that were begun before they were refused go on with them.
 
     Raises:
         SynthError: Naming the setting and the remedy.
@@ -19,8 +19,8 @@ def refuse_idle(config: SynthesisConfig) -> None:
     side = config.resolutions[-1]
     if config.jitter_fraction and not round(config.jitter_fraction * side):
         raise SynthError(
-            f"jitter_fraction={config.jitter_fraction} has no effect at {side} px, less than half "
-            f"a pixel; give at least {0.51 / side:.2g}, or 0 for none"
+            f"jitter_fraction={config.jitter_fraction} has no effect at {side} px, half a pixel "
+            f"or less; give at least {0.51 / side:.3g}, or 0 for none"
         )
     most, every, window = max(config.iterations), config.log_interval, config.stop_window
     if config.stop_cross_entropy and every + window > (most - 1) // every * every:

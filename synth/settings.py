@@ -193,7 +193,7 @@ def _check_engine(config: SynthesisConfig) -> None:
         SynthError: The message names the setting and the remedy.
     """
     if config.engine == "inversion":
-        _refuse_changed(config, [f"generator.{field.name}" for field in fields(GeneratorConfig)])
+        _refuse_changed(config, [f"generator.{one.name}" for one in fields(GeneratorConfig)])
         return
     _refuse_changed(config, INVERSION_ONLY)
     if config.compile in ("always", "fastest"):

@@ -21,7 +21,7 @@ from dearkd.data.splits import (
 )
 from dearkd.data.synthetic_set import is_set
 from dearkd.data.tars import TarSource
-from dearkd.errors import MissingFileError, UserError, missing
+from dearkd.errors import MissingFileError, UserError, missing_file
 
 __all__ = ["SHARDS", "open_place"]
 
@@ -67,7 +67,7 @@ def open_place(
             "pass digits, an image folder, parquet files, tar shards, or a name that starts with "
             f"{', '.join(PREFIXES)}"
         )
-        raise missing(f"data {data!r}", path, remedy)
+        raise missing_file(f"data {data!r}", path, remedy)
     if not path.is_dir():
         return _open_files([path], data, labelled), None
     return _open_below(path, wanted, wds, labelled)

@@ -23,7 +23,7 @@ from dearkd.data.decode import BadImageError, open_image
 from dearkd.data.folders import IMAGE_SUFFIXES
 from dearkd.data.folders import image_files as files_within
 from dearkd.data.sources import natural_order
-from dearkd.errors import UserError, missing
+from dearkd.errors import UserError, missing_file
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
@@ -198,7 +198,7 @@ def _names(trained: Trained, file: Path | None) -> tuple[str, ...]:
         own = trained.class_names
         return with_descriptions(own) if own else tuple(f"class {index}" for index in range(count))
     if not file.is_file():
-        raise missing(f"--class-names {file}", file)
+        raise missing_file(f"--class-names {file}", file)
     try:
         names = [line.strip() for line in file.read_text(encoding="utf-8-sig").splitlines()]
     except UnicodeDecodeError as error:

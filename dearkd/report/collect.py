@@ -7,7 +7,7 @@ from pathlib import Path
 from dearkd.data.settings import DIGITS
 from dearkd.data.sources import natural_order
 from dearkd.data.synthetic_set import MANIFEST_FILE, is_set, named_paths
-from dearkd.errors import UserError, missing
+from dearkd.errors import UserError, missing_file
 from dearkd.report.contents import Group, Report, Run, teachers_of
 from dearkd.report.read import read_run, read_set
 from dearkd.run_folder.folder import RUN_FILES, is_run
@@ -78,7 +78,7 @@ def _expanded(target: Path, study: Record | None) -> list[Path]:
     """
     if not target.exists():
         remedy = "pass a run folder, a synthetic set or a folder of them"
-        raise missing(str(target), target, remedy)
+        raise missing_file(str(target), target, remedy)
     if study is not None and target.is_file():
         return []
     if not target.is_dir():

@@ -68,7 +68,7 @@ def _plot(
         figure.add_hline(
             y=run.top1,
             line={"dash": "dot", "width": 1.5, "color": GREY},
-            annotation={"text": f"taught by {run.name}", "font": {"size": 11}},
+            annotation={"text": f"{run.name}, the teacher", "font": {"size": 11}},
         )
     if source is not None:
         _add_images(figure, _first_of_each_class(item, source))

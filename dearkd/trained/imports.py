@@ -6,7 +6,7 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
-from dearkd.errors import UnusableImportError, UserError, missing
+from dearkd.errors import UnusableImportError, UserError, missing_file
 
 __all__ = ["import_files"]
 
@@ -22,7 +22,7 @@ def import_files(files: Iterable[str]) -> None:
     for file in files:
         path = Path(file)
         if not path.is_file():
-            raise missing(f"--import {file}", path)
+            raise missing_file(f"--import {file}", path)
         if path.suffix != ".py":
             raise UserError(f"--import {file} is no Python file; its name must end in .py")
         key = str(path.resolve()).encode() + path.read_bytes()  # an edited file is another one

@@ -14,7 +14,7 @@ from timm.models import split_model_name_tag
 
 from dearkd.data.folders import IMAGE_SUFFIXES
 from dearkd.data.splits import from_home
-from dearkd.errors import MissingFileError, UserError, missing
+from dearkd.errors import MissingFileError, UserError, missing_file
 from dearkd.misfit import misfit
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
@@ -285,5 +285,5 @@ def _is_ours(file: Path) -> bool:
 
 def _existing(path: Path, what: str) -> Path:
     if not path.is_file():
-        raise missing(what, path)
+        raise missing_file(what, path)
     return path

@@ -66,8 +66,8 @@ def addressed(config: TrainConfig, needs_teacher: bool) -> tuple[TrainConfig, li
             f"recipe best: soft labels, features of three layers, {stages}, mixed views, Muon, but "
             "for what is given (--recipe paper has the paper's)"
         )
-    elif config.method == "dearkd" and config.distill == DistillConfig():
-        notes.append("recipe as in the paper (--recipe best, ours, did better on CIFAR-10)")
+    elif _is_the_papers(config):
+        notes.append("method as in the paper (--recipe best, ours, did better on CIFAR-10)")
     if needs_teacher and config.teacher.name is None:
         if config.data.train != DIGITS:
             raise UserError(
@@ -78,6 +78,12 @@ def addressed(config: TrainConfig, needs_teacher: bool) -> tuple[TrainConfig, li
         config = dataclasses.replace(config, teacher=teacher)
         notes.append("teacher: the embedded digits CNN (--teacher names yours)")
     return with_rooted_paths(config), notes
+
+
+def _is_the_papers(config: TrainConfig) -> bool:
+    """Whether it is DearKD with nothing of it changed but its lengths."""
+    untouched = config.distill == DistillConfig() and config.optim.name == "adamw"
+    return config.method == "dearkd" and untouched and config.stage1 not in (0, "auto")
 
 
 def filled_in(

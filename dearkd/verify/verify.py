@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from dearkd.data.synthetic_set import read_set
-from dearkd.errors import UserError, missing
+from dearkd.errors import UserError, missing_file
 from dearkd.rounds.folder import ROUNDS_FILE
 from dearkd.run_folder.folder import RunFolder
 from dearkd.said import command
@@ -38,7 +38,7 @@ def verify(
         MissingFileError: If it does not exist.
     """
     if not target.exists():
-        raise missing(str(target), target, "name a run folder or a synthetic set")
+        raise missing_file(str(target), target, "name a run folder or a synthetic set")
     if trust and not evaluates:
         raise UserError(
             "--trust has no effect with --no-evaluation, which opens no network; leave it out"

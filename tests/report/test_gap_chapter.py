@@ -12,7 +12,6 @@ from dearkd.data.datasets import open_data
 from dearkd.pages.page import Note, Plots
 from dearkd.report.collect import collect
 from dearkd.report.contents import VALIDATION
-from dearkd.report.curves_chapter import curve_section
 from dearkd.report.gap_chapter import gap_section
 
 
@@ -58,14 +57,8 @@ def test_images_curves_and_teacher_are_in_one_figure(runs, toy_teacher):
     (line,) = plot.figure.layout.shapes
     assert line.y0 == line.y1 == top1(toy_teacher)
     assert [note.text for note in plot.figure.layout.annotations] == [
-        f"taught by {toy_teacher.name}"
+        f"{toy_teacher.name}, the teacher"
     ]
-
-
-def test_each_pair_of_the_hidden_loss_has_a_curve_of_its_own(runs):
-    (plots,) = [b for b in curve_section(collect([runs])).blocks if isinstance(b, Plots)]
-    titles = [plot.title for plot in plots.plots if "hidden" in plot.title]
-    assert titles[1:] == [f"L_hidden of pair {number}" for number in (1, 2, 3)]
 
 
 def test_the_gap_is_told_to_teacher_and_twin(runs, toy_teacher):

@@ -1,4 +1,6 @@
 import ast
+import dataclasses
+import re
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -120,7 +122,10 @@ EARLY = {"stop_cross_entropy": 1.0, "iterations": (100, 60)}
         (EARLY | {"stop_window": 80, "log_interval": 10}, None),
         (EARLY | {"stop_window": 81, "log_interval": 10}, "no effect"),
         ({"resolutions": (8, 16), "canvas": "pooled"}, None),
-        ({"resolutions": (8, 32), "jitter_fraction": 0.01}, "=0.01 has .* 32 px.* at least 0.016,"),
+        (
+            {"resolutions": (8, 32), "jitter_fraction": 0.01},
+            "=0.01 has .* 32 px.* at least 0.0159,",
+        ),
         ({"resolutions": (8, 32), "jitter_fraction": 0.016}, None),
         ({"resolutions": (8, 32), "jitter_fraction": 0.0}, None),
     ],
@@ -129,3 +134,14 @@ def test_settings_without_effect_in_these_stages_are_refused(kwargs, message):
     config = SynthesisConfig(**kwargs)
     with nullcontext() if message is None else pytest.raises(ValueError, match=message):
         refuse_idle(config)
+
+
+def test_the_jitter_that_is_named_has_an_effect_at_any_size():
+    for side in range(8, 8193):
+        config = SynthesisConfig(resolutions=(side,), iterations=(1,), jitter_fraction=0.5 / side)
+        if round(0.5 / side * side):  # half a pixel, which is rounded up
+            continue
+        with pytest.raises(ValueError, match="no effect") as error:
+            refuse_idle(config)
+        least = float(re.search(r"at least ([\d.e-]+)", str(error.value))[1])
+        refuse_idle(dataclasses.replace(config, jitter_fraction=least))

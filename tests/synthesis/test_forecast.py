@@ -93,10 +93,12 @@ def test_a_set_that_goes_on_takes_what_is_left_of_it():
     assert done == pytest.approx(80 * 0.002)
 
 
-def test_a_generator_that_was_begun_is_warm():
+def test_a_warm_up_is_in_the_time():
     settings = config(resolutions=(16,), iterations=(8,))
-    cold = _seconds(settings, TRIAL, work(settings, rehearsals=20))
-    assert cold - _seconds(settings, TRIAL, work(settings)) == pytest.approx(20 * 8 * 0.04)
+    for processes in (1, 2):
+        cold = _seconds(settings, TRIAL, work(settings, rehearsals=20, processes=processes))
+        warm = _seconds(settings, TRIAL, work(settings, processes=processes))
+        assert cold - warm == pytest.approx(20 * 8 * 0.04 / processes)
 
 
 def test_the_work_of_a_generator_is_read_from_its_chain(tmp_path, monkeypatch):

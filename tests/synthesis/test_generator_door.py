@@ -21,6 +21,7 @@ from dearkd.report.rows import set_row
 from dearkd.report.set_chapter import synthetic_section
 from dearkd.synthesis.forecast import _seconds, work_of
 from dearkd.synthesis.generator_recipe import generator_recipe
+from dearkd.synthesis.live import SynthesisProgress
 from dearkd.synthesis.setup import prepare
 from dearkd.trained.resolve import EMBEDDED_WEIGHTS
 from synth import synthesis
@@ -114,6 +115,17 @@ def test_a_killed_run_resumes_to_the_same_images(drawn, tmp_path, monkeypatch, w
     assert not (folder / "manifest.json").exists()
     assert "40 of 80 images are done" in made("--resume", "--out", folder)
     assert hashes(folder) == hashes(drawn[0])
+
+
+def test_a_warm_up_is_said_to_be_one(tmp_path, monkeypatch):
+    told = []
+
+    def step(self, step, done, *, warming_up):
+        told.append(warming_up)
+
+    monkeypatch.setattr(SynthesisProgress, "step", step)
+    made(*SHORT, "--set", "generator.warmup_batches=3", "--out", tmp_path / "set")
+    assert told == [True] * 3 + [False] * 2
 
 
 def test_a_dry_run_counts_the_warm_up(tmp_path):

@@ -14,7 +14,7 @@ from dearkd.training.named_recipes import BEST as SETTINGS
 from dearkd.training.recipe import addressed
 
 CONFIGS = sorted(Path(__file__).parents[2].glob("configs/train/*.yaml"))
-OURS = "recipe as in the paper (--recipe best, ours, did better on CIFAR-10)"
+OURS = "method as in the paper (--recipe best, ours, did better on CIFAR-10)"
 BEST = {"recipe": "best", "method": "dearkd", "stage1": 100, "stage2": 0}
 
 
@@ -98,10 +98,13 @@ def test_best_has_one_method(synthetic):
     assert "recipe=best has a method of its own, dearkd, got ce; leave one of them" in message
 
 
-@pytest.mark.parametrize("recipe", [{}, {"distill.hidden_weight": 10.0}, {"method": "ce"}])
-def test_the_papers_recipe_is_told_of_ours(recipe):
-    told = addressed(load_config(None, (), recipe), needs_teacher=False)[1]
-    assert told == ([] if recipe else [OURS])
+CHANGED = [{"distill.hidden_weight": 10.0}, {"method": "ce"}, {"stage1": 0}, {"optim.name": "muon"}]
+
+
+@pytest.mark.parametrize("given", [{}, {"stage1": 250, "stage2": 50}, *CHANGED])
+def test_the_papers_recipe_is_told_of_ours(given):
+    told = addressed(load_config(None, (), given), needs_teacher=False)[1]
+    assert told == ([] if given in CHANGED else [OURS])
 
 
 def test_best_is_for_real_images_too_where_it_is_asked_for():
