@@ -62,11 +62,13 @@ def open_place(
     is_named = bool(data[len(SHARDS) if wds else 0 :].strip())  # nothing would be this folder
     if is_pattern(str(path)) and not path.exists():
         return _open_files(matching_files(str(path)), data, labelled), None
-    if not is_named or not path.exists():
-        remedy = (
-            "pass digits, an image folder, parquet files, tar shards, or a name that starts with "
-            f"{', '.join(PREFIXES)}"
-        )
+    remedy = (
+        "pass digits, an image folder, parquet files, tar shards, or a name that starts with "
+        f"{', '.join(PREFIXES)}"
+    )
+    if not is_named:
+        raise MissingFileError(f"data {data!r} does not exist; {remedy}")
+    if not path.exists():
         raise missing_file(f"data {data!r}", path, remedy)
     if not path.is_dir():
         return _open_files([path], data, labelled), None
