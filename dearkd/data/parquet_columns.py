@@ -69,24 +69,6 @@ def check_labels_agree(
         )
 
 
-def _label_type(schema: pa.Schema, label: str) -> pa.DataType:
-    """The type of the labels, of a dictionary that of its values."""
-    kind = schema.field(label).type
-    return kind.value_type if pa.types.is_dictionary(kind) else kind
-
-
-def _is_bytes(kind: pa.DataType) -> bool:
-    """Whether a column holds bytes, or nothing at all."""
-    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
-    return pa.types.is_null(kind) or any(test(kind) for test in tests)
-
-
-def _is_text(kind: pa.DataType) -> bool:
-    """Whether a column holds text, or nothing at all."""
-    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
-    return pa.types.is_null(kind) or any(test(kind) for test in tests)
-
-
 def agreed_names(
     files: Sequence[Path], schemas: Sequence[pa.Schema], label: str
 ) -> tuple[str, ...] | None:
@@ -107,6 +89,24 @@ def agreed_names(
                 "with one list of names, or move one elsewhere"
             )
     return None if first is None else first[1]
+
+
+def _label_type(schema: pa.Schema, label: str) -> pa.DataType:
+    """The type of the labels, of a dictionary that of its values."""
+    kind = schema.field(label).type
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
+
+
+def _is_bytes(kind: pa.DataType) -> bool:
+    """Whether a column holds bytes, or nothing at all."""
+    tests = (pa.types.is_binary, pa.types.is_large_binary, pa.types.is_binary_view)
+    return pa.types.is_null(kind) or any(test(kind) for test in tests)
+
+
+def _is_text(kind: pa.DataType) -> bool:
+    """Whether a column holds text, or nothing at all."""
+    tests = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view)
+    return pa.types.is_null(kind) or any(test(kind) for test in tests)
 
 
 def _class_names(file: Path, schema: pa.Schema, column: str) -> tuple[str, ...] | None:
