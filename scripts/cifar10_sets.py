@@ -30,11 +30,14 @@ ROOT = Path(__file__).resolve().parents[1]
 INVERSION, PLAIN = "cifar10_cpu.yaml", "cifar10_cpu_deepinversion.yaml"
 SPECTRUM, GENERATOR = "cifar10_spectrum_deepinversion.yaml", "cifar10_generator.yaml"
 BOUNDARY = ["objective.ep_weight=1.0", "objective.triplet_weight=0.5"]
+SECOND_CNN = "scripts/results/cifar10_resnet10_teacher.safetensors"
+TWO_TEACHERS = [f"other_teachers=[{{name: dearkd_resnet10_32, weights: {SECOND_CNN}}}]"]
 SETS: dict[str, tuple[str, int, int, list[str]]] = {
     "spectrum-0": (SPECTRUM, IMAGES, 0, []),
     **{f"spectrum-10000-{seed}": (SPECTRUM, 10_000, seed, []) for seed in range(3)},
     "spectrum-20000": (SPECTRUM, 20_000, 3, []),
     "spectrum-boundary": (SPECTRUM, IMAGES, 0, BOUNDARY),
+    "spectrum-two-teachers": (SPECTRUM, IMAGES, 0, TWO_TEACHERS),
     "boundary-0": (INVERSION, IMAGES, 0, []),
     "plain-0": (PLAIN, IMAGES, 0, []),
     "generator-0": (GENERATOR, IMAGES, 0, []),
