@@ -1,6 +1,7 @@
 """The objective of DF-DearKD for a batch of groups: images in, one value for each group out."""
 
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,7 @@ from synth.intra_divergence import Relations, intra_divergence, relations
 from synth.objective_settings import ObjectiveConfig
 from synth.priors import competition, decision_adversarial, l2, total_variation
 from synth.refusal import SynthError
+from synth.rounded import RoundedLinear
 
 __all__ = ["Objective", "Targets", "refuse_idle_allowance", "targets_of"]
 
@@ -41,7 +43,8 @@ class Objective:
     """min_x CE + a_TV R_TV + a_L2 R_L2 + a_BN R_BN + a_ep L_ep + a_tri L_triplet (+ a_c R_c).
 
     Works on a frozen copy of the teacher; the teacher itself is left as it is. Convolutions run in
-    ``dtype``; statistics, embedding, logits and priors in float32 (float64 with it). ``compile``
+    ``dtype``; statistics, embedding, logits and priors in float32 (float64 with it). In bf16 the
+    student's linear layers do too, and its other layers run in float32. ``compile``
     makes one graph for each shape of the batch, about a minute each; ``cuda_graphs`` replays them
     on a GPU without launching kernel by kernel.
 
@@ -151,7 +154,8 @@ class Objective:
         """R_c and L_adv of each group; the student gets the images normalised for it."""
         assert self.student is not None
         theirs = renormalise(images, self.teacher, self.student)
-        answers = self.rival(theirs).to(logits.dtype)
+        with RoundedLinear() if self.dtype == torch.bfloat16 else nullcontext():
+            answers = self.rival(theirs).to(logits.dtype)
         terms = {}
         if self.config.compete_weight > 0:
             terms["competition"] = _mean(competition(logits, answers), groups)
