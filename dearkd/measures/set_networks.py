@@ -69,7 +69,8 @@ def _teacher(request: SetRequest, target: str) -> tuple[str | None, Path | None]
     """Name and weights of the probe student's teacher; (None, None) where there is no probe.
 
     Raises:
-        UserError: If none is named, and the set is none that dearkd made from a network.
+        UserError: If none is named, and the set is none that dearkd made from a network, or that
+            network's weights are gone.
     """
     if request.teacher is not None or not request.probe:
         return request.teacher, request.teacher_weights
@@ -79,7 +80,13 @@ def _teacher(request: SetRequest, target: str) -> tuple[str | None, Path | None]
             f"--probe needs the network that teaches its student, and {target} does not say which "
             "it was made from; add --teacher NET"
         )
-    return found.teacher
+    name, weights = found.teacher
+    if weights is not None and not weights.exists():
+        raise UserError(
+            f"{target} was made from {name}, whose weights {weights} are no longer there; add "
+            f"--teacher {name} --teacher-weights FILE"
+        )
+    return name, weights
 
 
 def _resolved(

@@ -6,6 +6,7 @@ import shutil
 import signal
 
 import pytest
+import yaml
 from commands import invoke, refused
 from conftest import opened, quiet_train
 from PIL import Image
@@ -183,3 +184,13 @@ def test_what_does_not_fit_is_refused_in_a_line(copy, tmp_path, monkeypatch):
     monkeypatch.setattr(probe_student, "SMALL", 12)
     assert "8 to 12 px, and teacher digits takes 16" in refused("eval", copy, *against)
     assert not (copy / "diversity.json").exists()
+
+
+def test_a_set_whose_teacher_has_moved_says_how_to_name_it(copy):
+    file = copy / "synthesize.yaml"
+    config = yaml.safe_load(file.read_text())
+    config["teacher"] = {"name": "dearkd_cnn8_32", "weights": "/gone/cnn.safetensors"}
+    file.write_text(yaml.safe_dump(config))
+    message = refused("eval", copy, "--probe", "--against", "digits")
+    assert "was made from dearkd_cnn8_32, whose weights /gone/cnn.safetensors" in message
+    assert "add --teacher dearkd_cnn8_32 --teacher-weights FILE" in message
