@@ -9,7 +9,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from dearkd.config_file import user_tree
 from dearkd.data.datasets import open_data
+from dearkd.synthesis.settings import SynthesizeConfig
 
 ROOT = Path(__file__).parents[2]
 SCRIPT = ROOT / "scripts" / "cifar10_sets.py"
@@ -68,12 +70,7 @@ def test_commands_name_what_there_is(sets, tmp_path):
         assert ("groups_per_batch=2" in line) == (written.get("engine") != "generator")
         assert line[line.index("--per-class") + 1] == str(images // 10)
         assert line[line.index("--seed") + 1] == str(seed)
-        for setting in settings:
-            part = written
-            *path, last = setting.split("=")[0].split(".")
-            for key in path:
-                part = part[key]
-            assert last in part
+        user_tree(SynthesizeConfig, ROOT / "configs" / "synth" / config, settings, None)
 
 
 def test_the_studies_sets_are_among_them(sets):
