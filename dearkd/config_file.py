@@ -283,7 +283,11 @@ def _known_keys(owner: type, prefix: str = "") -> list[str]:
 
 def _check_file(path: Path, kind: type) -> None:
     if path.is_dir():
-        remedy = f"images: {command('--data', path)}" if "data" in _fields(kind) else "name one"
+        remedy = "name one"
+        if "out" in _fields(kind):
+            remedy = f"a run to resume: {command('--resume', '--out', path)}"
+        if "data" in _fields(kind):
+            remedy = f"images: {command('--data', path)}; {remedy}"
         raise UserError(f"config {path} is a folder, not a YAML file; {remedy}")
     if not path.is_file():
         raise missing_file(f"config {path}", path, "configs/train, synth and studies have some")

@@ -100,7 +100,8 @@ def test_a_study_is_no_configuration_of_a_run():
 
 def test_paths_that_are_to_be_pasted_are_quoted(tmp_path):
     (tmp_path / "my photos").mkdir()
-    with pytest.raises(UserError, match=r"not a YAML file; images: --data '.*/my photos'$"):
+    told = r"images: --data '.*/my photos'; a run to resume: --resume --out '.*/my photos'$"
+    with pytest.raises(UserError, match=told):
         load_config(tmp_path / "my photos")
     study = tmp_path / "my study.yaml"
     study.write_text("arms: {}")

@@ -51,7 +51,7 @@ def start(
     from dearkd.config import TrainConfig, load_config
     from dearkd.config_file import user_tree
     from dearkd.run_folder.folder import CONFIG_FILE, RunFolder, newest_unfinished
-    from dearkd.run_folder.going_on import goes_on
+    from dearkd.run_folder.going_on import check_typed, goes_on
 
     if imports:
         options["imports"] = [str(file) for file in imports]
@@ -61,6 +61,7 @@ def start(
         out = Path(str(typed["out"])) if typed.get("out") else None
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
+        check_typed(path, go_on=how.go_on)
         folder = RunFolder(out if out is not None else newest_unfinished())
         folder.check_free(resume=True)
         config = _resumed(folder, path, options, settings or [], how.go_on)
@@ -93,6 +94,6 @@ def _resumed(
     from dearkd.run_folder.going_on import check_begun
     from dearkd.training.resumed import resumed_config
 
-    check_begun(folder.path, CONFIG_FILE, path, go_on=go_on)
+    check_begun(folder.path, CONFIG_FILE)
     given = user_tree(TrainConfig, path, settings, options)
     return resumed_config(folder, given, go_on=go_on)

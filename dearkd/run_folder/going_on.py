@@ -8,8 +8,16 @@ from omegaconf import DictConfig, OmegaConf
 
 from dearkd.config_file import differences, user_tree
 from dearkd.errors import UserError
+from dearkd.said import command
 
-__all__ = ["changed", "check_begun", "check_stored", "goes_on", "leave_former_weights"]
+__all__ = [
+    "changed",
+    "check_begun",
+    "check_stored",
+    "check_typed",
+    "goes_on",
+    "leave_former_weights",
+]
 
 LEFT_OPEN = (None, "auto", "fastest", "cnn")
 """Values that say "choose for me": a folder stores what was chosen."""
@@ -30,12 +38,24 @@ def goes_on(out: Path | None, config_name: str, *, resume: bool) -> bool:
     return (out / config_name).is_file()
 
 
-def check_begun(
-    folder: Path, config_name: str, path: Path | None = None, *, go_on: bool = False
-) -> None:
-    """Refuses to resume where nothing was begun, or with another configuration ``path``.
+def check_typed(path: Path | None, *, go_on: bool) -> None:
+    """Refuses to resume with a configuration ``path``, as the folder has its own.
 
     With ``go_on`` the whole command was typed again, its configuration too.
+
+    Raises:
+        UserError: Naming the path.
+    """
+    if path is None or go_on:
+        return
+    remedy = "leave it out"
+    if path.is_dir():
+        remedy = f"the folder to resume is named by {command('--out', path)}"
+    raise UserError(f"--resume takes the config stored in the folder, got {path}; {remedy}")
+
+
+def check_begun(folder: Path, config_name: str) -> None:
+    """Refuses to resume where nothing was begun.
 
     Raises:
         UserError: Naming the folder.
@@ -48,8 +68,6 @@ def check_begun(
             f"nothing to resume in {folder}: {fault}; name another folder with --out, or leave "
             "--resume out to begin one"
         )
-    if path is not None and not go_on:
-        raise UserError(f"--resume takes the config stored in {folder}; leave {path} out")
 
 
 def changed(

@@ -12,7 +12,7 @@ from rich.console import Console
 from dearkd.config_file import nulls, to_yaml, user_tree
 from dearkd.data.synthetic_set import CONFIG_FILE, MANIFEST_FILE, SETTINGS_FILE
 from dearkd.errors import UserError, WriteError
-from dearkd.run_folder.going_on import check_begun, goes_on
+from dearkd.run_folder.going_on import check_begun, check_typed, goes_on
 from dearkd.run_folder.moved import naming_the_new_place
 from dearkd.run_folder.processes import process_state, said_by_main
 from dearkd.run_folder.stop import Interrupted, RequeueSignal, raising_on_signals
@@ -72,8 +72,9 @@ def synthesize(
             out = Path(str(typed))
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
+        check_typed(path, go_on=go_on)
         folder = out or newest_unfinished_set()
-        check_begun(folder, CONFIG_FILE, path, go_on=go_on)
+        check_begun(folder, CONFIG_FILE)
         given = user_tree(SynthesizeConfig, path, settings, options)
         moved = moved_settings(folder, given, go_on=go_on)
         if go_on and not dry_run and (folder / MANIFEST_FILE).is_file():

@@ -356,6 +356,14 @@ def test_a_truncated_image_is_skipped_or_refused_by_name(policy, tmp_path, caplo
         assert str(broken) in caplog.text
 
 
+@pytest.mark.parametrize("verb", ["train", "synthesize"])
+def test_resume_with_a_folder_in_the_place_of_the_configuration_names_the_option(tmp_path, verb):
+    line = refused(verb, tmp_path, "--resume")
+    assert line.endswith(f"got {tmp_path}; the folder to resume is named by --out {tmp_path}")
+    assert "got x.yaml; leave it out" in refused(verb, "x.yaml", "--resume")
+    assert f"a run to resume: --resume --out {tmp_path}" in refused("distill", tmp_path, "--resume")
+
+
 def test_resume_of_a_finished_run_says_so(run):
     result = invoke("train", "--resume", "--out", run)
     assert result.exit_code == 0, result.output
