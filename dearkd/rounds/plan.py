@@ -23,13 +23,14 @@ from dearkd.data.synthetic_set import MANIFEST_FILE
 from dearkd.errors import UserError
 from dearkd.rounds.folder import Round
 from dearkd.rounds.settings import RoundsConfig, image_options, training, with_recipe
-from dearkd.run_folder.moved import naming_the_new_place
+from dearkd.run_folder.moved import naming_the_new_place, noted_fingerprints
 from dearkd.synthesis.forecast import forecast, work_of
 from dearkd.synthesis.setup import Setup, prepare
 from dearkd.trained.resolve import EMBEDDED
 from dearkd.training.arithmetic import place_models, with_arithmetic
 from dearkd.training.build import Parts, build
 from dearkd.training.dry_run import estimate
+from dearkd.training.fingerprints import check_fingerprints, fingerprints
 from synth.classifier import Classifier
 from synth.refusal import SynthError
 from synth.shards import shard_bytes
@@ -55,6 +56,7 @@ TYPED = {
         "--stage2": "--set train.stage2=N",
         "--recipe paper": "--set train.recipe=paper",
         "--img-size": "--res",
+        "data.evaluation": "--eval-data",
         "--set ": "--set train.",
     },
 }
@@ -103,6 +105,8 @@ def plan(
     with as_typed("train"), moved, _blank_set(setup, images) as data:
         # What the teacher brings along was run when it was opened first.
         parts = build(training(config, first, data))
+        if begun is not None:
+            _check_evaluation(parts, Round(begun, 1))
         config = dataclasses.replace(
             config, student=parts.config.student, epochs=parts.config.lengths[0]
         )
@@ -136,6 +140,17 @@ def as_typed(part: Literal["synth", "train"]) -> Iterator[None]:
         if text == str(error):
             raise
         raise UserError(text) from error
+
+
+def _check_evaluation(parts: Parts, first: Round) -> None:
+    """Refuses to judge later rounds by other images than the first one.
+
+    Raises:
+        UserError: Naming the option.
+    """
+    key = "data.evaluation"
+    noted = noted_fingerprints(first.student.sessions())
+    check_fingerprints({key: fingerprints(parts)[key]}, noted)
 
 
 def _with_evaluation(config: RoundsConfig) -> tuple[RoundsConfig, list[str]]:

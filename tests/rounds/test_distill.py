@@ -703,7 +703,10 @@ def test_the_evaluation_images_may_move_and_can_not_change(
     assert f"if it has moved: dearkd distill --resume --out {run} --teacher NEW" in line
     assert "--eval-data NEW" in line
     line = refused(*resume, "--eval-data", other)
-    assert "not the evaluation images that the run began with" in line
+    assert "--eval-data: not the evaluation images that the run began with" in line
     distilled(*resume[1:], "--eval-data", there)
+    line = refused("distill", "--rounds", 2, "--out", run, "--eval-data", other)
+    assert "--eval-data: not the evaluation images that the run began with" in line
+    assert not (run / "round-2").exists()
     assert yaml.safe_load((run / "distill.yaml").read_text())["evaluation"] == str(there)
     assert RunFolder(run / "round-1" / "student").read_config().data.evaluation == str(there)
