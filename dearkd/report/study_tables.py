@@ -230,7 +230,7 @@ def _origin(entries: Sequence[Entry]) -> str:
     settings = [entry["settings"] for entry in entries]
     lengths = _all_of(f"{counted(s['epochs'], 'epoch')} of {s['steps']} steps" for s in settings)
     batch = _all_of(str(s["data.batch_size"]) for s in settings)
-    precision = _all_of(s["precision"] for s in settings)
+    precision = _all_of(map(_precision, entries))
     threads = _all_of(counted(e["summary"]["threads"], "thread") for e in entries)
     device = _all_of(_device(entry) for entry in entries)
     commits = _all_of(entry["summary"]["commit"] or "not known" for entry in entries)
@@ -238,6 +238,12 @@ def _origin(entries: Sequence[Entry]) -> str:
         f"{lengths}, {batch} views a step; student in {precision}, {threads} a run, on {device}; "
         f"commit {commits}."
     )
+
+
+def _precision(entry: Entry) -> str:
+    precision: str = entry["settings"]["precision"]
+    compiled = entry["summary"].get("compile", entry["settings"].get("compile"))  # once a setting
+    return f"{precision} (compiled)" if compiled else precision
 
 
 def _device(entry: Entry) -> str:

@@ -85,6 +85,7 @@ def summary(
         "processes": first["processes"],
         "precision": config.precision,
         "memory_format": config.memory_format,
+        "compile": config.compile,
         **_of_teacher(config),
         **({} if labels is None else {"teacher_labels": labels}),
         "arithmetic": first["arithmetic"],

@@ -71,6 +71,17 @@ def test_the_commit_of_an_installed_package_is_not_known(tmp_path):
     )
 
 
+def test_runs_that_were_compiled_are_told_apart(tmp_path):
+    entries = both()
+    entries[0]["summary"]["compile"] = True
+    entries[1]["summary"]["compile"] = False
+    assert "student in fp32 (compiled) and fp32, 1 thread" in study_markdown(
+        record(tmp_path, entries)
+    )
+    entries[2]["settings"]["compile"] = True  # where older records have it
+    assert "student in fp32 (compiled), 1 thread" in study_markdown(record(tmp_path, entries[2:3]))
+
+
 def test_means_and_differences_are_those_of_hand(tmp_path):
     arms, differences = study_tables(record(tmp_path, both()))
     assert arms.titles[2] == "top-1 % on 5,000 validation images"

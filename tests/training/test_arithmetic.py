@@ -192,6 +192,7 @@ def test_nothing_is_timed_unless_asked_for_and_equal_commands_are_equal_runs(
     summary = json.loads((tmp_path / "one" / "summary.json").read_text())
     assert summary["precision"] in ("fp32", "mixed")
     assert summary["memory_format"] == "contiguous"
+    assert summary["compile"] is False
     assert summary["teacher_precision"] in ("fp32", "bf16")
     assert summary["teacher_memory_format"] in ("contiguous", "channels_last")
     assert summary["arithmetic"].keys() == {"student", "teacher"}
