@@ -11,7 +11,6 @@ of that name are, and a dotted field is written with two underscores (``optim__l
 that is None takes the place of what a file says; an option that is None is not given.
 """
 
-import json
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -22,6 +21,8 @@ from torch import nn
 
 from dearkd.config import TrainConfig, load_config
 from dearkd.config_file import user_tree
+from dearkd.data.loaders import OnBadImage
+from dearkd.data.synthetic_set import read_set
 from dearkd.errors import UserError
 from dearkd.judging.eval import evaluate_target
 from dearkd.models.teacher import Teacher
@@ -84,7 +85,7 @@ class Run:
 
     @cached_property
     def teacher(self) -> Trained | None:
-        """The network that it learned from; None without a teacher or with the default one."""
+        """The network that it learned from; None without one, or where it was made in Python."""
         named = self.config.teacher
         if named.name is None:
             return None
@@ -99,8 +100,15 @@ class SyntheticImages:
 
     @property
     def manifest(self) -> dict[str, Any]:
-        """Every image with its class and verdicts, and the quality of the set."""
-        return json.loads((self.folder / "manifest.json").read_text(encoding="utf-8"))
+        """Every image with its class and verdicts, and the quality of the set.
+
+        Raises:
+            UserError: If it is gone or damaged.
+        """
+        found = read_set(self.folder)
+        if found is None or found.damage is not None:
+            raise UserError(f"{self.folder} has no sound manifest; make the set again")
+        return found.manifest
 
 
 def train(
@@ -189,21 +197,40 @@ def synthesize(
 
 
 def evaluate(
-    target: Run | Path | str, *, console: Console | None = None, **options: Any
+    target: Run | Path | str,
+    *,
+    data: Path | str | None = None,
+    weights: Path | str | None = None,
+    which: str | None = None,
+    img_size: int | None = None,
+    batch_size: int | None = None,
+    on_bad_image: OnBadImage | None = None,
+    trust: bool = False,
+    console: Console | None = None,
 ) -> dict[str, dict[str, float]]:
     """Top-1 and top-5 in percent of a run or a timm model, by head, as `dearkd eval` gives them.
 
-    ``options``: ``data``, ``weights``, ``which``, ``batch_size``, ``img_size``, ``trust``.
+    Each keyword is what the option of that name is.
 
     Raises:
         UserError: If the target is unknown, or has no weights or evaluation data.
     """
     name = target.folder if isinstance(target, Run) else target
-    return evaluate_target(str(name), console=console or Console(quiet=True), **options)
+    return evaluate_target(
+        str(name),
+        console=console or Console(quiet=True),
+        data=None if data is None else str(data),
+        weights=None if weights is None else Path(weights),
+        which=which,
+        img_size=img_size,
+        batch_size=batch_size,
+        on_bad_image=on_bad_image,
+        trust=trust,
+    )
 
 
 def _options(fields: dict[str, Any]) -> dict[str, Any]:
-    """Keywords as dotted fields of the configuration; those that are None are left out."""
+    """Keywords as dotted fields of the configuration, whose reader leaves out what is None."""
     return {
         SHORT.get(name, name.replace("__", ".")): str(value) if isinstance(value, Path) else value
         for name, value in fields.items()

@@ -35,8 +35,10 @@ from rich.console import Console  # noqa: E402
 from timm.models import build_model_with_cfg, generate_default_cfgs, register_model  # noqa: E402
 
 import dearkd  # noqa: E402, F401 - registers the real students too
+from dearkd.analysis.predictions import answers_of  # noqa: E402
 from dearkd.config import load_config  # noqa: E402
 from dearkd.data.datasets import open_data  # noqa: E402
+from dearkd.judging.candidate import candidate_of  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
 from dearkd.run_folder.folder import RunFolder  # noqa: E402
@@ -89,6 +91,11 @@ def toy_cnn(pretrained=False, **kwargs):
 def opened(text, role="model", **options):
     """A trained network as the verbs open it."""
     return open_trained(resolve(str(text), role, **options))
+
+
+def predictions_of(found, data=None, **options):
+    """What ``answers_of`` says of a run for its evaluation images, or those of ``data``."""
+    return answers_of(found, candidate_of(found, data), **options)
 
 
 def quiet_train(options, settings=(), resume=False, folder=None, config=None):

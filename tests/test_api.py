@@ -73,5 +73,12 @@ def test_mistakes_are_told_as_at_the_command(tmp_path):
         dearkd.train(resume=True, seed=3)
     with pytest.raises(UserError, match="unknown model 'resnt18'"):
         dearkd.evaluate("resnt18", data="digits")
+    with pytest.raises(UserError, match=r"images .*nowhere|nowhere.* does not exist"):
+        dearkd.evaluate("resnet18", data=tmp_path / "nowhere")
+    with pytest.raises(UserError, match=r"weights .*nowhere\.pth"):
+        dearkd.evaluate("resnet18", weights=str(tmp_path / "nowhere.pth"), data="digits")
+    (tmp_path / "manifest.json").write_text("{")
+    with pytest.raises(UserError, match="has no sound manifest"):
+        _ = dearkd.api.SyntheticImages(tmp_path).manifest
     with pytest.raises(AttributeError, match="no attribute 'trane'"):
         _ = dearkd.trane

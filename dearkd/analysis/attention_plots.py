@@ -74,7 +74,6 @@ def distance_by_epoch(
 
 def average_distance_by_epoch(
     runs: Mapping[str, Sequence[Mapping[str, Any]]],
-    switches: Mapping[float, str] | None = None,
     styles: Mapping[str, int] | None = None,
 ) -> go.Figure:
     """Attention distance, averaged over blocks and heads, against the epoch: a curve for each run.
@@ -90,7 +89,7 @@ def average_distance_by_epoch(
         measured = _measured(runs[name])
         means = [float(np.mean(line["attention_distance"])) for line in measured]
         lines.append(Line(name, [line["epoch"] + 1 for line in measured], means, style))
-    return curves(lines, y_title=DISTANCE, switches=switches)
+    return curves(lines, y_title=DISTANCE)
 
 
 def distance_by_block(

@@ -18,14 +18,15 @@ from torch import Tensor, nn
 
 from dearkd.data.class_matching import class_keys, match_classes
 from dearkd.data.decode import BadImageError
-from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
+from dearkd.data.feed import evaluation_loader
 from dearkd.data.loaders import Batch, Loader
 from dearkd.data.order import spread_rows
 from dearkd.data.sources import ImageSource, SubsetSource
 from dearkd.errors import UserError
-from dearkd.judging.candidate import Candidate, candidate_of
+from dearkd.judging.candidate import Candidate
 from dearkd.misfit import misfit
 from dearkd.models.cost import LAYOUTS
+from dearkd.models.placing import place
 from dearkd.models.precision import precision_context
 from dearkd.models.readings import head_scores
 from dearkd.models.teacher import Teacher
@@ -37,10 +38,10 @@ from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
 from dearkd.trained.weights import hash_of_weights
 
-__all__ = ["Answers", "Predictions", "Watch", "answers_of", "predictions_of"]
+__all__ = ["Answers", "Predictions", "Watch", "answers_of"]
 
 HEADS = ("class", "distillation", "logits")
-FORM = "class and confidence"
+FORM = "class and confidence, placed as the run was judged"
 """What is kept of an answer, in the kept file's metadata."""
 TEACHER = "teacher"
 OUT_OF_REACH = "the teacher is out of reach"
@@ -82,31 +83,6 @@ class Predictions:
     """Why the teacher's answers are missing although they were asked for."""
 
 
-def predictions_of(
-    found: Resolved,
-    data: str | None = None,
-    *,
-    teacher: bool = False,
-    images: int | None = None,
-    batch_size: int = EVALUATION_BATCH,
-    watch: Watch = iter,
-) -> Predictions:
-    """Predictions of a run's weights for its evaluation images.
-
-    ``data`` names other images, and ``images`` takes so many of them, evenly spread; predictions
-    are then not kept. Kept ones are reused while the weights, the names and labels of the images
-    and the pixels of a few of them are unchanged.
-
-    Raises:
-        UserError: If there are no such weights, no images, or their classes are not the model's.
-        MissingFileError: If a path does not exist.
-    """
-    candidate = candidate_of(found, data)
-    return answers_of(
-        found, candidate, teacher=teacher, images=images, batch_size=batch_size, watch=watch
-    )
-
-
 def answers_of(
     found: Resolved,
     candidate: Candidate,
@@ -114,13 +90,17 @@ def answers_of(
     teacher: bool = False,
     trust: bool = False,
     images: int | None = None,
-    batch_size: int = EVALUATION_BATCH,
     watch: Watch = iter,
 ) -> Predictions:
-    """:func:`predictions_of` for a network and images that are already open.
+    """Predictions of a run's weights for the images of a candidate.
+
+    ``images`` takes so many of them, evenly spread. Predictions for all of the run's own evaluation
+    images are kept, and reused while the weights, the names and labels of the images and the pixels
+    of a few of them are unchanged.
 
     Raises:
-        UserError: Also if ``trust`` has no effect on run and teacher.
+        UserError: If the classes of the images are not the model's, or ``trust`` has no effect on
+            run and teacher.
     """
     named = _named_teacher(found, trust) if teacher else None
     refuse_idle_trust(trust, found, named if isinstance(named, Resolved) else None)
@@ -138,7 +118,7 @@ def answers_of(
         keys["teacher"] = hash_of_weights(guide)
     tensors = None if file is None else _kept(file, keys)
     if tensors is None:
-        tensors = _answers(candidate, source, class_map, guide, batch_size, watch)
+        tensors = _answers(candidate, source, class_map, guide, watch)
         if file is not None:
             _keep(file, tensors, keys)
     return _assembled(tensors, candidate, source, missing)
@@ -212,7 +192,6 @@ def _answers(
     source: ImageSource,
     class_map: tuple[int, ...],
     teacher: Teacher | None,
-    batch_size: int,
     watch: Watch,
 ) -> dict[str, Tensor]:
     """Labels, rows of the source and answers by head, for the images that can be read."""
@@ -225,11 +204,10 @@ def _answers(
         trained.img_size,
         class_map,
         state,
-        batch_size=batch_size,
         on_bad_image=candidate.on_bad_image,
     )
-    model = trained.network.to(state.device)
-    model.to(memory_format=LAYOUTS[trained.memory_format])
+    model = trained.network
+    place(model, state.device, trained.memory_format)
     if teacher is not None:
         teacher.to(state.device)
     parts: dict[str, list[Tensor]] = {}

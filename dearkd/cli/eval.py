@@ -93,7 +93,9 @@ def evaluate(
     ] = None,
     out: Annotated[Path | None, _of_set(help="Write the result to this JSON file.")] = None,
     img_size: ImgSize = None,
-    batch_size: Annotated[int, typer.Option(help="Images a forward pass.", min=1)] = 128,
+    batch_size: Annotated[
+        int | None, typer.Option(help="Images a forward pass; default: 128.", min=1)
+    ] = None,
     on_bad_image: OnBadImage = None,
     imports: Imports = None,
     trust: Trust = False,

@@ -23,7 +23,7 @@ _SMALLER_STEPS = (
 LESS_MEMORY = {
     "train": _SMALLER_STEPS,
     "teacher": _SMALLER_STEPS,
-    "evaluate": "lower --batch-size",
+    "evaluate": "lower --batch-size (the budget of --probe is fixed)",
     "synthesize": "lower --images-per-batch",
     "distill": "add --set train.data.micro_batch=auto (the batch stays the same), or a smaller "
     "--set synth.images_per_batch=N",

@@ -1,7 +1,5 @@
 """The images that a run trains on and is judged on, and a fixed share of them."""
 
-from pathlib import Path
-
 import numpy as np
 
 from dearkd.config_file import check_range
@@ -24,7 +22,6 @@ def open_data(
     *,
     validation: float | None = None,
     labels: Labels = "auto",
-    root: str | Path = "data",
 ) -> tuple[ImageSource, ImageSource | None]:
     """The training images and the evaluation images, or None where there are none.
 
@@ -34,8 +31,8 @@ def open_data(
     timm name (``torch/cifar10``, ``hfds/NAME``, ``hfids/NAME``).
     ``evaluation`` takes the same and replaces what ``train`` brings. Evaluation labels are numbered
     as the training labels are; of training data with some of its teacher's classes only these are
-    kept. Downloads go to ``root``. With ``validation`` the evaluation images are cut from the
-    training images instead: so many, or that share below 1. A split that is replaced is not opened.
+    kept. With ``validation`` the evaluation images are cut from the training images instead: so
+    many, or that share below 1. A split that is replaced is not opened.
 
     Pictures that lie in a folder, none of them in a class folder, have no labels. With ``labels``
     none no training image has, whatever is there: labels are not looked at. Evaluation labels are
@@ -49,7 +46,6 @@ def open_data(
     replaced = evaluation is not None or validation is not None
     source, own_evaluation = open_place(
         train,
-        Path(root),
         wanted="training" if replaced else "both",
         labelled=None if labels == "auto" else False,
     )
@@ -59,20 +55,20 @@ def open_data(
         )
     if validation is not None:
         return _cut(source, validation)
-    other = own_evaluation if evaluation is None else open_evaluation(evaluation, root=root)
+    other = own_evaluation if evaluation is None else open_evaluation(evaluation)
     if other is None or not source.classes.known:
         return source, other
     return source, _renumbered(other, source.classes)
 
 
-def open_evaluation(data: str, *, root: str | Path = "data") -> ImageSource:
+def open_evaluation(data: str) -> ImageSource:
     """The evaluation split of ``data``, or all of it where it has no splits.
 
     Raises:
         MissingFileError: If a path does not exist.
         UserError: If the data is empty, unknown, or has a training split alone.
     """
-    source, evaluation = open_place(data, Path(root), wanted="evaluation", labelled=True)
+    source, evaluation = open_place(data, wanted="evaluation", labelled=True)
     found = evaluation or source
     if found is None:
         raise UserError(

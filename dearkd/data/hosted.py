@@ -9,6 +9,7 @@ from typing import Any, Literal
 from urllib.error import URLError
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
 from PIL import Image
 from timm.data.dataset_factory import create_dataset
@@ -63,12 +64,10 @@ class TimmSource:
             return Image.open(io.BytesIO(file.read()))
 
 
-def open_hosted(
-    name: str, root: Path, wanted: Wanted
-) -> tuple[ImageSource | None, ImageSource | None]:
+def open_hosted(name: str, wanted: Wanted) -> tuple[ImageSource | None, ImageSource | None]:
     """The training and the evaluation source of a timm name, as far as they are ``wanted``.
 
-    Downloads go to ``root``.
+    Downloads go beside those of torch, so that a run finds them from any folder.
 
     Departure:
         ``hfids/`` streams cannot be read by index, on which every view depends here: the data set
@@ -82,12 +81,12 @@ def open_hosted(
     if not rest.strip("/"):
         raise UserError(f"data {name!r} names no data set; name one, as in torch/cifar10")
     name = f"hfds/{rest}" if prefix.lower() == "hfids" else name
-    source = None if wanted == "evaluation" else _open_split(name, root, "train")
+    source = None if wanted == "evaluation" else _open_split(name, "train")
     if wanted == "training":
         return source, None
     for split in _EVALUATION_SPLITS:
         try:
-            return source, _open_split(name, root, split)
+            return source, _open_split(name, split)
         except _NoSplitError:
             continue
     return source, None
@@ -101,12 +100,17 @@ class _NoSplitError(UserError):
     """The data set exists, but has no such split."""
 
 
-def _open_split(name: str, root: Path, split: str) -> TimmSource:
+def _downloads() -> Path:
+    """Beside torch's own downloads: ``~/.cache/torch/datasets``, or where TORCH_HOME says."""
+    return Path(torch.hub.get_dir()).with_name("datasets")
+
+
+def _open_split(name: str, split: str) -> TimmSource:
     is_hub = name.lower().startswith("hfds/")
     try:
         dataset = create_dataset(
             name,
-            root=None if is_hub else str(root),
+            root=None if is_hub else str(_downloads()),
             split=split,
             download=not is_hub,
         )

@@ -35,14 +35,14 @@ SHOWN = 5
 
 
 def open_place(
-    data: str, root: Path, *, wanted: Wanted, labelled: bool | None
+    data: str, *, wanted: Wanted, labelled: bool | None
 ) -> tuple[ImageSource | None, ImageSource | None]:
     """The training images and the evaluation images that ``data`` names; one may be None.
 
     Data without splits is for training. A split that is not ``wanted`` is not opened, but for the
     training split of a folder, whose class folders number the evaluation images. Where evaluation
     images are wanted of data with a training split alone, both are None. ``labelled``: whether the
-    training images have labels; None: if they are there. Downloads go to ``root``.
+    training images have labels; None: if they are there.
 
     Raises:
         MissingFileError: If a path does not exist.
@@ -52,7 +52,7 @@ def open_place(
         train, evaluation = (
             (DigitsSource("train"), DigitsSource("test"))
             if data == DIGITS
-            else open_hosted(data, root, wanted)
+            else open_hosted(data, wanted)
         )
         return without_labels(train) if train and labelled is False else train, evaluation
     path = from_home(data)

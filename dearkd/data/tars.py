@@ -258,6 +258,8 @@ def _pax_path(content: bytes) -> str | None:
     """The name that an extended header gives the next member; records are ``LENGTH KEY=VALUE``."""
     while content:
         length, _, _ = content.partition(b" ")
+        if int(length) <= len(length):
+            raise ValueError(f"an extended header has a record of {int(length)} bytes")
         record, content = content[len(length) + 1 : int(length) - 1], content[int(length) :]
         key, _, value = record.partition(b"=")
         if key == b"path":

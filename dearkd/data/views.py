@@ -71,8 +71,7 @@ class Views(Dataset[dict[str, Any]]):
         except UserError as error:
             return {"failure": error, "errors": errors}
         except OSError as error:
-            reason = f"cannot read the data ({error}); check the disk, then resume"
-            return {"failure": UserError(reason), "errors": errors}
+            return {"failure": _unreadable(error), "errors": errors}
         if self.substitute and None in picked:
             last = errors[-1].name
             reason = f"{_SUBSTITUTES} images in a row are bad, the last is {last}; check the data"
@@ -155,9 +154,16 @@ class Views(Dataset[dict[str, Any]]):
         size = self.augment.img_size
         cache = np.zeros((len(self.source), size, size, 3), dtype=np.uint8)
         for index in rows.tolist():
-            with suppress(BadImageError):  # remembered, and met again when a view asks for it
-                cache[index] = self._prepared(index)
+            try:
+                with suppress(BadImageError):  # remembered, and met again when a view asks for it
+                    cache[index] = self._prepared(index)
+            except OSError as error:
+                raise _unreadable(error) from error
         self.cache = cache
+
+
+def _unreadable(error: OSError) -> UserError:
+    return UserError(f"cannot read the data ({error}); check the disk, then resume")
 
 
 def _anew(error: BadImageError) -> BadImageError:

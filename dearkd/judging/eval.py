@@ -17,8 +17,7 @@ from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.errors import UserError, one_line
 from dearkd.judging.candidate import candidate_of
 from dearkd.judging.evaluate import evaluate
-from dearkd.models.attention import set_attention
-from dearkd.models.cost import LAYOUTS
+from dearkd.models.placing import place
 from dearkd.run_folder.processes import in_turn, process_accelerator, process_state
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 
@@ -41,7 +40,7 @@ def evaluate_target(
     weights: Path | None = None,
     which: str | None = None,
     trust: bool = False,
-    batch_size: int = EVALUATION_BATCH,
+    batch_size: int | None = None,
     img_size: int | None = None,
     on_bad_image: OnBadImage | None = None,
     as_json: bool = False,
@@ -60,7 +59,7 @@ def evaluate_target(
     candidate = in_turn(process_state(), lambda: candidate_of(found, data))
     trained, source = candidate.trained, candidate.source
     accelerator = process_accelerator()
-    network = trained.network.to(accelerator.device)
+    network = trained.network
     if img_size is not None:
         _resize(network, target, img_size)
     loader = evaluation_loader(
@@ -69,11 +68,10 @@ def evaluate_target(
         img_size or trained.img_size,
         match_classes(source.classes, trained.class_names, trained.num_classes),
         accelerator,
-        batch_size=batch_size,
+        batch_size=batch_size or EVALUATION_BATCH,
         on_bad_image=on_bad_image or candidate.on_bad_image,
     )
-    network = network.to(memory_format=LAYOUTS[trained.memory_format])
-    set_attention(network, accelerator.device)
+    place(network, accelerator.device, trained.memory_format)
     batches = _watched(loader, console, accelerator)
     result = evaluate(network, batches, accelerator, trained.precision)
     if accelerator.is_main_process:
@@ -87,7 +85,6 @@ def evaluate_target(
 @torch.inference_mode()
 def _resize(model: Any, target: str, img_size: int) -> None:
     """Makes a model that is built for one image size take another, and tries it on a blank."""
-    device = next(model.parameters()).device
     try:
         if hasattr(model, "set_input_size"):
             model.set_input_size(img_size=(img_size, img_size))
@@ -95,7 +92,7 @@ def _resize(model: Any, target: str, img_size: int) -> None:
         side = max(patch) if isinstance(patch, tuple | list) else patch
         if img_size % side:  # the rest would be cut off in silence
             raise UserError(f"it must be a multiple of the {side}-px patch")
-        model.eval()(torch.zeros(1, 3, img_size, img_size, device=device))
+        model.eval()(torch.zeros(1, 3, img_size, img_size))
     except (AssertionError, RuntimeError, ValueError, TypeError) as error:
         reason = one_line(error)
         raise UserError(f"{target} cannot take --img-size {img_size}: {reason}") from error

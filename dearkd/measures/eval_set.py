@@ -158,7 +158,7 @@ class _Judge:
         how = {"net": net, "img_size": size, "images_are": words}
         for part, images in zip(self.parts, sets, strict=True):
             with self._progress(f"LPIPS of {part['data']}", len(images.source)) as advance:
-                found = lpips_diversity(images, embedding, request.batch_size, advance)
+                found = lpips_diversity(images, embedding, request.images_a_pass, advance)
             part["lpips"] = how | found.as_dict()
         if request.against is None or request.features is not None:
             return {}
@@ -168,7 +168,7 @@ class _Judge:
         found = []
         for images in sets:
             with self._progress("features", len(images.source)) as advance:
-                found.append(lpips_features(images, embedding, self.request.batch_size, advance))
+                found.append(lpips_features(images, embedding, self.request.images_a_pass, advance))
         return nearness(*found)
 
     def _features(self) -> dict[str, Any]:
@@ -191,7 +191,7 @@ class _Judge:
         return Network(
             trained,
             self.accelerator,
-            self.request.batch_size,
+            self.request.images_a_pass,
             self.bad_images,
         )
 

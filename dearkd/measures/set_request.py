@@ -38,10 +38,16 @@ class SetRequest:
     """Chooses the images where ``limit`` leaves some out, and is the probe's seed; None: 0."""
     img_size: int | None = None
     """Pixels a side for LPIPS; other networks have a size of their own."""
-    batch_size: int = EVALUATION_BATCH
+    batch_size: int | None = None
+    """None: 128. A probe student has its own, as its budget is fixed."""
     on_bad_image: str | None = None
     trust: bool = False
     """Whether to run the Python files that a network's run imports."""
+
+    @property
+    def images_a_pass(self) -> int:
+        """Images of a forward pass."""
+        return self.batch_size or EVALUATION_BATCH
 
     def __post_init__(self) -> None:
         """Refuses unknown values and options that would have no effect."""
@@ -51,6 +57,7 @@ class SetRequest:
                 "distance, density, coverage), --verifier NET or --probe"
             )
         embedding = {"--lpips": self.lpips, "--features": self.features}
+        judging = {**embedding, "--verifier": self.verifier}
         known = get_args(LpipsNet)
         if self.lpips_net is not None and self.lpips_net not in known:
             raise UserError(f"--lpips-net must be {', '.join(known)}, got {self.lpips_net!r}")
@@ -61,7 +68,8 @@ class SetRequest:
             ("--features-weights", self.features_weights, {"--features": self.features}),
             ("--verifier-weights", self.verifier_weights, {"--verifier": self.verifier}),
             ("--against", self.against, {**embedding, "--probe": self.probe}),
-            ("--limit", self.limit, {**embedding, "--verifier": self.verifier}),
+            ("--limit", self.limit, judging),
+            ("--batch-size", self.batch_size, judging),
             ("--teacher", self.teacher, {"--probe": self.probe}),
             ("--teacher-weights", self.teacher_weights, {"--teacher": self.teacher}),
             ("--seed", self.seed, {"--limit": self.limit, "--probe": self.probe}),

@@ -18,6 +18,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from dearkd.errors import UserError
+from dearkd.models.position import at_least_float32
 from dearkd.models.precision import precision_context
 from dearkd.models.taps import TeacherStage, describe_stages
 
@@ -135,10 +136,10 @@ class Teacher(nn.Module):
         wanted = sorted(set(stages))
         with self._precision(images.device):
             logits, maps = self._computed(images, wanted, known)
-        logits = _at_least_float32(logits)
+        logits = at_least_float32(logits)
         if memory is not None and views is not None and known is None:
             logits = memory.record(views, logits)
-        features = tuple(_at_least_float32(maps[wanted.index(stage)]) for stage in stages)
+        features = tuple(at_least_float32(maps[wanted.index(stage)]) for stage in stages)
         return TeacherOutput(logits, features)
 
     def pixels(
@@ -229,7 +230,3 @@ def _renormalisation(
     rows = [torch.tensor(v, dtype=torch.float64) for v in (student_mean, student_std, mean, std)]
     scale, shift = rows[1] / rows[3], (rows[0] - rows[2]) / rows[3]
     return scale.float()[:, None, None], shift.float()[:, None, None]
-
-
-def _at_least_float32(tensor: Tensor) -> Tensor:
-    return tensor if tensor.dtype == torch.float64 else tensor.float()

@@ -11,11 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import Progress
 
-from dearkd.analysis.predictions import Predictions, predictions_of
+from dearkd.analysis.predictions import Predictions, answers_of
 from dearkd.data.datasets import open_data
 from dearkd.data.loaders import Batch, Loader
 from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
+from dearkd.judging.candidate import candidate_of
 from dearkd.owner import check_replaceable
 from dearkd.pages.page import Section, page
 from dearkd.report.attention_chapter import attention_section
@@ -135,7 +136,8 @@ def _predicted(errors: Console, trust: bool, run: Run) -> Predictions | str:
             return bar.track(batches, total=len(batches), task_id=task)
 
         try:
-            return predictions_of(resolve(str(run.path), "run", trust=trust), watch=watched)
+            found = resolve(str(run.path), "run", trust=trust)
+            return answers_of(found, candidate_of(found), watch=watched)
         except UserError as error:
             return f"no single images here: {error}"
 

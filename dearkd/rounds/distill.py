@@ -5,7 +5,6 @@ Every round makes a set by the door of `dearkd synthesize` and trains on all set
 """
 
 import errno
-import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -105,8 +104,7 @@ def distill(
         print_plan(RoundsRun(planned, folder or Path("runs") / "new", console, trust))
         return None
     if folder is None:
-        stem = Path(str(planned.config.teacher.name)).stem
-        folder = next_folder(f"distill-{re.sub('[^A-Za-z0-9._-]', '-', stem)}")
+        folder = next_folder(f"distill-{Path(str(planned.config.teacher.name)).stem}")
     _run(RoundsRun(planned, folder, console, trust), given, resume)
     return folder
 

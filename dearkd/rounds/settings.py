@@ -68,8 +68,8 @@ class RoundsConfig:
     student: str | None = None
     """timm name; None: as `dearkd train` chooses it."""
     rounds: int = ROUNDS
-    """How often images are made and trained on; those of a finished run may be raised. Whether more
-    than one pay is not measured yet: images against a student take several times as long."""
+    """How often images are made and trained on; those of a finished run may be raised. Images
+    against a student take several times as long, and showed no gain in our studies (RESULTS.md)."""
     per_class: int | None = None
     """Images of each class that a round adds. None: as many as `dearkd synthesize` makes."""
     res: int | None = None

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -221,11 +222,13 @@ def is_run(folder: Path) -> bool:
 def next_folder(stem: str, root: Path = Path("runs")) -> Path:
     """Makes the first of the folders ``stem-1``, ``stem-2``, ... under ``root`` that is not there.
 
+    What a shell or a pattern of data reads otherwise, a space or a brace, becomes a hyphen.
     Processes that ask at the same time get a folder each.
 
     Raises:
         WriteError: If a folder cannot be made.
     """
+    stem = re.sub(r"[^\w.-]+", "-", stem)
     try:
         root.mkdir(parents=True, exist_ok=True)
         for number in itertools.count(1):

@@ -18,6 +18,7 @@ from dearkd.errors import UserError, one_line
 
 __all__ = [
     "Say",
+    "device_name",
     "from_main",
     "in_turn",
     "local_processes",
@@ -52,6 +53,11 @@ def process_state() -> PartialState:
                 "87 M parameters, fits on every device"
             )
     return PartialState(cpu=_on_cpu())
+
+
+def device_name(device: torch.device) -> str:
+    """What a device is called where a run is recorded: a GPU's model, or the kind of device."""
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
 
 
 def said_by_main(console: Console, state: PartialState) -> Say:

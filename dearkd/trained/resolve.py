@@ -14,6 +14,7 @@ from timm.models import split_model_name_tag
 
 from dearkd.data.folders import IMAGE_SUFFIXES
 from dearkd.data.splits import from_home
+from dearkd.data.synthetic_set import is_set
 from dearkd.errors import MissingFileError, UserError, missing_file
 from dearkd.misfit import misfit
 from dearkd.models.create import check_name
@@ -122,16 +123,14 @@ def resolve(
     path = from_home(text)
     _check_options(text, path, weights, which)
     if path.suffix in GRAPHS:
-        found = _graph(text, role, path, trust, graphs)
-    elif text == EMBEDDED:
-        found = _of_file(text, role, EMBEDDED_WEIGHTS, trust)
-    elif path.is_dir():
-        found = _of_folder(text, role, path, which or "final", trust)
-    elif not text.startswith(ELSEWHERE) and (path.suffix == ".safetensors" or "/" in text):
-        found = _of_file(text, role, _existing(path, f"{role} {text}"), trust)
-    else:
-        found = _of_timm(text, role, weights)
-    return found
+        return _graph(text, role, path, trust, graphs)
+    if text == EMBEDDED:
+        return _of_file(text, role, EMBEDDED_WEIGHTS, trust)
+    if path.is_dir():
+        return _of_folder(text, role, path, which or "final", trust)
+    if not text.startswith(ELSEWHERE) and (path.suffix == ".safetensors" or "/" in text):
+        return _of_file(text, role, _existing(path, f"{role} {text}"), trust)
+    return _of_timm(text, role, weights)
 
 
 def refuse_idle_trust(trust: bool, *found: Resolved | None) -> None:
@@ -176,7 +175,7 @@ def _of_folder(text: str, role: str, path: Path, which: str, trust: bool) -> Res
     folder = RunFolder(path)
     if (path / "config.json").is_file() and not _is_ours(folder.model_file):
         return Resolved(text=text, role=role, form="timm-folder", weights=path)
-    if (path / "synthesize.yaml").is_file():
+    if is_set(path):
         raise UserError(
             f"{role} {path} is a set of synthetic images, no network; name a run folder, or a "
             "timm model (what is known of the set: dearkd eval SET --lpips, dearkd report SET)"

@@ -36,7 +36,7 @@ from dearkd.data.augment import crops_at_random
 from dearkd.data.settings import DataConfig, Place
 from dearkd.errors import UserError
 from dearkd.models import cost
-from dearkd.models.attention import set_attention
+from dearkd.models.placing import place
 from dearkd.training.build import Parts
 from dearkd.training.settings import MemoryFormat, Precision
 from synth.facts import bf16_units
@@ -137,8 +137,7 @@ def with_arithmetic(
 def place_models(parts: Parts, device: torch.device) -> None:
     """Moves student and teacher to the device, in the memory layout and precision of the config."""
     config = parts.config
-    parts.student.to(device, memory_format=cost.LAYOUTS[config.memory_format])
-    set_attention(parts.student, device)
+    place(parts.student, device, config.memory_format)
     teacher = parts.teacher
     if teacher is not None:
         teacher.to(device)

@@ -96,10 +96,11 @@ def describe(
     rates = ", ".join(f"{rate:.3g} images/s in {stage}" for stage, rate in found.rates.items())
     memory, disk = found.memory / 2**30, _disk(parts) / 1e6
     about = "at most about" if config.stage1 == "auto" else "about"  # stage 2's epochs are shorter
+    compiled = "; compiling, as the run will, is not in it" if config.compile else ""
     say(
         f"{about} {seconds_text(found.seconds)} and {memory:.1f} GiB of memory on "
         f"{state.device}{each}, and {disk:.0f} MB of disk ({rates}; evaluation included, measured "
-        f"on {counted(STEPS, 'step')} of {counted(found.images, 'image')})"
+        f"on {counted(STEPS, 'step')} of {counted(found.images, 'image')}{compiled})"
     )
 
 

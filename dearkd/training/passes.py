@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError, is_out_of_memory
 from dearkd.models.precision import precision_context
-from dearkd.training.finite import RUNNING
 from dearkd.training.stages import Batches, Position
 
 __all__ = ["Cut", "Passes"]
@@ -27,8 +26,6 @@ Cut = Callable[[int], tuple[Batches, int]]
 
 LEAST = 2
 """Views of the smallest pass."""
-STATISTICS = (*RUNNING, "num_batches_tracked")
-"""How the names of what every pass in training moves end."""
 
 
 class Passes:
@@ -129,10 +126,10 @@ class Passes:
     def _tried(self, objective: nn.Module, position: Position) -> int | None:
         """The images of a step; None, with all that it changed put back, if memory is out."""
         sums = dict(position.sums)
-        statistics = {
+        counted = {
             buffer: buffer.clone()
             for name, buffer in objective.named_buffers()
-            if name.endswith(STATISTICS) and "teacher." not in name
+            if "teacher." not in name
         }
         try:
             return self._made(objective, position)
@@ -140,7 +137,7 @@ class Passes:
             if not is_out_of_memory(error):
                 raise
         # After the handler: until its end the error holds on to the tensors of the pass.
-        for buffer, value in statistics.items():
+        for buffer, value in counted.items():
             buffer.copy_(value)
         position.sums = sums
         objective.zero_grad()

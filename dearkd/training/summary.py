@@ -10,7 +10,7 @@ from accelerate import Accelerator
 
 from dearkd.config import TrainConfig
 from dearkd.models import cost
-from dearkd.run_folder.processes import peak_memory
+from dearkd.run_folder.processes import device_name, peak_memory
 from dearkd.run_folder.provenance import commit, machine, versions
 from dearkd.said import counted
 from dearkd.training.build import Parts
@@ -112,7 +112,7 @@ def session(
     """
     return {
         "from_epoch": saved["position"]["epoch"] if saved else 0,
-        "device": _device_name(accelerator.device),
+        "device": device_name(accelerator.device),
         "cpu": machine()["cpu"],
         "processes": accelerator.num_processes,
         "threads": torch.get_num_threads(),
@@ -147,7 +147,3 @@ def _teacher_top1(sessions: Sequence[dict[str, Any]]) -> dict[str, float]:
     """The teacher's top-1 on the evaluation images, as the run read it when it began."""
     found = [one["teacher_reading"]["top1"] for one in sessions if "teacher_reading" in one]
     return {"teacher_top1": found[0]} if found else {}
-
-
-def _device_name(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else device.type

@@ -11,6 +11,7 @@ from dearkd.errors import MissingFileError, UserError
 from dearkd.judging.eval import evaluate_target
 from dearkd.run_folder.files import file_hash, load_weights
 from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.processes import device_name, process_state
 from dearkd.run_folder.provenance import machine, versions
 from dearkd.said import counted
 from dearkd.trained.resolve import refuse_idle_trust, resolve
@@ -172,8 +173,7 @@ def _unlike(summary: Summary) -> list[str]:
     pairs["threads"] = (summary.get("threads"), torch.get_num_threads())
     first: dict[str, Any] = next(iter(summary.get("sessions", ())), {})
     pairs["cpu"] = (first.get("cpu"), machine()["cpu"])
-    device = torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu"
-    pairs["device"] = (summary.get("device"), device)
+    pairs["device"] = (summary.get("device"), device_name(process_state().device))
     several = (summary.get("processes") or 1) > 1
     said = [
         f"{name} {'not known' if old is None else old} there, {new} here"

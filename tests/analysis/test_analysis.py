@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from commands import invoke, not_among, refused
-from conftest import opened, quiet_train
+from conftest import opened, predictions_of, quiet_train
 from PIL import Image
 from timm.models import (
     VisionTransformer,
@@ -27,7 +27,6 @@ from dearkd.analysis.attention_maps import (
     scale_of,
 )
 from dearkd.analysis.findings import analysis_of
-from dearkd.analysis.predictions import predictions_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
 from dearkd.data.datasets import open_data

@@ -6,11 +6,13 @@ import shutil
 import numpy as np
 import pytest
 import torch
-from conftest import opened, quiet_train
+from conftest import opened, predictions_of, quiet_train
 from PIL import Image
+from timm.layers.attention import Attention
 
 from dearkd.analysis import predictions
-from dearkd.analysis.predictions import predictions_of
+from dearkd.analysis.predictions import answers_of
+from dearkd.judging.candidate import candidate_of
 from dearkd.run_folder.files import load_weights, read_metadata, save_tensors
 from dearkd.run_folder.folder import RunFolder
 from dearkd.trained.resolve import resolve
@@ -45,6 +47,15 @@ def passes(monkeypatch):
 
 def top1(answers, labels):
     return 100 * (answers.read == labels).double().mean().item()
+
+
+def test_attention_is_computed_as_the_run_was_judged(run):
+    found = found_of(run)
+    candidate = candidate_of(found)
+    answers_of(found, candidate)
+    layers = [one for one in candidate.trained.network.modules() if isinstance(one, Attention)]
+    assert layers
+    assert not any(layer.fused_attn for layer in layers)
 
 
 def test_answers_are_those_the_run_was_judged_by(run, toy_teacher):

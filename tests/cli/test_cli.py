@@ -91,6 +91,10 @@ def test_dry_run_trains_nothing(tmp_path):
     assert result.exit_code == 0, result.output
     for word in ("parameters", "GMACs", "steps", "GiB", "hidden_weight"):
         assert word in result.output
+    assert "compiling" not in result.output
+    ce = ["--method", "ce", "--set", "compile=true"]
+    result = invoke("train", "--dry-run", "--student", "toy_student", "--out", out, *ce)
+    assert "; compiling, as the run will, is not in it)" in " ".join(result.output.split())
     assert not out.exists()
 
 

@@ -291,8 +291,10 @@ def test_parquet_row_without_bytes_is_a_bad_image(tmp_path):
 
 
 def test_torchvision_name_through_timm(tmp_path, monkeypatch):
-    folder = tmp_path / "cifar-10-batches-py"
-    folder.mkdir()
+    """Its files lie beside torch's downloads, so that they are found from any folder."""
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    folder = tmp_path / "datasets" / "cifar-10-batches-py"
+    folder.mkdir(parents=True)
     for name in [*(f"data_batch_{n}" for n in range(1, 6)), "test_batch"]:
         rows = np.arange(2 * 3072).reshape(2, 3072) % 256
         batch = {"data": rows.astype(np.uint8), "labels": [3, 1]}
@@ -300,7 +302,7 @@ def test_torchvision_name_through_timm(tmp_path, monkeypatch):
     (folder / "batches.meta").write_bytes(pickle.dumps({"label_names": list("abcdefghij")}))
     # The files are made up, so their checksums are not the published ones.
     monkeypatch.setattr("torchvision.datasets.cifar.check_integrity", lambda *_: True)
-    train, test = open_data("torch/cifar10", root=tmp_path)
+    train, test = open_data("torch/cifar10")
     assert train.labels.tolist() == [3, 1] * 5
     assert train.classes == Classes(10, tuple("abcdefghij"))
     assert train.image(0).size == (32, 32)

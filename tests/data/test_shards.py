@@ -79,6 +79,17 @@ def test_members_are_found_in_every_tar_format(tmp_path, form, depth):
     assert source.labels.tolist() == [1, 0, 1]
 
 
+@pytest.mark.parametrize("length", [b"0", b"-9", b"1", b"x"])
+def test_an_extended_header_of_a_wrong_length_is_damage(tmp_path, length):
+    """A record that is not longer than its own length would be read for ever."""
+    file = write_tar(tmp_path / "a.tar", [1, 0], form=tarfile.PAX_FORMAT, mtime=1.5)
+    content = file.read_bytes()
+    at = content.index(b" mtime=") - 2  # two digits
+    file.write_bytes(content[:at] + length.rjust(2, b"0") + content[at + 2 :])
+    with pytest.raises(UserError, match=r"a\.tar is no webdataset shard"):
+        TarSource([file])
+
+
 def test_what_is_no_file_is_passed_over_and_nothing_is_unpacked(tmp_path):
     file = tmp_path / "set" / "a.tar"
     file.parent.mkdir()

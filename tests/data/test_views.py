@@ -34,6 +34,7 @@ from dearkd.data.order import (
 from dearkd.data.sizes import SMALL
 from dearkd.data.sources import Classes
 from dearkd.data.views import Views
+from dearkd.errors import UserError
 
 BILINEAR = {"interpolation": "bilinear"}
 LOOK = {"mean": (0.5, 0.4, 0.3), "std": (0.2, 0.25, 0.3)}
@@ -575,16 +576,17 @@ def test_fail_policy_names_file_and_remedies(tmp_path, workers):
         train_loader(source, augment(), order, on_bad_image="x")
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_a_failing_disk_is_no_bad_image(workers):
+@pytest.mark.parametrize(("views", "workers"), [("deit", 0), ("deit", 1), ("light", 0)])
+def test_a_failing_disk_is_no_bad_image(views, workers):
+    """Light views are decoded ahead, where the loader is made."""
+
     class Failing(Noise):
         def image(self, index):
             raise OSError(5, "Input/output error")
 
     order = EpochOrder(images=12, batch_size=4, seed=0)
-    loader = train_loader(Failing(), augment("deit"), order, workers=workers)
-    with pytest.raises(ValueError, match=r"cannot read the data .*Input/output error.*check the"):
-        list(loader.epoch(0))
+    with pytest.raises(UserError, match=r"cannot read the data .*Input/output error.*check the"):
+        list(train_loader(Failing(), augment(views), order, workers=workers).epoch(0))
 
 
 def test_an_augmentation_error_is_never_a_bad_image():

@@ -272,6 +272,10 @@ def test_mixed_sizes_are_brought_to_one(tmp_path, lpips_of):
         ),
         (["digits", "--lpips", "--seed", "1"], "--seed 1 has no effect without --limit"),
         (["digits", "--lpips", "--limit", "1"], "--limit must be at least 2"),
+        (
+            ["digits", "--probe", "--against", "digits", "--batch-size", "9"],
+            "--batch-size 9 has no effect without --lpips or --features or --verifier; add one",
+        ),
         (["digits", "--features", "no_such_net"], "no_such_net"),
         (["nowhere", "--lpips", "--lpips-weights", "w"], "'nowhere' does not exist"),
         (["digits", "--lpips", "--lpips-weights", "nowhere"], "weights nowhere do not exist"),

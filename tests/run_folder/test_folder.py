@@ -16,6 +16,13 @@ from dearkd.run_folder.folder import RunFolder, newest_unfinished, next_folder
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
 
 
+def test_a_new_folder_can_be_typed_in_any_shell(tmp_path):
+    """Data may be named by a pattern, which a shell would expand and Windows refuse."""
+    folder = next_folder("dearkd-train-{000..146} *?.tar", tmp_path)
+    assert folder.name == "dearkd-train--000..146-.tar-1"
+    assert next_folder("ViT-Größe_1", tmp_path).name == "ViT-Größe_1-1"
+
+
 def test_all_who_ask_at_once_get_a_new_folder_each(tmp_path):
     start = threading.Barrier(16)
 

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from conftest import FAST, quiet_train
+from torch import nn
 
 from dearkd.config import load_config
 from dearkd.errors import UserError
@@ -11,6 +12,7 @@ from dearkd.run_folder.files import load_checkpoint
 from dearkd.run_folder.folder import RunFolder
 from dearkd.training.batches import epoch_order
 from dearkd.training.build import build
+from dearkd.training.methods import METHODS, Method
 from dearkd.training.passes import Passes
 from dearkd.training.progress import RunProgress
 
@@ -60,6 +62,34 @@ def test_it_is_the_run_of_which_that_size_was_typed(student, error, tmp_path, mo
     assert weights(tmp_path / "auto") == weights(tmp_path / "12")
     ours, theirs = (RunFolder(tmp_path / name).read_metrics() for name in ("auto", "12"))
     assert [line["class"] for line in ours] == [line["class"] for line in theirs]
+
+
+class Counting(nn.Module):
+    """Weighs its loss by the passes so far."""
+
+    def __init__(self, student, teacher):
+        super().__init__()
+        self.student, self.teacher = student, teacher
+        self.register_buffer("passes", torch.zeros(()))
+        student.set_distilled_training(True)
+
+    def forward(self, images, targets):
+        self.passes += 1
+        logits, _ = self.student(images)
+        loss = self.passes * nn.functional.cross_entropy(logits, self.teacher(images).logits)
+        return {"loss": loss}
+
+
+def test_what_a_method_of_ones_own_counts_is_counted_once(tmp_path, toy_teacher, monkeypatch):
+    monkeypatch.setitem(METHODS, "counting", Method(Counting))
+    options = {**CE, "method": "counting", "stage1": 1, "teacher.name": str(toy_teacher)}
+    for micro in (30, "auto"):
+        if micro == "auto":
+            full_above(40, monkeypatch)
+        quiet_train(
+            {**options, "out": str(tmp_path / str(micro))}, [*SETTINGS, f"data.micro_batch={micro}"]
+        )
+    assert weights(tmp_path / "auto") == weights(tmp_path / "30")
 
 
 def test_where_memory_suffices_it_is_the_run_of_whole_batches(tmp_path):

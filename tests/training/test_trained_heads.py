@@ -7,12 +7,11 @@ import textwrap
 
 import pytest
 import torch
-from conftest import FAST, opened, quiet_train
+from conftest import FAST, opened, predictions_of, quiet_train
 from rich.console import Console
 from safetensors.torch import load_file
 
 from dearkd.analysis.calibration import calibration_error, reliability
-from dearkd.analysis.predictions import predictions_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.config import load_config
 from dearkd.data.datasets import open_data
