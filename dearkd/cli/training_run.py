@@ -1,13 +1,9 @@
 """A training run as `dearkd train` and `dearkd teacher` start it, or go on with it."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from dearkd.cli.options import console, text
-
-if TYPE_CHECKING:
-    from dearkd.config import TrainConfig
-    from dearkd.run_folder.folder import RunFolder
 
 __all__ = ["How", "data_options", "start"]
 
@@ -61,10 +57,13 @@ def start(
         out = Path(str(typed["out"])) if typed.get("out") else None
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
+        from dearkd.training.resumed import resumed_config
+
         check_typed(path, go_on=how.go_on)
         folder = RunFolder(out if out is not None else newest_unfinished())
         folder.check_free(resume=True)
-        config = _resumed(folder, path, options, settings or [], how.go_on)
+        given = user_tree(TrainConfig, path, settings or [], options)
+        config = resumed_config(folder, given, go_on=how.go_on)
     else:
         config = load_config(path, settings or [], {**options, "out": text(how.out)})
     from dearkd.training import train as door  # takes seconds: what is refused above is said first
@@ -78,22 +77,3 @@ def start(
         stem=verb,
         trust=how.trust,
     )
-
-
-def _resumed(
-    folder: "RunFolder",
-    path: Path | None,
-    options: dict[str, Any],
-    settings: list[str],
-    go_on: bool,
-) -> "TrainConfig":
-    """The configuration of a run that goes on."""
-    from dearkd.config import TrainConfig
-    from dearkd.config_file import user_tree
-    from dearkd.run_folder.folder import CONFIG_FILE
-    from dearkd.run_folder.going_on import check_begun
-    from dearkd.training.resumed import resumed_config
-
-    check_begun(folder.path, CONFIG_FILE)
-    given = user_tree(TrainConfig, path, settings, options)
-    return resumed_config(folder, given, go_on=go_on)

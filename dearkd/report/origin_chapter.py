@@ -9,6 +9,7 @@ from dearkd.pages.page import Block, Cell, Details, Note, Plots, Section, Table
 from dearkd.report.contents import ARITHMETIC, Report, Run
 from dearkd.report.curves_chapter import run_plot
 from dearkd.report.rows import config_difference, result_row
+from dearkd.run_folder.folder import CONFIG_FILE, ROUNDS_FILE
 from dearkd.said import command, number, seconds_text, size_text
 
 __all__ = ["origin_section", "settings_section"]
@@ -93,7 +94,7 @@ def _cost_cells(run: Run, row: dict[str, Any]) -> list[str]:
 
 def _origin_cells(run: Run, row: dict[str, Any]) -> list[str]:
     keys = ("seed", "commit", "dearkd", "torch", "timm", "python")
-    verb, file = ("distill", "distill.yaml") if run.rounds else ("train", "config.yaml")
+    verb, file = ("distill", ROUNDS_FILE) if run.rounds else ("train", CONFIG_FILE)
     again = command("dearkd", verb, run.path / file, "--out", "NEW") if run.config else ""
     return [*["" if row[key] is None else str(row[key]) for key in keys], again]
 

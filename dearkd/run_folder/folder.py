@@ -251,7 +251,7 @@ def newest_unfinished(root: Path = Path("runs")) -> Path:
     Raises:
         UserError: If there is none.
     """
-    runs = [RunFolder(file.parent) for file in root.glob("*/config.yaml")]
+    runs = [RunFolder(file.parent) for file in root.glob(f"*/{CONFIG_FILE}")]
     unfinished = [
         run for run in runs if not run.summary_file.exists() and not is_held(run.path, LOCK)
     ]

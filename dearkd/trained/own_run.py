@@ -6,6 +6,8 @@ from typing import Any
 
 from omegaconf import DictConfig, OmegaConf
 
+from dearkd.run_folder.folder import CONFIG_FILE
+
 __all__ = ["is_averaged", "run_of"]
 
 
@@ -15,7 +17,7 @@ def run_of(file: Path) -> tuple[Path | None, dict[str, Any]]:
     A configuration that can't be read is as good as none: the weights say what they are.
     """
     for folder in (file.parent, file.parent.parent):
-        config = folder / "config.yaml"
+        config = folder / CONFIG_FILE
         if config.is_file():
             try:
                 tree = OmegaConf.load(config)
