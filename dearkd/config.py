@@ -28,7 +28,7 @@ from dearkd.training.settings import (
     TeacherConfig,
 )
 
-__all__ = ["WITHOUT_EFFECT", "TrainConfig", "load_config", "train_config"]
+__all__ = ["STAGE2", "WITHOUT_EFFECT", "TrainConfig", "load_config", "train_config"]
 
 WITHOUT_EFFECT = (
     *("seed", "out", "trackers", "checkpoint_minutes", "data.workers"),

@@ -146,7 +146,7 @@ class Distillation(nn.Module):
             loss = dist_term
         if rule.alpha == 0:  # in the graph for DDP's sake, and no loss of anything
             del terms["distillation"]
-        return _terms(loss, terms, agreement(dist_logits, teacher_logits))
+        return _terms(loss, terms, _agreement(dist_logits, teacher_logits))
 
 
 class DearKD(Distillation):
@@ -281,7 +281,7 @@ class DearKD(Distillation):
                 )
 
 
-def agreement(
+def _agreement(
     student_logits: Float[Tensor, "batch classes"], teacher_logits: Float[Tensor, "batch classes"]
 ) -> Float[Tensor, ""]:
     """Share of images on which student and teacher decide alike, in [0, 1]."""

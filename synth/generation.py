@@ -112,7 +112,7 @@ class GeneratorChain:
                 config,
                 stage=0,
                 edge=sketch.low,
-                schedule=constant_rate,
+                schedule=_constant_rate,
             )
         finally:
             for recorder, _ in pairs:
@@ -188,6 +188,6 @@ class GeneratorChain:
         return optimizer
 
 
-def constant_rate(iteration: int, iterations: int, peak: float, warmup: int) -> float:
+def _constant_rate(iteration: int, iterations: int, peak: float, warmup: int) -> float:
     """The peak in every iteration: a batch is a few steps of a longer way."""
     return peak

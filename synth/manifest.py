@@ -15,7 +15,7 @@ from synth.quality import confidence_histogram, recognition, within_class_divers
 from synth.stage import Step
 from synth.writer import Writer
 
-__all__ = ["group_part", "merge"]
+__all__ = ["SHEET_CLASSES", "SHEET_IMAGES", "group_part", "merge"]
 
 SHEET_CLASSES = 40  # rows of the contact sheet at most
 SHEET_IMAGES = 8  # images a class at most

@@ -7,7 +7,14 @@ from synth.generator_settings import SIZES, GeneratorConfig
 from synth.objective_settings import ObjectiveConfig
 from synth.refusal import SynthError, at_least, at_most
 
-__all__ = ["MOST_PER_CLASS", "ImageFormat", "Precision", "SynthesisConfig"]
+__all__ = [
+    "MOST_PER_CLASS",
+    "STOP_BN_FALL",
+    "STOP_WINDOW",
+    "ImageFormat",
+    "Precision",
+    "SynthesisConfig",
+]
 
 ImageFormat = Literal["png", "webp", "parquet"]
 Precision = Literal["fp32", "bf16"]

@@ -16,6 +16,10 @@ from numpy.typing import ArrayLike, NDArray
 from dearkd.errors import UserError
 
 __all__ = [
+    "MIX_STREAM",
+    "SUBSET_STREAM",
+    "SUBSTITUTE_STREAM",
+    "VIEW_STREAM",
     "WORTH_SAYING",
     "EpochOrder",
     "Shards",

@@ -22,6 +22,7 @@ from dearkd.said import command
 __all__ = [
     "CONFIG_FILE",
     "MANIFEST_FILE",
+    "SETTINGS_FILE",
     "SURE",
     "ClassTable",
     "ListedImage",

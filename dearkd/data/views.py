@@ -17,7 +17,7 @@ from dearkd.data.order import MIX_STREAM, SUBSTITUTE_STREAM, VIEW_STREAM, ViewKe
 from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 
-__all__ = ["Views"]
+__all__ = ["CACHE_BYTES", "Views"]
 
 CACHE_BYTES = 2 << 30
 _SUBSTITUTES = 16  # images tried in place of a bad one: the first half from its class

@@ -16,7 +16,7 @@ from dearkd.errors import UserError
 from dearkd.models.teacher import Form, Teacher
 from dearkd.trained.weights import hash_of_weights
 
-__all__ = ["Identity", "check_form", "check_same", "identity", "key_of"]
+__all__ = ["REMEDY", "Identity", "check_form", "check_same", "identity", "key_of"]
 
 Identity = dict[str, Any]
 REMEDY = "choose another folder for --cache-labels"

@@ -21,7 +21,7 @@ from dearkd.measures.lpips_embedding import MIN_SIZE
 from dearkd.run_folder.folder import RunFolder
 from dearkd.said import command
 
-__all__ = ["ImageSet", "Remembered", "choose_size", "newest_set", "open_set"]
+__all__ = ["ImageSet", "Remembered", "Rows", "choose_size", "newest_set", "open_set"]
 
 SMALL_SIZE = 64
 """Pixels a side that too small images are enlarged to: LPIPS was tuned on patches of this size."""

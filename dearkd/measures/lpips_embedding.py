@@ -16,7 +16,7 @@ from jaxtyping import Float
 from lpips import pretrained_networks
 from torch import Tensor, nn
 
-__all__ = ["LpipsEmbedding", "LpipsNet", "MIN_SIZE", "backbone_shapes"]
+__all__ = ["MIN_SIZE", "LpipsEmbedding", "LpipsNet", "backbone_shapes"]
 
 LpipsNet = Literal["alex", "vgg", "squeeze"]
 

@@ -34,6 +34,7 @@ __all__ = [
     "content_scores",
     "dense_positions",
     "folded_attention",
+    "kept_heads",
     "set_attention",
     "widened_attention",
     "without_mask",

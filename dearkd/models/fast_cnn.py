@@ -27,7 +27,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._features import feature_take_indices
 from torch import Tensor, nn
 
-__all__ = ["FastCnn"]
+__all__ = ["FastCnn", "opponent_wavelets"]
 
 STEM_WIDTH = 24
 """Twelve wavelets, either sign."""

@@ -17,8 +17,8 @@ from dearkd.models.create import model_name
 
 __all__ = [
     "HEADS",
-    "answering",
     "Token",
+    "answering",
     "bare_heads",
     "fitted_scale",
     "fitting_token",

@@ -50,14 +50,14 @@ def by_seed(
     return {seed: value for seed, value in values.items() if value is not None}
 
 
-def measures(record: Record) -> tuple[str, ...]:
+def _measures(record: Record) -> tuple[str, ...]:
     """``top1``, and ``test`` once the runs of an arm have read the test images."""
     study = record.study
     arms = [(arm, fraction) for fraction in study.fractions for arm in study.arms]
     return ("top1", TEST) if any(by_seed(record, *arm, TEST) for arm in arms) else ("top1",)
 
 
-def missing(record: Record) -> int:
+def _missing(record: Record) -> int:
     """Runs of the study that the record lacks."""
     study = record.study
     wanted = len(study.arms) * len(study.seeds) * len(study.fractions)
@@ -67,7 +67,7 @@ def missing(record: Record) -> int:
 def study_tables(record: Record) -> list[StudyTable]:
     """The table of arms, then for each measure that of the differences, where there are any."""
     found = [_arms(record)]
-    for measure in measures(record):
+    for measure in _measures(record):
         table = _differences(record, measure)
         if table.rows:
             found.append(table)
@@ -111,8 +111,8 @@ def study_rows(record: Record) -> list[dict[str, Any]]:
 def study_sentence(record: Record) -> str:
     """How many runs of a study are finished, and which of its differences are decided."""
     study, entries = record.study, record.of_study()
-    count = f"Study {study.name}: {len(entries)} of {len(entries) + missing(record)} runs finished"
-    all_read = missing(record) == 0 and all(entry.get(TEST) for entry in entries)
+    count = f"Study {study.name}: {len(entries)} of {len(entries) + _missing(record)} runs finished"
+    all_read = _missing(record) == 0 and all(entry.get(TEST) for entry in entries)
     rows = _differences(record, TEST if all_read else "top1").rows
     decided = [f"{row[0]} ({row[1]} points)" for row in rows if row[-1] == "decided"]
     return f"{count}; decided: {listed(decided)}." if decided else f"{count}; nothing decided yet."
@@ -123,7 +123,7 @@ def notes(record: Record) -> list[str]:
     entries = record.of_study()
     if not entries:
         return ["No run is finished yet."]
-    lacking = missing(record)
+    lacking = _missing(record)
     count = (
         f"{len(entries)} of {len(entries) + lacking} runs" if lacking else f"{len(entries)} runs"
     )
@@ -148,7 +148,7 @@ def _value(entry: Entry, measure: str) -> float | None:
 
 
 def _arms(record: Record) -> StudyTable:
-    study, kinds = record.study, measures(record)
+    study, kinds = record.study, _measures(record)
     titles = ["arm", "training images", *(_title(record, kind) for kind in kinds), "seeds"]
     titles.append("views/s")
     rows = []

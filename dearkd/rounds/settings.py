@@ -20,7 +20,7 @@ from dearkd.synthesis.class_selection import is_range
 from dearkd.synthesis.settings import NetworkConfig
 from dearkd.training.paths import from_root, rooted
 
-__all__ = ["RoundsConfig", "with_rooted_paths", "image_options", "training", "with_recipe"]
+__all__ = ["RoundsConfig", "image_options", "training", "with_recipe", "with_rooted_paths"]
 
 ROUND_SEED = 1_000_000
 """Added to the seed for each further round, so that no round repeats another's draws."""

@@ -13,12 +13,12 @@ from types import FrameType
 
 __all__ = [
     "INTERRUPTED",
-    "Interrupted",
     "REQUEUE",
-    "RequeueSignal",
     "SCHEDULER",
-    "StopRequest",
     "UNDER",
+    "Interrupted",
+    "RequeueSignal",
+    "StopRequest",
     "raising_on_signals",
 ]
 

@@ -25,6 +25,7 @@ from dearkd.trained.imports import import_files
 from dearkd.trained.own_run import is_averaged, run_of
 
 __all__ = [
+    "ELSEWHERE",
     "EMBEDDED",
     "EMBEDDED_WEIGHTS",
     "WEIGHTS_OPTIONS",

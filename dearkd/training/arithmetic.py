@@ -73,7 +73,7 @@ def precision_rule(network: nn.Module, device: torch.device) -> tuple[Precision,
     kind = {"cpu": "CPU", "cuda": "GPU"}.get(device.type, f"{device.type} device")
     if units is None:
         return "fp32", f"a {kind} without bf16 units"
-    if device.type == "cpu" and not is_convolutional(network):
+    if device.type == "cpu" and not _is_convolutional(network):
         return "mixed", f"linear layers in bf16, on a {kind} with {units}"
     return "bf16", f"a {kind} with {units}"
 
@@ -201,7 +201,7 @@ def _chosen(
     return Arithmetic(precision, memory_format, "; ".join(reasons) or "as configured")
 
 
-def is_convolutional(network: nn.Module) -> bool:
+def _is_convolutional(network: nn.Module) -> bool:
     """Whether a network takes images of any size, as a CNN does."""
     cfg: Any = getattr(network, "pretrained_cfg", None) or {}
     return not cfg.get("fixed_input_size")
@@ -221,7 +221,7 @@ def layout_rule(
     network: nn.Module, device: torch.device, precision: str
 ) -> tuple[MemoryFormat, str]:
     """(memory format, reason) for a network in that precision."""
-    if not is_convolutional(network):
+    if not _is_convolutional(network):
         return "contiguous", "a transformer"
     if device.type != "cuda" and precision != "bf16" and not _is_avx2(device):
         return "contiguous", f"channels_last was not measured in float32 on this {device.type}"
