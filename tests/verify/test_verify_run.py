@@ -8,6 +8,8 @@ import torch
 from commands import invoke, refused
 from safetensors.torch import load_file, save_file
 
+from dearkd.verify import run_checks
+
 
 def verdicts(folder, *more):
     result = invoke("verify", folder, "--json", *more)
@@ -75,6 +77,14 @@ def test_better_heads_in_the_summary_are_told_by_judging_again(run):
     assert code == 0
     assert checks["evaluation"][0] == checks["here"][0] == "open"
     assert "threads 64 there, " in checks["here"][1]
+
+
+def test_the_device_is_the_one_that_is_computed_on(run, monkeypatch):
+    """A run on the CPU of a machine with a GPU."""
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda *_: "a GPU")
+    summary = json.loads((run / "summary.json").read_text())
+    assert not any("device" in told for told in run_checks._unlike(summary))
 
 
 def test_missing_epochs_and_numbers_that_are_none_are_told(run):
