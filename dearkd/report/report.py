@@ -36,7 +36,7 @@ from dearkd.run_folder.output import make_room, write_text
 from dearkd.said import size_text
 from dearkd.trained.resolve import Resolved, refuse_idle_trust, resolve
 
-__all__ = ["Format", "write_report"]
+__all__ = ["Format", "html", "write_report"]
 
 Format = Literal["html", "md", "csv", "json"]
 DEFAULT_OUT = Path("report.html")
@@ -81,7 +81,7 @@ def write_report(
         _refuse_idle_trust(report.runs if form == "html" and predictions is not False else ())
     if form == "html":
         assert target is not None
-        write_text(target, _html(report, None if predictions is False else errors, trust))
+        write_text(target, html(report, None if predictions is False else errors, trust))
         console.print(f"report: {target} ({size_text(target.stat().st_size)}, offline)")
         return
     text = {"md": as_markdown, "csv": as_csv, "json": as_json}[form](report)
@@ -92,7 +92,7 @@ def write_report(
         console.print(f"report: {out}")
 
 
-def _html(report: Report, errors: Console | None, trust: bool = False) -> str:
+def html(report: Report, errors: Console | None, trust: bool = False) -> str:
     """The whole page as HTML; without a console for progress, no run predicts its images."""
     images = _images_of_sets()
     sections: list[Section] = [study_section(record) for record in report.studies]

@@ -48,10 +48,10 @@ def check_typed(path: Path | None, *, go_on: bool) -> None:
     """
     if path is None or go_on:
         return
-    remedy = "leave it out"
+    remedy = f"leave {path} out"
     if path.is_dir():
         remedy = f"the folder to resume is named by {command('--out', path)}"
-    raise UserError(f"--resume takes the config stored in the folder, got {path}; {remedy}")
+    raise UserError(f"--resume takes the config stored in the folder; {remedy}")
 
 
 def check_begun(folder: Path, config_name: str) -> None:
