@@ -106,7 +106,7 @@ class SyntheticImages:
             UserError: If it is gone or damaged.
         """
         found = read_set(self.folder)
-        if found is None or found.damage is not None:
+        if found is None or not found.finished or found.damage is not None:
             raise UserError(f"{self.folder} has no sound manifest; make the set again")
         return found.manifest
 

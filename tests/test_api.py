@@ -77,8 +77,10 @@ def test_mistakes_are_told_as_at_the_command(tmp_path):
         dearkd.evaluate("resnet18", data=tmp_path / "nowhere")
     with pytest.raises(UserError, match=r"weights .*nowhere\.pth"):
         dearkd.evaluate("resnet18", weights=str(tmp_path / "nowhere.pth"), data="digits")
-    (tmp_path / "manifest.json").write_text("{")
-    with pytest.raises(UserError, match="has no sound manifest"):
-        _ = dearkd.api.SyntheticImages(tmp_path).manifest
+    images = dearkd.api.SyntheticImages(tmp_path)
+    for name, content in (("synthesize.yaml", ""), ("manifest.json", "{")):
+        (tmp_path / name).write_text(content)
+        with pytest.raises(UserError, match="has no sound manifest"):
+            _ = images.manifest
     with pytest.raises(AttributeError, match="no attribute 'trane'"):
         _ = dearkd.trane

@@ -24,6 +24,7 @@ from dearkd.data.order import spread_rows
 from dearkd.errors import UserError
 from dearkd.judging.candidate import candidate_of
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
+from dearkd.models.placing import place
 from dearkd.run_folder.processes import process_state
 from dearkd.trained.resolve import Resolved
 
@@ -85,7 +86,7 @@ def analysis_of(
         )
     answers = answers_of(found, candidate, teacher=True, trust=trust, images=images, watch=watch)
     device = process_state().device
-    model.to(device)
+    place(model, device, trained.memory_format)  # of kept answers nothing was computed
     rows = spread_rows(len(source), images or PROBE_IMAGES)
     views = evaluation_views(source, rows, metadata).to(device)
     measures = measure_attention(model.eval(), views)

@@ -57,11 +57,11 @@ def start(
         out = Path(str(typed["out"])) if typed.get("out") else None
         resume = goes_on(out, CONFIG_FILE, resume=resume)
     if resume:
-        from dearkd.training.resumed import resumed_config
-
         check_typed(path, go_on=how.go_on)
         folder = RunFolder(out if out is not None else newest_unfinished())
         folder.check_free(resume=True)
+        from dearkd.training.resumed import resumed_config
+
         given = user_tree(TrainConfig, path, settings or [], options)
         config = resumed_config(folder, given, go_on=how.go_on)
     else:

@@ -11,6 +11,7 @@ import torch
 from commands import invoke, not_among, refused
 from conftest import opened, predictions_of, quiet_train
 from PIL import Image
+from timm.layers.attention import Attention
 from timm.models import (
     VisionTransformer,
     build_model_with_cfg,
@@ -18,6 +19,7 @@ from timm.models import (
     register_model,
 )
 
+from dearkd.analysis import findings
 from dearkd.analysis.attention_distance import measure_attention
 from dearkd.analysis.attention_maps import (
     TILE,
@@ -117,6 +119,19 @@ def test_heads_are_judged_against_label_and_teacher(student_run, analysis, toy_t
     two = [answers.heads[name].read for name in ("class", "distillation")]
     between = 100 * (two[0] == two[1]).double().mean().item()
     assert record["agreement_between_heads"] == pytest.approx(between)
+
+
+def test_attention_is_computed_as_judged_where_predictions_are_kept(student_run, monkeypatch):
+    """Of kept ones nothing is computed, which would place the network."""
+    seen = []
+    predictions_of(found_of(RunFolder(student_run)), teacher=True)
+    monkeypatch.setattr(
+        findings, "measure_attention", lambda m, v: seen.append(m) or measure_attention(m, v)
+    )
+    analysis_of(found_of(RunFolder(student_run)))
+    layers = [one for one in seen[0].modules() if isinstance(one, Attention)]
+    assert layers
+    assert not any(layer.fused_attn for layer in layers)
 
 
 def test_maps_are_of_the_images_they_name(analysis):
