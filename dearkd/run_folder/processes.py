@@ -9,6 +9,7 @@ import torch
 from accelerate import Accelerator, PartialState
 from accelerate.utils import (
     DistributedDataParallelKwargs,
+    GradientAccumulationPlugin,
     broadcast_object_list,
     parse_flag_from_env,
 )
@@ -72,13 +73,21 @@ def _silent(*_: object, **__: object) -> None:
 def process_accelerator(**kwargs: Any) -> Accelerator:
     """Accelerate's view of the processes and the device.
 
-    Accelerate's own mixed precision stays off, whatever ``ACCELERATE_MIXED_PRECISION`` says: it
-    holds for a whole process, and a notebook trains one run after another. Buffers are not
-    broadcast in every step: a teacher's never change, and running statistics are shared when they
-    are read (`dearkd.training.batch_norm`).
+    Accelerate's own mixed precision, compiler and gradient accumulation stay off, whatever its
+    launcher or the environment says (``ACCELERATE_MIXED_PRECISION``, ``ACCELERATE_DYNAMO_BACKEND``,
+    ``ACCELERATE_GRADIENT_ACCUMULATION_STEPS``): they hold for a whole process, and a run has them
+    by its configuration. Buffers are not broadcast in every step: a teacher's never change, and
+    running statistics are shared when they are read (`dearkd.training.batch_norm`).
     """
     quiet = DistributedDataParallelKwargs(broadcast_buffers=False)
-    return Accelerator(cpu=_on_cpu(), mixed_precision="no", kwargs_handlers=[quiet], **kwargs)
+    return Accelerator(
+        cpu=_on_cpu(),
+        mixed_precision="no",
+        dynamo_backend="no",
+        gradient_accumulation_plugin=GradientAccumulationPlugin(num_steps=1),
+        kwargs_handlers=[quiet],
+        **kwargs,
+    )
 
 
 def in_turn(state: PartialState, call: Callable[[], Result]) -> Result:

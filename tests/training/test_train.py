@@ -86,19 +86,28 @@ def test_a_run_is_judged_in_its_own_precision(toy_teacher, tmp_path, precision, 
     assert set(asked) == {precision}
 
 
-def test_the_environment_does_not_choose_the_precision():
+def test_the_environment_chooses_no_precision_compiler_or_accumulation():
     code = """
+import torch
 from dearkd.run_folder.processes import process_accelerator
-print(process_accelerator().mixed_precision)
+accelerator, layer = process_accelerator(), torch.nn.Linear(1, 1, bias=False)
+prepared = accelerator.prepare(layer)
+accelerator.backward(prepared(torch.ones(1, 1)).sum())
+print(accelerator.mixed_precision, layer.weight.grad.item(), *prepared.state_dict())
 """
+    given = {
+        "ACCELERATE_MIXED_PRECISION": "bf16",
+        "ACCELERATE_DYNAMO_BACKEND": "EAGER",
+        "ACCELERATE_GRADIENT_ACCUMULATION_STEPS": "4",
+    }
     done = subprocess.run(
         [sys.executable, "-c", code],
-        env={**os.environ, "ACCELERATE_MIXED_PRECISION": "bf16"},
+        env={**os.environ, **given},
         capture_output=True,
         text=True,
         check=True,
     )
-    assert done.stdout.strip() == "no"
+    assert done.stdout.split() == ["no", "1.0", "weight"]
 
 
 def test_eval_at_another_size_sees_images_of_that_size(toy_teacher):
