@@ -109,7 +109,9 @@ def _whole(
 
     def reference() -> Tensor:
         loop = ReferenceLoop(teacher, config, group.targets, view_of_each)
-        images = loop.images(first_canvas((group,), config, teacher.std), *_bounds(teacher))
+        images = loop.images(
+            first_canvas((group,), config, teacher.mean, teacher.std), *_bounds(teacher)
+        )
         loop.close()
         return images
 

@@ -17,6 +17,10 @@ MEAN_STEP = 0.25
 """A step in an image's mean, by what it would be in the mean's own unit. Whole steps take the means
 of images of 224 px twice as far apart as those of photographs, with this they stay."""
 
+UNIT = 0.5
+"""Standard deviation of the normalisation for which a step is as long as Adam takes it: ours, that
+of the networks on which rates were tried. In another's unit a step is as many pixels."""
+
 
 class Canvas(Drawing, Protocol):
     """Images kept between black and white, and the one tensor that an optimiser changes."""
@@ -76,8 +80,8 @@ class Spectrum:
         std: tuple[float, ...],
         look: Look,
     ) -> None:
-        units = torch.ones_like(look.amplitudes[0, 0])
-        units[0, 0] = MEAN_STEP
+        units = torch.full_like(look.amplitudes[0, 0], UNIT * len(std) / sum(std))
+        units[0, 0] *= MEAN_STEP
         self.look = dataclasses.replace(look, amplitudes=look.amplitudes * units).to(start)
         self.parameter = self._coefficients(start).requires_grad_()
         self.low, self.high = pixel_range(mean, std, start)

@@ -14,7 +14,7 @@ from synth.canvas import Canvas, Pixels, Spectrum
 from synth.classifier import Classifier
 from synth.groups import Group, generator_for
 from synth.leaves import leaves_of_each
-from synth.natural import STD, Look, amplitudes_of_each, places_of_each
+from synth.natural import GREY, STD, Look, amplitudes_of_each, places_of_each
 from synth.objective import Objective, targets_of
 from synth.settings import SynthesisConfig
 from synth.stage import Step, resized, run_stage
@@ -37,7 +37,7 @@ def invert(
             iterations).
     """
     targets, teacher = targets_of(groups, config.objective, device), objective.teacher
-    images = first_canvas(groups, config, teacher.std).to(device, objective.exact)
+    images = first_canvas(groups, config, teacher.mean, teacher.std).to(device, objective.exact)
     for stage, resolution in enumerate(config.resolutions):
         start = resized(images, _canvas_size(config, resolution))
         canvas = _canvas(start, groups, config, teacher)
@@ -50,13 +50,16 @@ def invert(
 
 
 def first_canvas(
-    groups: tuple[Group, ...], config: SynthesisConfig, std: tuple[float, ...]
+    groups: tuple[Group, ...],
+    config: SynthesisConfig,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
 ) -> Float[Tensor, "batch channels height width"]:
-    """Images in normalised pixel space (divided by ``std``), drawn for each group on its own.
+    """Images normalised with ``mean`` and ``std``, drawn for each group on its own.
 
     They are standard normal noise. Where the spectrum is optimised, they are leaves with a texture,
     which have what natural images have (:mod:`synth.natural`): their spectrum, edges, colours and
-    standard deviation, and their variety.
+    standard deviation, and their variety, around a grey halfway between black and white.
     """
     size = _canvas_size(config, config.resolutions[0])
     channels = len(std)
@@ -77,7 +80,8 @@ def first_canvas(
         for group in groups
     ]
     natural = _look(groups, config, channels, size).scenes(drawn.double(), torch.cat(leaves))
-    return (natural * STD / torch.tensor(std)[:, None, None]).to(drawn)
+    grey, unit = (torch.tensor(each)[:, None, None] for each in (mean, std))
+    return (natural * STD / unit + (GREY - grey) / unit).to(drawn)
 
 
 def _canvas(

@@ -15,10 +15,21 @@ import torch.nn.functional as F
 from jaxtyping import Complex, Float
 from torch import Tensor
 
-__all__ = ["LOOK", "STD", "Look", "amplitudes", "amplitudes_of_each", "colours", "places_of_each"]
+__all__ = [
+    "GREY",
+    "LOOK",
+    "STD",
+    "Look",
+    "amplitudes",
+    "amplitudes_of_each",
+    "colours",
+    "places_of_each",
+]
 
-LOOK = 3
+LOOK = 4
 """The version of what is drawn here: one set's images are all of one."""
+GREY = 0.5
+"""Mean of all pixels in [0, 1]: halfway; CIFAR-10's is 0.47, ImageNet's 0.45."""
 STD = 0.25
 """Standard deviation of all pixels in [0, 1]: measured 0.25 to 0.27."""
 OPPONENTS = ((1, 1, 1), (1, 0, -1), (1, -2, 1))

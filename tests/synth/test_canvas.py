@@ -117,6 +117,23 @@ def test_a_wave_is_larger_in_places_of_more_contrast():
     torch.testing.assert_close(changes[1], changes[0] * places)
 
 
+def test_a_spectrum_is_the_same_in_every_normalisation():
+    """Its first images, in [0, 1], and how far a step takes them."""
+    group = Group(id=0, targets=(0, 1) * 4)
+    settings = SynthesisConfig(resolutions=(16,), iterations=(1,), basis="spectrum")
+    seen = []
+    for mean, std in ((0.5, 0.5), (0.0, 1.0), (0.3, 0.125), (0.0, 1 / 255)):
+        start = first_canvas((group,), settings, (mean,) * 3, (std,) * 3).double()
+        canvas = spectrum(start, (mean,) * 3, (std,) * 3)
+        with torch.no_grad():
+            canvas.parameter += 0.1
+        seen.append([images * std + mean for images in (start, canvas.images().detach())])
+    for start, stepped in seen[1:]:
+        torch.testing.assert_close(start, seen[0][0], atol=1e-5, rtol=0)
+        torch.testing.assert_close(stepped, seen[0][1], atol=1e-5, rtol=0)
+    assert seen[0][0].mean().item() == pytest.approx(0.5, abs=0.1)
+
+
 def test_first_noise_has_natural_images_spectrum_and_spread():
     groups = tuple(Group(id=number, targets=(0,) * 40) for number in range(2))
     white, natural = (
@@ -128,6 +145,7 @@ def test_first_noise_has_natural_images_spectrum_and_spread():
                 basis=basis,
                 objective=ObjectiveConfig(ep_weight=0, triplet_weight=0),
             ),
+            (0.5, 0.5, 0.5),
             (0.5, 0.25, 0.25),
         )
         for basis in ("pixels", "spectrum")

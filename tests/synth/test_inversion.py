@@ -33,12 +33,12 @@ def run(groups=GROUPS, dtype=torch.float32, **kwargs):
 
 @pytest.mark.parametrize("basis", ["pixels", "spectrum"])
 def test_first_noise_is_each_groups_own(basis):
-    both = first_canvas(GROUPS, config(basis=basis), STD)
+    both = first_canvas(GROUPS, config(basis=basis), MEAN, STD)
     assert both.shape == (8, 3, 8, 8)
-    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(basis=basis), STD))
+    assert torch.equal(both[4:], first_canvas(GROUPS[1:], config(basis=basis), MEAN, STD))
     assert not torch.equal(both[:4], both[4:])
-    assert not torch.equal(both, first_canvas(GROUPS, config(basis=basis, seed=1), STD))
-    pooled = first_canvas(GROUPS, config(canvas="pooled", basis=basis), STD)
+    assert not torch.equal(both, first_canvas(GROUPS, config(basis=basis, seed=1), MEAN, STD))
+    pooled = first_canvas(GROUPS, config(canvas="pooled", basis=basis), MEAN, STD)
     assert pooled.shape == (8, 3, 16, 16)
 
 
