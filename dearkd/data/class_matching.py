@@ -11,13 +11,21 @@ from timm.data.imagenet_info import ImageNetInfo
 from dearkd.data.sources import Classes
 from dearkd.errors import UserError
 
-__all__ = ["class_keys", "find_names", "match_classes", "match_names", "with_descriptions"]
+__all__ = [
+    "class_keys",
+    "find_names",
+    "match_classes",
+    "match_names",
+    "order_note",
+    "with_descriptions",
+]
 
 _SYNSET = re.compile(r"n\d{8}")
 _IN_ORDER = 0.9
 """Share of names that must be found, each at its own index, for the rest to follow by index."""
 SHOWN = 4
 """Names that an error lists."""
+NAMING = "name the model's (label_names in its default_cfg, as in scripts/example_cnn.py)"
 
 
 def match_classes(
@@ -41,11 +49,24 @@ def match_classes(
         return match_names(data.names, model_names)
     count = data.total or data.count
     if count != model_count:
+        remedy = "use data with class names" if data.names is None else NAMING
         raise UserError(
             f"the data has {count} classes, the model {model_count}, and no class names tell how "
-            "they correspond; use a model trained on these classes or data with class names"
+            f"they correspond; {remedy}, or use a model trained on these classes"
         )
     return tuple(range(data.count))
+
+
+def order_note(data: Classes, model_names: Sequence[str] | None) -> str | None:
+    """A line that says what is assumed where the data names its classes and the model does not."""
+    if model_names is not None or data.names is None or data.indices is not None:
+        return None
+    if all(map(str.isdecimal, data.names)):
+        return None
+    return (
+        "the model's classes have no names, so the data's are taken in the order of theirs "
+        f"({_first(data.names)}); if that is another, {NAMING}"
+    )
 
 
 def match_names(data_names: Sequence[str], model_names: Sequence[str]) -> tuple[int, ...]:

@@ -1,6 +1,9 @@
 """The images that a run trains on and is judged on, and a fixed share of them."""
 
+from collections.abc import Sequence
+
 import numpy as np
+from numpy.typing import NDArray
 
 from dearkd.config_file import check_range
 from dearkd.data.class_matching import find_names, match_names
@@ -10,7 +13,7 @@ from dearkd.data.settings import Labels
 from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 
-__all__ = ["open_data", "open_evaluation", "subset"]
+__all__ = ["open_both", "open_data", "open_evaluation", "renumbered", "subset"]
 
 SUBSET_SEED = 0
 """Not the run's: runs that differ in the seed alone are to be compared on the same images."""
@@ -43,6 +46,25 @@ def open_data(
         UserError: If the data is empty, unknown, evaluates on classes it does not train, or is too
             small for the split.
     """
+    source, other = open_both(train, evaluation, validation=validation, labels=labels)
+    if other is None or not source.classes.known:
+        return source, other
+    return source, renumbered(other, source.classes)
+
+
+def open_both(
+    train: str,
+    evaluation: str | None = None,
+    *,
+    validation: float | None = None,
+    labels: Labels = "auto",
+) -> tuple[ImageSource, ImageSource | None]:
+    """As ``open_data``, with evaluation labels as the evaluation data has them.
+
+    Raises:
+        MissingFileError: If a path does not exist.
+        UserError: If the data is empty, unknown, or too small for the split.
+    """
     replaced = evaluation is not None or validation is not None
     source, own_evaluation = open_place(
         train,
@@ -55,10 +77,7 @@ def open_data(
         )
     if validation is not None:
         return _cut(source, validation)
-    other = own_evaluation if evaluation is None else open_evaluation(evaluation)
-    if other is None or not source.classes.known:
-        return source, other
-    return source, _renumbered(other, source.classes)
+    return source, own_evaluation if evaluation is None else open_evaluation(evaluation)
 
 
 def open_evaluation(data: str) -> ImageSource:
@@ -75,6 +94,33 @@ def open_evaluation(data: str) -> ImageSource:
             f"{data} has a train split alone; pass the folder of the images to evaluate on"
         )
     return found
+
+
+def renumbered(
+    source: ImageSource,
+    classes: Classes,
+    *,
+    class_map: Sequence[int] | None = None,
+    model_names: Sequence[str] | None = None,
+) -> ImageSource:
+    """Evaluation images with the labels that ``classes``, the training data's, give.
+
+    Classes match by name. Where one side has numbers alone, these are the model's classes, as they
+    are wherever a model is judged: ``class_map`` has the model's class of each training label
+    (None: the same number), ``model_names`` the names of the model's classes, where it has any.
+    Of training data with some of its teacher's classes only images of these are kept.
+
+    Raises:
+        UserError: If there are images of a class that is not trained.
+    """
+    if source.classes.names == classes.names and source.classes.count == classes.count:
+        return source
+    if source.classes.names is not None and classes.names is not None:
+        new_labels = _by_name(source, source.classes.names, classes)
+    else:
+        new_labels = _by_number(source, classes, class_map or range(classes.count), model_names)
+    rows = np.flatnonzero(new_labels[source.labels] >= 0)
+    return SubsetSource(source, rows, new_labels=new_labels.tolist(), classes=classes)
 
 
 def subset(source: ImageSource, fraction: float) -> ImageSource:
@@ -112,28 +158,52 @@ def _cut(source: ImageSource, amount: float) -> tuple[ImageSource, ImageSource]:
     return SubsetSource(source, left), SubsetSource(source, rows)
 
 
-def _renumbered(source: ImageSource, classes: Classes) -> ImageSource:
-    """``source`` with the labels that ``classes`` gives; unchanged if they agree."""
-    if source.classes.names == classes.names and source.classes.count == classes.count:
-        return source
-    if source.classes.names is None or classes.names is None:
-        if int(source.labels.max()) >= classes.count:
-            raise UserError(
-                f"the evaluation data has label {source.labels.max()}, the training data "
-                f"{classes.count} classes; pass data with the same classes"
-            )
-        return SubsetSource(source, np.arange(len(source)), classes=classes)
-    rows, names = np.arange(len(source)), list(source.classes.names)
-    if classes.total is not None and classes.total > classes.count:
-        # Training data with some of its teacher's classes is judged on these.
-        known = [label for label, at in enumerate(find_names(names, classes.names)) if at >= 0]
-        rows = np.flatnonzero(np.isin(source.labels, known)) if known else rows
-    here = sorted({int(label) for label in source.labels[rows]})
-    try:
-        matched = match_names([names[label] for label in here], classes.names)
-    except UserError as error:
-        message = str(error).replace("the model's", "the training data's")
-        raise UserError(f"evaluation data: {message}") from error
+def _by_name(source: ImageSource, names: tuple[str, ...], classes: Classes) -> NDArray[np.int64]:
+    """The training label of each evaluation label, -1 for what is left out."""
+    assert classes.names is not None
+    here = np.unique(source.labels)
+    if _is_part(classes):
+        found = find_names(list(names), classes.names)
+        known = [label for label in here.tolist() if found[label] >= 0]
+        here = np.asarray(known) if known else here
     new_labels = np.full(len(names), -1)
-    new_labels[here] = matched
-    return SubsetSource(source, rows, new_labels=new_labels.tolist(), classes=classes)
+    new_labels[here] = _matched([names[label] for label in here], classes.names, "training data")
+    return new_labels
+
+
+def _by_number(
+    source: ImageSource,
+    classes: Classes,
+    class_map: Sequence[int],
+    model_names: Sequence[str] | None,
+) -> NDArray[np.int64]:
+    """As :func:`_by_name`, where a label is the number or name of one of the model's classes."""
+    here, names = np.unique(source.labels), source.classes.names
+    if names is not None and model_names is not None:
+        own = _matched([names[label] for label in here], model_names, "teacher")
+    else:
+        own = here.tolist()
+    trained = {index: label for label, index in enumerate(class_map)}
+    new_labels = np.full(int(here.max()) + 1, -1)
+    new_labels[here] = [trained.get(index, -1) for index in own]
+    left_out = here[new_labels[here] < 0]
+    if len(left_out) == len(here) or (len(left_out) and not _is_part(classes)):
+        raise UserError(
+            f"the evaluation data has label {left_out[0]}, which is none of the training data's "
+            f"{classes.count} classes; pass data with the same classes"
+        )
+    return new_labels
+
+
+def _is_part(classes: Classes) -> bool:
+    """Whether these are some of a teacher's classes, which made images can be of."""
+    return classes.total is not None and classes.total > classes.count
+
+
+def _matched(names: Sequence[str], known: Sequence[str], whose: str) -> tuple[int, ...]:
+    """The index in ``known`` of each name of the evaluation data."""
+    try:
+        return match_names(names, known)
+    except UserError as error:
+        message = str(error).replace("the model's", f"the {whose}'s")
+        raise UserError(f"evaluation data: {message}") from error

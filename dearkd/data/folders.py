@@ -203,7 +203,14 @@ def _check_folders(
 
 
 def _classes_of(table: ClassTable, folders: Sequence[str]) -> Classes:
-    """The classes of a synthetic set's folders, named as the teacher names them."""
+    """The classes of a synthetic set's folders, named as the teacher names them.
+
+    Where it names none the folders' names count, if they are more than the classes' numbers.
+    """
     indices = tuple(table.indices[folder] for folder in folders)
-    names = folders if table.names is None else [table.names[index] for index in indices]
-    return Classes(len(folders), tuple(names), indices, table.total)
+    names: tuple[str, ...] | None = tuple(folders)
+    if table.names is not None:
+        names = tuple(table.names[index] for index in indices)
+    elif all(map(str.isdecimal, folders)):
+        names = None
+    return Classes(len(folders), names, indices, table.total)

@@ -9,7 +9,7 @@ from dearkd.data.joined import JoinedSource
 from dearkd.data.parquet import ParquetSource
 from dearkd.data.pictures import PictureFolder, holds_plain_pictures, without_labels
 from dearkd.data.settings import DIGITS
-from dearkd.data.sources import DigitsSource, ImageSource, natural_order
+from dearkd.data.sources import Classes, DigitsSource, ImageSource, natural_order
 from dearkd.data.splits import (
     EVALUATION_NAMES,
     TRAIN_NAMES,
@@ -19,7 +19,7 @@ from dearkd.data.splits import (
     matching_files,
     split_of,
 )
-from dearkd.data.synthetic_set import is_set
+from dearkd.data.synthetic_set import is_of_nameless_teacher, is_set
 from dearkd.data.tars import TarSource
 from dearkd.errors import MissingFileError, UserError, missing_file
 
@@ -163,7 +163,10 @@ def _open_splits(
 ) -> tuple[ImageSource | None, ImageSource | None]:
     train, evaluation = by_split(files, root)
     if is_set(root) or not (train or evaluation):  # a set is whole, whatever its files are called
-        return source_of(files, labelled=labelled is not False), None
+        whole = source_of(files, labelled=labelled is not False)
+        if whole.classes.known and is_of_nameless_teacher(root):
+            whole.classes = Classes(whole.classes.count)  # its folders' numbers are no names
+        return whole, None
     if wanted == "evaluation":
         return None, source_of(evaluation) if evaluation else None
     _refuse_files_of_no_split(files, root)

@@ -29,6 +29,7 @@ __all__ = [
     "SyntheticSet",
     "are_sets",
     "finished_sets",
+    "is_of_nameless_teacher",
     "is_set",
     "missing_images",
     "named_paths",
@@ -156,6 +157,12 @@ class SyntheticSet:
                 f"{self.root / MANIFEST_FILE} does not list the class names, indices and total "
                 f"({reason}); synthesize again, or remove it to use the folders alone"
             ) from error
+
+
+def is_of_nameless_teacher(path: Path) -> bool:
+    """Whether a folder is a finished set whose classes have numbers in place of names."""
+    found = read_set(path)
+    return found is not None and found.manifest.get("class_names", "") is None
 
 
 def is_set(path: str | Path) -> bool:

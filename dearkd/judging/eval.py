@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.progress import track
 from rich.table import Table
 
-from dearkd.data.class_matching import match_classes
+from dearkd.data.class_matching import match_classes, order_note
 from dearkd.data.feed import EVALUATION_BATCH, evaluation_loader
 from dearkd.data.loaders import Loader, OnBadImage
 from dearkd.errors import UserError, one_line
@@ -76,8 +76,10 @@ def evaluate_target(
     result = evaluate(network, batches, accelerator, trained.precision)
     if accelerator.is_main_process:
         _print_result(target, result, console, as_json)
-        if trained.heads_note is not None and not as_json:
-            console.print(f"note: {target} {trained.heads_note}", markup=False)
+        about_heads = trained.heads_note and f"{target} {trained.heads_note}"
+        for note in (order_note(source.classes, trained.class_names), about_heads):
+            if note is not None and not as_json:
+                console.print(f"note: {note}", markup=False)
     accelerator.end_training()  # which leaves the world of processes, too
     return result
 

@@ -10,9 +10,9 @@ from typing import Any
 from torch import nn
 
 from dearkd.config import TrainConfig
-from dearkd.data.class_matching import match_classes
+from dearkd.data.class_matching import match_classes, order_note
 from dearkd.data.class_notes import class_notes
-from dearkd.data.datasets import open_data, subset
+from dearkd.data.datasets import open_both, renumbered, subset
 from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.models.create import model_cfg
@@ -123,7 +123,7 @@ def build(
         config = replace(config, data=replace(config.data, shuffle="images"))
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
-    source, evaluation = open_data(
+    source, evaluation = open_both(
         config.data.train,
         config.data.evaluation,
         validation=config.data.validation,
@@ -148,6 +148,11 @@ def build(
         assert config.student is not None
         check_normalisation(teacher, config.student)
     class_map, class_names, count = _student_classes(source, evaluation, teacher, begun)
+    order = _order_notes(source, evaluation, teacher)
+    if evaluation is not None and source.classes.known:
+        evaluation = renumbered(
+            evaluation, source.classes, class_map=class_map, model_names=class_names
+        )
     student = initial_student(config, init, count, class_names)
     stages = stages_of(
         method,
@@ -180,7 +185,7 @@ def build(
             *_switch_notes(config),
             *_evaluation_notes(config, evaluation),
         ),
-        remarks=tuple(class_notes(source, evaluation)),
+        remarks=(*order, *class_notes(source, evaluation)),
         networks=tuple(one for one in (found, init) if one is not None),
     )
 
@@ -270,6 +275,17 @@ def _student_classes(
             "and --unlabelled"
         )
     return tuple(range(classes.count)), classes.names, classes.count
+
+
+def _order_notes(
+    source: ImageSource, evaluation: ImageSource | None, teacher: Teacher | None
+) -> list[str]:
+    """What is assumed of a teacher whose classes have no names."""
+    if teacher is None:
+        return []
+    of_each = [one.classes for one in (source, evaluation) if one is not None]
+    notes = [order_note(classes, teacher.class_names) for classes in of_each]
+    return [note for note in notes if note is not None][:1]
 
 
 def _names_of(

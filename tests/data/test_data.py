@@ -541,7 +541,9 @@ def test_bad_folders_are_told_value_and_remedy(tmp_path):
 def test_unnamed_evaluation_labels_must_fit(tmp_path):
     write_parquet(tmp_path / "train.parquet", [0, 1])
     write_parquet(tmp_path / "test.parquet", [0, 2])
-    with pytest.raises(ValueError, match=r"evaluation data has label 2, the training data 2"):
+    with pytest.raises(
+        ValueError, match=r"evaluation data has label 2, which is none of the training data's 2"
+    ):
         open_data(str(tmp_path))
     write_parquet(tmp_path / "test.parquet", [0, 0])
     _, evaluation = open_data(str(tmp_path))
