@@ -123,6 +123,7 @@ def prepare(
     with _as_typed():
         if not stored:
             refuse_idle(synthesis)
+            _refuse_idle_choices(path, given)
             refuse_idle_allowance(config.allow_no_bn, (teacher, *others))
         objective = Objective(
             teacher,
@@ -143,6 +144,19 @@ def prepare(
 def _is_of_a_set(path: Path) -> bool:
     """Whether it is the file that a set keeps, with all settings, and not one of a user's."""
     return path.name == CONFIG_FILE and path.with_name(SETTINGS_FILE).is_file()
+
+
+def _refuse_idle_choices(path: Path | None, given: DictConfig) -> None:
+    """Refuses what chooses other settings beside the file of a set, which has them all."""
+    if path is None or not _is_of_a_set(path):
+        return
+    own = user_tree(SynthesizeConfig, path, [], {})
+    for name in ("recipe", "fast", "images_per_batch"):
+        if given.get(name) and given.get(name) != own.get(name):
+            raise UserError(
+                f"{name}={given[name]} has no effect beside {path}, which has all settings of a "
+                "set; leave one of the two out"
+            )
 
 
 def set_teacher(file: Path, trust: bool = False) -> Resolved:

@@ -111,6 +111,7 @@ def test_synth_is_a_leaf():
 
 
 EARLY = {"stop_cross_entropy": 1.0, "iterations": (100, 60)}
+PILOT = ObjectiveConfig(ep_weight=1.0, auto_weights=True, auto_iterations=20)
 
 
 @pytest.mark.parametrize(
@@ -121,6 +122,11 @@ EARLY = {"stop_cross_entropy": 1.0, "iterations": (100, 60)}
         (EARLY | {"stop_window": 1}, "every log_interval=50, .* over stop_window=1 iterations; lo"),
         (EARLY | {"stop_window": 80, "log_interval": 10}, None),
         (EARLY | {"stop_window": 81, "log_interval": 10}, "no effect"),
+        (EARLY | {"stop_window": 9, "log_interval": 10}, "=9 has no effect below log_interval=10"),
+        ({"iterations": (100, 60), "warmup_iterations": 26}, "=26 has no effect beyond 25, a quar"),
+        ({"iterations": (100, 60), "warmup_iterations": 25}, None),
+        ({"iterations": (10, 60), "objective": PILOT}, "=20 has no effect beyond 10, the first"),
+        ({"iterations": (20, 60), "objective": PILOT}, None),
         ({"resolutions": (8, 16), "canvas": "pooled"}, None),
         (
             {"resolutions": (8, 32), "jitter_fraction": 0.01},

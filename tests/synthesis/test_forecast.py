@@ -63,7 +63,7 @@ def test_a_dry_run_is_near_what_a_run_takes(tmp_path, form):
 
 
 def test_a_dry_run_is_not_ended_by_an_early_stop_or_by_rare_gradient_norms(tmp_path):
-    settings = ["stop_cross_entropy=1000", "stop_window=1", "stop_bn_fall=0.99"]
+    settings = ["stop_cross_entropy=1000", "stop_window=50", "stop_bn_fall=0.99"]
     settings += ["iterations=[5,200]", "resolutions=[8,16]", "grad_norm_interval=150"]
     given = [part for setting in settings for part in ("--set", setting)]
     output = invoked(*SHORT[2:], *given, "--out", tmp_path / "set", "--dry-run")

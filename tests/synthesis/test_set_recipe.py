@@ -8,6 +8,7 @@ from omegaconf import OmegaConf
 
 from dearkd.config_file import to_yaml
 from dearkd.data.synthetic_set import CONFIG_FILE, SETTINGS_FILE
+from dearkd.errors import UserError
 from dearkd.synthesis.set_recipe import recipe_for
 from dearkd.synthesis.setup import prepare
 from synth.classifier import Classifier
@@ -95,6 +96,12 @@ def test_a_set_from_before_a_setting_keeps_that_settings_default(tmp_path, toy_t
     old.write_text("".join(line for line in lines if not line.startswith("basis:")))
     (tmp_path / SETTINGS_FILE).write_text("{}")
     assert prepare(old, []).config == dataclasses.replace(config, basis="pixels")
+    assert prepare(old, [], {"recipe": "balanced"}).config.basis == "pixels"
+    for idle in ({"fast": True}, {"recipe": "paper"}, {"images_per_batch": 200}):
+        with pytest.raises(
+            UserError, match=r"=\w+ has no effect beside .*, which has all settings"
+        ):
+            prepare(old, [], idle)
 
 
 def test_a_users_file_may_have_the_name_of_a_sets_own(tmp_path, toy_teacher):
