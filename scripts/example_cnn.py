@@ -8,7 +8,7 @@
 If you have trained weights already, leave the first command out and give the other two
 ``--teacher example_cnn --teacher-weights WEIGHTS`` (a state dict, safetensors or ``.pth``).
 
-What each method asks of the network:
+What each method asks of the network (all: three channels in, logits of (images, classes) out):
 
 - DeiT's methods: ``forward`` and the attribute ``num_classes``.
 - DearKD, which also learns the teacher's hidden features: ``forward_intermediates``, and a
@@ -91,6 +91,9 @@ default_cfgs = generate_default_cfgs(
             "crop_pct": 1.0,  # share of the side that evaluation keeps of an image
             "interpolation": "bicubic",
             "classifier": "fc",  # name of the last layer
+            # "label_names": ["cat", "dog", ...],  # its classes in its order; without it the data's
+            # are taken in the order of their names, and a run of `dearkd teacher` keeps its data's
+            # "fixed_input_size": True,  # if it takes images of its own size alone
         }
     }
 )

@@ -4,8 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import timm
+import torch
 from commands import invoke
 from conftest import FAST, FAST_TEACHER
+from PIL import Image
+
+from dearkd.trained.imports import import_files
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "scripts" / "example_cnn.py"
 SET = [part for setting in FAST for part in ("--set", setting)]
@@ -32,3 +37,24 @@ def test_it_is_trained_teaches_dearkd_and_gives_images(tmp_path):
     assert stage1["hidden"] > 0  # the default method reads the network's hidden features
     assert "hidden" not in stage2
     assert len(json.loads((images / "manifest.json").read_text())["images"]) == 20
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting example_cnn")
+def test_with_weights_of_ones_own_its_images_are_trained_on_beside_real_classes(tmp_path):
+    """Its classes have no names then, and those of real images do."""
+    torch.manual_seed(0)
+    import_files([str(EXAMPLE)])
+    network = timm.create_model("example_cnn", num_classes=10)
+    torch.save(network.state_dict(), tmp_path / "own.pth")
+    for name in ("ant", "bee", "cat", "dog", "elk", "fox", "gnu", "hen", "owl", "pig"):
+        (tmp_path / "real" / name).mkdir(parents=True)
+        Image.new("RGB", (32, 32)).save(tmp_path / "real" / name / "0.png")
+    teacher = ["--teacher", "example_cnn", "--teacher-weights", tmp_path / "own.pth"]
+    small = ["--res", "32", "--iters", "4", "--per-class", "2", "--recipe", "balanced"]
+    run("synthesize", *teacher, *small, "--out", tmp_path / "images", *ARITHMETIC)
+    data = ["--data", tmp_path / "images", "--eval-data", tmp_path / "real"]
+    short = ["--recipe", "best", "--stage1", "1", "--student", "toy_student", "--img-size", "32"]
+    few = ["--set", "data.batch_size=10"]
+    run("train", *data, *teacher, *short, "--out", tmp_path / "run", *SET, *TEACHER_SET, *few)
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["top1"] is not None
