@@ -46,6 +46,8 @@ BY_RULE = (
 """Settings that a rule chooses by the machine, where they are left open."""
 LATER = ("init.weights", "imports.content", "crop_mode")
 """Facts that records of older versions do not have: of files they have the names alone."""
+OF_IMAGES = ("data.train", "train_images", "steps")
+"""What may change from seed to seed where each seed has images of its own."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +105,7 @@ def plan(
 
     Raises:
         UserError: What `dearkd train` would refuse in an arm; two arms that are the same; arms
-            that differ in what should be equal.
+            that differ in what should be equal; an arm that another of its seeds had otherwise.
     """
     keys = [key for key in study.described().keys if only is None or key in only]
     built = dict[tuple[str, float | None], PlannedRun]()
@@ -118,10 +120,7 @@ def plan(
         if first.key[1:] == second.key[1:]:
             _check_pair(first, second, study.config.differs)
     for run, entry in product(runs, recorded):
-        if run.key[1:] == (entry["fraction"], entry["seed"]):
-            # What it lacks is a setting or a fact that came later.
-            stored = {key: entry["settings"].get(key, value) for key, value in run.settings.items()}
-            _check_equal(run, entry["arm"], stored, study.config.differs, recorded=True)
+        _check_recorded(study, run, entry)
     return runs
 
 
@@ -289,6 +288,32 @@ def _check_equal(
                 f"arms {run.arm!r} and {arm!r} differ in {key} ({own} and {other}), which a "
                 f"comparison wants equal; {remedy}, or name it in the study's differs"
             )
+
+
+def _check_recorded(study: StudyFile, run: PlannedRun, entry: Entry) -> None:
+    """Refuses a run that does not go with a recorded one: of another arm, or of another seed."""
+    if run.key[1:] == (entry["fraction"], entry["seed"]):
+        # What it lacks is a setting or a fact that came later.
+        stored = {key: entry["settings"].get(key, value) for key, value in run.settings.items()}
+        _check_equal(run, entry["arm"], stored, study.config.differs, recorded=True)
+    if run.key[:2] == (entry["arm"], entry["fraction"]):
+        _check_other_seed(study, run, entry)
+
+
+def _check_other_seed(study: StudyFile, run: PlannedRun, entry: Entry) -> None:
+    """Refuses a run whose arm had other settings at a recorded seed: one row would mix both."""
+    config = study.of_arm(run.arm, run.fraction, entry["seed"])
+    own_images = config.data.train != run.config.data.train
+    free = (*BY_RULE, *(OF_IMAGES if own_images else ()))
+    stored = {key: value for key, value in entry["settings"].items() if key not in free}
+    wanted = {key: value for key, value in run.settings.items() if key not in free}
+    if (found := difference(stored, wanted)) is not None:
+        key, old, new = found
+        raise UserError(
+            f"arm {run.arm!r}, seed {run.seed}: the record has {key}={old} at seed "
+            f"{entry['seed']}, and the study says {new}; take the study's change back, or name "
+            "another --record"
+        )
 
 
 def _unlike(first: Mapping[str, Any], second: Mapping[str, Any]) -> Iterator[str]:

@@ -112,8 +112,12 @@ def test_a_seed_may_have_images_of_its_own(write_study, tmp_path):
         assert run.resolved.data.train == run.config.data.train == f"{tmp_path}/set-{run.seed}"
         assert (run.resolved.seed, run.settings["train_images"]) == (run.seed, 40)
     shutil.rmtree(tmp_path / "set-0")
-    alone = plan(read_study(study), only={("a", None, 1)})
+    entry = {"arm": "a", "fraction": None, "seed": 0, "settings": first.settings}
+    alone = plan(read_study(study), only={("a", None, 1)}, recorded=[entry])
     assert [run.settings for run in alone] == [second.settings]
+    entry["settings"] = first.settings | {"optim.lr": 0.5}
+    with pytest.raises(UserError, match=r"the record has optim\.lr=0\.5 at seed 0"):
+        plan(read_study(study), only={("a", None, 1)}, recorded=[entry])
 
 
 def test_stages_and_student_are_what_is_compared(write_study):

@@ -347,6 +347,16 @@ def test_one_seed_and_one_fraction_alone_can_be_trained(write_study, in_process)
     assert "3 of 8 runs" in text
 
 
+def test_a_seed_alone_is_not_mixed_with_other_settings_of_its_arm(write_study, in_process):
+    study = write_study(arms={"labels": {"method": "ce"}})
+    swept(study, "--seed", 0)
+    named = ["--seed", 1, "--out", study.parent / "runs"]
+    line = refused("sweep", study, *named, "--set", "optim.lr=0.02")
+    assert "arm 'labels', seed 1: the record has optim.lr=0.01 at seed 0, and the" in line
+    swept(study, "--seed", 1, "--dry-run", "--set", "precision=bf16")  # as on another machine
+    assert [name for name, _ in in_process] == ["labels-seed0"]
+
+
 def test_what_other_arms_need_may_still_be_missing(write_study, in_process, tmp_path):
     arms = {
         "labels": {"method": "ce"},
