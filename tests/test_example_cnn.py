@@ -1,6 +1,7 @@
 """scripts/example_cnn.py, which README tells newcomers to copy, does all that it says it does."""
 
 import json
+import shlex
 from pathlib import Path
 
 import pytest
@@ -10,6 +11,8 @@ from commands import invoke
 from conftest import FAST, FAST_TEACHER
 from PIL import Image
 
+from dearkd.data.datasets import open_data
+from dearkd.run_folder.files import save_model
 from dearkd.trained.imports import import_files
 
 EXAMPLE = Path(__file__).resolve().parents[1] / "scripts" / "example_cnn.py"
@@ -58,3 +61,21 @@ def test_with_weights_of_ones_own_its_images_are_trained_on_beside_real_classes(
     run("train", *data, *teacher, *short, "--out", tmp_path / "run", *SET, *TEACHER_SET, *few)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["top1"] is not None
+
+
+@pytest.mark.filterwarnings("ignore:Overwriting example_cnn")
+@pytest.mark.parametrize("to", ["timm", "hf-folder"])
+def test_it_is_exported_and_predicts_by_the_command_that_is_named(tmp_path, to):
+    import_files([str(EXAMPLE)])
+    metadata = {"arch": "example_cnn", "num_classes": 10, "img_size": 16}
+    metadata |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    network = timm.create_model("example_cnn", num_classes=10)
+    save_model(tmp_path / "model.safetensors", network, metadata)
+    result = invoke("export", tmp_path, "--to", to, "--out", tmp_path / to, "--import", EXAMPLE)
+    assert result.exit_code == 0, result.output
+    assert json.loads((tmp_path / to / "config.json").read_text())["num_features"] == 64
+    named = f"dearkd predict {tmp_path / to} IMAGE --import {EXAMPLE}"
+    assert f"try it: {named}\n" in result.stdout
+    open_data("digits")[0].image(0).save(tmp_path / "digit.png")
+    words = shlex.split(named.replace("IMAGE", str(tmp_path / "digit.png")))
+    assert invoke(*words[1:]).exit_code == 0

@@ -32,6 +32,7 @@ from dearkd.trained.exported import (
     open_timm,
     open_torch_export,
 )
+from dearkd.trained.imports import imported_file
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import refuse_idle_trust, resolve
 from dearkd.trained.trained import Trained
@@ -218,5 +219,7 @@ def _tell(
         console.print("not checked against the model")
     else:
         console.print(f"it answers as the model does: largest difference of logits {gap:.1g}")
-    trust = ["--trust"] if place.suffix == ".pt2" else []
-    console.print(f"try it: {command('dearkd', 'predict', place, 'IMAGE', *trust)}")
+    needed = ["--trust"] if place.suffix == ".pt2" else []
+    if place.is_dir() and (file := imported_file(description["arch"])) is not None:
+        needed = ["--import", file]
+    console.print(f"try it: {command('dearkd', 'predict', place, 'IMAGE', *needed)}")

@@ -101,6 +101,9 @@ def write_timm(folder: Path, model: Any, description: dict[str, Any]) -> None:
     so that the folder can be named wherever a run folder can.
     """
     folder.mkdir()
+    if not hasattr(model, "num_features"):  # timm reads it, and notes it for people alone
+        classifier = getattr(model, "get_classifier", lambda: None)()
+        model.num_features = getattr(classifier, "in_features", None)
     save_model(folder / "model.safetensors", model, description)
     # timm's own entry has the licence of the code; that of these weights is not known here.
     config = {"label_names": description["class_names"], "pretrained_cfg": {"license": None}}

@@ -6,9 +6,14 @@ import zlib
 from collections.abc import Iterable
 from pathlib import Path
 
+from timm.models import model_entrypoint, split_model_name_tag
+
 from dearkd.errors import UnusableImportError, UserError, missing_file
 
-__all__ = ["import_files"]
+__all__ = ["import_files", "imported_file"]
+
+PREFIX = "_dearkd_import_"
+"""Of a file's name as a module."""
 
 
 def import_files(files: Iterable[str]) -> None:
@@ -27,9 +32,15 @@ def import_files(files: Iterable[str]) -> None:
             raise UserError(f"--import {file} is no Python file; its name must end in .py")
         key = str(path.resolve()).encode() + path.read_bytes()  # an edited file is another one
         # A name of our own: a file called data.py must not replace the module of that name.
-        name = f"_dearkd_import_{path.stem}_{zlib.crc32(key):08x}"
+        name = f"{PREFIX}{path.stem}_{zlib.crc32(key):08x}"
         if name not in sys.modules:
             _run(path, name)
+
+
+def imported_file(architecture: str) -> str | None:
+    """The file of ``import_files`` that registered a model; None if a package did."""
+    module = model_entrypoint(split_model_name_tag(architecture)[0]).__module__
+    return sys.modules[module].__file__ if module.startswith(PREFIX) else None
 
 
 def _run(path: Path, name: str) -> None:
