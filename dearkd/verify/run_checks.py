@@ -22,6 +22,8 @@ __all__ = ["run_checks"]
 Summary = dict[str, Any]
 SAME = ("method", "student", "seed", "precision", "memory_format")
 """What configuration and summary both say, by one name."""
+OF_A_SESSION = ("threads", "device", "processes", "versions")
+"""What a summary says of the session that the run began with; each session says it too."""
 ROUNDING = 1e-6
 """Two percentages that differ by less are one number."""
 
@@ -165,19 +167,26 @@ def _here(summary: Summary) -> Check:
 
 
 def _unlike(summary: Summary) -> list[str]:
-    """What of that which the bits of a run depend on is not so here."""
-    here = versions()
-    pairs: dict[str, tuple[Any, Any]] = {
-        name: (value, here.get(name)) for name, value in summary.get("versions", {}).items()
+    """What of that which the bits of a run depend on was not as here in one of its sessions."""
+    here: dict[str, Any] = {
+        "threads": torch.get_num_threads(),
+        "cpu": machine()["cpu"],
+        "device": device_name(process_state().device),
     }
-    pairs["threads"] = (summary.get("threads"), torch.get_num_threads())
-    first: dict[str, Any] = next(iter(summary.get("sessions", ())), {})
-    pairs["cpu"] = (first.get("cpu"), machine()["cpu"])
-    pairs["device"] = (summary.get("device"), device_name(process_state().device))
-    several = (summary.get("processes") or 1) > 1
-    said = [
-        f"{name} {'not known' if old is None else old} there, {new} here"
-        for name, (old, new) in pairs.items()
-        if old != new
-    ]
-    return [*said, *(["it ran in several processes"] if several else [])]
+    sessions = summary.get("sessions") or [{}]
+    begun = {"cpu": sessions[0].get("cpu")} | {name: summary.get(name) for name in OF_A_SESSION}
+    unlike = list[str]()
+    for session in (begun, *sessions):
+        pairs = {
+            name: (version, versions().get(name))
+            for name, version in (session.get("versions") or {}).items()
+        }
+        pairs |= {name: (session[name], own) for name, own in here.items() if name in session}
+        unlike += [
+            f"{name} {'not known' if old is None else old} there, {new} here"
+            for name, (old, new) in pairs.items()
+            if old != new
+        ]
+        if (session.get("processes") or 1) > 1:
+            unlike.append("it ran in several processes")
+    return list(dict.fromkeys(unlike))  # each once

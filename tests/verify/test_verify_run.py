@@ -79,6 +79,16 @@ def test_better_heads_in_the_summary_are_told_by_judging_again(run):
     assert "threads 64 there, " in checks["here"][1]
 
 
+def test_a_session_on_another_machine_leaves_it_open(run):
+    sessions = json.loads((run / "summary.json").read_text())["sessions"]
+    later = sessions[0] | {"threads": 63, "processes": 2, "versions": {"torch": "1.0"}}
+    changed(run / "summary.json", sessions=[*sessions, later, later])
+    verdict, told = verdicts(run, "--no-evaluation")[1]["here"]
+    assert verdict == "open"
+    for words in ("torch 1.0 there, ", "threads 63 there, ", "it ran in several processes"):
+        assert told.count(words) == 1
+
+
 def test_the_device_is_the_one_that_is_computed_on(run, monkeypatch):
     """A run on the CPU of a machine with a GPU."""
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
