@@ -186,7 +186,8 @@ def _of_folder(text: str, role: str, path: Path, which: str, trust: bool) -> Res
     file = folder.best_file if which == "best" else folder.model_file
     if not file.is_file():
         so_far = which == "final" and folder.best_file.is_file()
-        remedy = "; its best weights so far: --which best" if so_far else ""
+        option = "--which best" if role in ("model", "run") else f"name {folder.best_file}"
+        remedy = f"; its best weights so far: {option}" if so_far else ""
         raise MissingFileError(
             f"{path} has no {file.relative_to(path)}: the run is not finished, or the folder holds "
             f"none{remedy or _of_images(role, path)}"
@@ -209,13 +210,13 @@ def _of_file(
 ) -> Resolved:
     if file.suffix.lower() in IMAGE_SUFFIXES:
         raise UserError(f"{role} {file} is an image; name a run folder, weights or a timm model")
-    metadata = read_metadata(file)
+    metadata = _metadata_of(file)
     if "arch" not in metadata:
-        option = WEIGHTS_OPTIONS.get(role, "--weights FILE")
-        raise UserError(
-            f"{role} {file} was not written by dearkd; give its model's timm name instead, and "
-            f"{option} for these weights"
-        )
+        remedy = "name a run folder or weights that dearkd wrote"
+        if role in WEIGHTS_OPTIONS:
+            option = WEIGHTS_OPTIONS[role]
+            remedy = f"give its model's timm name instead, and {option} for these weights"
+        raise UserError(f"{role} {file} was not written by dearkd; {remedy}")
     _check_metadata(file, metadata)
     name, (run, config) = str(metadata["arch"]), run_of(file)
     if checkpoint is not None and not is_averaged(config):
@@ -247,6 +248,16 @@ def _of_file(
         checkpoint=checkpoint,
         used_trust=bool(imports) or split_model_name_tag(name)[0] in MODELS_BY_TRUST,
     )
+
+
+def _metadata_of(file: Path) -> dict[str, Any]:
+    """What dearkd wrote beside the weights; empty for other programs', as a state dict of torch."""
+    try:
+        return read_metadata(file)
+    except UserError:
+        if file.suffix == ".safetensors":
+            raise
+        return {}
 
 
 def _of_timm(text: str, role: str, weights: Path | None) -> Resolved:

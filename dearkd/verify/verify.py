@@ -53,12 +53,12 @@ def verify(
 
 def _checks(target: Path, evaluates: bool, trust: bool) -> Iterator[Check]:
     folder, item = RunFolder(target), read_set(target)
-    if folder.config_file.is_file():
-        if not folder.summary_file.is_file():
-            raise _unfinished(target, "train")
+    if folder.config_file.is_file() and folder.summary_file.is_file():
         return run_checks(folder, evaluates, trust)
     if (target / ROUNDS_FILE).is_file():
         raise _unfinished(target, "distill")
+    if folder.config_file.is_file():
+        raise _unfinished(target, "train")
     if item is None:
         raise UserError(f"{target} is neither a run folder nor a synthetic set; name one")
     if not item.finished:

@@ -18,7 +18,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 from timm.models._hub import save_config_for_hf
 from torch import nn
 
-from dearkd.errors import UserError
+from dearkd.errors import MissingFileError, UserError
 from dearkd.models.cnn import SmallResNet
 from dearkd.models.teacher import Teacher, default_stage
 from dearkd.run_folder.files import save_model
@@ -327,7 +327,29 @@ def test_state_dict_of_no_tensors(tmp_path: Path) -> None:
 
 def test_safetensors_of_another_origin_needs_a_name(tmp_path: Path) -> None:
     save_file(small().state_dict(), tmp_path / "w.safetensors")
-    assert "was not written by dearkd" in refusal(str(tmp_path / "w.safetensors"))
+    text = str(tmp_path / "w.safetensors")
+    told = "was not written by dearkd; give its model's timm name instead, and --teacher-weights"
+    assert told in refusal(text)
+    with pytest.raises(UserError, match="by dearkd; name a run folder or weights that dearkd wro"):
+        resolve(text, "--init")  # which has no option for such weights
+
+
+def test_a_state_dict_of_torch_needs_a_name(tmp_path: Path) -> None:
+    torch.save(small().state_dict(), tmp_path / "w.pth")
+    told = refusal(str(tmp_path / "w.pth"))
+    assert "timm name instead, and --teacher-weights FILE for these weights" in told
+
+
+def test_the_best_weights_of_an_unfinished_run_are_named_as_the_role_takes_them(run: Path) -> None:
+    best = run / "checkpoint" / "best.safetensors"
+    best.parent.mkdir()
+    (run / "model.safetensors").rename(best)
+    for role in ("teacher", "--init", "verifier", "student"):
+        with pytest.raises(MissingFileError, match=f"its best weights so far: name {best}"):
+            resolve(str(run), role)
+    with pytest.raises(MissingFileError, match="its best weights so far: --which best"):
+        resolve(str(run), "model")
+    assert teacher_of(str(best), img_size=16).num_classes == 4
 
 
 @pytest.mark.parametrize("role", ["teacher", "verifier", "--init"])
