@@ -237,7 +237,7 @@ HEAD: Shape = {
 }
 ANALYSIS: Shape = {
     "data?": (str, NONE),
-    "weights?": (str, NONE),
+    **{f"{name}?": (str, NONE) for name in ("weights", "weights_sha256")},
     "remarks?": [str],
     "grid?": [whole],
     "position?": [{"alpha": row, "sigma": [NUMBER], "centres": matrix, ...: object}],

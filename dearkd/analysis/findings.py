@@ -25,6 +25,7 @@ from dearkd.errors import UserError
 from dearkd.judging.candidate import candidate_of
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
 from dearkd.models.placing import place
+from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.processes import process_state
 from dearkd.trained.resolve import Resolved
 
@@ -97,6 +98,7 @@ def analysis_of(
         "data": data or _own_data(found),
         "images": len(views),
         "weights": which,
+        "weights_sha256": _weights_hash(found),
         "grid": list(grid),
         "attention_distance": rounded(measures.distance),
         "uniform_distance": _uniform(grid),
@@ -111,6 +113,12 @@ def _own_data(found: Resolved) -> str:
     """The evaluation data of a run, as its configuration names it."""
     data = found.config["data"]
     return str(data.get("evaluation") or data["train"])
+
+
+def _weights_hash(found: Resolved) -> str | None:
+    """The hash of the file that was analysed; None of a folder for timm."""
+    file = found.checkpoint or found.weights
+    return file_hash(file) if file is not None and file.is_file() else None
 
 
 def _uniform(grid: tuple[int, int]) -> float:

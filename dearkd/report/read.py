@@ -19,8 +19,9 @@ from dearkd.misfit import misfit
 from dearkd.models.heads import heads_note
 from dearkd.report.contents import Run, SyntheticSet
 from dearkd.run_folder.epochs import sound_epochs
+from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.folder import RunFolder
-from dearkd.said import counted
+from dearkd.said import command, counted
 from dearkd.shapes import ANALYSIS, DIVERSITY, LOSS_CURVES, MANIFEST, SUMMARY
 
 __all__ = ["read_run", "read_set"]
@@ -36,13 +37,18 @@ def read_run(path: Path, name: str) -> Run:
     summary = _read(folder.summary_file, parsed, notes, lambda it: misfit(it, SUMMARY))
     metrics, odd = sound_epochs(folder)
     notes += filter(None, [odd])
+    analysis = _read(path / "analysis.json", parsed, notes, _analysis_fault)
+    if analysis and not _is_of(folder, analysis):
+        again = command("dearkd", "analyze", path)
+        notes.append(f"its analysis.json is of earlier weights and was left out; again: {again}")
+        analysis = {}
     run = Run(
         path=path,
         name=name,
         config=config,
         metrics=metrics,
         summary=summary,
-        analysis=_read(path / "analysis.json", parsed, notes, _analysis_fault),
+        analysis=analysis,
     )
     if not config:
         notes.append("it has no readable config.yaml: its settings are not known")
@@ -63,6 +69,14 @@ def _config_fault(tree: Any) -> str | None:
     except (UserError, OmegaConfBaseException) as error:
         return None if "unknown config key" in str(error) else one_line(error)
     return None
+
+
+def _is_of(folder: RunFolder, analysis: dict[str, Any]) -> bool:
+    """Whether an analysis is of the weights that are there now; True where that is not known."""
+    files = {"best": folder.best_file, "raw": folder.last_file}
+    file = files.get(analysis.get("weights") or "final", folder.model_file)
+    stored = analysis.get("weights_sha256")
+    return stored is None or not file.is_file() or stored == file_hash(file)
 
 
 def _analysis_fault(record: dict[str, Any]) -> str | None:

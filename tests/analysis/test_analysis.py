@@ -32,6 +32,7 @@ from dearkd.analysis.findings import analysis_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
 from dearkd.data.datasets import open_data
+from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.folder import RunFolder
 from dearkd.trained.resolve import resolve
 
@@ -216,6 +217,7 @@ def test_command_writes_everything_and_a_page_that_asks_for_nothing(student_run,
     assert 'src="http' not in page
     assert "Attention maps" in page
     record = json.loads((tmp_path / "found" / "analysis.json").read_text())
+    assert record["weights_sha256"] == file_hash(student_run / "model.safetensors")
     assert any(sentence in result.output.replace("\n", " ") for sentence in record["remarks"])
     assert {file: file.read_bytes() for file in student_run.rglob("*.json*")} == before
     for title in ("epoch 1", "end of", "stage1", "token", "sigma"):

@@ -24,6 +24,7 @@ from dearkd.report.headline import headline
 from dearkd.report.results_chapter import result_section
 from dearkd.report.rows import config_difference
 from dearkd.report.tables import as_csv, as_json, as_markdown
+from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.folder import RunFolder
 from dearkd.run_folder.record import Record, Study
 
@@ -369,6 +370,23 @@ def test_an_analysis_of_other_images_or_weights_says_so(runs, tmp_path):
     (cut / "analysis.json").write_text(json.dumps(record | {"weights": "final"}))
     assert invoke("report", cut, "--out", out, "--no-predictions").exit_code == 0
     assert "weights" not in out.read_text().partition("1,200 images")[2][:40]
+
+
+def test_an_analysis_of_earlier_weights_is_left_out(runs, tmp_path):
+    cut = copied(runs, "ce", tmp_path)
+    record = {"attention_distance": [[1.0]], "weights": "final", "weights_sha256": None}
+    for content, digest, kept in (
+        (b"one", file_hash, True),
+        (b"two", lambda _: "0", False),
+        (b"two", lambda _: None, True),  # of an older version
+    ):
+        (cut / "model.safetensors").write_bytes(content)
+        record["weights_sha256"] = digest(cut / "model.safetensors")
+        (cut / "analysis.json").write_text(json.dumps(record))
+        (run,) = collect([cut]).runs
+        assert bool(run.analysis) == kept
+        told = f"of earlier weights and was left out; again: dearkd analyze {cut}"
+        assert any(told in note for note in run.notes) != kept
 
 
 BLOCK = {"alpha": [1.0, 2.0], "sigma": [0.7, None], "centres": [[0, 1], [1, 0]]}
