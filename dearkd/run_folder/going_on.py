@@ -23,6 +23,11 @@ LEFT_OPEN = (None, "auto", "fastest", "cnn")
 """Values that say "choose for me": a folder stores what was chosen."""
 NEVER_OPEN = ("stage1",)
 """Settings whose ``auto`` is stored as it is."""
+OFF_BY_NONE = (
+    *("optim.clip_grad", "optim.ema_decay", "init", "cache_labels"),
+    *("data.validation", "data.evaluation", "evaluation"),
+)
+"""Settings whose None says "without", and is stored as it is."""
 
 
 def goes_on(out: Path | None, config_name: str, *, resume: bool) -> bool:
@@ -128,4 +133,6 @@ def leave_former_weights(moved: dict[str, Any], given: DictConfig, role: str = "
 
 
 def _is_open(key: str, value: Any) -> bool:
+    if value is None and key.removeprefix("train.") in OFF_BY_NONE:
+        return False
     return value in LEFT_OPEN and key not in NEVER_OPEN

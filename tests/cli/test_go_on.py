@@ -68,6 +68,16 @@ def test_a_config_and_relative_paths_are_those_of_the_stored_run(tmp_path, monke
     assert "stage1=auto (stored: 1)" in auto
 
 
+def test_a_null_that_says_without_is_not_left_open(tmp_path):
+    line = [*TRAIN, "--stage1", "1", "--stage2", "0", "--out", tmp_path / "run"]
+    clipped = [*line, "--set", "optim.clip_grad=1"]
+    assert invoke(*clipped).exit_code == 0
+    open_ = invoke(*clipped, "--set", "optim.momentum=null", "--set", "optim.lr=null")
+    assert "run is finished" in open_.stdout, open_.output
+    told = refused(*clipped, "--set", "optim.clip_grad=null")
+    assert "differ from optim.clip_grad=None (stored: 1.0)" in told
+
+
 def test_what_the_verb_teacher_chooses_is_the_same_run(tmp_path):
     line = ["teacher", "--go-on", "--fraction", "0.1", "--epochs", "1", "--out", tmp_path / "run"]
     for words in ("done", "is finished"):
