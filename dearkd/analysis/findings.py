@@ -20,7 +20,9 @@ from dearkd.analysis.attention_distance import (
 from dearkd.analysis.calibration import calibration_error, reliability
 from dearkd.analysis.predictions import Predictions, Watch, answers_of
 from dearkd.analysis.probe import DECIMALS, PROBE_IMAGES, evaluation_views, rounded
+from dearkd.data.decode import BadImageError
 from dearkd.data.order import spread_rows
+from dearkd.data.sources import ImageSource
 from dearkd.errors import UserError
 from dearkd.judging.candidate import candidate_of
 from dearkd.models.attention import GatedMultiHeadConvAttention, MultiHeadConvAttention
@@ -175,10 +177,14 @@ def _record_of_heads(answers: Predictions) -> dict[str, Any]:
 
 @torch.inference_mode()
 def _maps(model: Any, answers: Predictions, view: Any, count: int) -> list[AttentionMaps]:
-    """The attention maps of ``count`` images spread over those that could be read."""
-    if count == 0:
-        return []
+    """The attention maps of ``count`` images spread over those that could be read.
+
+    One that can't be read any more, as answers are kept, is left out.
+    """
     rows = spread_rows(len(answers.labels), count)
+    rows = [row for row in rows if _is_readable(answers.source, row)]
+    if not rows:
+        return []
     images = evaluation_views(answers.source, rows, view)
     views = block_views(model, images.to(next(model.parameters()).device))
     grid, by_block = grid_of(model, images), []
@@ -193,6 +199,14 @@ def _maps(model: Any, answers: Predictions, view: Any, count: int) -> list[Atten
         AttentionMaps(answers.ids[row], labels[i], pixels[i], weights[i])
         for i, row in enumerate(rows)
     ]
+
+
+def _is_readable(source: ImageSource, row: int) -> bool:
+    try:
+        source.image(row)
+    except BadImageError:
+        return False
+    return True
 
 
 def _patch_attention(

@@ -32,6 +32,8 @@ from dearkd.analysis.findings import analysis_of
 from dearkd.analysis.probe import evaluation_views
 from dearkd.analysis.remarks import remarks
 from dearkd.data.datasets import open_data
+from dearkd.data.decode import BadImageError
+from dearkd.data.sources import DigitsSource
 from dearkd.run_folder.files import file_hash
 from dearkd.run_folder.folder import RunFolder
 from dearkd.trained.resolve import resolve
@@ -150,6 +152,26 @@ def test_maps_are_of_the_images_they_name(analysis):
 def cells(tile, side=4):
     """Mean colour of each patch of a tile."""
     return np.asarray(tile).reshape(side, TILE // side, side, TILE // side, 3).mean((1, 3))
+
+
+def test_an_image_that_became_unreadable_since_its_answer_was_kept_has_no_map(
+    student_run, monkeypatch
+):
+    first, middle, last = analysis_of(found_of(RunFolder(student_run)), maps=3).maps
+    read = DigitsSource.image
+
+    def image(self, row):
+        if self.name(row) == middle.name:
+            raise BadImageError(middle.name, "it is damaged")
+        return read(self, row)
+
+    monkeypatch.setattr(DigitsSource, "image", image)
+    left = analysis_of(found_of(RunFolder(student_run)), maps=3).maps
+    assert [(one.name, one.label) for one in left] == [
+        (one.name, one.label) for one in (first, last)
+    ]
+    for before, after in zip((first, last), left, strict=True):
+        assert (before.pixels == after.pixels).all()
 
 
 def test_a_tile_is_yellow_where_most_attention_is_and_blue_where_least():
