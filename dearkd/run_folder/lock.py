@@ -10,6 +10,8 @@ from dearkd.errors import UserError, WriteError
 
 __all__ = ["held", "is_held", "one_at_a_time"]
 
+LOOKING_SECONDS = 0.3
+"""Time in which a process that only looks whether a folder is held (`is_held`) lets it go."""
 POLL_SECONDS = 0.02
 """Time between two tries to get a lock that another process holds for a moment."""
 
@@ -32,7 +34,7 @@ def held(folder: Path, lock_name: str) -> Iterator[None]:
         ) from error
     with lock:
         try:
-            is_ours = _lock(lock)
+            is_ours = _lock_soon(lock)
         except OSError as error:  # as of NFS and Lustre, where these are mounted without locks
             raise WriteError(
                 f"cannot lock {file} ({error.strerror}): its file system has no locks; choose a "
@@ -72,6 +74,14 @@ def is_held(folder: Path, lock_name: str) -> bool:
             return not _lock(lock)
     except OSError:  # not ours to write to
         return False
+
+
+def _lock_soon(file: IO[Any]) -> bool:
+    """Locks a file as `_lock` does, also where another process only looks at the lock."""
+    end = time.monotonic() + LOOKING_SECONDS
+    while not (is_ours := _lock(file)) and time.monotonic() < end:
+        time.sleep(POLL_SECONDS)
+    return is_ours
 
 
 def _lock(file: IO[Any]) -> bool:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from dearkd.errors import UserError, WriteError
 from dearkd.run_folder.folder import RunFolder, newest_unfinished, next_folder
+from dearkd.run_folder.lock import _lock, held, is_held
 
 RUN = ["--stage1", "1", "--stage2", "0", "--fraction", "0.02", "--set", "data.batch_size=8"]
 
@@ -158,6 +159,17 @@ def test_a_run_that_finds_its_folder_in_use_removes_nothing(tmp_path):
         with pytest.raises(UserError, match="in use"), RunFolder(folder.path).locked(resume=False):
             pass
         assert (folder.path / "checkpoint" / "lock").exists()
+
+
+def test_who_only_looks_whether_a_folder_is_held_keeps_nobody_out(tmp_path):
+    look = (tmp_path / "lock").open("ab")
+    assert _lock(look)  # as `is_held` does for a moment
+    end = threading.Timer(0.05, look.close)
+    end.start()
+    with held(tmp_path, "lock"):
+        assert is_held(tmp_path, "lock")
+    end.join()
+    assert not is_held(tmp_path, "lock")
 
 
 @pytest.mark.skipif(os.name == "nt", reason="locks by another call there")
