@@ -311,8 +311,8 @@ class Report:
 def teachers_of(students: Iterable[Run], runs: Sequence[Run]) -> list[Run]:
     """Those of ``runs`` that taught one of the students.
 
-    That is the run in the folder that a student's configuration names; where none is, as runs may
-    have moved, those whose folder has its name.
+    That is the run in the folder that a student's configuration names; where that is gone, as runs
+    may have moved, those whose folder has its name.
     """
     found = list[Run]()
     for student in students:
@@ -321,5 +321,6 @@ def teachers_of(students: Iterable[Run], runs: Sequence[Run]) -> list[Run]:
             place = teacher.resolve()
             there = [run for run in runs if run.place == place]
             others = [run for run in runs if run is not student]
-            found += there or [run for run in others if run.path.name == teacher.name]
+            namesakes = [run for run in others if run.path.name == teacher.name]
+            found += there or ([] if place.exists() else namesakes)
     return [run for run in runs if run in found]

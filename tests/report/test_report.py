@@ -114,6 +114,9 @@ def test_of_runs_whose_folders_have_one_name_the_named_one_is_the_teacher(tmp_pa
     folders = [tmp_path / name for name in ("cnn", "dearkd", "resnet18", "deit")]
     (group,) = collect(folders).groups
     assert [run.name for run in group.students] == ["dearkd/seed0", "resnet18", "deit"]
+    write_run(tmp_path / "other" / "seed0", 96.0, method="ce", stage2=0)
+    (group,) = collect([tmp_path / "other", tmp_path / "dearkd"]).groups
+    assert [run.name for run in group.students] == ["other/seed0", "dearkd/seed0"]
     shutil.move(tmp_path / "cnn", tmp_path / "moved")
     (group,) = collect([tmp_path / "moved", tmp_path / "dearkd"]).groups
     assert [run.name for run in group.students] == ["dearkd/seed0"]
