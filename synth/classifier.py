@@ -102,6 +102,11 @@ class Classifier:
         except (RuntimeError, AssertionError) as error:
             reason = str(error).partition("\n")[0] or type(error).__name__
             raise SynthError(f"{self.name} cannot take {size}-pixel images: {reason}") from error
+        if not isinstance(whole, Tensor):
+            raise SynthError(
+                f"{self.name}'s forward returns a {type(whole).__name__}; let it return the logits "
+                "alone, (images, classes)"
+            )
         logits = self.last_layer()(embedding)
         if logits.shape != whole.shape or not torch.allclose(logits, whole, rtol=1e-3, atol=1e-4):
             raise SynthError(

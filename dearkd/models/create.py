@@ -5,12 +5,20 @@ import warnings
 from typing import Any
 
 import timm
+import torch
 from timm.models import split_model_name_tag
-from torch import nn
+from torch import Tensor, nn
 
 from dearkd.errors import UserError, one_line
 
-__all__ = ["check_name", "create_model", "model_cfg", "model_name", "size_argument"]
+__all__ = [
+    "check_answer",
+    "check_name",
+    "create_model",
+    "model_cfg",
+    "model_name",
+    "size_argument",
+]
 
 
 def check_name(name: str, role: str = "teacher") -> None:
@@ -42,6 +50,25 @@ def _hint(architecture: str, role: str) -> str:
         return f"did you mean {' or '.join(map(repr, near))}?"
     made = timm.list_models("dearkd_*_patch*", exclude_filters="*_mhsa_*")
     return f"there are {', '.join(made)}" if role == "student" else "see timm.list_models()"
+
+
+@torch.no_grad()
+def check_answer(network: Any, name: str, size: int) -> None:
+    """Runs a blank image of ``size`` pixels a side through a network that timm made.
+
+    Raises:
+        UserError: If the network returns anything but a tensor.
+        RuntimeError: If it can't take the image.
+    """
+    blank = torch.zeros(1, len(network.pretrained_cfg["mean"]), size, size)
+    was_training = network.training
+    answer = network.eval()(blank)
+    network.train(was_training)
+    if not isinstance(answer, Tensor):
+        raise UserError(
+            f"{name}'s forward returns a {type(answer).__name__}; let it return the logits alone, "
+            "(images, classes)"
+        )
 
 
 def model_cfg(name: str, role: str = "model") -> dict[str, Any]:

@@ -14,7 +14,7 @@ from torch import nn
 
 from dearkd.errors import UserError, one_line
 from dearkd.models.cost import LAYOUTS
-from dearkd.models.create import check_name, create_model, size_argument
+from dearkd.models.create import check_answer, check_name, create_model, size_argument
 from dearkd.models.heads import HEADS, bare_heads, mark_heads, settle_heads
 from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
@@ -132,6 +132,7 @@ def _describe(network: Any, found: Resolved) -> None:
 
 def _trained(found: Resolved, network: Any) -> Trained:
     cfg = network.pretrained_cfg
+    _check_at_own_size(network, found)
     names = found.metadata.get("class_names") if found.metadata else class_names_of(network)
     description = {
         **cfg,
@@ -154,6 +155,18 @@ def _trained(found: Resolved, network: Any) -> Trained:
         )
     architecture = str(found.architecture)
     return described(found.text, network, architecture, description, **arithmetic)
+
+
+def _check_at_own_size(network: Any, found: Resolved) -> None:
+    cfg, name = network.pretrained_cfg, str(found.architecture)
+    size = cfg["input_size"][-1]
+    try:
+        check_answer(network.eval(), name, size)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"{found.role} {name} cannot take an image of {len(cfg['mean'])} x {size} x {size} "
+            f"({one_line(error)}); give its default_cfg the input_size, mean and std that it takes"
+        ) from error
 
 
 def _count_classes(name: str, state: State) -> int | None:

@@ -88,6 +88,12 @@ class TwoHeads(ToyNet):
         return super().forward(x) + 1
 
 
+class Talkative(ToyNet):
+    def forward(self, x):
+        features = self.forward_features(x)
+        return self.forward_head(features), features
+
+
 @pytest.mark.parametrize(
     ("build", "message"),
     [
@@ -95,6 +101,7 @@ class TwoHeads(ToyNet):
         (lambda: classifier(ToyNet(), std=(1.0, 0.0, 1.0)), "std positive"),
         (lambda: classifier(ToyNet(), mean=(0.5,)), "one value a channel"),
         (lambda: classifier(ToyNet(), class_names=("a", "b")), "toy has 4 classes, got 2 names"),
+        (lambda: classifier(Talkative()).check_last_layer(16), "toy's forward returns a tuple; "),
         (lambda: classifier(TwoHeads()).check_last_layer(16), "does not give its logits"),
         (
             lambda: classifier(ToyNet(classes=5)).check_last_layer(16),

@@ -29,6 +29,7 @@ from dearkd.trained.weights import read_state
 
 HALF: dict[str, Any] = {"student_mean": (0.5, 0.5, 0.5), "student_std": (0.5, 0.5, 0.5)}
 SMALL = "dearkd_resnet10t_32"
+SEEN = {"input_size": (3, 16, 16), "mean": (0.5, 0.5, 0.5), "std": (0.5, 0.5, 0.5)}
 default_cfgs = generate_default_cfgs(
     {
         "squashed_cnn": {
@@ -37,7 +38,9 @@ default_cfgs = generate_default_cfgs(
             "std": (0.5, 0.5, 0.5),
             "crop_mode": "squash",
             "classifier": "fc",
-        }
+        },
+        "talkative_cnn": {**SEEN, "classifier": "fc"},
+        "wrongly_sized_cnn": {**SEEN, "input_size": (3, 2, 2), "classifier": "fc"},
     }
 )
 
@@ -137,6 +140,45 @@ def squashed_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
     """One of those that timm shows whole images, made square."""
     sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
     return build_model_with_cfg(SmallResNet, "squashed_cnn", pretrained, **{**sizes, **kwargs})
+
+
+class TalkativeCNN(SmallResNet):
+    """One that gives its features beside its logits."""
+
+    def forward(self, images: torch.Tensor) -> Any:
+        features = self.forward_features(images)
+        return self.forward_head(features), features
+
+
+@register_model
+def talkative_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """Returns a tuple."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    return build_model_with_cfg(TalkativeCNN, "talkative_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def test_a_network_that_returns_more_than_logits_is_refused(tmp_path: Path) -> None:
+    """It ended in the traceback of whatever took the answer for a tensor."""
+    file, message = tmp_path / "w.safetensors", "talkative_cnn's forward returns a tuple; let it"
+    save_file(timm.create_model("talkative_cnn", num_classes=10).state_dict(), file)
+    assert message in refusal("talkative_cnn", weights=file)
+    assert message in refused("teacher", "talkative_cnn", "--out", tmp_path / "run")
+
+
+def test_a_network_that_cannot_take_its_own_size_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "w.safetensors"
+    save_file(timm.create_model("wrongly_sized_cnn").state_dict(), file)
+    message = refusal("wrongly_sized_cnn", weights=file)
+    assert "teacher wrongly_sized_cnn cannot take an image of 3 x 2 x 2 (" in message
+
+
+@register_model
+def wrongly_sized_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """Its first layer is larger than the image that its configuration names."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    net = build_model_with_cfg(SmallResNet, "wrongly_sized_cnn", pretrained, **{**sizes, **kwargs})
+    net.conv1 = nn.Conv2d(3, 8, 5)
+    return net
 
 
 def test_images_are_cropped_as_timm_says_and_a_run_of_old_as_it_was_judged(tmp_path: Path) -> None:
