@@ -164,9 +164,10 @@ def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
     """The index in ``synsets`` of each name, -1 for one that fits none or several.
 
     ImageNet has two cranes and two maillots: names that come as often as synsets have them take
-    those in order.
+    those in order. A name that is all of another class of ImageNet-1k is no word of these.
     """
     lemmas = _lemmas()
+    others = {_plain(text) for name, text in _listed("imagenet-1k").items() if name not in synsets}
     whole, single = defaultdict(list), defaultdict(list)
     for index, synset in enumerate(synsets):
         lemma = lemmas.get(synset, synset)
@@ -178,7 +179,7 @@ def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
         places[_plain(name)].append(place)
     found = [-1] * len(names)
     for name, at in places.items():
-        candidates = whole.get(name) or single.get(name, [])
+        candidates = whole.get(name) or ([] if name in others else single.get(name, []))
         if len(candidates) == len(at):
             for place, index in zip(at, candidates, strict=True):
                 found[place] = index
@@ -188,8 +189,10 @@ def _by_description(names: Sequence[str], synsets: Sequence[str]) -> list[int]:
 @cache
 def _lemmas() -> dict[str, str]:
     """Descriptions by synset, of two lists: ImageNet-22k lacks the teddy bear of ImageNet-1k."""
-    names: dict[str, str] = {}
-    for subset in ("imagenet-22k", "imagenet-1k"):
-        info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
-        names |= info.label_descriptions(as_dict=True)
-    return names
+    return _listed("imagenet-22k") | _listed("imagenet-1k")
+
+
+@cache
+def _listed(subset: str) -> dict[str, str]:
+    info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
+    return info.label_descriptions(as_dict=True)

@@ -61,6 +61,14 @@ def test_two_classes_of_one_name_are_both_found_beside_unknown_ones():
     assert find_names(names, ["n01440764", *cranes]) == [1, -1, 2]
 
 
+def test_a_word_of_a_description_claims_no_other_class_of_imagenet():
+    """The Cardigan is a dog, too, and the cardigan a garment that the model has no class of."""
+    assert find_names(["cardigan", "golden retriever"], ["n02113186", "n02099601"]) == [-1, 1]
+    assert find_names(["missile", "projectile, missile"], ["n04008634", "n02099601"]) == [-1, 0]
+    assert find_names(["n02113186"], ["cardigan"]) == [-1]
+    assert find_names(["cardigan"], ["n02963159", "n02113186"]) == [0]
+
+
 def test_an_unknown_class_is_not_found_by_its_place():
     names = [*DESCRIPTIONS[:9], "not of ImageNet"]
     assert find_names(names, SYNSETS[:10]) == [*range(9), -1]
