@@ -210,6 +210,9 @@ def _open_folder(
     if train_root is None and evaluation_root is None:
         return _images_of(path, labelled), None
     _refuse_split_or_class(path)
+    is_plain = train_root is not None and holds_plain_pictures(train_root)
+    if wanted == "evaluation" and evaluation_root is not None and is_plain:
+        return None, FolderSource(evaluation_root)  # such pictures number no classes
     train = None if train_root is None else _images_of(train_root, labelled)
     if wanted == "evaluation" and evaluation_root is None:
         return None, None

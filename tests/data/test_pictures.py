@@ -54,6 +54,15 @@ def test_pictures_that_lie_in_a_folder_have_no_labels(tmp_path):
     assert source.image(1).getpixel((0, 0)) == (1, 0, 0)
 
 
+def test_labelled_images_beside_plain_pictures_to_train_on_are_evaluated_on(tmp_path):
+    """They were refused for the pictures, which nobody asked for."""
+    draw(tmp_path / "train" / "a.png", tmp_path / "val" / "cat" / "b.png")
+    draw(tmp_path / "val" / "dog" / "c.png")
+    source = open_evaluation(str(tmp_path))
+    assert source.classes.names == ("cat", "dog")
+    assert names(source) == ["b.png", "c.png"]
+
+
 def test_class_folders_keep_their_labels_whatever_lies_beside_them(tmp_path):
     draw(tmp_path / "cat" / "a.png", tmp_path / "dog" / "b.png", tmp_path / "cover.png")
     source, _ = open_data(str(tmp_path))
