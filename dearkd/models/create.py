@@ -13,6 +13,7 @@ from dearkd.errors import UserError, one_line
 
 __all__ = [
     "check_answer",
+    "check_colours",
     "check_name",
     "create_model",
     "model_cfg",
@@ -50,6 +51,20 @@ def _hint(architecture: str, role: str) -> str:
         return f"did you mean {' or '.join(map(repr, near))}?"
     made = timm.list_models("dearkd_*_patch*", exclude_filters="*_mhsa_*")
     return f"there are {', '.join(made)}" if role == "student" else "see timm.list_models()"
+
+
+def check_colours(name: str, channels: int) -> None:
+    """Refuses a network of other images than colour ones, which all data are read as.
+
+    Raises:
+        UserError: Naming its channels.
+    """
+    if channels != 3:
+        raise UserError(
+            f"{name} takes images of {channels} channel{'s' if channels > 1 else ''}, and is given "
+            "3 here (dearkd synthesize alone takes others); let it take 3, and name 3 of them in "
+            "the input_size, mean and std of its default_cfg"
+        )
 
 
 @torch.no_grad()

@@ -256,7 +256,7 @@ def _refuse_twins(teachers: Sequence[Classifier]) -> None:
 
 def classifier_of(found: Resolved) -> Classifier:
     """Opens a network in the form that ``synth`` takes."""
-    trained = open_trained(found)
+    trained = open_trained(found, any_channels=True)
     return Classifier(
         name=found.text,
         network=trained.network,

@@ -14,7 +14,13 @@ from torch import nn
 
 from dearkd.errors import UserError, one_line
 from dearkd.models.cost import LAYOUTS
-from dearkd.models.create import check_answer, check_name, create_model, size_argument
+from dearkd.models.create import (
+    check_answer,
+    check_colours,
+    check_name,
+    create_model,
+    size_argument,
+)
 from dearkd.models.heads import HEADS, bare_heads, mark_heads, settle_heads
 from dearkd.run_folder.files import load_weights, raw_student
 from dearkd.trained.exported import open_onnx, open_timm, open_torch_export
@@ -26,24 +32,20 @@ from dearkd.trained.weights import State, filled, read_state
 __all__ = ["class_names_of", "open_trained"]
 
 
-def open_trained(found: Resolved) -> Trained:
+def open_trained(found: Resolved, *, any_channels: bool = False) -> Trained:
     """The network in eval mode on the CPU, with all that is needed to use it.
 
+    ``any_channels``: it may be one of grey images.
+
     Raises:
-        UserError: If its weights do not fit, are damaged or cannot be fetched.
+        UserError: If its weights do not fit, are damaged or cannot be fetched, or it takes no
+            colour images.
         UnusableImportError: If it takes packages that are not installed.
     """
-    match found.form:
-        case "dearkd":
-            return _of_run(found)
-        case "timm":
-            return _of_timm(found)
-        case "timm-folder":
-            return open_timm(_file(found))
-        case "onnx":
-            return open_onnx(_file(found))
-        case "torch-export":
-            return open_torch_export(_file(found))
+    trained = _opened(found)
+    if not any_channels and trained.view["mean"] is not None:
+        check_colours(f"{found.role} {found.text}", len(trained.view["mean"]))
+    return trained
 
 
 def class_names_of(network: nn.Module) -> tuple[str, ...] | None:
@@ -62,6 +64,20 @@ def class_names_of(network: nn.Module) -> tuple[str, ...] | None:
         return None
     info: Any = ImageNetInfo(subset)  # type: ignore[no-untyped-call, unused-ignore]
     return tuple(info.label_names())
+
+
+def _opened(found: Resolved) -> Trained:
+    match found.form:
+        case "dearkd":
+            return _of_run(found)
+        case "timm":
+            return _of_timm(found)
+        case "timm-folder":
+            return open_timm(_file(found))
+        case "onnx":
+            return open_onnx(_file(found))
+        case "torch-export":
+            return open_torch_export(_file(found))
 
 
 def _of_run(found: Resolved) -> Trained:

@@ -8,7 +8,7 @@ from torch import nn
 
 from dearkd.config import TrainConfig
 from dearkd.errors import UserError
-from dearkd.models.create import check_answer, create_model, size_argument
+from dearkd.models.create import check_answer, check_colours, create_model, size_argument
 from dearkd.models.heads import HEADS, has_distillation_token, settle_heads
 from dearkd.models.vit import initialise_from, patch_drop_rate
 from dearkd.trained.open import open_trained
@@ -40,6 +40,7 @@ def initial_student(
         **config.student_args,
     )
     assert config.data.img_size is not None
+    check_colours(f"model {config.student}", len(student.pretrained_cfg["mean"]))
     check_answer(student, config.student, config.data.img_size)
     if not config.optim.drop_path:
         _keep_paths(student)

@@ -22,6 +22,7 @@ from dearkd.errors import MissingFileError, UserError
 from dearkd.models.cnn import SmallResNet
 from dearkd.models.teacher import Teacher, default_stage
 from dearkd.run_folder.files import save_model
+from dearkd.synthesis.setup import classifier_of
 from dearkd.trained import open as opening
 from dearkd.trained.open_teacher import open_teacher
 from dearkd.trained.resolve import resolve
@@ -39,6 +40,7 @@ default_cfgs = generate_default_cfgs(
             "crop_mode": "squash",
             "classifier": "fc",
         },
+        "grey_cnn": {"input_size": (1, 16, 16), "mean": (0.5,), "std": (0.5,), "classifier": "fc"},
         "talkative_cnn": {**SEEN, "classifier": "fc"},
         "wrongly_sized_cnn": {**SEEN, "input_size": (3, 2, 2), "classifier": "fc"},
     }
@@ -179,6 +181,22 @@ def wrongly_sized_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
     net = build_model_with_cfg(SmallResNet, "wrongly_sized_cnn", pretrained, **{**sizes, **kwargs})
     net.conv1 = nn.Conv2d(3, 8, 5)
     return net
+
+
+@register_model
+def grey_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """Takes images of one channel."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8), "in_chans": 1}
+    return build_model_with_cfg(SmallResNet, "grey_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def test_a_network_of_grey_images_gives_images_and_is_refused_elsewhere(tmp_path: Path) -> None:
+    file, message = tmp_path / "w.safetensors", "grey_cnn takes images of 1 channel, and is given 3"
+    save_file(timm.create_model("grey_cnn", num_classes=10).state_dict(), file)
+    assert message in refusal("grey_cnn", weights=file)
+    assert message in refused("eval", "grey_cnn", "--weights", file, "--data", "digits")
+    assert message in refused("teacher", "grey_cnn", "--out", tmp_path / "run")
+    assert len(classifier_of(resolve("grey_cnn", weights=file)).mean) == 1
 
 
 def test_images_are_cropped_as_timm_says_and_a_run_of_old_as_it_was_judged(tmp_path: Path) -> None:
