@@ -2,9 +2,12 @@
 
 from collections.abc import Sequence
 
+from dearkd.errors import UserError, one_line
+from dearkd.models.create import check_answer
 from dearkd.models.teacher import Precision, Teacher
 from dearkd.trained.open import open_trained
 from dearkd.trained.resolve import Resolved
+from dearkd.trained.trained import Trained
 
 __all__ = ["open_teacher"]
 
@@ -20,10 +23,11 @@ def open_teacher(
     """The teacher, frozen, fed with images of ``img_size`` pixels normalised for the student.
 
     Raises:
-        UserError: If its weights do not fit, are damaged or cannot be fetched.
+        UserError: If its weights do not fit, are damaged or cannot be fetched, or it can't take
+            images of that size.
     """
     trained = open_trained(found)
-    return Teacher(
+    teacher = Teacher(
         trained.network,
         student_mean=student_mean,
         student_std=student_std,
@@ -31,3 +35,17 @@ def open_teacher(
         class_names=trained.class_names,
         precision=precision,
     )
+    if img_size not in (None, trained.img_size) and teacher.resize is None:
+        _check_size(found, trained, img_size)
+    return teacher
+
+
+def _check_size(found: Resolved, trained: Trained, size: int) -> None:
+    try:
+        check_answer(trained.network, trained.architecture, size)
+    except (RuntimeError, AssertionError) as error:
+        raise UserError(
+            f"teacher {found.text} cannot take {size}-px images ({one_line(error)}); it was made "
+            f"for {trained.img_size} px: choose --img-size nearer to that, or have it resize them "
+            "(fixed_input_size=True in its default_cfg, and an argument img_size when it is built)"
+        ) from error

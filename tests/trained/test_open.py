@@ -41,6 +41,8 @@ default_cfgs = generate_default_cfgs(
             "classifier": "fc",
         },
         "grey_cnn": {"input_size": (1, 16, 16), "mean": (0.5,), "std": (0.5,), "classifier": "fc"},
+        "unpadded_cnn": {**SEEN, "input_size": (3, 40, 40), "classifier": "fc"},
+        "fixed_cnn": {**SEEN, "input_size": (3, 40, 40), "fixed_input_size": True},
         "talkative_cnn": {**SEEN, "classifier": "fc"},
         "wrongly_sized_cnn": {**SEEN, "input_size": (3, 2, 2), "classifier": "fc"},
     }
@@ -197,6 +199,54 @@ def test_a_network_of_grey_images_gives_images_and_is_refused_elsewhere(tmp_path
     assert message in refused("eval", "grey_cnn", "--weights", file, "--data", "digits")
     assert message in refused("teacher", "grey_cnn", "--out", tmp_path / "run")
     assert len(classifier_of(resolve("grey_cnn", weights=file)).mean) == 1
+
+
+class UnpaddedCNN(SmallResNet):
+    """Sees no first 16 rows and columns, so that nothing is left of an image of 16 pixels."""
+
+    def forward_features(self, images: torch.Tensor) -> torch.Tensor:
+        return super().forward_features(images[:, :, 16:, 16:])
+
+
+@register_model
+def unpadded_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """Takes no small images."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    return build_model_with_cfg(UnpaddedCNN, "unpadded_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def test_a_teacher_that_cannot_take_the_students_images_is_refused(tmp_path: Path) -> None:
+    net = timm.create_model("unpadded_cnn", num_classes=4)
+    save_file(net.state_dict(), tmp_path / "w.safetensors")
+    message = refusal("unpadded_cnn", weights=tmp_path / "w.safetensors", img_size=16)
+    assert "teacher unpadded_cnn cannot take 16-px images (" in message
+    assert "it was made for 40 px: choose --img-size nearer to that, or have it resize" in message
+    assert teacher_of("unpadded_cnn", weights=tmp_path / "w.safetensors", img_size=32)
+    save_model(tmp_path / "model.safetensors", net, metadata(arch="unpadded_cnn", img_size=40))
+    assert "it was made for 40 px: choose" in refusal(str(tmp_path), img_size=16)
+
+
+class FixedCNN(UnpaddedCNN):
+    def __init__(self, img_size: int = 40, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+
+
+@register_model
+def fixed_cnn(pretrained: bool = False, **kwargs: Any) -> Any:
+    """The same with what the error advises."""
+    sizes = {"layers": (1, 1, 1, 1), "channels": (8, 8, 8, 8)}
+    return build_model_with_cfg(FixedCNN, "fixed_cnn", pretrained, **{**sizes, **kwargs})
+
+
+def test_a_teacher_of_a_fixed_size_gets_resized_images(tmp_path: Path) -> None:
+    save_file(timm.create_model("fixed_cnn").state_dict(), tmp_path / "w.safetensors")
+    net = timm.create_model("fixed_cnn", num_classes=4)
+    save_model(tmp_path / "model.safetensors", net, metadata(arch="fixed_cnn", img_size=40))
+    for teacher in (
+        teacher_of("fixed_cnn", weights=tmp_path / "w.safetensors", img_size=16),
+        teacher_of(str(tmp_path), img_size=16),
+    ):
+        assert teacher(torch.zeros(1, 3, 16, 16)).logits.shape == (1, teacher.num_classes)
 
 
 def test_images_are_cropped_as_timm_says_and_a_run_of_old_as_it_was_judged(tmp_path: Path) -> None:
