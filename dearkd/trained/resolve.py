@@ -19,7 +19,7 @@ from dearkd.errors import MissingFileError, UserError, missing_file
 from dearkd.misfit import misfit
 from dearkd.models.create import check_name
 from dearkd.run_folder.files import read_metadata
-from dearkd.run_folder.folder import RunFolder
+from dearkd.run_folder.folder import RUN_FILES, RunFolder
 from dearkd.shapes import METADATA
 from dearkd.trained.imports import import_files
 from dearkd.trained.own_run import is_averaged, run_of
@@ -127,7 +127,7 @@ def resolve(
         return _graph(text, role, path, trust, graphs)
     if text == EMBEDDED:
         return _of_file(text, role, EMBEDDED_WEIGHTS, trust)
-    if path.is_dir():
+    if _is_folder(text, path):
         return _of_folder(text, role, path, which or "final", trust)
     if not text.startswith(ELSEWHERE) and (path.suffix == ".safetensors" or "/" in text):
         return _of_file(text, role, _existing(path, f"{role} {text}"), trust)
@@ -147,13 +147,25 @@ def refuse_idle_trust(trust: bool, *found: Resolved | None) -> None:
 
 
 def _check_options(text: str, path: Path, weights: Path | None, which: str | None) -> None:
-    if which is not None and not path.is_dir():
+    if which is not None and not _is_folder(text, path):
         raise UserError(f"--which {which} is for a run folder, which {text} is not; leave it out")
-    has_own = path.is_dir() or path.is_file() or text == EMBEDDED
+    if weights is not None and _is_folder(text, path):
+        raise UserError(
+            f"weights {weights} are for a timm name; {text} is a folder here, leave them out or "
+            "name a registered model"
+        )
+    has_own = path.is_file() or text == EMBEDDED
     if weights is not None and has_own:
         raise UserError(
             f"weights {weights} are for a timm name; {text} has its own, leave them out"
         )
+
+
+def _is_folder(text: str, path: Path) -> bool:
+    """Whether a folder is meant: where it holds no network, a model of the same name is."""
+    if not path.is_dir() or not timm.is_model(text):
+        return path.is_dir()
+    return any((path / name).is_file() for name in ("config.json", "model.safetensors", *RUN_FILES))
 
 
 def _graph(text: str, role: str, path: Path, trust: bool, graphs: bool) -> Resolved:

@@ -239,7 +239,7 @@ def test_model_mistakes_get_one_line(toy_teacher, digits, tmp_path):
     assert "--which best is for a run" in refused("predict", "resnet18", image, "--which", "best")
     assert "--trust has no effect" in refused("predict", toy_teacher, image, "--trust")
     weights = toy_teacher / "model.safetensors"
-    assert "has its own" in refused("predict", toy_teacher, image, "--weights", weights)
+    assert "is a folder here" in refused("predict", toy_teacher, image, "--weights", weights)
 
 
 def test_synsets_are_said_in_words():

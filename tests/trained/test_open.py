@@ -290,6 +290,20 @@ def refusal(name: str, **kwargs: Any) -> str:
     return message
 
 
+def test_a_folder_hides_no_model_of_its_name(
+    run: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    weights = tmp_path / "model.safetensors"
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / SMALL).mkdir()
+    assert resolve(SMALL, weights=weights).form == "timm"
+    assert resolve(SMALL).form == "timm"
+    (tmp_path / SMALL / "config.yaml").touch()
+    assert "the run is not finished" in refusal(SMALL)
+    line = refusal(SMALL, weights=weights)
+    assert f"are for a timm name; {SMALL} is a folder here, leave them out" in line
+
+
 def test_unknown_names(tmp_path: Path) -> None:
     assert "unknown teacher 'regnety_16'; did you mean 'regnety_" in refusal("regnety_16")
     assert "resnet18' has no weights 'nowhere'; known: " in refusal("resnet18.nowhere")
@@ -332,7 +346,9 @@ def test_weights_that_say_what_they_are_of(run: Path) -> None:
 
 
 def test_own_weights_leave_no_room_for_others(run: Path) -> None:
-    assert "has its own, leave them out" in refusal(str(run), weights=run / "model.safetensors")
+    assert "is a folder here, leave them out" in refusal(
+        str(run), weights=run / "model.safetensors"
+    )
 
 
 class Bomb:
