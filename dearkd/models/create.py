@@ -98,7 +98,7 @@ def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
     if missing:
         raise UserError(
             f"{role} {name!r} is registered without {', '.join(missing)}; give it a default_cfg "
-            "that has them (README, your own models)"
+            'that has them (README, "A CNN of your own")'
         )
     return known
 

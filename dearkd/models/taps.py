@@ -13,6 +13,7 @@ from dearkd.errors import UserError, one_line
 
 __all__ = ["TeacherStage", "describe_stages", "is_nonnegative", "with_named_taps"]
 
+WRAPPER = "dearkd.models.taps.with_named_taps"
 _POSITIVE = {"Relu", "Sigmoid", "Hardsigmoid", "Softplus", "Softmax", "Exp", "Abs"}
 """Operations (as autograd names them) whose output is never negative."""
 _KEEP_SIGN = {
@@ -49,7 +50,7 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
     if not hasattr(network, "forward_intermediates"):
         raise UserError(
             f"teacher {type(model).__name__} shows no stages (no forward_intermediates); choose "
-            "--method deit-hard or a timm CNN, or wrap it in with_named_taps when you register it"
+            f"--method deit-hard or a timm CNN, or wrap it in {WRAPPER} when you register it"
         )
     weight = next(iter(model.parameters()))
     blank = torch.zeros(1, 3, size, size, device=weight.device, dtype=weight.dtype)
@@ -59,7 +60,7 @@ def describe_stages(model: nn.Module, size: int) -> tuple[TeacherStage, ...]:
     if not torch.allclose(two_steps, one_step, rtol=1e-3, atol=1e-3):
         raise UserError(
             f"the forward_intermediates of teacher {type(model).__name__} does not end in what "
-            "its forward_head takes; wrap it in with_named_taps"
+            f"its forward_head takes; wrap it in {WRAPPER}"
         )
     return tuple(_described(index, features, size) for index, features in enumerate(maps))
 

@@ -117,7 +117,7 @@ def test_unknown_node_is_named() -> None:
 
 
 def test_module_without_taps_is_told_what_to_do() -> None:
-    with pytest.raises(ValueError, match=r"OwnNet shows no stages .*with_named_taps"):
+    with pytest.raises(ValueError, match=r"OwnNet shows no stages .*dearkd.models.taps.with_named"):
         describe_stages(OwnNet(), 16)
 
 
