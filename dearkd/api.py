@@ -231,10 +231,13 @@ def evaluate(
 
 def _options(fields: dict[str, Any]) -> dict[str, Any]:
     """Keywords as dotted fields of the configuration, whose reader leaves out what is None."""
-    return {
+    options = {
         SHORT.get(name, name.replace("__", ".")): str(value) if isinstance(value, Path) else value
         for name, value in fields.items()
     }
+    if isinstance(imports := options.get("imports"), str):
+        options["imports"] = [imports]
+    return options
 
 
 def _emptied(fields: dict[str, Any]) -> list[str]:

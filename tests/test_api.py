@@ -1,5 +1,7 @@
 """The doors from Python, as a notebook uses them: quiet, typed like the options, usable twice."""
 
+from pathlib import Path
+
 import pytest
 import torch
 
@@ -62,6 +64,14 @@ def test_a_field_that_is_none_goes_over_the_file(tmp_path):
         dearkd.train(seed=None)
     with pytest.raises(UserError, match="seed: Incompatible value 'None'"):
         dearkd.synthesize(seed=None)
+
+
+def test_the_file_of_an_own_model_is_named_as_it_is_or_imported_first():
+    for door, file in ((dearkd.train, "nowhere.py"), (dearkd.synthesize, Path("nowhere.py"))):
+        with pytest.raises(UserError, match=r"--import nowhere\.py does not exist"):
+            door(imports=file)
+    with pytest.raises(UserError, match="pass --import FILE or, in Python, import it first"):
+        dearkd.evaluate("my_own_cnn", data="digits")
 
 
 def test_mistakes_are_told_as_at_the_command(tmp_path):

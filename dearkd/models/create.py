@@ -32,8 +32,8 @@ def check_name(name: str, role: str = "teacher") -> None:
     if not timm.is_model(architecture):
         hint = _hint(architecture, role)
         raise UserError(
-            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file "
-            "and pass --import FILE)"
+            f"unknown {role} {name!r}; {hint} (your own model: register it with timm in a file, "
+            "and pass --import FILE or, in Python, import it first)"
         )
     tags = [split_model_name_tag(n)[1] for n in timm.list_pretrained(f"{architecture}.*")]
     if tag and tag not in tags:
