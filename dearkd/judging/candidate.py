@@ -6,7 +6,7 @@ from typing import Any, cast
 from dearkd.data.class_matching import match_classes
 from dearkd.data.datasets import open_both, open_evaluation, renumbered
 from dearkd.data.loaders import OnBadImage
-from dearkd.data.sources import ImageSource
+from dearkd.data.sources import UNLABELLED, Classes, ImageSource
 from dearkd.errors import UserError
 from dearkd.misfit import misfit
 from dearkd.shapes import RUN_DATA
@@ -39,18 +39,20 @@ def candidate_of(found: Resolved, data: str | None = None) -> Candidate:
     settings: dict[str, Any] = found.config.get("data") or {}
     if settings and (fault := misfit(settings, RUN_DATA, "data")) is not None:
         raise UserError(f"{found.text} has a damaged config.yaml ({fault}); restore that")
+    train, source = (
+        _own_images(found, settings) if data is None else (UNLABELLED, open_evaluation(data))
+    )
     trained = open_trained(found)
-    source = _own_images(found, settings, trained) if data is None else open_evaluation(data)
     return Candidate(
         trained=trained,
-        source=source,
+        source=_numbered(source, train, trained),
         on_bad_image=cast(OnBadImage, settings.get("on_bad_image", "skip")),
         is_own_data=data is None,
     )
 
 
-def _own_images(found: Resolved, settings: dict[str, Any], trained: Trained) -> ImageSource:
-    """The evaluation images of the run, numbered as it numbers them; never those it trained on."""
+def _own_images(found: Resolved, settings: dict[str, Any]) -> tuple[Classes, ImageSource]:
+    """The classes that the run trained on and its evaluation images, never those it trained on."""
     if not settings.get("train"):
         reason = f"{found.text} has no data of its own"
     else:
@@ -60,11 +62,16 @@ def _own_images(found: Resolved, settings: dict[str, Any], trained: Trained) -> 
             validation=settings.get("validation"),
             labels=settings.get("labels", "auto"),
         )
-        if source is not None and not images.classes.known:
-            return source
         if source is not None:
-            names = trained.class_names
-            class_map = match_classes(images.classes, names, trained.num_classes)
-            return renumbered(source, images.classes, class_map=class_map, model_names=names)
+            return images.classes, source
         reason = f"{found.text} was trained without evaluation data"
     raise UserError(f"{reason}, so --data must name the images to judge on")
+
+
+def _numbered(source: ImageSource, train: Classes, trained: Trained) -> ImageSource:
+    """Evaluation images with the labels of the training data, where that has some."""
+    if not train.known:
+        return source
+    names = trained.class_names
+    class_map = match_classes(train, names, trained.num_classes)
+    return renumbered(source, train, class_map=class_map, model_names=names)

@@ -173,12 +173,12 @@ def _unlike(summary: Summary) -> list[str]:
         "cpu": machine()["cpu"],
         "device": device_name(process_state().device),
     }
-    sessions = summary.get("sessions") or [{}]
+    packages, sessions = versions(), summary.get("sessions") or [{}]
     begun = {"cpu": sessions[0].get("cpu")} | {name: summary.get(name) for name in OF_A_SESSION}
     unlike = list[str]()
     for session in (begun, *sessions):
         pairs = {
-            name: (version, versions().get(name))
+            name: (version, packages.get(name))
             for name, version in (session.get("versions") or {}).items()
         }
         pairs |= {name: (session[name], own) for name, own in here.items() if name in session}
