@@ -79,3 +79,12 @@ def test_it_is_exported_and_predicts_by_the_command_that_is_named(tmp_path, to):
     open_data("digits")[0].image(0).save(tmp_path / "digit.png")
     words = shlex.split(named.replace("IMAGE", str(tmp_path / "digit.png")))
     assert invoke(*words[1:]).exit_code == 0
+
+
+def test_an_exported_folder_of_a_model_that_is_not_imported_is_told_so(tmp_path):
+    metadata = {"arch": "nobodys_cnn", "num_classes": 10, "img_size": 16}
+    metadata |= {"mean": [0.5] * 3, "std": [0.5] * 3}
+    save_model(tmp_path / "model.safetensors", torch.nn.Linear(1, 1), metadata)
+    result = invoke("predict", tmp_path, tmp_path / "digit.png")
+    assert "unknown model 'nobodys_cnn'" in result.output
+    assert "--import FILE" in result.output

@@ -90,8 +90,9 @@ def model_cfg(name: str, role: str = "model") -> dict[str, Any]:
     """Timm's configuration of a model before it is built, with input size, mean and std.
 
     Raises:
-        UserError: If the model was registered without them.
+        UserError: If timm has no such model, or it was registered without them.
     """
+    check_name(name, role)
     cfg: Any = timm.get_pretrained_cfg(name)
     known = {} if cfg is None else cfg.to_dict()
     missing = [key for key in ("input_size", "mean", "std") if not known.get(key)]
@@ -116,7 +117,6 @@ def create_model(name: str, role: str, **kwargs: Any) -> Any:
         UserError: If timm has no such model, it does not take the given size, or it lacks what
             every classifier here must have.
     """
-    check_name(name, role)
     cfg = model_cfg(name, role)
     given = {key: value for key, value in kwargs.items() if value is not None}
     try:
