@@ -61,6 +61,9 @@ def test_with_weights_of_ones_own_its_images_are_trained_on_beside_real_classes(
     run("train", *data, *teacher, *short, "--out", tmp_path / "run", *SET, *TEACHER_SET, *few)
     summary = json.loads((tmp_path / "run" / "summary.json").read_text())
     assert summary["top1"] is not None
+    rounds = ["--res", "32", "--per-class", "2", "--epochs", "1", "--student", "toy_student"]
+    few = ["--set", "train.data.batch_size=10", "--dry-run"]
+    run("distill", *teacher, *rounds, *data[2:], "--out", tmp_path / "free", *few)
 
 
 @pytest.mark.filterwarnings("ignore:Overwriting example_cnn")

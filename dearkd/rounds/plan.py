@@ -204,7 +204,11 @@ def _blank_set(setup: Setup, images: int) -> Iterator[Path]:
     Image.new("RGB", (size, size)).save(blank, "PNG")
     targets = [target for group in setup.groups for target in group.targets]
     names = teacher.class_names or class_folders(None, teacher.num_classes)
-    manifest = {"config": {"flip_probability": setup.config.flip_probability}, "images": []}
+    manifest = {
+        "config": {"flip_probability": setup.config.flip_probability},
+        "class_names": teacher.class_names,
+        "images": [],
+    }
     with tempfile.TemporaryDirectory() as folder:
         rows = shard_bytes(["blank.png"] * images, [blank.getvalue()] * images, targets, names)
         Path(folder, "images.parquet").write_bytes(rows)
