@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from accelerate import PartialState
 from PIL import Image
@@ -204,7 +204,7 @@ def _blank_set(setup: Setup, images: int) -> Iterator[Path]:
     Image.new("RGB", (size, size)).save(blank, "PNG")
     targets = [target for group in setup.groups for target in group.targets]
     names = teacher.class_names or class_folders(None, teacher.num_classes)
-    manifest = {
+    manifest: dict[str, Any] = {
         "config": {"flip_probability": setup.config.flip_probability},
         "class_names": teacher.class_names,
         "images": [],
