@@ -61,7 +61,7 @@ def row(seconds: dict[int, list[float]]) -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--per-class", type=int, nargs=2, default=[10, 40], help="of both sets")
+    parser.add_argument("--per-class", type=int, nargs=2, default=[10, 30], help="of both sets")
     parser.add_argument("--rounds", type=int, default=3, help="pairs of sets of each way")
     parser.add_argument("--json", type=Path, help="where to store the numbers")
     args = parser.parse_args()
@@ -74,7 +74,11 @@ def main() -> None:
             for way, config in WAYS.items():
                 for count in (few, many):
                     out = Path(folder, f"{config}-{count}-{turn}")
-                    seconds[way][count].append(cpu_seconds(config, count, turn, out))
+                    taken = cpu_seconds(config, count, turn, out)
+                    seconds[way][count].append(taken)
+                    print(
+                        f"{way}, {count * CLASSES} images, seed {turn}: {taken:.0f} s", flush=True
+                    )
     rows = {way: row(found) for way, found in seconds.items()}
     for way, found in rows.items():
         print(
