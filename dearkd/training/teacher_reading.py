@@ -68,8 +68,17 @@ def teacher_line(reading: dict[str, float], parts: Parts) -> str:
         return f"teacher: {told}"
     return (
         f"warning: {told}, not clearly more than if it always named the commonest class; check its "
-        "weights, its normalisation and the order of its classes"
+        f"weights, its normalisation and the order of its classes{_size_note(parts)}"
     )
+
+
+def _size_note(parts: Parts) -> str:
+    """What else to check where the teacher was made for images of another size."""
+    size = parts.config.data.img_size
+    made_for = [one.img_size for one in parts.networks if one.role == "teacher"]
+    if not made_for or made_for[0] in (None, size):
+        return ""
+    return f", and the images' {size} px: it was made for {made_for[0]} (--img-size {made_for[0]})"
 
 
 def _chance_bound(labels: Int[NDArray[np.int64], " images"]) -> float | None:

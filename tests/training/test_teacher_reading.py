@@ -55,7 +55,9 @@ def test_a_teacher_whose_classes_are_out_of_order_is_warned_of(parts):
     told = teacher_line(read(parts), parts)
     assert told.startswith("warning: digits is right on")
     assert "of 359 evaluation images" in told
-    assert "order of its classes" in told
+    assert told.endswith("order of its classes")
+    larger = teacher_line(read(parts), with_data(parts, img_size=32))
+    assert larger.endswith(", and the images' 32 px: it was made for 16 (--img-size 16)")
 
 
 @pytest.mark.parametrize(
