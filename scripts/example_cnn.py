@@ -93,7 +93,7 @@ default_cfgs = generate_default_cfgs(
             "classifier": "fc",  # name of the last layer
             # "label_names": ["cat", "dog", ...],  # its classes in its order; without it the data's
             # are taken in the order of their names, and a run of `dearkd teacher` keeps its data's
-            # "fixed_input_size": True,  # if it takes images of its own size alone
+            # "fixed_input_size": True,  # of its own size alone; __init__ then takes img_size too
         }
     }
 )
