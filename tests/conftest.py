@@ -37,7 +37,7 @@ from timm.models import build_model_with_cfg, generate_default_cfgs, register_mo
 import dearkd  # noqa: E402, F401 - registers the real students too
 from dearkd.analysis.predictions import answers_of  # noqa: E402
 from dearkd.config import load_config  # noqa: E402
-from dearkd.data.datasets import open_data  # noqa: E402
+from dearkd.data.datasets import open_data, renumbered  # noqa: E402
 from dearkd.judging.candidate import candidate_of  # noqa: E402
 from dearkd.models.cnn import SmallResNet  # noqa: E402
 from dearkd.models.vit import DearKDVisionTransformer  # noqa: E402
@@ -69,6 +69,12 @@ default_cfgs = generate_default_cfgs(
         "toy_cnn": {**_LOOK, "interpolation": "bicubic", "classifier": "fc"},
     }
 )
+
+
+def numbered(train, evaluation=None):
+    """Training and evaluation images, these with the labels that a run without a teacher gives."""
+    source, other = open_data(str(train), None if evaluation is None else str(evaluation))
+    return source, renumbered(other, source.classes)
 
 
 @register_model

@@ -20,7 +20,7 @@ def class_notes(train: ImageSource, evaluation: ImageSource | None) -> list[str]
 
     Images beside the class folders go first. The kinds are classes without a training image, with
     a single one, and without an evaluation image. The labels of both sources must be numbered
-    alike, as ``open_data`` numbers them. Of images without labels there is nothing to tell.
+    alike, as ``renumbered`` gives them. Of images without labels there is nothing to tell.
     """
     beside = [*_beside(train), *(() if evaluation is None else _beside(evaluation))]
     if not train.classes.known:

@@ -13,7 +13,7 @@ from dearkd.data.settings import Labels
 from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 
-__all__ = ["open_both", "open_data", "open_evaluation", "renumbered", "subset"]
+__all__ = ["open_data", "open_evaluation", "renumbered", "subset"]
 
 SUBSET_SEED = 0
 """Not the run's: runs that differ in the seed alone are to be compared on the same images."""
@@ -32,34 +32,13 @@ def open_data(
     folders), several synthetic sets (a pattern such as ``runs/x/round-*/set``), parquet files or
     WebDataset tars (a file, a folder of them, or a pattern such as ``train-{000..146}.tar``), or a
     timm name (``torch/cifar10``, ``hfds/NAME``, ``hfids/NAME``).
-    ``evaluation`` takes the same and replaces what ``train`` brings. Evaluation labels are numbered
-    as the training labels are; of training data with some of its teacher's classes only these are
-    kept. With ``validation`` the evaluation images are cut from the training images instead: so
-    many, or that share below 1. A split that is replaced is not opened.
+    ``evaluation`` takes the same and replaces what ``train`` brings. Its labels are as it has them;
+    ``renumbered`` gives it those of the training data. With ``validation`` the evaluation images
+    are cut from the training images instead: so many, or that share below 1. A split that is
+    replaced is not opened.
 
     Pictures that lie in a folder, none of them in a class folder, have no labels. With ``labels``
-    none no training image has, whatever is there: labels are not looked at. Evaluation labels are
-    then numbered as the evaluation data has them.
-
-    Raises:
-        MissingFileError: If a path does not exist.
-        UserError: If the data is empty, unknown, evaluates on classes it does not train, or is too
-            small for the split.
-    """
-    source, other = open_both(train, evaluation, validation=validation, labels=labels)
-    if other is None or not source.classes.known:
-        return source, other
-    return source, renumbered(other, source.classes)
-
-
-def open_both(
-    train: str,
-    evaluation: str | None = None,
-    *,
-    validation: float | None = None,
-    labels: Labels = "auto",
-) -> tuple[ImageSource, ImageSource | None]:
-    """As ``open_data``, with evaluation labels as the evaluation data has them.
+    none no training image has, whatever is there: labels are not looked at.
 
     Raises:
         MissingFileError: If a path does not exist.

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import Any, cast
 
 from dearkd.data.class_matching import match_classes
-from dearkd.data.datasets import open_both, open_evaluation, renumbered
+from dearkd.data.datasets import open_data, open_evaluation, renumbered
 from dearkd.data.loaders import OnBadImage
 from dearkd.data.sources import UNLABELLED, Classes, ImageSource
 from dearkd.errors import UserError
@@ -56,7 +56,7 @@ def _own_images(found: Resolved, settings: dict[str, Any]) -> tuple[Classes, Ima
     if not settings.get("train"):
         reason = f"{found.text} has no data of its own"
     else:
-        images, source = open_both(
+        images, source = open_data(
             settings["train"],
             settings.get("evaluation"),
             validation=settings.get("validation"),

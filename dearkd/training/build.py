@@ -12,7 +12,7 @@ from torch import nn
 from dearkd.config import TrainConfig
 from dearkd.data.class_matching import match_classes, order_note
 from dearkd.data.class_notes import class_notes
-from dearkd.data.datasets import open_both, renumbered, subset
+from dearkd.data.datasets import open_data, renumbered, subset
 from dearkd.data.sources import Classes, ImageSource, SubsetSource
 from dearkd.errors import UserError
 from dearkd.models.create import model_cfg
@@ -123,7 +123,7 @@ def build(
         config = replace(config, data=replace(config.data, shuffle="images"))
     method = check_method(config.method, config.distill, config.method_args)
     check_settings(config, method)
-    source, evaluation = open_both(
+    source, evaluation = open_data(
         config.data.train,
         config.data.evaluation,
         validation=config.data.validation,

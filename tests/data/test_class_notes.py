@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from commands import refused
+from conftest import numbered
 from PIL import Image
 
 from dearkd.data.class_notes import class_notes
@@ -46,10 +47,10 @@ def test_an_empty_class_folder_keeps_its_index_and_is_told_of(tmp_path):
 def test_an_empty_folder_of_the_evaluation_need_not_be_a_class(tmp_path):
     write_folder(tmp_path / "train", {"cat": 2, "dog": 2})
     write_folder(tmp_path / "val", {"cat": 1, "notes": 0})
-    train, evaluation = open_data(str(tmp_path))
+    train, evaluation = numbered(tmp_path)
     assert evaluation.classes == train.classes
     write_folder(tmp_path / "other", {"cat": 1, "notes": 0})
-    _, other = open_data(str(tmp_path / "train"), str(tmp_path / "other"))
+    _, other = numbered(tmp_path / "train", tmp_path / "other")
     assert other.labels.tolist() == [0]
     assert other.classes == train.classes
 

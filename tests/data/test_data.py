@@ -13,6 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
+from conftest import numbered
 from PIL import Image
 from sklearn.datasets import load_digits
 
@@ -105,7 +106,7 @@ def test_bare_folders_have_no_evaluation_unless_given(tmp_path):
     data = write_folder(tmp_path / "a", ["cat", "dog"])
     other = write_folder(tmp_path / "b" / "val", ["DOG"]).parent
     assert open_data(str(data))[1] is None
-    _, evaluation = open_data(str(data), str(other))
+    _, evaluation = numbered(data, other)
     assert evaluation.labels.tolist() == [1, 1]
     assert evaluation.classes.names == ("cat", "dog")
     assert len(open_evaluation(str(data))) == 4
@@ -529,7 +530,7 @@ def test_bad_folders_are_told_value_and_remedy(tmp_path):
     with pytest.raises(ValueError, match=r"val has class 'fox', not among the 2 classes"):
         open_data(str(tmp_path / "d"))
     with pytest.raises(ValueError, match=r"evaluation data: 1 of 2 data classes are unknown.*fox"):
-        open_data(str(tmp_path / "d" / "train"), str(tmp_path / "d" / "val"))
+        numbered(tmp_path / "d" / "train", tmp_path / "d" / "val")
     write_folder(tmp_path / "e" / "val", ["cat"])
     with pytest.raises(ValueError, match=r"has an evaluation split but no train split"):
         open_data(str(tmp_path / "e"))
@@ -544,9 +545,9 @@ def test_unnamed_evaluation_labels_must_fit(tmp_path):
     with pytest.raises(
         ValueError, match=r"evaluation data has label 2, which is none of the training data's 2"
     ):
-        open_data(str(tmp_path))
+        numbered(tmp_path)
     write_parquet(tmp_path / "test.parquet", [0, 0])
-    _, evaluation = open_data(str(tmp_path))
+    _, evaluation = numbered(tmp_path)
     assert evaluation.classes == Classes(2)
 
 

@@ -9,7 +9,7 @@ import pytest
 from PIL import Image
 
 from dearkd.data.class_matching import match_classes, order_note
-from dearkd.data.datasets import open_both, open_evaluation, renumbered
+from dearkd.data.datasets import open_data, open_evaluation, renumbered
 from dearkd.data.sources import Classes
 from dearkd.errors import UserError
 from synth.shards import shard_bytes
@@ -49,7 +49,7 @@ def numbers(root):
 
 def judged_as(train, evaluation, model_names):
     """The model's class of each evaluation image: as a training run and as `eval` find it."""
-    source, other = open_both(train, evaluation)
+    source, other = open_data(train, evaluation)
     class_map = match_classes(source.classes, model_names, len(MODEL))
     in_training = renumbered(other, source.classes, class_map=class_map, model_names=model_names)
     alone = open_evaluation(evaluation)
@@ -84,14 +84,14 @@ def test_the_folders_of_a_nameless_teachers_set_are_no_names(tmp_path):
 
 def test_of_a_set_of_some_classes_only_these_are_judged(tmp_path):
     some = make_set(tmp_path / "some", (0, 2), None)
-    source, other = open_both(some, make_folders(tmp_path / "named", MODEL))
+    source, other = open_data(some, make_folders(tmp_path / "named", MODEL))
     kept = renumbered(other, source.classes, class_map=(0, 2))
     assert [kept.name(row).split("/")[-2] for row in range(len(kept))] == ["ant", "zebra"]
     assert kept.labels.tolist() == [0, 1]
 
 
 def test_images_of_no_trained_class_are_refused(tmp_path):
-    _, other = open_both(make_folders(tmp_path / "train", MODEL[:2]), numbers(tmp_path / "file"))
+    _, other = open_data(make_folders(tmp_path / "train", MODEL[:2]), numbers(tmp_path / "file"))
     with pytest.raises(UserError, match="has label 1, which is none of the training data's 2"):
         renumbered(other, Classes(2, MODEL[::2]), class_map=(0, 2), model_names=MODEL)
     fox = open_evaluation(make_folders(tmp_path / "fox", ["fox"]))

@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from conftest import quiet_train
+from conftest import numbered, quiet_train
 from PIL import Image
 
 from dearkd.config import load_config
@@ -146,7 +146,7 @@ def test_files_of_no_split_beside_those_of_one_are_told(tmp_path):
 def test_shards_in_folders_of_their_split(tmp_path):
     write_tar(tmp_path / "train" / "0.tar", ["dog", "cat"], 0)
     write_tar(tmp_path / "val" / "0.tar", ["dog"], 5)
-    train, evaluation = open_data(str(tmp_path))
+    train, evaluation = numbered(tmp_path)
     assert train.classes.names == ("cat", "dog")
     assert train.labels.tolist() == [1, 0]
     assert evaluation.labels.tolist() == [1]  # numbered as the training classes
